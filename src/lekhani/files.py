@@ -1,0 +1,87 @@
+"""Whole files or none: everything is written beside its target and renamed when it is complete."""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lekhani.errors import LekhaniError
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target` (file or folder) that takes its place when the block ends well.
+
+    On any error the temporary is removed and an earlier `target` stays as it was.
+    A write error such as a full disk is raised as LekhaniError naming the target.
+    """
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if temporary.is_dir() and target.exists():
+            old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
+            target.rename(old)  # a folder cannot be replaced in one step
+            temporary.rename(target)
+            remove(old)
+        else:
+            temporary.replace(target)
+    except OSError as error:
+        raise LekhaniError(f"Could not write {target}: {error.strerror or error}; free space or check permissions, then run again.") from error
+    finally:
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a whole folder; a missing one is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, keys in the order given, non-ASCII letters as they are; NaN is refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):  # NumPy and torch scalars
+        return value.item()
+    if isinstance(value, Path):
+        return value.as_posix()
+    raise TypeError(f"{type(value).__name__} does not go into JSON")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that an earlier stage wrote; a missing or broken one is a LekhaniError that names the stage's output."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LekhaniError(f"{path} is missing; run the stage that writes it first, or `dvc repro`.") from None
+    except (OSError, ValueError) as error:
+        raise LekhaniError(f"{path} cannot be read ({error}); remove it and run `dvc repro`.") from None
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's file names and contents in sorted order, as hex."""
+    digest = hashlib.sha256()
+    members = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    for member in members:
+        if path.is_dir():
+            digest.update(os.fsencode(member.relative_to(path).as_posix()) + b"\0")
+        with member.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
