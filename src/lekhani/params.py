@@ -37,7 +37,9 @@ class Data(_Model):
     image_size: int = Field(32, ge=16, le=128, multiple_of=4, description="height and width of prepared images, pixels")
     per_class_train: Count | None = Field(None, description="at most so many train images per class (embedded: exactly so many, where it draws them)")
     per_class_test: Count | None = Field(None, description="the same for the test split")
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="share of each class held out when the source has no split of its own")
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.2, description="share of each class held out when the source has no split of its own"
+    )
 
     @model_validator(mode="after")
     def _local_needs_a_path(self) -> "Data":

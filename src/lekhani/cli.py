@@ -1,0 +1,178 @@
+"""The command line. Everything heavy is imported inside the commands, so that `lekhani --help` answers at once."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lekhani import __version__
+
+if TYPE_CHECKING:
+    from lekhani.params import Params
+
+app = typer.Typer(
+    help="Lekhani (लेखनी, pen): train generators of handwritten characters, judge them, register the best and write with it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+STAGES, PEOPLE, REGISTRY = "Stages (dvc.yaml runs them in order)", "For people", "The registry"
+
+Dataset = Annotated[str, typer.Option("--dataset", "-d", help="A dataset described under `data` in params.yaml.")]
+Variant = Annotated[str, typer.Option("--variant", "-v", help="A variant listed under `variants` in params.yaml.")]
+
+
+class _State:
+    params_file = Path("params.yaml")
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"lekhani {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    params: Annotated[Path, typer.Option("--params", "-p", help="The params file.")] = Path("params.yaml"),
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    """Options before the command."""
+    _State.params_file = params
+
+
+def _params(variant: str | None = None) -> "Params":
+    from lekhani import params
+    from lekhani.errors import UsageError
+
+    choices = params.load(_State.params_file)
+    known = list(type(choices.variants).model_fields)
+    if variant is not None and variant not in known:
+        raise UsageError(f"No variant {variant!r}; there are: {', '.join(known)}.")
+    return choices
+
+
+@app.command(rich_help_panel=STAGES)
+def fetch(dataset: Dataset) -> None:
+    """Bring a dataset's raw files to data/raw/."""
+    from lekhani import stages
+
+    stages.fetch(_params(), dataset)
+
+
+@app.command(rich_help_panel=STAGES)
+def prepare(dataset: Dataset) -> None:
+    """Bring raw files into the one prepared form."""
+    from lekhani import stages
+
+    stages.prepare(_params(), dataset)
+
+
+@app.command(rich_help_panel=STAGES)
+def validate(dataset: Dataset) -> None:
+    """Check prepared data; a failed check ends with exit code 1."""
+    from lekhani import stages
+
+    stages.validate(_params(), dataset)
+
+
+@app.command(rich_help_panel=STAGES)
+def judge(dataset: Dataset) -> None:
+    """Train the classifier that measures every variant."""
+    from lekhani import stages
+
+    stages.judge(_params(), dataset)
+
+
+@app.command(rich_help_panel=STAGES)
+def train(dataset: Dataset, variant: Variant) -> None:
+    """Train one variant on one dataset."""
+    from lekhani import stages
+
+    stages.train(_params(variant), dataset, variant)
+
+
+@app.command(rich_help_panel=STAGES)
+def export(dataset: Dataset, variant: Variant) -> None:
+    """Export a trained generator to ONNX and prove parity."""
+    from lekhani import stages
+
+    stages.export(_params(variant), dataset, variant)
+
+
+@app.command(rich_help_panel=STAGES)
+def evaluate(dataset: Dataset, variant: Variant) -> None:
+    """Score an exported generator."""
+    from lekhani import stages
+
+    stages.evaluate(_params(variant), dataset, variant)
+
+
+@app.command(rich_help_panel=STAGES)
+def compare() -> None:
+    """Write the leaderboard from all scorecards."""
+    from lekhani import stages
+
+    stages.compare(_params())
+
+
+@app.command(rich_help_panel=REGISTRY)
+def register(
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d", help="Repeat for several; all of the pipeline's when left out.")] = None,
+) -> None:
+    """Register the best variant of each dataset in MLflow as lekhani-<dataset>."""
+    from lekhani import stages
+
+    choices = _params()
+    for name in dataset or choices.pipeline.datasets:
+        typer.echo(stages.register(choices, name))
+
+
+@app.command(rich_help_panel=PEOPLE)
+def generate(
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the PNGs and labels.csv.")],
+    label: Annotated[list[str], typer.Option("--label", "-l", help="WHAT=COUNT, where WHAT is a glyph, a class name or a label number; repeat.")],
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="Whose registered generator to use.")] = "devanagari",
+    model: Annotated[Path | None, typer.Option("--model", "-m", help="An exported generator.onnx instead of the registered one.")] = None,
+    judge: Annotated[Path | None, typer.Option("--judge", help="judge.onnx, needed by --model when the generator takes no label.")] = None,
+    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Same seed, same pictures.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out when it exists.")] = False,
+) -> None:
+    """Write labelled glyphs with ONNX Runtime."""
+    from lekhani.serve import write
+
+    summary = write.write_folder(write.find(dataset, model, judge), label, seed, out, overwrite)
+    typer.echo(summary)
+
+
+@app.command(rich_help_panel=PEOPLE)
+def params(
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the resolved params instead.")] = False,
+) -> None:
+    """Check params.yaml and print it with the profile laid over it."""
+    import json
+
+    from lekhani import params as types
+
+    value = types.schema() if schema else _params().model_dump(mode="json")
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def main() -> None:
+    """Run the command line; errors for people become one sentence and an exit code, bugs keep their traceback."""
+    import logging
+
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("lekhani").setLevel(logging.INFO)
+    from lekhani.errors import LekhaniError
+    from lekhani.params import ParamsError
+
+    try:
+        app()
+    except (LekhaniError, ParamsError) as error:
+        typer.echo(f"lekhani: {error}", err=True)
+        sys.exit(getattr(error, "exit_code", 2))
+    except KeyboardInterrupt:
+        typer.echo("lekhani: stopped.", err=True)
+        sys.exit(130)

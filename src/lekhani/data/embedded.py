@@ -1,0 +1,266 @@
+"""Datasets that need no download: handwriting-like Devanagari drawn from font packages, and scikit-learn's digit scans.
+
+A drawn image starts as the outline of a light font, is bent like a hand would bend it, fitted to the frame, and only
+then thickened to the width of a pen, so that the pen stays round however much the letter is stretched.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import uharfbuzz as hb  # type: ignore[import-untyped]
+
+from lekhani.data.raw import RawImages
+from lekhani.data.spec import DEVANAGARI, MNIST, Bytes
+from lekhani.errors import LekhaniError
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A variable font: the package that ships it, its Python module, and the file in there."""
+
+    package: str
+    module: str
+    file: str
+
+
+# A monoline and a contrasted design, so that a class is more than one shape. Both are under the SIL Open Font License.
+FAMILIES = (
+    Family("fontpkg-noto-sans-devanagari", "fontpkg_noto_sans_devanagari", "files/NotoSansDevanagari[wdth,wght].ttf"),
+    Family("pylopdf-fonts-hi", "pylopdf_fonts_hi", "NotoSerifDevanagari-Variable.ttf"),
+)
+WEIGHTS = (100, 200, 300)  # light only: the pen adds the rest, and heavy outlines close up under it
+WIDTHS = (75, 100)  # changes the proportions inside a letter, which stretching the whole cannot
+LANGUAGE = "ne"  # DHCD was written in Nepal: this picks the Nepali forms of five, eight and jha, where a font has them
+
+# Ranges of variation. Lengths are in pixels of a 32x32 image and scale with `size`.
+FRAME = 32.0
+EXTENT: Range = (26.0, 28.5)  # DHCD crops to the ink and leaves two pixels all round
+SQUARENESS: Range = (0.7, 1.0)  # how far a narrow or flat letter is stretched to the square that DHCD fills; 1 is all the way
+MARGIN = 1.5  # no ink nearer to the edge, so that blur never crops the top line
+ROTATION: Range = (-0.15, 0.15)  # radians; about 9 degrees, as the slant of a top line written by hand
+SHEAR: Range = (-0.25, 0.35)  # hands lean forward more than back
+BEND: Range = (0.12, 0.38)  # largest shift of a knot of the bending field, where the letter spans -1 to 1
+PEN: Range = (2.0, 4.0)  # stroke width
+INK = 0.36  # largest share of the letter's box that strokes may fill, so that crowded letters keep their counters
+PRESSURE = 0.4  # how much the pen's width varies along a letter, at a knot of its field
+BLUR: Range = (0.38, 0.56)  # deviation of the scanner's spot
+GAIN: Range = (0.95, 1.4)  # below 1 strokes stay grey, above 1 their edges harden
+
+STEP = 30.0  # longest piece of an outline in font units, about a pixel: short enough to bend smoothly
+KNOTS = np.linspace(-5 / 3, 5 / 3, 6)  # of the bending field on each axis; two thirds apart they bend whole strokes and roughen none
+SUPERSAMPLE = 4
+BLUR_LEVELS = 8  # blur comes in so many steps, because each is a matrix kept for reuse
+
+
+@dataclass(frozen=True)
+class _Glyph:
+    """An outline of P points, fit to be bent: `xy` [P,2] in -1..1 with y down, `after` [P] the next point of the same
+    contour, `before` [P] the previous, `basis` [P,36] the spline weights of the bending field, `aspect` width over height.
+    """
+
+    xy: Floats
+    after: Ints
+    before: Ints
+    basis: Floats
+    aspect: float
+
+
+class _Pen:
+    """Collects contours from HarfBuzz as polylines whose pieces are no longer than STEP."""
+
+    def __init__(self) -> None:
+        self.contours: list[list[complex]] = []
+
+    def moveTo(self, to: tuple[float, float]) -> None:  # this and the names below are the pen protocol's
+        self.contours.append([complex(*to)])
+
+    def lineTo(self, to: tuple[float, float]) -> None:
+        self.qCurveTo(to)
+
+    def qCurveTo(self, *points: tuple[float, float]) -> None:
+        self.curveTo(*points)
+
+    def curveTo(self, *points: tuple[float, float]) -> None:
+        control = np.array([self.contours[-1][-1], *(complex(*p) for p in points)])
+        pieces = max(1 if len(points) == 1 else 3, math.ceil(np.abs(np.diff(control)).sum() / STEP))
+        t = np.arange(1, pieces + 1) / pieces
+        degree = len(points)
+        curve = sum(math.comb(degree, k) * t**k * (1 - t) ** (degree - k) * control[k] for k in range(degree + 1))
+        self.contours[-1].extend(np.asarray(curve).tolist())
+
+    def closePath(self) -> None:
+        contour = self.contours[-1]
+        if contour[0] != contour[-1]:
+            self.lineTo((contour[0].real, contour[0].imag))
+        contour.pop()  # the outline closes by itself
+
+
+@cache
+def _face(family: Family) -> "hb.Face":
+    try:
+        data = resources.files(family.module).joinpath(family.file).read_bytes()
+    except (ModuleNotFoundError, FileNotFoundError):
+        raise LekhaniError(f"The font {family.file} is missing, which drawing Devanagari needs; run `pip install {family.package}`.") from None
+    return hb.Face(data)
+
+
+def _font(family: Family, weight: int, width: int) -> "hb.Font":
+    font = hb.Font(_face(family))
+    font.set_variations({"wght": weight, "wdth": width})
+    return font
+
+
+def _shape(font: "hb.Font", text: str) -> list[int]:
+    """The glyphs that `text` becomes. Done by HarfBuzz itself, for Pillow shapes only where the system has libfribidi."""
+    buffer = hb.Buffer()
+    buffer.add_str(text)
+    # Said outright: guessing would take the language from the machine's locale.
+    buffer.direction, buffer.script, buffer.language = "ltr", "Deva", LANGUAGE
+    hb.shape(font, buffer)
+    return [info.codepoint for info in buffer.glyph_infos]
+
+
+@cache
+def _glyph(family: Family, weight: int, width: int, text: str) -> _Glyph:
+    font, pen = _font(family, weight, width), _Pen()
+    shaped = _shape(font, text)
+    if len(shaped) != 1 or shaped[0] == 0:  # a visible halant, a dotted circle, or no such letter at all
+        raise LekhaniError(f"The font {family.file} has no single glyph for {text}; run `pip install --upgrade {family.package}`.")
+    font.draw_glyph_with_pen(shaped[0], pen)
+    starts = np.cumsum([0, *(len(contour) for contour in pen.contours)])
+    index = np.arange(starts[-1])
+    after, before = index + 1, index - 1
+    after[starts[1:] - 1], before[starts[:-1]] = starts[:-1], starts[1:] - 1
+    points = np.array([point for contour in pen.contours for point in contour])
+    xy = np.stack([points.real, -points.imag], axis=1)
+    low, high = xy.min(axis=0), xy.max(axis=0)
+    xy = (xy - (low + high) / 2) / ((high - low) / 2)
+    along_x, along_y = (_spline(xy[:, axis, None] - KNOTS) for axis in (0, 1))
+    basis = (along_x[:, :, None] * along_y[:, None, :]).reshape(len(xy), -1)
+    return _Glyph(xy, after, before, basis, float((high - low)[0] / (high - low)[1]))
+
+
+def _spline(distance: Floats) -> Floats:
+    """Weight of a knot of the uniform cubic B-spline at this distance from it."""
+    t = np.abs(distance) / (KNOTS[1] - KNOTS[0])
+    outer, inner = np.clip(2 - t, 0, None), np.clip(1 - t, 0, None)
+    weight: Floats = (outer**3 - 4 * inner**3) / 6
+    return weight
+
+
+def _between(bounds: Range, u: float) -> float:
+    return bounds[0] + (bounds[1] - bounds[0]) * u
+
+
+def _draw(random: np.random.Generator, text: str, size: int) -> Bytes:
+    """One image [size,size], white on black. Takes the same count of random numbers whatever it draws."""
+    u = random.random(14).tolist()
+    knots = 2 * random.random((len(KNOTS) ** 2, 3)) - 1
+    family, weight, width = (options[int(u[i] * len(options))] for i, options in enumerate((FAMILIES, WEIGHTS, WIDTHS)))
+    glyph = _glyph(family, weight, width, text)
+
+    # Bend, slant, turn: still in the letter's own frame, which spans -1 to 1.
+    field = glyph.basis @ knots
+    bent = glyph.xy + _between(BEND, u[3]) * field[:, :2]
+    turn, shear = _between(ROTATION, u[4]), _between(SHEAR, u[5])
+    cos, sin = math.cos(turn), math.sin(turn)
+    xy = bent @ np.array([[cos, sin], [-sin - shear * cos, cos - shear * sin]])
+
+    # Fit to the frame, leaving room for the pen.
+    pen = _between(PEN, u[6])
+    extent = np.array([_between(EXTENT, u[7]), _between(EXTENT, u[8])])
+    narrowing = glyph.aspect ** (1 - _between(SQUARENESS, u[9]))
+    extent *= (min(1.0, narrowing), min(1.0, 1 / narrowing))
+    low, high = xy.min(axis=0), xy.max(axis=0)
+    place = MARGIN + (FRAME - 2 * MARGIN - extent) * u[10:12] + pen / 2
+    xy = place + (xy - low) * ((extent - pen) / (high - low))
+
+    # Thicken: what the outline lacks of the pen's width is added along its normals.
+    edge = xy[glyph.after] - xy
+    length = np.hypot(edge[:, 0], edge[:, 1])
+    stroke_length = length.sum() / 2
+    area = abs((xy[:, 0] * edge[:, 1] - xy[:, 1] * edge[:, 0]).sum()) / 2
+    pen = min(pen, INK * extent.prod() / stroke_length)
+    offset = max(0.0, pen - area / stroke_length) / 2 * (1 + PRESSURE * field[:, 2])
+    tangent = xy[glyph.after] - xy[glyph.before]
+    tangent /= np.maximum(np.hypot(tangent[:, 0], tangent[:, 1]), 1e-9)[:, None]
+    # TrueType outlines run clockwise, so the outside lies to the left of the direction of travel.
+    xy = xy + offset[:, None] * np.stack([tangent[:, 1], -tangent[:, 0]], axis=1)
+
+    cells = size * SUPERSAMPLE
+    filled = _fill(np.clip(xy * (cells / FRAME), 0, cells), glyph.after, cells)
+    # Weights and cells are small whole numbers, so these products are exact in whatever order a BLAS adds them up.
+    soften = _soften(size, int(u[12] * BLUR_LEVELS))
+    grey = (soften @ filled @ soften.T).astype(np.float64) * (_between(GAIN, u[13]) * 255 / 2**16)
+    image: Bytes = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+    return image
+
+
+def _fill(xy: Floats, after: Ints, cells: int) -> npt.NDArray[np.float32]:
+    """1 where the outline winds around a cell's centre, else 0: float32 [cells,cells]. Nonzero, for fonts let contours overlap."""
+    # Each edge crosses the scanlines between its ends; every crossing changes the winding of all cells to its right.
+    scan = np.ceil(xy[:, 1] - 0.5).astype(np.int64)
+    count = scan[after] - scan
+    times = np.abs(count)
+    edge = np.repeat(np.arange(len(xy)), times)
+    step = np.arange(len(edge)) - np.repeat(np.cumsum(times) - times, times)
+    row = np.minimum(scan, scan[after])[edge] + step
+    rise = xy[after] - xy
+    slope = np.divide(rise[:, 0], rise[:, 1], out=np.zeros(len(xy)), where=times > 0)
+    cross = xy[edge, 0] + (row + 0.5 - xy[edge, 1]) * slope[edge]
+    column = np.ceil(cross - 0.5).astype(np.int64)
+    change = np.bincount(row * (cells + 1) + column, np.sign(count)[edge], cells * (cells + 1))
+    winding = change.reshape(cells, cells + 1).cumsum(axis=1)
+    filled: npt.NDArray[np.float32] = (winding[:, :cells] != 0).astype(np.float32)
+    return filled
+
+
+@cache
+def _soften(size: int, level: int) -> npt.NDArray[np.float32]:
+    """Blur and downsampling along one axis as a matrix [size, size * SUPERSAMPLE] of whole numbers; a full row sums to about 256."""
+    deviation = _between(BLUR, level / (BLUR_LEVELS - 1)) * size / FRAME
+    centre = (np.arange(size * SUPERSAMPLE) + 0.5) / SUPERSAMPLE
+    distance = centre - (np.arange(size)[:, None] + 0.5)
+    weight = np.exp(-0.5 * (distance / deviation) ** 2)
+    return np.rint(256 / SUPERSAMPLE / (deviation * math.sqrt(2 * math.pi)) * weight).astype(np.float32)
+
+
+def devanagari(seed: int, per_class_train: int, per_class_test: int, size: int = 32) -> RawImages:
+    """Draw all 46 classes of DHCD: N images uint8 [size,size], white strokes on black, train images first, then test.
+
+    An image depends on (seed, split, label, index) alone, so asking for more images changes none of the first ones.
+    Raises LekhaniError when a font package is missing.
+    """
+    images: list[Bytes] = []
+    labels: list[int] = []
+    members: list[str] = []
+    splits: list[Literal["train", "test", ""]] = []
+    parts: tuple[tuple[Literal["train", "test"], int], ...] = (("train", per_class_train), ("test", per_class_test))
+    for stream, (split, per_class) in enumerate(parts):
+        for glyph_class in DEVANAGARI:
+            for index in range(per_class):
+                sequence = np.random.SeedSequence(seed, spawn_key=(stream, glyph_class.label, index))
+                images.append(_draw(np.random.default_rng(sequence), glyph_class.glyph, size))
+                labels.append(glyph_class.label)
+                members.append(f"{split}/{glyph_class.name}/{index:06d}")
+                splits.append(split)
+    return RawImages(images, np.array(labels, np.int64), DEVANAGARI, members, splits)
+
+
+def mnist() -> RawImages:
+    """The 1,797 digit scans that come with scikit-learn: uint8 [8,8], 0 to 255, white on black, without a split."""
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # here, because it takes a second to import
+
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # scans count inked dots, 0 to 16
+    members = [f"digits/{index:06d}" for index in range(len(images))]
+    return RawImages(list(images), digits.target.astype(np.int64), MNIST, members, [""] * len(images))

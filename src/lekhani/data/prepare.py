@@ -1,0 +1,171 @@
+"""The prepare stage: from raw files to square white-on-black images of one size, with labels, a split and a manifest."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image
+
+from lekhani import files, params
+from lekhani.data.layouts import nearest, plain, read_raw, spellings
+from lekhani.data.raw import RawImages
+from lekhani.data.spec import Bytes, DatasetInfo, GlyphClass, Labels
+from lekhani.errors import UsageError
+
+INK = 127  # a pixel above this counts as ink
+
+_Rows = npt.NDArray[np.int64]
+
+
+def prepare(name: str, data: params.Data, seed: int, raw: Path, out: Path) -> DatasetInfo:
+    """Fit, filter and split the raw files in `raw`, and write images.npy, labels.npy, manifest.parquet and dataset.json into `out`.
+
+    images.npy is uint8 [N,size,size] and labels.npy int64 [N]: train images first, then test, each ordered by label and
+    member. The folder `out` is replaced as a whole or stays as it was. Raises UsageError for bad input (see
+    `layouts.read_raw`) and for an unknown entry of `data.classes`; LekhaniError when `raw` is missing or `out` cannot be written.
+    """
+    source = files.read_json(raw / "source.json")
+    found = read_raw(raw, name)
+    kept = _kept(f"data.{name}.classes", data.classes, found.classes)
+    classes = tuple(GlyphClass(i, c.name, c.glyph) for i, c in enumerate(kept))
+    train, test = _choose(found, kept, data, seed)
+    rows = np.concatenate([train, test])
+    if not len(rows):
+        raise UsageError(f"data.{name}.classes: the source holds no image of the classes to keep; keep other classes.")
+    images = fit([found.images[row] for row in rows], data.image_size)
+    relabel = np.full(len(found.classes), -1)
+    relabel[[c.label for c in kept]] = np.arange(len(kept))
+    labels: Labels = relabel[found.labels[rows]].astype(np.int64)
+    counts = {"train": len(train), "test": len(test)}
+    info = DatasetInfo(name, data.script, data.image_size, classes, counts, source, digest(images, labels, counts))
+    table = manifest(images, labels, classes, counts, [found.members[row] for row in rows])
+    with files.replacing(out) as folder:
+        folder.mkdir()
+        np.save(folder / "images.npy", images)
+        np.save(folder / "labels.npy", labels)
+        table.to_parquet(folder / "manifest.parquet", index=False)
+        files.write_json(folder / "dataset.json", info.to_dict())
+    return info
+
+
+def digest(images: Bytes, labels: Labels, counts: Mapping[str, int]) -> str:
+    """SHA-256, as hex, over the bytes of `images` uint8 [N,H,W] and `labels` int64 [N], and over the images per split."""
+    total = hashlib.sha256(np.ascontiguousarray(images).data)
+    total.update(np.ascontiguousarray(labels).data)
+    total.update(json.dumps(counts, sort_keys=True).encode())
+    return total.hexdigest()
+
+
+def fit(images: Sequence[Bytes], size: int) -> Bytes:
+    """Fit grey images uint8 [H,W] of any shapes into uint8 [N,size,size].
+
+    Those of the right size stay untouched. Others keep their aspect and are centred on black; when most of them have ink
+    on their outermost pixels, all get a margin of a tenth of the frame, so that all strokes keep one scale.
+    """
+    others = [image for image in images if image.shape != (size, size)]
+    touching = sum(_touches_frame(image) for image in others)
+    side = 1.25 if touching > len(others) / 2 else 1.0
+    fitted = np.empty((len(images), size, size), np.uint8)
+    for row, image in enumerate(images):
+        fitted[row] = image if image.shape == (size, size) else _scaled(image, round(max(image.shape) * side), size)
+    return fitted
+
+
+def _touches_frame(image: Bytes) -> bool:
+    return bool(max(image[0].max(), image[-1].max(), image[:, 0].max(), image[:, -1].max()) > INK)
+
+
+def _scaled(image: Bytes, side: int, size: int) -> Bytes:
+    height, width = image.shape
+    square = np.zeros((side, side), np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = image
+    # Pillow widens its filters when it shrinks, so both are antialiased; Lanczos would ring when it magnifies.
+    method = Image.Resampling.BICUBIC if side < size else Image.Resampling.LANCZOS
+    return np.asarray(Image.fromarray(square).resize((size, size), method))
+
+
+def manifest(images: Bytes, labels: Labels, classes: Sequence[GlyphClass], counts: Mapping[str, int], members: Sequence[str]) -> pd.DataFrame:
+    """One row per image of `images` uint8 [N,H,W], in their order; `centre_x` and `centre_y` of a blank image are NaN."""
+    n, height, width = images.shape
+    across, down = images.sum(axis=1, dtype=np.float64), images.sum(axis=2, dtype=np.float64)  # ink per column and per row
+    ink = across.sum(axis=1)
+    somewhere = np.where(ink > 0, ink, np.nan)
+    return pd.DataFrame(
+        {
+            "id": np.arange(n, dtype=np.int64),
+            "split": np.repeat(["train", "test"], [counts["train"], counts["test"]]),
+            "label": labels,
+            "class_name": np.array([c.name for c in classes])[labels],
+            "glyph": np.array([c.glyph for c in classes])[labels],
+            "sha256": [hashlib.sha256(image).hexdigest() for image in images],
+            "ink_mean": (ink / (255 * height * width)).astype(np.float32),
+            "ink_fraction": ((images > INK).sum(axis=(1, 2)) / (height * width)).astype(np.float32),
+            "centre_x": (across @ ((np.arange(width) + 0.5) / width) / somewhere).astype(np.float32),
+            "centre_y": (down @ ((np.arange(height) + 0.5) / height) / somewhere).astype(np.float32),
+            "member": list(members),
+        }
+    )
+
+
+def _kept(key: str, wanted: str | tuple[str | int, ...], classes: tuple[GlyphClass, ...]) -> list[GlyphClass]:
+    """The classes that the filter `wanted` keeps, in the dataset's order."""
+    if wanted == "all":
+        return list(classes)
+    if wanted in {"digits", "consonants"}:
+        kept = [c for c in classes if (c.is_digit if wanted == "digits" else _is_consonant(c.glyph))]
+        if not kept:
+            raise UsageError(f"{key}: this dataset has no {wanted}; use `all` or list the classes to keep.")
+        return kept
+    words = spellings(classes)
+    labels = set()
+    for word in wanted:
+        if isinstance(word, int) and not 0 <= word < len(classes):
+            raise UsageError(f"{key}: there is no label {word}; the nearest is {min(max(word, 0), len(classes) - 1)}, and labels count from 0.")
+        if isinstance(word, str) and plain(word) not in words:
+            raise UsageError(f"{key}: unknown class `{word}` ({nearest(word, classes)}).")
+        labels.add(word if isinstance(word, int) else words[plain(word)].label)
+    if not labels:
+        raise UsageError(f"{key}: the list is empty; name the classes to keep, or `all`.")
+    return [c for c in classes if c.label in labels]
+
+
+def _is_consonant(glyph: str) -> bool:
+    """True for Devanagari consonants and for conjuncts, which start with one."""
+    return "\u0915" <= glyph[:1] <= "\u0939" or "\u0958" <= glyph[:1] <= "\u095f"
+
+
+def _choose(found: RawImages, kept: Sequence[GlyphClass], data: params.Data, seed: int) -> tuple[_Rows, _Rows]:
+    """Row numbers of the train and the test images to keep, each ordered by label and member.
+
+    Every class draws from a stream of its own, so that neither the order of files on disk nor the other classes change its choice.
+    """
+    splits = np.array(found.splits)
+    by_member = np.array(sorted(range(len(found.members)), key=found.members.__getitem__))
+    train, test = [], []
+    for c in kept:
+        random = np.random.default_rng([seed, c.label])
+        rows = by_member[found.labels[by_member] == c.label]
+        if "test" in splits:
+            for_train, for_test = rows[splits[rows] == "train"], rows[splits[rows] == "test"]
+        else:
+            for_train, for_test = _hold_out(rows, data.test_fraction, random)
+        train.append(_at_most(for_train, data.per_class_train, random))
+        test.append(_at_most(for_test, data.per_class_test, random))
+    return np.concatenate(train), np.concatenate(test)
+
+
+def _hold_out(rows: _Rows, fraction: float, random: np.random.Generator) -> tuple[_Rows, _Rows]:
+    held = min(max(round(len(rows) * fraction), 1), len(rows) - 1) if len(rows) else 0
+    is_test = np.zeros(len(rows), bool)
+    is_test[random.permutation(len(rows))[:held]] = True
+    return rows[~is_test], rows[is_test]
+
+
+def _at_most(rows: _Rows, count: int | None, random: np.random.Generator) -> _Rows:
+    # A random choice: the first ones in order of members would come from few writers.
+    return rows if count is None else rows[np.sort(random.permutation(len(rows))[:count])]

@@ -1,0 +1,25 @@
+"""Weights as safetensors: no pickle is written or read."""
+
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lekhani.errors import LekhaniError
+from lekhani.files import replacing
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Write a module's state; the same weights give the same bytes, whatever layout they have in memory."""
+    with replacing(path) as temporary:
+        save_file({name: value.contiguous() for name, value in module.state_dict().items()}, temporary)
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Fill a module from `save_weights`' file; raises LekhaniError when the two do not fit."""
+    try:
+        module.load_state_dict(load_file(path))
+    except Exception as error:  # safetensors and torch raise several classes of their own
+        raise LekhaniError(
+            f"{path} does not hold the weights it should ({str(error).splitlines()[0]}); run the stage that writes it again."
+        ) from error

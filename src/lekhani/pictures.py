@@ -1,0 +1,36 @@
+"""Grids of glyphs as arrays, and PNG files of them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lekhani.files import replacing
+
+Picture = npt.NDArray[np.uint8]
+
+
+def to_uint8(images: npt.NDArray[Any]) -> Picture:
+    """Images float in [0,1], [N,1,H,W] or [N,H,W] -> uint8 [N,H,W]."""
+    flat = images[:, 0] if images.ndim == 4 else images
+    return np.rint(np.clip(flat, 0, 1) * 255).astype(np.uint8)
+
+
+def grid(images: Picture, columns: int, gap: int = 1) -> Picture:
+    """Lay uint8 [N,H,W] out row by row, `gap` grey pixels between cells -> uint8 [rows*(H+gap)-gap, columns*(W+gap)-gap]."""
+    n, height, width = images.shape
+    rows = -(-n // columns)
+    sheet = np.full((rows * (height + gap), columns * (width + gap)), 48, np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // columns * (height + gap), i % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    return sheet[: sheet.shape[0] - gap, : sheet.shape[1] - gap]
+
+
+def save_png(picture: Picture, path: Path, scale: int = 1) -> None:
+    """Write a grey picture [H,W] as PNG, each pixel `scale` pixels wide."""
+    from PIL import Image
+
+    with replacing(path) as temporary:
+        Image.fromarray(picture.repeat(scale, 0).repeat(scale, 1)).save(temporary, format="PNG")

@@ -1,0 +1,79 @@
+"""Registered models: one per dataset, `lekhani-<dataset>`, and where the file of a version lies."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+from mlflow.entities.model_registry import ModelVersion
+
+from lekhani.errors import LekhaniError
+from lekhani.tracking.store import connect  # first: it sets mlflow's environment
+
+log = logging.getLogger("lekhani")
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A registered version made local: the generator's file and, where its run kept one, the judge's."""
+
+    name: str
+    version: str
+    alias: str
+    generator: Path
+    judge: Path | None
+
+
+def model_name(dataset: str) -> str:
+    """The registered model of a dataset."""
+    return f"lekhani-{dataset}"
+
+
+def register(dataset: str, run_id: str, model_uri: str, tags: dict[str, str]) -> ModelVersion:
+    """Register the model that a run logged as a new version of `lekhani-<dataset>` under the alias `challenger`.
+
+    A run whose model is registered already gives its version back, so that calling twice adds nothing.
+    """
+    client = connect()
+    name = model_name(dataset)
+    try:
+        for known in client.search_model_versions(f"name = '{name}'"):
+            if known.run_id == run_id:
+                client.set_registered_model_alias(name, "challenger", known.version)
+                return known
+        version = mlflow.register_model(model_uri, name, tags=tags)
+        client.set_registered_model_alias(name, "challenger", version.version)
+    except mlflow.MlflowException as error:
+        raise LekhaniError(f"Could not register {name} in MLflow at {mlflow.get_tracking_uri()}: {str(error).splitlines()[0][:300]}") from error
+    return version
+
+
+def find(dataset: str) -> Registered:
+    """The champion of a dataset, or while there is none the challenger; raises LekhaniError when nothing is registered."""
+    client = connect()
+    name = model_name(dataset)
+    for alias in ("champion", "challenger"):
+        try:
+            version = client.get_model_version_by_alias(name, alias)
+        except mlflow.MlflowException:
+            continue
+        try:
+            folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version.version}"))
+        except (mlflow.MlflowException, OSError) as error:
+            raise LekhaniError(f"{name} version {version.version} cannot be fetched from MLflow: {str(error).splitlines()[0][:300]}") from error
+        return Registered(name, str(version.version), alias, _only(folder, name), _judge(version))
+    raise LekhaniError(f"Nothing is registered as {name} in MLflow at {mlflow.get_tracking_uri()}; run `make demo` or pass --model FILE.onnx.")
+
+
+def _only(folder: Path, name: str) -> Path:
+    files = sorted(folder.glob("*.onnx"))
+    if len(files) != 1:
+        raise LekhaniError(f"The artifact of {name} in {folder} holds {len(files)} ONNX files instead of one; register the model again.")
+    return files[0]
+
+
+def _judge(version: ModelVersion) -> Path | None:
+    try:
+        return Path(mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path="judge/judge.onnx"))
+    except (mlflow.MlflowException, OSError):
+        return None

@@ -1,0 +1,359 @@
+"""The pipeline on one page: each stage of dvc.yaml is one short function that composes the rooms of the house."""
+
+import json
+import logging
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lekhani import files, params
+from lekhani.data import spec
+from lekhani.errors import LekhaniError, UsageError
+
+if TYPE_CHECKING:
+    from lekhani.params import Params
+    from lekhani.train.reporter import Reporter
+
+log = logging.getLogger("lekhani")
+
+RAW, PREPARED, MODELS, REPORTS = Path("data/raw"), Path("data/prepared"), Path("models"), Path("reports")
+SCORECARDS = REPORTS / "scorecards"  # every scorecard again with a strip of glyphs, in one folder: DVC's way to say "all of them" to compare
+
+
+def fetch(p: "Params", dataset: str) -> None:
+    """Source -> data/raw/D/."""
+    from lekhani.data import fetch as sources
+
+    sources.fetch(dataset, _data(p, dataset), p.seed, RAW / dataset)
+
+
+def prepare(p: "Params", dataset: str) -> None:
+    """data/raw/D/ -> data/prepared/D/{images.npy, labels.npy, manifest.parquet, dataset.json}."""
+    from lekhani.data import prepare as preparing
+
+    info = preparing.prepare(dataset, _data(p, dataset), p.seed, RAW / dataset, PREPARED / dataset)
+    log.info("%s: %d train and %d test images in %d classes", dataset, info.counts["train"], info.counts["test"], info.n_classes)
+
+
+def validate(p: "Params", dataset: str) -> None:
+    """data/prepared/D/ -> reports/D/validation.json; a failed check is a LekhaniError, which stops everything downstream."""
+    from lekhani.data import schema
+
+    report = schema.validate(PREPARED / dataset, p.validation)
+    files.write_json(REPORTS / dataset / "validation.json", report)
+    text = schema.report_text(report)
+    log.info("%s", text)
+    if not report["passed"]:
+        failed = [check["sentence"] for check in report["checks"] if not check["passed"] and check["policy"] == "error"]
+        raise LekhaniError(f"{dataset} is not fit to train on: {' '.join(failed)} The report is {REPORTS / dataset / 'validation.json'}.")
+
+
+def judge(p: "Params", dataset: str) -> None:
+    """Prepared data -> models/D/judge/{judge.safetensors, judge.onnx}, reports/D/{judge.json, confusion.png}."""
+    import torch
+
+    from lekhani.evaluate.judge import train_judge
+    from lekhani.evaluate.report import confusion_figure, save_figure
+    from lekhani.export.onnx_file import export_onnx, parity
+    from lekhani.export.weights import save_weights
+    from lekhani.train.loop import pick_device
+
+    data = _validated(dataset)
+    info, folder = data.info, MODELS / dataset / "judge"
+    net, report = train_judge(
+        p.judge,
+        data.split("train"),
+        data.split("test"),
+        info.n_classes,
+        p.seed,
+        pick_device(p.train.device),
+        lambda epoch, values: log.info("judge of %s: epoch %d of %d, loss %.3f", dataset, epoch, p.judge.epochs, values["loss"]),
+    )
+    save_weights(net, folder / "judge.safetensors")
+    inputs = {"images": torch.zeros(3, 1, info.image_size, info.image_size)}
+    export_onnx(net, inputs, ["features", "logits"], folder / "judge.onnx", {"dataset": dataset, "classes": _classes_json(info)})
+    # Logits reach tens, so the bound is looser than for images in [0, 1].
+    _check_parity(parity(net, folder / "judge.onnx", inputs), 1e-3, folder / "judge.onnx")
+    card = {
+        "accuracy": report.accuracy,
+        "worst_class_accuracy": float(report.per_class.min()),
+        "n_test": info.counts["test"],
+        "seconds": round(report.seconds, 1),
+    }
+    card["per_class"] = {c.name: round(float(value), 4) for c, value in zip(info.classes, report.per_class, strict=True)}
+    files.write_json(REPORTS / dataset / "judge.json", card)
+    save_figure(confusion_figure(report.confusion, info.classes, report.accuracy), REPORTS / dataset / "confusion.png")
+    log.info("The judge of %s reads %.2f%% of its test split right", dataset, 100 * report.accuracy)
+
+
+def train(p: "Params", dataset: str, variant: str) -> None:
+    """Prepared data -> models/D/V/{generator.safetensors, training.json}, reports/D/V/{losses.csv, samples/}."""
+    import torch
+
+    from lekhani.export.weights import save_weights
+    from lekhani.train.loop import pick_device
+    from lekhani.train.loop import train as run_loop
+    from lekhani.train.progress import ProgressBar
+    from lekhani.train.reporter import Fanout, LossFile
+    from lekhani.variants import VARIANTS
+
+    data = _validated(dataset)
+    info, choice = data.info, getattr(p.variants, variant)
+    folder, reports = MODELS / dataset / variant, REPORTS / dataset / variant
+    images_seen = round(p.train.images_seen[dataset] * choice.budget)
+    reporters: list[Reporter] = [ProgressBar(f"{dataset}/{variant}", images_seen), LossFile(reports / "losses.csv", reports / "samples")]
+    run_id = None
+    if p.tracking.backend == "mlflow":
+        from lekhani.tracking import runs
+
+        settings = {"profile": p.profile, "seed": p.seed, "images_seen": images_seen, **_flat(choice.model_dump())}
+        run_id = runs.start_run(
+            p.tracking.experiment, f"{dataset}/{variant}", settings, {"dataset": dataset, "variant": variant, **_revision()}, info, PREPARED / dataset
+        )
+        reporters.append(runs.MlflowReporter(run_id))
+    reporter = Fanout(reporters)
+    try:
+        trained = run_loop(
+            lambda device: VARIANTS[variant].build(p.variants, info.image_size, info.n_classes, device),
+            *data.split("train"),
+            images_seen=images_seen,
+            batch_size=choice.batch_size,
+            ema_decay=choice.ema_decay,
+            seed=p.seed,
+            log_every=p.train.log_every,
+            sample_every=p.train.sample_every,
+            device=pick_device(p.train.device),
+            reporter=reporter,
+        )
+    except BaseException:
+        if run_id:
+            runs.fail_run(run_id)
+        raise
+    finally:
+        reporter.close()
+    save_weights(trained.generator, folder / "generator.safetensors")
+    facts = {
+        "dataset": dataset,
+        "variant": variant,
+        "image_size": info.image_size,
+        "n_classes": info.n_classes,
+        "noise_dim": trained.variant.noise_dim,
+        "conditional": trained.variant.conditional,
+        "parameters": sum(weight.numel() for weight in trained.generator.parameters()),
+        "choices": {variant: choice.model_dump()},
+        "seed": p.seed,
+        "profile": p.profile,
+        "data_digest": info.digest,
+        "generator_sha256": files.sha256(folder / "generator.safetensors"),
+        "images_seen": trained.images_seen,
+        "steps": trained.steps,
+        "train_seconds": round(trained.seconds, 1),
+        "images_per_second": round(trained.images_per_second, 1),
+        "peak_memory_mb": round(trained.peak_memory_mb),
+        "device": trained.device,
+        "torch": torch.__version__,
+        "mlflow_run_id": run_id,
+    }
+    files.write_json(folder / "training.json", facts)
+
+
+def export(p: "Params", dataset: str, variant: str) -> None:
+    """models/D/V/generator.safetensors -> models/D/V/generator.onnx and reports/D/V/export.json; a parity failure is a LekhaniError."""
+    import torch
+
+    from lekhani.export.onnx_file import export_onnx, generator_inputs, latency_ms, parity
+    from lekhani.export.weights import load_weights
+    from lekhani.variants import VARIANTS
+
+    info, folder = _info(dataset), MODELS / dataset / variant
+    facts = files.read_json(folder / "training.json")
+    # Rebuilt from what training wrote down, not from today's params.yaml.
+    trained_with = p.variants.model_copy(
+        update={variant: type(getattr(p.variants, variant)).model_validate_json(json.dumps(facts["choices"][variant]))}
+    )
+    generator = VARIANTS[variant].build(trained_with, facts["image_size"], facts["n_classes"], torch.device("cpu")).generator().eval()
+    load_weights(generator, folder / "generator.safetensors")
+    inputs, path = generator_inputs(facts["noise_dim"], facts["n_classes"]), folder / "generator.onnx"
+    metadata = {
+        **{key: str(facts[key]) for key in ("dataset", "variant", "noise_dim", "image_size", "seed", "profile")},
+        "conditional": str(facts["conditional"]).lower(),
+        "classes": _classes_json(info),
+        "lineage": json.dumps({key: facts[key] for key in ("data_digest", "generator_sha256")}),
+    }
+    export_onnx(generator, inputs, ["images"], path, metadata)
+    difference = parity(generator, path, inputs)
+    _check_parity(difference, p.evaluate.parity_tolerance, path)
+    report = {
+        "parity_max_abs": difference,
+        "latency_ms": latency_ms(path, inputs),
+        "size_mb": path.stat().st_size / 2**20,
+        "model_sha256": files.sha256(path),
+    }
+    files.write_json(REPORTS / dataset / variant / "export.json", report)
+    if p.tracking.backend == "mlflow":
+        from lekhani.tracking import runs
+
+        with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", _revision()):
+            runs.log_model(path, facts["noise_dim"], facts["image_size"])
+
+
+def evaluate(p: "Params", dataset: str, variant: str) -> None:
+    """generator.onnx, judge and prepared data -> reports/D/V/{scorecard.json, per_class.csv, grid.png}. What ships is what is scored."""
+    from lekhani.evaluate.report import save_table
+    from lekhani.evaluate.scorecard import per_class, score
+    from lekhani.pictures import grid, save_png
+    from lekhani.serve.session import Generator, Reader
+
+    data = _validated(dataset)
+    info, reports, weights = data.info, REPORTS / dataset / variant, MODELS / dataset / "judge" / "judge.safetensors"
+    facts, exported = files.read_json(MODELS / dataset / variant / "training.json"), files.read_json(reports / "export.json")
+    reader, generator = Reader(MODELS / dataset / "judge" / "judge.onnx"), Generator(MODELS / dataset / variant / "generator.onnx")
+
+    train_images, _ = data.split("train")
+    test_images, test_labels = data.split("test")
+    n = min(p.evaluate.n_generated, len(train_images))
+    rng = np.random.default_rng([p.seed, 2])
+    asked = np.arange(n, dtype=np.int64) % info.n_classes
+    images = np.concatenate(list(generator.draw(asked, rng)))
+    labels = asked if generator.conditional else None
+    readings = reader.read(images)
+    real = train_images[np.sort(rng.choice(len(train_images), n, replace=False))]
+    metrics = score(readings, labels, reader.read(test_images), test_labels, reader.read(real), p.evaluate.kid_subset_size, p.seed)
+
+    card = {
+        "dataset": dataset,
+        "variant": variant,
+        "model_sha256": generator.sha256,
+        "judge_sha256": files.sha256(weights),
+        "n_generated": n,
+        "n_real": len(test_images),
+        "seed": p.seed,
+        **metrics,
+        **{key: exported[key] for key in ("parity_max_abs", "latency_ms", "size_mb")},
+        **{key: facts[key] for key in ("images_seen", "train_seconds", "images_per_second")},
+    }
+    rows = [{"name": c.name, "glyph": c.glyph, **row} for c, row in zip(info.classes, per_class(readings[1], labels, info.n_classes), strict=True)]
+    save_table(rows, reports / "per_class.csv")
+    # Generated glyphs in class order, eight of each (a column a class), at the very noise that was scored.
+    shown = 8 if info.n_classes * 8 <= n else max(1, n // info.n_classes)
+    columns = min(info.n_classes, 23)
+    blocks = [
+        images[row * info.n_classes + np.arange(first, min(first + columns, info.n_classes))]
+        for first in range(0, info.n_classes, columns)
+        for row in range(shown)
+    ]
+    save_png(grid(np.concatenate(blocks), columns), reports / "grid.png", scale=2)
+    save_png(grid(images[:46], 23), SCORECARDS / f"{dataset}-{variant}.png")
+    files.write_json(SCORECARDS / f"{dataset}-{variant}.json", card)
+    files.write_json(reports / "scorecard.json", card)
+    if p.tracking.backend == "mlflow":
+        from lekhani.tracking import runs
+
+        with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", _revision()):
+            runs.log_scorecard(
+                card, [reports / "grid.png", reports / "per_class.csv", reports / "scorecard.json"], MODELS / dataset / "judge" / "judge.onnx"
+            )
+    log.info(
+        "%s/%s: FID %.2f (floor %.2f)%s",
+        dataset,
+        variant,
+        card["fid"],
+        card["fid_floor"],
+        f", label agreement {card['label_agreement']:.1%}" if labels is not None else "",
+    )
+
+
+def compare(p: "Params") -> None:
+    """All scorecards -> reports/leaderboard.{csv,md,png}."""
+    from PIL import Image
+
+    from lekhani.evaluate.report import leaderboard_csv, leaderboard_figure, leaderboard_markdown, save_figure
+
+    cards = [files.read_json(SCORECARDS / f"{d}-{v}.json") for d in p.pipeline.datasets for v in p.pipeline.variants]
+    strips = {}
+    for card in cards:
+        key = card["dataset"], card["variant"]
+        with Image.open(SCORECARDS / "{}-{}.png".format(*key)) as picture:
+            strips[key] = np.asarray(picture)
+    files.write_text(REPORTS / "leaderboard.csv", leaderboard_csv(cards))
+    text = leaderboard_markdown(cards)
+    files.write_text(REPORTS / "leaderboard.md", text)
+    save_figure(leaderboard_figure(cards, strips), REPORTS / "leaderboard.png")
+    log.info("%s", text)
+
+
+def register(p: "Params", dataset: str) -> str:
+    """Register the variant of `dataset` that leads the leaderboard and return one sentence that says what was done."""
+    if p.tracking.backend != "mlflow":
+        raise UsageError("tracking.backend is `none` in params.yaml, so there is no registry; set it to `mlflow`.")
+    from lekhani.evaluate.report import rank
+    from lekhani.registry import models
+    from lekhani.tracking import runs
+
+    _data(p, dataset)
+    best = rank([files.read_json(SCORECARDS / f"{dataset}-{v}.json") for v in p.pipeline.variants])[0]
+    folder = MODELS / dataset / best["variant"]
+    facts = files.read_json(folder / "training.json")
+    if files.sha256(folder / "generator.onnx") != best["model_sha256"]:
+        raise LekhaniError(f"{folder / 'generator.onnx'} is not the file that was scored; run `dvc repro` first.")
+    with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{best['variant']}", _revision()) as run_id:
+        uri = runs.logged_model(run_id) or runs.log_model(folder / "generator.onnx", facts["noise_dim"], facts["image_size"])
+    tags = {key: str(best[key]) for key in ("variant", "model_sha256", "fid", "fid_ratio", "label_agreement") if key in best}
+    version = models.register(dataset, run_id, uri, {**tags, "data_digest": facts["data_digest"]})
+    return f"{version.name} version {version.version} is {best['variant']} (FID {best['fid']:.2f}), alias challenger."
+
+
+def _data(p: "Params", dataset: str) -> "params.Data":
+    if dataset not in p.data:
+        raise UsageError(f"No dataset {dataset!r} in params.yaml; there are: {', '.join(p.data)}.")
+    return p.data[dataset]
+
+
+def _info(dataset: str) -> spec.DatasetInfo:
+    return spec.DatasetInfo.from_dict(files.read_json(PREPARED / dataset / "dataset.json"))
+
+
+def _validated(dataset: str) -> spec.Prepared:
+    report = files.read_json(REPORTS / dataset / "validation.json")
+    if not report["passed"]:
+        raise LekhaniError(f"{dataset} failed its validation, see {REPORTS / dataset / 'validation.json'}; mend the data and run `dvc repro`.")
+    try:
+        return spec.load_prepared(PREPARED / dataset)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LekhaniError(f"{PREPARED / dataset} cannot be read ({error}); run `dvc repro prepare@{dataset}`.") from error
+
+
+def _check_parity(difference: float, tolerance: float, path: Path) -> None:
+    if not difference <= tolerance:
+        raise LekhaniError(
+            f"{path} differs from torch by {difference:.2g}, more than {tolerance:.2g}; it is not fit to ship. Please report this with the variant's params."
+        )
+
+
+def _classes_json(info: spec.DatasetInfo) -> str:
+    return json.dumps([asdict(c) for c in info.classes], ensure_ascii=False)
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: json.dumps(value) if isinstance(value, list | tuple) else value for key, value in values.items()}
+
+
+def _revision() -> dict[str, str]:
+    """Tags that lead from a run back to code and data: git commit, whether the tree was clean, DVC's lock and experiment."""
+    tags = {}
+    ask: Callable[..., str] = lambda *words: subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()  # noqa: E731, S603, S607
+    try:
+        tags["git.commit"] = ask("rev-parse", "HEAD")
+        tags["git.dirty"] = str(bool(ask("status", "--porcelain", "--untracked-files=no"))).lower()
+    except (OSError, subprocess.CalledProcessError):
+        tags["git.commit"] = "none"
+    if Path("dvc.lock").exists():
+        tags["dvc.lock_sha256"] = files.sha256(Path("dvc.lock"))
+    if experiment := os.environ.get("DVC_EXP_NAME"):
+        tags["dvc.experiment"] = experiment
+    return tags

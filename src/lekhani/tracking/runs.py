@@ -1,0 +1,120 @@
+"""One MLflow run per (dataset, variant): training opens it, export and evaluation add to it."""
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import onnx
+from mlflow.data.dataset_source_registry import resolve_dataset_source
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import Metric, RunStatus
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from lekhani.data.spec import DatasetInfo
+from lekhani.pictures import Picture
+from lekhani.tracking.store import use_experiment  # first: it sets mlflow's environment
+
+log = logging.getLogger("lekhani")
+
+
+def start_run(experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], data: DatasetInfo, data_folder: Path) -> str:
+    """Open a run with its params, tags and dataset input, and return its id. It stays open until `resume` ends it."""
+    use_experiment(experiment)
+    with mlflow.start_run(run_name=name, tags=dict(tags)) as run:
+        mlflow.log_params(dict(params))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # two of its resolvers claim a local folder, and both are right
+            source = resolve_dataset_source(str(data_folder))
+        mlflow.log_input(MetaDataset(source, name=data.name, digest=data.digest[:36]), context="training")
+        mlflow.set_tag("dataset.digest", data.digest)
+    client = mlflow.MlflowClient()
+    client.update_run(run.info.run_id, status="RUNNING")
+    return str(run.info.run_id)
+
+
+class MlflowReporter:
+    """Curves and sample grids of a training run, as they come."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self.client = mlflow.MlflowClient()
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """See Reporter."""
+        now = int(time.time() * 1000)
+        self.client.log_batch(self.run_id, [Metric(f"train/{key}", value, now, step) for key, value in values.items() if key != "seconds_left"])
+
+    def images(self, step: int, grid: Picture) -> None:
+        """See Reporter; the run's page shows the grids with a slider over steps."""
+        self.client.log_image(self.run_id, grid.repeat(2, 0).repeat(2, 1)[:, :, None], key="samples", step=step, synchronous=True)
+
+    def close(self) -> None:
+        """The run stays open for the stages that follow."""
+
+
+def fail_run(run_id: str) -> None:
+    """Mark a run as failed."""
+    mlflow.MlflowClient().set_terminated(run_id, status=RunStatus.to_string(RunStatus.FAILED))
+
+
+@contextmanager
+def resume(run_id: str | None, experiment: str, name: str, tags: Mapping[str, str]) -> Iterator[str]:
+    """Go on with the run that training opened; where this store has never seen it, open one and say so."""
+    use_experiment(experiment)
+    client = mlflow.MlflowClient()
+    tags = {**tags, "lekhani.name": name}
+    if run_id is not None:
+        try:
+            known = client.get_run(run_id).info.lifecycle_stage == "active"
+        except mlflow.MlflowException:
+            known = False
+        if not known:
+            # A later stage on the same clone must find the run that an earlier one opened in its place.
+            found = client.search_runs([use_experiment(experiment)], f"tags.`lekhani.trained_as` = '{run_id}'", max_results=1)
+            tags["lekhani.trained_as"] = run_id
+            if found:
+                run_id = found[0].info.run_id
+            else:
+                log.warning("MLflow here has never seen the training run of %s (%s); opened a new run for what follows.", name, run_id[:8])
+                run_id = None
+    with mlflow.start_run(run_id=run_id, run_name=None if run_id else name, tags=tags) as run:
+        yield str(run.info.run_id)
+
+
+def log_scorecard(card: Mapping[str, Any], files: list[Path], judge: Path) -> None:
+    """Add a scorecard's numbers as metrics, its files and the judge that made it as artifacts to the active run."""
+    mlflow.log_metrics({key: float(value) for key, value in card.items() if isinstance(value, int | float) and not isinstance(value, bool)})
+    mlflow.set_tags({key: str(card[key]) for key in ("dataset", "variant", "model_sha256", "judge_sha256") if key in card})
+    for path in files:
+        mlflow.log_artifact(str(path), "evaluation")
+    mlflow.log_artifact(str(judge), "judge")
+
+
+def logged_model(run_id: str) -> str | None:
+    """The URI of the model that a run has logged, if any."""
+    client = mlflow.MlflowClient()
+    found = client.search_logged_models([client.get_run(run_id).info.experiment_id], f"source_run_id = '{run_id}'", max_results=1)
+    return f"models:/{found[0].model_id}" if found else None
+
+
+def log_model(path: Path, noise_dim: int, image_size: int) -> str:
+    """Log the exported generator with its signature to the active run and return the model's URI."""
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype("float32"), (-1, noise_dim), "noise"), TensorSpec(np.dtype("int64"), (-1,), "labels")]),
+        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, 1, image_size, image_size), "images")]),
+    )
+    info = mlflow.onnx.log_model(
+        onnx.load(path),
+        name="generator",
+        signature=signature,
+        save_as_external_data=False,
+        pip_requirements=["onnxruntime", "numpy"],
+    )
+    return str(info.model_uri)

@@ -1,0 +1,56 @@
+"""Where MLflow keeps its runs: mlruns/ in the project unless MLFLOW_TRACKING_URI says otherwise."""
+
+import os
+from pathlib import Path
+
+# Set before mlflow is imported: it looks up the network at import otherwise, and a library phones no one unasked.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+import logging
+
+import mlflow
+
+from lekhani.errors import LekhaniError
+
+logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
+
+ROOT = Path("mlruns")
+
+
+def connect() -> mlflow.MlflowClient:
+    """Point mlflow at the store in use and return a client of it."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        ROOT.mkdir(exist_ok=True)
+        uri = f"sqlite:///{(ROOT / 'mlflow.db').resolve().as_posix()}"
+    mlflow.set_tracking_uri(uri)
+    return mlflow.MlflowClient(uri)
+
+
+def use_experiment(name: str) -> str:
+    """Make `name` the active experiment, creating it when it is new, and return its id.
+
+    With the default store its artifacts lie in mlruns/artifacts; a tracking server decides for itself.
+    """
+    client = connect()
+    try:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            location = None if os.environ.get("MLFLOW_TRACKING_URI") else (ROOT / "artifacts").resolve().as_uri()
+            identity = client.create_experiment(name, artifact_location=location)
+        elif experiment.lifecycle_stage == "deleted":
+            raise LekhaniError(f"The MLflow experiment {name!r} is deleted; restore it or name another under tracking.experiment.")
+        else:
+            identity = experiment.experiment_id
+    except mlflow.MlflowException as error:
+        raise LekhaniError(
+            f"MLflow at {mlflow.get_tracking_uri()} does not answer: {_first_line(error)}; set tracking.backend to `none` to go without it."
+        ) from error
+    mlflow.set_experiment(experiment_id=identity)
+    return identity
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300]

@@ -1,0 +1,28 @@
+"""Exponential moving average of a generator's weights, which is what ships."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class Ema:
+    """Averages `live` into `average` after every step.
+
+    The decay is capped at (1 + step) / (10 + step), so that the average does not drag the first, random weights along
+    (Karras et al. 2018; TensorFlow's ExponentialMovingAverage). Buffers such as BatchNorm's statistics are copied.
+    """
+
+    def __init__(self, live: nn.Module, decay: float) -> None:
+        self.live, self.decay, self.steps = live, decay, 0
+        self.average = copy.deepcopy(live).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take one step of the average towards the live weights."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        mine, theirs = list(self.average.parameters()), list(self.live.parameters())
+        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        for buffer, source in zip(self.average.buffers(), self.live.buffers(), strict=True):
+            buffer.copy_(source)

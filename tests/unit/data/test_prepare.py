@@ -1,0 +1,252 @@
+"""Prepared data are square, white on black, filtered, split and the same at every run."""
+
+import builtins
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lekhani import params
+from lekhani.data.prepare import fit, prepare
+from lekhani.data.spec import DEVANAGARI, DatasetInfo, load_prepared
+from lekhani.errors import LekhaniError, UsageError
+
+PER_CLASS = 20
+
+
+def data(**choices: Any) -> params.Data:
+    return params.Data(**{"source": "local", "path": "x", "image_size": 16, **choices})
+
+
+def write_raw(raw: Path, labels: Any, **arrays: Any) -> None:
+    """Random images, so that each is one of a kind, behind a dark border."""
+    raw.mkdir(parents=True)
+    images = np.zeros((len(labels), 16, 16), np.uint8)
+    images[:, 4:12, 4:12] = np.random.default_rng(0).integers(0, 256, (len(labels), 8, 8))
+    np.savez(raw / "x.npz", **{"images": images, "labels": np.array(labels), **arrays})
+    (raw / "source.json").write_text(json.dumps({"name": "local", "version": "1", "sha256": "0" * 64, "path": "x"}))
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """46 classes of 20 images in mixed order, without a split."""
+    write_raw(tmp_path / "raw", np.random.default_rng(1).permutation(np.repeat(np.arange(46), PER_CLASS)))
+    return tmp_path / "raw"
+
+
+def run(raw: Path, name: str = "devanagari", seed: int = 7, **choices: Any) -> tuple[DatasetInfo, pd.DataFrame]:
+    out = raw.parent / "prepared"
+    info = prepare(name, data(**choices), seed, raw, out)
+    return info, pd.read_parquet(out / "manifest.parquet")
+
+
+def test_the_four_files_agree(raw: Path) -> None:
+    info, table = run(raw)
+    prepared = load_prepared(raw.parent / "prepared")
+    assert prepared.info == info
+    assert prepared.images.shape == (920, 16, 16)
+    assert prepared.images.dtype == np.uint8
+    assert prepared.labels.dtype == np.int64
+    assert info.counts == {"train": 736, "test": 184}
+    assert info.source["version"] == "1"
+    assert info.script == "Devanagari"
+    np.testing.assert_array_equal(table["label"], prepared.labels)
+    np.testing.assert_array_equal(table["split"] == "test", prepared.is_test)
+    np.testing.assert_array_equal(table["id"], np.arange(920))
+    assert {path.name for path in (raw.parent / "prepared").iterdir()} == {"images.npy", "labels.npy", "manifest.parquet", "dataset.json"}
+
+
+def test_rows_are_ordered_and_described(raw: Path) -> None:
+    _, table = run(raw)
+    keys = list(zip(table["split"] == "test", table["label"], table["member"], strict=True))
+    assert keys == sorted(keys)
+    assert table["glyph"][0] == "क"
+    assert table["class_name"].iloc[-1] == "digit_9"
+    assert dict(table.dtypes.astype(str))["ink_mean"] == "float32"
+    assert table["sha256"].is_unique
+
+
+def test_ink_statistics(tmp_path: Path) -> None:
+    images = np.zeros((2, 16, 16), np.uint8)
+    images[0, 0:4, 8:16] = 255
+    write_raw(tmp_path / "raw", [0, 0], images=images)
+    _, table = run(tmp_path / "raw", "mnist", test_fraction=0.5)
+    drawn, blank = table.sort_values("ink_mean", ascending=False).itertuples()
+    assert (drawn.ink_mean, drawn.ink_fraction) == (0.125, 0.125)
+    assert (drawn.centre_x, drawn.centre_y) == (0.75, 0.125)
+    assert blank.ink_mean == 0
+    assert np.isnan(blank.centre_x)
+    assert np.isnan(blank.centre_y)
+
+
+def test_the_same_seed_makes_the_same_data(raw: Path) -> None:
+    first, _ = run(raw)
+    before = {path.name: path.read_bytes() for path in (raw.parent / "prepared").iterdir()}
+    again, _ = run(raw)
+    assert first == again
+    assert before == {path.name: path.read_bytes() for path in (raw.parent / "prepared").iterdir()}
+    assert run(raw, seed=8)[0].digest != first.digest
+
+
+@pytest.mark.parametrize(("fraction", "held"), [(0.2, 4), (0.01, 1), (0.99, 19)])
+def test_the_split_is_stratified(raw: Path, fraction: float, held: int) -> None:
+    _, table = run(raw, test_fraction=fraction)
+    assert set(table[table["split"] == "test"]["label"].value_counts()) == {held}
+    assert set(table[table["split"] == "train"]["label"].value_counts()) == {PER_CLASS - held}
+
+
+def test_the_split_does_not_hang_on_the_order_of_files(raw: Path) -> None:
+    with np.load(raw / "x.npz") as arrays:
+        labels, images = arrays["labels"], arrays["images"]
+    order = np.random.default_rng(2).permutation(len(labels))
+    names = np.array([f"{i:04d}.png" for i in range(len(labels))])
+    write_raw(raw.parent / "a" / "raw", labels, images=images, filenames=names)
+    write_raw(raw.parent / "b" / "raw", labels[order], images=images[order], filenames=names[order])
+    assert run(raw.parent / "a" / "raw")[0].digest == run(raw.parent / "b" / "raw")[0].digest
+
+
+def test_a_source_s_own_split_is_kept(tmp_path: Path) -> None:
+    write_raw(tmp_path / "raw", [0, 1, 0, 1], splits=["test", "train", "train", "test"])
+    info, table = run(tmp_path / "raw", "mnist", test_fraction=0.9)
+    assert info.counts == {"train": 2, "test": 2}
+    assert table["member"].tolist() == ["x.npz[2]", "x.npz[1]", "x.npz[0]", "x.npz[3]"]
+
+
+def test_caps_choose_at_random_but_the_same(raw: Path) -> None:
+    _, table = run(raw, per_class_train=5, per_class_test=2)
+    assert set(table.groupby(["split", "label"]).size().to_dict().items()) == {
+        ((split, label), count) for split, count in (("train", 5), ("test", 2)) for label in range(46)
+    }
+    _, whole = run(raw)
+    train = whole[whole["split"] == "train"]
+    first = train.groupby("label")["member"].apply(lambda members: list(members)[:5])
+    chosen = table[table["split"] == "train"].groupby("label")["member"].apply(list)
+    assert any(set(first[k]) != set(chosen[k]) for k in range(46))
+    assert set(table["member"]) <= set(whole["member"])
+
+
+@pytest.mark.parametrize(
+    ("classes", "glyphs"),
+    [
+        ("all", [c.glyph for c in DEVANAGARI]),
+        ("digits", list("०१२३४५६७८९")),
+        ("consonants", [c.glyph for c in DEVANAGARI[:36]]),
+        (("ख", "क"), ["क", "ख"]),
+        (("character_01_ka", "kha", "9", 45, 2), ["क", "ख", "ग", "९"]),
+    ],
+)
+def test_classes_are_kept_in_the_dataset_s_order(raw: Path, classes: Any, glyphs: list[str]) -> None:
+    info, table = run(raw, classes=classes)
+    assert [c.glyph for c in info.classes] == glyphs
+    assert [c.label for c in info.classes] == list(range(len(glyphs)))
+    assert list(dict.fromkeys(table["glyph"])) == glyphs
+    assert table["label"].tolist() == [glyphs.index(glyph) for glyph in table["glyph"]]
+
+
+def test_leaving_classes_out_changes_no_choice_among_the_others(raw: Path) -> None:
+    _, whole = run(raw, per_class_train=5)
+    _, two = run(raw, per_class_train=5, classes=("ख", "९"))
+    assert set(two["member"]) == set(whole[whole["glyph"].isin(["ख", "९"])]["member"])
+
+
+@pytest.mark.parametrize(
+    ("classes", "pattern"),
+    [
+        (("character_1_kaa",), r"unknown class `character_1_kaa` \(did you mean `character_1_ka`\?\)"),
+        (("zz",), r"unknown class `zz` \(valid are character_1_ka, .* and so on\)"),
+        ((46,), "there is no label 46; the nearest is 45"),
+        ((-1,), "there is no label -1; the nearest is 0"),
+        ((), "the list is empty"),
+    ],
+)
+def test_an_unknown_class_names_the_key_and_the_nearest(raw: Path, classes: Any, pattern: str) -> None:
+    with pytest.raises(UsageError, match=rf"^data\.devanagari\.classes: {pattern}"):
+        run(raw, classes=classes)
+
+
+def test_a_group_that_the_dataset_lacks(tmp_path: Path) -> None:
+    write_raw(tmp_path / "raw", [0, 1])
+    with pytest.raises(UsageError, match="this dataset has no consonants"):
+        run(tmp_path / "raw", "mnist", classes="consonants")
+
+
+def test_kept_classes_without_an_image(tmp_path: Path) -> None:
+    write_raw(tmp_path / "raw", [0, 0], class_names=["a", "b"])
+    with pytest.raises(UsageError, match=r"^data\.own\.classes: the source holds no image"):
+        run(tmp_path / "raw", "own", classes=("b",))
+
+
+# --- fitting ---
+
+
+def test_the_same_size_stays_untouched() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8)
+    np.testing.assert_array_equal(fit(list(images), 16), images)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (100, 40), (40, 100), (9, 5)])
+def test_any_shape_is_centred_with_its_aspect(shape: tuple[int, int]) -> None:
+    (image,) = fit([np.full(shape, 255, np.uint8)], 32)
+    assert image.shape == (32, 32)
+    rows, columns = np.flatnonzero(image.max(axis=1) > 127), np.flatnonzero(image.max(axis=0) > 127)
+    for found, length in ((rows, shape[0]), (columns, shape[1])):
+        assert len(found) == pytest.approx(32 * length / max(shape) / 1.25, abs=2.5)
+        assert (found[0] + found[-1]) / 2 == pytest.approx(15.5, abs=2)
+
+
+def test_a_margin_is_left_only_where_strokes_touch_the_frame() -> None:
+    scan = np.zeros((8, 8), np.uint8)
+    scan[:, 3:5] = 255
+    (touching,) = fit([scan], 28)
+    assert touching[[0, 1, -2, -1]].max() < 16
+    assert touching[14, 14] == 255
+    (apart,) = fit([np.pad(scan[1:-1], ((4, 4), (3, 3)))], 28)
+    np.testing.assert_array_equal(np.flatnonzero(apart.max(axis=1) > 127), np.arange(8, 20))
+
+
+def test_small_scans_come_out_smooth() -> None:
+    scan = np.zeros((8, 8), np.uint8)
+    scan[2:6, 2:6] = 255
+    (image,) = fit([scan], 32)
+    assert len(np.unique(image)) > 8
+    assert np.abs(np.diff(image[16].astype(int))).max() < 128
+
+
+def test_fine_strokes_survive_shrinking() -> None:
+    image = np.zeros((256, 256), np.uint8)
+    image[20:236, 100:102] = 255
+    (small,) = fit([image], 16)
+    assert small[8].sum() == pytest.approx(255 * 2 / 16, rel=0.3)
+
+
+# --- whole folders or none ---
+
+
+@pytest.mark.parametrize("what", ["np.save", "open"])
+def test_a_full_disk_leaves_the_earlier_data(raw: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    run(raw)
+    out = raw.parent / "prepared"
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    ordinary = builtins.open
+
+    def full(*given: Any, **_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def full_for_writing(file: Any, mode: str = "r", *given: Any, **named: Any) -> Any:
+        return full() if "w" in mode else ordinary(file, mode, *given, **named)
+
+    monkeypatch.setattr(*((np, "save", full) if what == "np.save" else (builtins, "open", full_for_writing)))
+    with pytest.raises(LekhaniError, match=r"^Could not write .*prepared: No space left"):
+        run(raw, seed=8)
+    monkeypatch.undo()
+    assert before == {path.name: path.read_bytes() for path in out.iterdir()}
+    assert {path.name for path in raw.parent.iterdir()} == {"raw", "prepared"}
+
+
+def test_a_missing_source_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(LekhaniError, match=r"source\.json is missing; run the stage that writes it"):
+        run(tmp_path / "raw")
