@@ -11,9 +11,3 @@ class UsageError(LekhaniError):
     """Wrong use or bad input: a key, a label, a file or a path that the user gave."""
 
     exit_code = 2
-
-
-class GateRefused(LekhaniError):
-    """The promotion gate said no."""
-
-    exit_code = 3

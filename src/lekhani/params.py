@@ -173,7 +173,7 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.2 floats (PyYAML would read 1e-3 as text) and no silent second copy of a key."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.YAMLError(f"the key `{key}` stands twice, near line {node.start_mark.line + 1}")

@@ -14,7 +14,8 @@ Picture = npt.NDArray[np.uint8]
 def to_uint8(images: npt.NDArray[Any]) -> Picture:
     """Images float in [0,1], [N,1,H,W] or [N,H,W] -> uint8 [N,H,W]."""
     flat = images[:, 0] if images.ndim == 4 else images
-    return np.rint(np.clip(flat, 0, 1) * 255).astype(np.uint8)
+    picture: Picture = np.rint(np.clip(flat, 0, 1) * 255).astype(np.uint8)
+    return picture
 
 
 def grid(images: Picture, columns: int, gap: int = 1) -> Picture:

@@ -79,7 +79,7 @@ def judge(p: "Params", dataset: str) -> None:
     export_onnx(net, inputs, ["features", "logits"], folder / "judge.onnx", {"dataset": dataset, "classes": _classes_json(info)})
     # Logits reach tens, so the bound is looser than for images in [0, 1].
     _check_parity(parity(net, folder / "judge.onnx", inputs), 1e-3, folder / "judge.onnx")
-    card = {
+    card: dict[str, Any] = {
         "accuracy": report.accuracy,
         "worst_class_accuracy": float(report.per_class.min()),
         "n_test": info.counts["test"],
@@ -331,7 +331,7 @@ def _validated(dataset: str) -> spec.Prepared:
 def _check_parity(difference: float, tolerance: float, path: Path) -> None:
     if not difference <= tolerance:
         raise LekhaniError(
-            f"{path} differs from torch by {difference:.2g}, more than {tolerance:.2g}; it is not fit to ship. Please report this with the variant's params."
+            f"{path} differs from torch by {difference:.2g}, more than {tolerance:.2g}, so it is not fit to ship; please report the params you used."
         )
 
 

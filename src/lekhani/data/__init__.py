@@ -1,0 +1,1 @@
+"""Where data comes from, and the one prepared form it ends in."""

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import uharfbuzz as hb  # type: ignore[import-untyped]
+import uharfbuzz as hb
 
 from lekhani.data.raw import RawImages
 from lekhani.data.spec import DEVANAGARI, MNIST, Bytes
@@ -63,8 +63,10 @@ BLUR_LEVELS = 8  # blur comes in so many steps, because each is a matrix kept fo
 
 @dataclass(frozen=True)
 class _Glyph:
-    """An outline of P points, fit to be bent: `xy` [P,2] in -1..1 with y down, `after` [P] the next point of the same
-    contour, `before` [P] the previous, `basis` [P,36] the spline weights of the bending field, `aspect` width over height.
+    """An outline of P points, fit to be bent.
+
+    `xy` [P,2] in -1..1 with y down, `after` [P] the next point of the same contour, `before` [P] the previous,
+    `basis` [P,36] the spline weights of the bending field, `aspect` width over height.
     """
 
     xy: Floats
@@ -258,7 +260,7 @@ def devanagari(seed: int, per_class_train: int, per_class_test: int, size: int =
 
 def mnist() -> RawImages:
     """The 1,797 digit scans that come with scikit-learn: uint8 [8,8], 0 to 255, white on black, without a split."""
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # here, because it takes a second to import
+    from sklearn.datasets import load_digits  # here, because it takes a second to import
 
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # scans count inked dots, 0 to 16

@@ -1,0 +1,1 @@
+"""How close to real, how diverse, the right letter: the judge and the scorecard."""

@@ -20,13 +20,13 @@ Floats = npt.NDArray[np.float32]
 def _import_torch_fidelity() -> Any:
     # Beside a CPU build of torch, torchvision's registry wheel looks up operators that nothing defined;
     # declaring their schemas first is enough, since torch-fidelity never calls them.
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for schema in (
         "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
         "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     ):
         with contextlib.suppress(RuntimeError):  # defined already where torchvision matches torch
-            library.define(schema)
+            library.define(schema)  # type: ignore[no-untyped-call]
     _KEEP.append(library)
     import torch_fidelity
 
@@ -37,7 +37,7 @@ _KEEP: list[Any] = []  # a Library undoes its definitions when it is collected
 torch_fidelity = _import_torch_fidelity()
 
 
-class _JudgeFeatures(torch_fidelity.FeatureExtractorBase):  # type: ignore[misc]
+class _JudgeFeatures(torch_fidelity.FeatureExtractorBase):  # type: ignore[name-defined, misc]
     """Hands torch-fidelity what the judge has already read: rows of features followed by logits."""
 
     def __init__(self, name: str, features_list: list[str], **_: object) -> None:

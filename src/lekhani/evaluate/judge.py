@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lekhani import params
 from lekhani.data.spec import Bytes, Labels
 from lekhani.train.loop import batches
+from lekhani.variants.nets import channels_last
 
 Floats = npt.NDArray[np.float32]
 FEATURES = 128
@@ -65,7 +66,7 @@ def train_judge(
     torch.set_flush_denormal(True)
     started = time.perf_counter()
     images, labels = (torch.from_numpy(array).to(device) for array in train)
-    net = JudgeNet(n_classes, choice.width).to(device, memory_format=torch.channels_last)
+    net = channels_last(JudgeNet(n_classes, choice.width), device)
     optimiser = torch.optim.AdamW(net.parameters(), choice.lr, weight_decay=choice.weight_decay, fused=True)
     batch_size = min(choice.batch_size, len(images))
     per_epoch = max(1, len(images) // batch_size)
@@ -79,7 +80,7 @@ def train_judge(
             x = shift(images[chosen], choice.shift).unsqueeze(1).float().div_(255)
             loss = F.cross_entropy(net(x)[1], labels[chosen], label_smoothing=choice.label_smoothing)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
             loss_sum += loss.detach()

@@ -1,0 +1,1 @@
+"""What ships: safetensors and ONNX, with proof of parity."""

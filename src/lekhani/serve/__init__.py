@@ -1,0 +1,1 @@
+"""Generation with ONNX Runtime; torch is never imported here."""

@@ -13,6 +13,7 @@ import onnxruntime as ort
 
 from lekhani.data.spec import Bytes, GlyphClass, Labels
 from lekhani.errors import LekhaniError
+from lekhani.pictures import to_uint8
 
 log = logging.getLogger("lekhani")
 Floats = npt.NDArray[np.float32]
@@ -77,7 +78,7 @@ class Generator:
         for start in range(0, len(labels), batch_size):
             chosen = labels[start : start + batch_size]
             noise = rng.standard_normal((len(chosen), self.noise_dim), dtype=np.float32)
-            yield np.rint(np.clip(self.run(noise, chosen)[:, 0], 0, 1) * 255).astype(np.uint8)
+            yield to_uint8(self.run(noise, chosen))
 
 
 class Reader:
@@ -105,5 +106,6 @@ class Reader:
     def probabilities(self, images: Bytes) -> Floats:
         """Class probabilities float32 [N,K] of uint8 images [N,H,W]."""
         logits = self.read(images)[1]
-        shifted = np.exp(logits - logits.max(1, keepdims=True))
-        return shifted / shifted.sum(1, keepdims=True)
+        shifted: Floats = np.exp(logits - logits.max(1, keepdims=True))
+        shifted /= shifted.sum(1, keepdims=True)
+        return shifted

@@ -59,14 +59,15 @@ def parse_labels(wanted: Sequence[str], classes: Sequence[GlyphClass]) -> Labels
     by_name |= {c.glyph: c.label for c in classes}  # last: the glyph 3 is what a person means by "3"
     labels: list[int] = []
     for entry in wanted:
-        what, equals, count = entry.rpartition("=") if "=" in entry else (entry, "", "1")
+        what, count = entry.rsplit("=", 1) if "=" in entry else (entry, "1")
         if not count.isascii() or not count.isdigit() or not 1 <= int(count) <= MAX_COUNT:
             raise UsageError(f"--label {entry}: the count after = must be a whole number from 1 to {MAX_COUNT:,}.")
         if what not in by_name:
             close = difflib.get_close_matches(what, by_name, n=1)
             hint = f"did you mean {close[0]}? " if close else ""
+            glyphs = " ".join(c.glyph for c in classes)
             raise UsageError(
-                f"--label {entry}: no such class; {hint}Valid are {' '.join(c.glyph for c in classes)}, their names ({classes[0].name} ...) and 0 to {len(classes) - 1}."
+                f"--label {entry}: no such class; {hint}valid are {glyphs}, names such as {classes[0].name}, and 0 to {len(classes) - 1}."
             )
         labels += [by_name[what]] * int(count)
     return np.array(labels, np.int64)

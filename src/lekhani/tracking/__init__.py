@@ -1,0 +1,1 @@
+"""The only MLflow logging code."""

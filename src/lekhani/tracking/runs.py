@@ -32,7 +32,12 @@ def start_run(experiment: str, name: str, params: Mapping[str, Any], tags: Mappi
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # two of its resolvers claim a local folder, and both are right
             source = resolve_dataset_source(str(data_folder))
-        mlflow.log_input(MetaDataset(source, name=data.name, digest=data.digest[:36]), context="training")
+        mlflow.log_input(
+            MetaDataset(  # type: ignore[abstract]
+                source, name=data.name, digest=data.digest[:36]
+            ),
+            context="training",
+        )
         mlflow.set_tag("dataset.digest", data.digest)
     client = mlflow.MlflowClient()
     client.update_run(run.info.run_id, status="RUNNING")

@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Ema:
@@ -22,7 +22,8 @@ class Ema:
         """Take one step of the average towards the live weights."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        mine, theirs = list(self.average.parameters()), list(self.live.parameters())
+        mine: list[Tensor] = list(self.average.parameters())
+        theirs: list[Tensor] = list(self.live.parameters())
         torch._foreach_lerp_(mine, theirs, 1 - decay)
         for buffer, source in zip(self.average.buffers(), self.live.buffers(), strict=True):
             buffer.copy_(source)

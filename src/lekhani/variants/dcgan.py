@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lekhani import params
 from lekhani.variants.base import Variant
 from lekhani.variants.losses import discriminator_loss, non_saturating_loss
+from lekhani.variants.nets import channels_last
 
 
 class Generator(nn.Module):
@@ -79,9 +80,8 @@ class Dcgan(Variant):
     def __init__(self, choice: params.Dcgan, image_size: int, device: torch.device) -> None:
         self.choice = choice
         self.noise_dim = choice.noise_dim
-        layout = torch.channels_last
-        self.g = Generator(choice.noise_dim, choice.channels, image_size).to(device, memory_format=layout)
-        self.d = Discriminator(choice.channels, image_size).to(device, memory_format=layout)
+        self.g = channels_last(Generator(choice.noise_dim, choice.channels, image_size), device)
+        self.d = channels_last(Discriminator(choice.channels, image_size), device)
         self.optimiser_g = torch.optim.Adam(self.g.parameters(), choice.lr_g, choice.betas, fused=True)
         self.optimiser_d = torch.optim.Adam(self.d.parameters(), choice.lr_d, choice.betas, fused=True)
 
@@ -100,13 +100,13 @@ class Dcgan(Variant):
         fake_logits = self.d(_blur(fake.detach(), sigma))
         loss_d = discriminator_loss(real_logits, fake_logits, self.choice.label_smoothing)
         self.optimiser_d.zero_grad(set_to_none=True)
-        loss_d.backward()
+        loss_d.backward()  # type: ignore[no-untyped-call]
         self.optimiser_d.step()
 
         self.d.requires_grad_(False)  # G's step needs the gradient through D, not of D's weights
         loss_g = non_saturating_loss(self.d(_blur(fake, sigma)))
         self.optimiser_g.zero_grad(set_to_none=True)
-        loss_g.backward()
+        loss_g.backward()  # type: ignore[no-untyped-call]
         self.optimiser_g.step()
         self.d.requires_grad_(True)
         return {

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lekhani import params
 from lekhani.variants.base import Variant
+from lekhani.variants.nets import channels_last
 
 
 class ResBlock(nn.Module):
@@ -63,6 +64,7 @@ class Velocity(nn.Module):
         self.norm = nn.GroupNorm(_groups(channels[0]), channels[0])
         self.leave = nn.Conv2d(channels[0], 4, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
+        self.frequencies: Tensor
         self.register_buffer("frequencies", torch.exp(torch.linspace(0.0, math.log(1000.0), self.width)), persistent=False)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
@@ -118,7 +120,7 @@ class FlowMatching(Variant):
         self.choice = choice
         self.n_classes = n_classes
         self.noise_dim = image_size**2
-        self.velocity = Velocity(n_classes, choice.channels).to(device, memory_format=torch.channels_last)
+        self.velocity = channels_last(Velocity(n_classes, choice.channels), device)
         self.sampler = Sampler(self.velocity, image_size, n_classes, choice.steps, choice.guidance)
         self.optimiser = torch.optim.AdamW(self.velocity.parameters(), choice.lr, choice.betas, weight_decay=choice.weight_decay, fused=True)
 
@@ -140,7 +142,7 @@ class FlowMatching(Variant):
         x = torch.lerp(noise, target, t[:, None, None, None]).contiguous(memory_format=torch.channels_last)
         loss = F.mse_loss(self.velocity(x, t, labels), target - noise)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.velocity.parameters(), 1.0)
         self.optimiser.step()
         return {"loss": loss.detach(), "grad_norm": norm}
