@@ -64,7 +64,7 @@ class Judge(_Model):
     """The classifier that measures every variant."""
 
     width: int = Field(ge=4, le=512, multiple_of=4, description="channels of the first block; later blocks have two and four times as many")
-    epochs: Count
+    images_seen: Count = Field(description="training budget, repeats counted")
     batch_size: Count = 128
     lr: Rate = 2e-3
     weight_decay: float = Field(0.01, ge=0)

@@ -72,7 +72,7 @@ def judge(p: "Params", dataset: str) -> None:
         info.n_classes,
         p.seed,
         pick_device(p.train.device),
-        lambda epoch, values: log.info("judge of %s: epoch %d of %d, loss %.3f", dataset, epoch, p.judge.epochs, values["loss"]),
+        lambda done, loss: log.info("judge of %s: %.0f%%, loss %.3f", dataset, 100 * done, loss),
     )
     save_weights(net, folder / "judge.safetensors")
     inputs = {"images": torch.zeros(3, 1, info.image_size, info.image_size)}

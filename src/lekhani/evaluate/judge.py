@@ -1,5 +1,6 @@
 """The judge: a classifier trained on real glyphs whose features and logits measure every variant."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,9 +60,12 @@ def train_judge(
     n_classes: int,
     seed: int,
     device: torch.device,
-    on_epoch: Callable[[int, dict[str, float]], None],
+    on_progress: Callable[[float, float], None],
 ) -> tuple[JudgeNet, JudgeReport]:
-    """Train on uint8 images [N,H,W], labels int64 [N] with AdamW on a one-cycle schedule; the test split is read once, at the end."""
+    """Train on uint8 images [N,H,W], labels int64 [N] with AdamW on a one-cycle schedule; the test split is read once, at the end.
+
+    `on_progress` hears the share done and the mean loss ten times or so.
+    """
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
     started = time.perf_counter()
@@ -69,22 +73,24 @@ def train_judge(
     net = channels_last(JudgeNet(n_classes, choice.width), device)
     optimiser = torch.optim.AdamW(net.parameters(), choice.lr, weight_decay=choice.weight_decay, fused=True)
     batch_size = min(choice.batch_size, len(images))
-    per_epoch = max(1, len(images) // batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, choice.lr, total_steps=choice.epochs * per_epoch)
+    steps = math.ceil(choice.images_seen / batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, choice.lr, total_steps=steps)
     order = batches(len(images), batch_size, seed)
-    for epoch in range(1, choice.epochs + 1):
-        net.train()
-        loss_sum = torch.zeros((), device=device)
-        for _ in range(per_epoch):
-            chosen = torch.from_numpy(next(order)).to(device)
-            x = shift(images[chosen], choice.shift).unsqueeze(1).float().div_(255)
-            loss = F.cross_entropy(net(x)[1], labels[chosen], label_smoothing=choice.label_smoothing)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            schedule.step()
-            loss_sum += loss.detach()
-        on_epoch(epoch, {"loss": float(loss_sum) / per_epoch})
+    net.train()
+    tenth = math.ceil(steps / 10)
+    loss_sum = torch.zeros((), device=device)
+    for step in range(1, steps + 1):
+        chosen = torch.from_numpy(next(order)).to(device)
+        x = shift(images[chosen], choice.shift).unsqueeze(1).float().div_(255)
+        loss = F.cross_entropy(net(x)[1], labels[chosen], label_smoothing=choice.label_smoothing)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+        loss_sum += loss.detach()
+        if step % tenth == 0:
+            on_progress(step / steps, float(loss_sum) / tenth)
+            loss_sum.zero_()
     net.eval()
     predicted = read(net, test[0])[1].argmax(1)
     confusion = np.zeros((n_classes, n_classes), np.int64)

@@ -1,0 +1,139 @@
+"""What tests of several rooms share: a tiny configuration, a toy generator, a disk that is full, one MLflow store."""
+
+import json
+import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lekhani import params
+from lekhani.data.spec import MNIST, GlyphClass
+
+ToyGenerator = Callable[..., Path]
+FullDisk = Callable[[], AbstractContextManager[None]]
+
+
+@pytest.fixture(scope="session")
+def tiny() -> params.Variants:
+    """All variants as small as they get."""
+    return params.Variants(
+        dcgan=params.Dcgan(batch_size=8, noise_dim=6, channels=4),
+        flow_matching=params.FlowMatching(batch_size=8, channels=(8, 16), steps=2, guidance=2.0, ema_decay=0.9),
+    )
+
+
+@pytest.fixture(scope="session")
+def toy_generator() -> ToyGenerator:
+    """Writes an ONNX file with the signature and metadata of an exported generator, without torch.
+
+    A conditional one paints label k of K at brightness (k + 0.5) / K with a little noise; an unconditional one paints a
+    brightness that its first noise value decides.
+    """
+
+    def build(path: Path, *, conditional: bool = True, classes: tuple[GlyphClass, ...] = MNIST[:3], size: int = 4, **metadata: str | None) -> Path:
+        import onnx
+        from onnx import TensorProto, helper
+
+        def constant(name: str, kind: int, shape: list[int], values: list[Any]) -> Any:
+            return helper.make_tensor(name, kind, shape, values)
+
+        constants = [
+            constant("cube", TensorProto.INT64, [4], [-1, 1, size, size]),
+            constant("cell", TensorProto.INT64, [4], [-1, 1, 1, 1]),
+            constant("first", TensorProto.INT64, [1], [0]),
+            constant("half", TensorProto.FLOAT, [], [0.5]),
+            constant("scale", TensorProto.FLOAT, [], [1 / len(classes) if conditional else 0.0]),
+            constant("share", TensorProto.FLOAT, [], [0.0 if conditional else 0.25]),
+            constant("little", TensorProto.FLOAT, [], [0.02]),
+            constant("zero", TensorProto.FLOAT, [], [0.0]),
+            constant("one", TensorProto.FLOAT, [], [1.0]),
+            constant("offset", TensorProto.FLOAT, [], [0.5 / len(classes) if conditional else 0.5]),
+        ]
+        nodes = [
+            helper.make_node("Reshape", ["noise", "cube"], ["picture"]),
+            helper.make_node("Mul", ["picture", "little"], ["texture"]),
+            helper.make_node("Gather", ["noise", "first"], ["lead"], axis=1),
+            helper.make_node("Reshape", ["lead", "cell"], ["lead_cell"]),
+            helper.make_node("Mul", ["lead_cell", "share"], ["luck"]),
+            helper.make_node("Cast", ["labels"], ["number"], to=TensorProto.FLOAT),
+            helper.make_node("Reshape", ["number", "cell"], ["number_cell"]),
+            helper.make_node("Mul", ["number_cell", "scale"], ["step"]),
+            helper.make_node("Sum", ["texture", "luck", "step", "offset"], ["raw"]),
+            helper.make_node("Clip", ["raw", "zero", "one"], ["images"]),
+        ]
+        graph = helper.make_graph(
+            nodes,
+            "toy",
+            [
+                helper.make_tensor_value_info("noise", TensorProto.FLOAT, ["batch", size**2]),
+                helper.make_tensor_value_info("labels", TensorProto.INT64, ["batch"]),
+            ],
+            [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 1, size, size])],
+            constants,
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        told = {
+            "dataset": "mnist",
+            "variant": "flow_matching" if conditional else "dcgan",
+            "noise_dim": str(size**2),
+            "image_size": str(size),
+            "conditional": str(conditional).lower(),
+            "classes": json.dumps([asdict(c) for c in classes], ensure_ascii=False),
+            **metadata,
+        }
+        helper.set_model_props(model, {key: value for key, value in told.items() if value is not None})
+        onnx.checker.check_model(model)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        onnx.save(model, path)
+        return path
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def full_disk() -> FullDisk:
+    """A context in which the operating system refuses to let any file grow."""
+
+    @contextmanager
+    def refuse() -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return refuse
+
+
+@pytest.fixture(scope="session")
+def store_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an empty MLflow database, mlflow.db; making one takes seconds, so there is one for all tests."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    from lekhani.tracking import store  # noqa: F401 - sets mlflow's environment
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    SqlAlchemyStore(f"sqlite:///{folder / 'mlflow.db'}", (folder / "root").as_uri())
+    return folder
+
+
+@pytest.fixture
+def store(store_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """MLflow at the shared store, inside its folder."""
+    import mlflow
+
+    before = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")}
+    monkeypatch.chdir(store_folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store_folder / 'mlflow.db'}")
+    yield store_folder
+    while mlflow.active_run():
+        mlflow.end_run()
+    for key in [key for key in os.environ if key.startswith("MLFLOW_")]:  # mlflow writes some of its own
+        if key not in before:
+            del os.environ[key]

@@ -1,0 +1,212 @@
+"""The whole pipeline, cut to a minute, in a folder of its own: what a user of DVC, MLflow and Prefect would check."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = Path(sys.executable).parent
+
+
+class Workspace:
+    """A clone of the project's pipeline with tiny budgets, and a way to run its commands."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "PREFECT_", "DVC_"))}
+        self.environment |= {
+            "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
+            "DVC_NO_ANALYTICS": "1",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_HOME": str(path.parent / "prefect"),
+            "GIT_AUTHOR_NAME": "t",
+            "GIT_AUTHOR_EMAIL": "t@example.org",
+            "GIT_COMMITTER_NAME": "t",
+            "GIT_COMMITTER_EMAIL": "t@example.org",
+        }
+
+    def run(self, *words: str, code: int = 0) -> str:
+        """Run a command to its end, check its exit code and return stdout and stderr."""
+        done = subprocess.run(words, cwd=self.path, env=self.environment, capture_output=True, text=True, timeout=500, check=False)
+        assert done.returncode == code, f"{words} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def params(self) -> dict[str, Any]:
+        return yaml.safe_load((self.path / "params.yaml").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+    def write_params(self, params: dict[str, Any]) -> None:
+        (self.path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+
+    def json(self, path: str) -> Any:
+        return json.loads((self.path / path).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """The pipeline reproduced once on MNIST's embedded scans."""
+    space = Workspace(tmp_path_factory.mktemp("pipeline") / "project")
+    space.path.mkdir()
+    for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, space.path / name)
+    shutil.copytree(ROOT / "pipelines", space.path / "pipelines")
+    params = space.params()
+    params["pipeline"]["datasets"] = ["mnist"]
+    quick = params["profiles"]["quick"]
+    quick["train"]["images_seen"]["mnist"] = 1500
+    quick["variants"]["dcgan"]["channels"] = 8
+    quick["variants"]["flow_matching"] |= {"channels": [16, 24], "steps": 3}
+    quick["evaluate"] = {"n_generated": 300, "kid_subset_size": 100}
+    params["train"]["sample_every"] = 700
+    space.write_params(params)
+    space.run("git", "init", "-q")
+    space.run("dvc", "init", "-q")
+    space.run("git", "add", "-A")
+    space.run("git", "commit", "-qm", "start")
+    space.run("dvc", "repro")
+    space.run("git", "add", "-A")
+    space.run("git", "commit", "-qm", "reproduced")
+    yield space
+
+
+def test_every_output_is_there_and_keeps_its_contract(workspace: Workspace) -> None:
+    info = workspace.json("data/prepared/mnist/dataset.json")
+    assert info["counts"] == {"train": 1078, "test": 719}
+    assert workspace.json("reports/mnist/validation.json")["passed"] is True
+    assert workspace.json("reports/mnist/judge.json")["accuracy"] > 0.9
+    for variant in ("dcgan", "flow_matching"):
+        card = workspace.json(f"reports/mnist/{variant}/scorecard.json")
+        assert card["fid"] > card["fid_floor"] > 0
+        assert card["fid_ratio"] == pytest.approx(card["fid"] / card["fid_floor"])
+        assert card["parity_max_abs"] < 1e-4
+        assert ("label_agreement" in card) == (variant == "flow_matching")
+        training = workspace.json(f"models/mnist/{variant}/training.json")
+        assert training["data_digest"] == info["digest"]
+        losses = (workspace.path / f"reports/mnist/{variant}/losses.csv").read_text().splitlines()
+        assert len(losses) > 2
+        assert len(list((workspace.path / f"reports/mnist/{variant}/samples").glob("*.png"))) == 3
+        assert (workspace.path / f"reports/mnist/{variant}/grid.png").stat().st_size > 1000
+    board = (workspace.path / "reports/leaderboard.csv").read_text().splitlines()
+    assert len(board) == 3
+    assert (workspace.path / "reports/leaderboard.png").stat().st_size > 1000
+
+
+def test_a_second_repro_runs_nothing(workspace: Workspace) -> None:
+    out = workspace.run("dvc", "repro")
+    assert "Running stage" not in out
+    assert "Data and pipelines are up to date" in out
+    assert workspace.run("git", "status", "--porcelain") == ""
+
+
+def test_metrics_are_shown(workspace: Workspace) -> None:
+    out = workspace.run("dvc", "metrics", "show", "--md")
+    assert "fid_ratio" in out
+    assert "flow_matching" in out
+
+
+def test_changing_one_variant_touches_its_stages_only(workspace: Workspace) -> None:
+    params = workspace.params()
+    params["variants"]["dcgan"]["label_smoothing"] = 0.2
+    workspace.write_params(params)
+    try:
+        status = json.loads(workspace.run("dvc", "status", "--json"))
+        assert set(status) == {"train@mnist-dcgan"}  # what follows it is changed only once it has run
+        diff = workspace.run("dvc", "params", "diff")
+        assert "variants.dcgan.label_smoothing" in diff
+        assert "flow_matching" not in diff
+        dry = workspace.run("dvc", "repro", "--dry")
+        assert "train@mnist-flow_matching" not in dry.replace("Stage 'train@mnist-flow_matching' didn't change, skipping", "")
+    finally:
+        workspace.run("git", "checkout", "-q", "params.yaml")
+
+
+def test_an_experiment_takes_overrides(workspace: Workspace) -> None:
+    out = workspace.run("dvc", "exp", "run", "-S", "variants.flow_matching.lr=1e-3", "train@mnist-flow_matching")
+    assert "Running stage 'train@mnist-flow_matching'" in out
+    assert "Running stage 'train@mnist-dcgan'" not in out
+    assert workspace.json("models/mnist/flow_matching/training.json")["choices"]["flow_matching"]["lr"] == 1e-3
+    workspace.run("git", "checkout", "-q", ".")
+    workspace.run("dvc", "checkout", "-q")
+
+
+def test_mlflow_remembers_one_run_per_variant(workspace: Workspace) -> None:
+    script = """
+import json, mlflow
+from lekhani.tracking.store import connect
+client = connect()
+runs = client.search_runs([client.get_experiment_by_name("lekhani").experiment_id], "tags.variant = 'dcgan'")
+run = runs[0]
+history = client.get_metric_history(run.info.run_id, "train/loss_g")
+print(json.dumps({
+    "runs": len(runs), "name": run.info.run_name, "status": run.info.status, "lr_g": run.data.params["lr_g"], "tags": run.data.tags,
+    "metrics": run.data.metrics, "points": len(history), "inputs": [i.dataset.name for i in run.inputs.dataset_inputs],
+    "artifacts": sorted(a.path for a in client.list_artifacts(run.info.run_id)), "images": len(client.list_artifacts(run.info.run_id, "images")),
+}))
+"""
+    shown = json.loads(workspace.run(sys.executable, "-W", "ignore", "-c", script).splitlines()[-1])
+    assert shown["runs"] == 1
+    assert shown["name"] == "mnist/dcgan"
+    assert shown["status"] == "FINISHED"
+    assert shown["lr_g"] == "0.0004"
+    assert shown["points"] >= 2
+    assert shown["inputs"] == ["mnist"]
+    assert shown["metrics"]["fid"] == workspace.json("reports/mnist/dcgan/scorecard.json")["fid"]
+    assert len(shown["tags"]["git.commit"]) == 40
+    assert "dvc.lock_sha256" in shown["tags"]
+    assert {"evaluation", "images", "judge"} <= set(shown["artifacts"])
+    assert shown["images"] >= 3
+
+
+def test_register_then_generate(workspace: Workspace) -> None:
+    said = workspace.run("lekhani", "register", "--dataset", "mnist")
+    assert "lekhani-mnist version 1" in said
+    assert "version 1" in workspace.run("lekhani", "register")  # again: nothing new
+    for seed, out in (("7", "one"), ("7", "two"), ("8", "three")):
+        workspace.run("lekhani", "generate", "--dataset", "mnist", "--label", "3=4", "--label", "5=2", "--seed", seed, "--out", out)
+    names = sorted(path.name for path in (workspace.path / "one").iterdir())
+    assert len(names) == 7
+    assert (workspace.path / "one/labels.csv").read_text().splitlines()[1] == "000000_3.png,3,3,3"
+    same = [(workspace.path / "one" / n).read_bytes() == (workspace.path / "two" / n).read_bytes() for n in names]
+    other = [(workspace.path / "one" / n).read_bytes() == (workspace.path / "three" / n).read_bytes() for n in names if n.endswith("png")]
+    assert all(same)
+    assert not any(other)
+    wrong = workspace.run("lekhani", "generate", "--dataset", "mnist", "--label", "क=1", "--out", "four", code=2)
+    assert "0 1 2 3 4 5 6 7 8 9" in wrong
+    assert not (workspace.path / "four").exists()
+
+
+def test_a_clone_without_the_run_opens_one_and_says_so(workspace: Workspace, tmp_path: Path) -> None:
+    clone = Workspace(tmp_path / "clone")
+    shutil.copytree(workspace.path, clone.path, ignore=shutil.ignore_patterns("mlruns", "one", "two", "three"))
+    out = clone.run("lekhani", "evaluate", "--dataset", "mnist", "--variant", "flow_matching")
+    assert "never seen the training run of mnist/flow_matching" in out
+    assert "version 1" in clone.run("lekhani", "register", "--dataset", "mnist")
+
+
+def test_a_failed_validation_stops_what_follows(workspace: Workspace, tmp_path: Path) -> None:
+    broken = Workspace(tmp_path / "broken")
+    shutil.copytree(workspace.path, broken.path, ignore=shutil.ignore_patterns("mlruns", "cache"))
+    images = np.load(broken.path / "data/prepared/mnist/images.npy")
+    images[3] = 0
+    (broken.path / "data/prepared/mnist/images.npy").unlink()  # DVC may have made it read-only
+    np.save(broken.path / "data/prepared/mnist/images.npy", images)
+    said = broken.run("lekhani", "validate", "--dataset", "mnist", code=1)
+    assert "mnist is not fit to train on" in said
+    assert broken.json("reports/mnist/validation.json")["passed"] is False
+    said = broken.run("lekhani", "train", "--dataset", "mnist", "--variant", "dcgan", code=1)
+    assert "failed its validation" in said
+    assert "Traceback" not in said
+
+
+def test_the_prefect_flow_shows_cached_stages(workspace: Workspace) -> None:
+    out = workspace.run(sys.executable, "pipelines/retrain.py", "--root", str(workspace.path), "--no-register")
+    assert "11 stages: 11 cached, 0 run" in out

@@ -1,0 +1,187 @@
+"""Whole files or none, whatever goes wrong while they are written."""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lekhani import files
+from lekhani.errors import LekhaniError
+
+
+def fill_folder(folder: Path, **contents: str) -> None:
+    folder.mkdir()
+    for name, content in contents.items():
+        (folder / name).write_text(content)
+
+
+def fail(error: BaseException) -> None:
+    raise error
+
+
+def everything(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("existing", [None, "old"])
+def test_a_file_appears_whole(tmp_path: Path, existing: str | None) -> None:
+    target = tmp_path / "deep" / "file.txt"
+    if existing:
+        target.parent.mkdir()
+        target.write_text(existing)
+    with files.replacing(target) as temporary:
+        temporary.write_text("new")
+        assert temporary.parent == target.parent, "a rename across file systems is no rename"
+        assert target.exists() == bool(existing)
+    assert target.read_text() == "new"
+    assert everything(tmp_path) == ["deep", "deep/file.txt"]
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_folder_replaces_another_as_a_whole(tmp_path: Path, existing: bool) -> None:
+    target = tmp_path / "folder"
+    if existing:
+        fill_folder(target, old="1")
+    with files.replacing(target) as temporary:
+        fill_folder(temporary, new="2")
+    assert everything(tmp_path) == ["folder", "folder/new"]
+
+
+def test_a_folder_replaces_a_file(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("file")
+    with files.replacing(tmp_path / "x") as temporary:
+        fill_folder(temporary, new="2")
+    assert everything(tmp_path) == ["x", "x/new"]
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt(), SystemExit(3)], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_an_error_leaves_the_old_and_nothing_else(tmp_path: Path, error: BaseException, as_folder: bool) -> None:
+    target = tmp_path / "x"
+    if as_folder:
+        fill_folder(target, old="1")
+    else:
+        target.write_text("1")
+    before = files.sha256(target)
+    with pytest.raises(type(error)), files.replacing(target) as temporary:
+        fill_folder(temporary, new="2") if as_folder else temporary.write_text("2")
+        fail(error)
+    assert files.sha256(target) == before
+    assert everything(tmp_path) == (["x", "x/old"] if as_folder else ["x"])
+
+
+def test_an_error_before_anything_was_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="mine"), files.replacing(tmp_path / "x") as temporary:
+        temporary.write_text("half")
+        raise ValueError("mine")
+    assert everything(tmp_path) == []
+
+
+def test_a_failing_swap_of_folders_brings_the_old_one_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "x"
+    fill_folder(target, old="1")
+    rename = Path.rename
+
+    def stumble(self: Path, to: Path) -> Path:
+        if self.name.endswith(".tmp"):
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", stumble)
+    with pytest.raises(LekhaniError), files.replacing(target) as temporary:
+        fill_folder(temporary, new="2")
+    assert everything(tmp_path) == ["x", "x/old"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EDQUOT])
+def test_a_write_error_is_a_sentence_naming_the_target(tmp_path: Path, code: int) -> None:
+    (tmp_path / "x").write_text("old")
+    with pytest.raises(LekhaniError, match="Could not write .*") as caught, files.replacing(tmp_path / "x") as temporary:
+        temporary.write_text("half")
+        raise OSError(code, os.strerror(code))
+    message = str(caught.value)
+    assert str(tmp_path / "x") in message
+    assert os.strerror(code) in message
+    assert (tmp_path / "x").read_text() == "old"
+    assert everything(tmp_path) == ["x"]
+
+
+def test_a_full_disk_for_real(tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]]) -> None:
+    files.write_json(tmp_path / "x.json", {"a": 1})
+    with pytest.raises(LekhaniError, match=r"x\.json"), full_disk():
+        files.write_json(tmp_path / "x.json", {"a": 2})
+    assert files.read_json(tmp_path / "x.json") == {"a": 1}
+    assert everything(tmp_path) == ["x.json"]
+
+
+def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("file")
+    with pytest.raises(LekhaniError, match="Could not write"):
+        files.write_text(tmp_path / "x" / "y", "text")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float32("nan"), {"deep": [1.0, np.float64("-inf")]}])
+def test_json_refuses_what_is_no_number(tmp_path: Path, value: Any) -> None:
+    files.write_json(tmp_path / "x.json", {"old": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(tmp_path / "x.json", {"value": value})
+    assert files.read_json(tmp_path / "x.json") == {"old": 1}
+
+
+def test_json_takes_numpy_scalars_paths_and_devanagari(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "x.json", {"ख": np.int64(3), "a": np.float32(0.5), "b": np.bool_(True), "c": Path("a/b")})
+    text = (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert text.endswith("}\n")
+    assert "ख" in text
+    assert list(json.loads(text).items()) == [("ख", 3), ("a", 0.5), ("b", True), ("c", "a/b")]
+
+
+def test_json_refuses_what_it_would_have_to_guess(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="set"):
+        files.write_json(tmp_path / "x.json", {"a": {1}})
+    assert everything(tmp_path) == []
+
+
+@pytest.mark.parametrize(("content", "words"), [(None, "is missing"), (b"{", "cannot be read"), (b"\xff", "cannot be read")])
+def test_reading_what_is_missing_or_broken(tmp_path: Path, content: bytes | None, words: str) -> None:
+    if content is not None:
+        (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(LekhaniError, match=rf"x\.json {words}.*dvc repro"):
+        files.read_json(tmp_path / "x.json")
+
+
+def test_sha256_of_a_file_is_the_usual_one(tmp_path: Path) -> None:
+    content = b"lekhani" * 300_000  # more than one block
+    (tmp_path / "x").write_bytes(content)
+    assert files.sha256(tmp_path / "x") == hashlib.sha256(content).hexdigest()
+
+
+def test_sha256_of_a_folder_is_of_names_and_contents(tmp_path: Path) -> None:
+    def digest(name: str, **contents: str) -> str:
+        fill_folder(tmp_path / name, **contents)
+        return files.sha256(tmp_path / name)
+
+    first = digest("one", a="1", b="2")
+    assert digest("two", b="2", a="1") == first, "neither the order of writing nor the folder's own name matters"
+    assert digest("three", a="1", c="2") != first
+    assert digest("four", a="1", b="3") != first
+    (tmp_path / "one" / "sub").mkdir()
+    (tmp_path / "one" / "a").rename(tmp_path / "one" / "sub" / "a")
+    assert files.sha256(tmp_path / "one") != first
+
+
+def test_remove_takes_files_folders_links_and_nothing(tmp_path: Path) -> None:
+    fill_folder(tmp_path / "kept", a="1")
+    fill_folder(tmp_path / "folder", a="1")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    for name in ("folder", "file", "link", "nothing"):
+        files.remove(tmp_path / name)
+    assert everything(tmp_path) == ["kept", "kept/a"]
