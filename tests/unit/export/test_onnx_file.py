@@ -1,0 +1,200 @@
+"""What ships computes what was trained, at any batch size, and says what it is."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lekhani import params
+from lekhani.errors import LekhaniError
+from lekhani.export.onnx_file import export_onnx, generator_inputs, latency_ms, metadata_of, parity
+from lekhani.export.weights import load_weights, save_weights
+from lekhani.variants import VARIANTS
+
+K = 5
+METADATA = {"dataset": "own", "classes": '[{"glyph": "क"}]', "empty": ""}
+
+
+@dataclass(frozen=True)
+class Exported:
+    module: nn.Module
+    path: Path
+    inputs: dict[str, Tensor]
+    size: int
+
+
+@pytest.fixture(scope="module", params=[(name, size) for name in VARIANTS for size in (28, 32)], ids=lambda p: f"{p[0]}-{p[1]}")
+def exported(request: pytest.FixtureRequest, tiny: params.Variants, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    name, size = request.param
+    torch.manual_seed(0)
+    variant = VARIANTS[name].build(tiny, size, K, torch.device("cpu"))
+    for progress in (0.1, 0.2):  # away from the zeros that some layers start at
+        variant.progress = progress
+        variant.step(torch.rand(6, 1, size, size), torch.arange(6) % K)
+    path = tmp_path_factory.mktemp(name) / "deep" / "generator.onnx"
+    inputs = generator_inputs(variant.noise_dim, K)
+    export_onnx(variant.generator(), inputs, ["images"], path, METADATA)
+    return Exported(variant.generator(), path, inputs, size)
+
+
+def test_torch_and_onnx_agree_at_any_batch_size(exported: Exported) -> None:
+    assert parity(exported.module, exported.path, exported.inputs, batches=(1, 3, 17)) < 1e-4
+
+
+def test_the_signature_is_the_common_one(exported: Exported) -> None:
+    graph = onnx.load(exported.path).graph
+
+    def shapes(values: object) -> dict[str, list[int | str]]:
+        return {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}  # type: ignore[attr-defined]
+
+    inputs, outputs = shapes(graph.input), shapes(graph.output)
+    assert list(inputs) == ["noise", "labels"], "an unconditional generator has both inputs, too"
+    batch = inputs["noise"][0]
+    assert isinstance(batch, str)
+    assert inputs == {"noise": [batch, exported.inputs["noise"].shape[1]], "labels": [batch]}
+    assert outputs == {"images": [batch, 1, exported.size, exported.size]}
+    assert graph.input[1].type.tensor_type.elem_type == onnx.TensorProto.INT64
+
+
+def test_metadata_roundtrip(exported: Exported) -> None:
+    assert metadata_of(exported.path) == METADATA
+
+
+def test_nothing_but_the_file_is_left(exported: Exported) -> None:
+    assert [path.name for path in exported.path.parent.iterdir()] == ["generator.onnx"]
+
+
+def test_other_weights_fail_parity(exported: Exported) -> None:
+    before = {name: value.clone() for name, value in exported.module.state_dict().items()}
+    with torch.no_grad():
+        for value in exported.module.parameters():
+            value.add_(0.1 * torch.ones_like(value))
+    worst = parity(exported.module, exported.path, exported.inputs)
+    exported.module.load_state_dict(before)
+    assert worst > 1e-2
+
+
+def test_generator_inputs_reach_every_class() -> None:
+    for k in (1, 2, 46):
+        inputs = generator_inputs(7, k)
+        assert inputs["noise"].shape == (3, 7)
+        assert inputs["noise"].dtype == torch.float32
+        assert inputs["labels"].dtype == torch.int64
+        assert int(inputs["labels"].max()) == k - 1
+        assert int(inputs["labels"].min()) >= 0
+
+
+# --- parity itself, on hand-made graphs ---
+
+
+class Doubled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+class Broken(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * float("nan")
+
+
+class Flat(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (2 * x).reshape(-1)
+
+
+def doubling(path: Path, batch: int | str) -> Path:
+    """x -> x + x as ONNX, with the given first axis."""
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Add", ["x", "x"], ["y"])],
+        "double",
+        [value("x", onnx.TensorProto.FLOAT, [batch, 4])],
+        [value("y", onnx.TensorProto.FLOAT, [batch, 4])],
+    )
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+X = {"x": torch.zeros(3, 4)}
+
+
+def test_parity_of_equals_is_zero(tmp_path: Path) -> None:
+    assert parity(Doubled(), doubling(tmp_path / "m.onnx", "batch"), X) == 0
+
+
+@pytest.mark.parametrize("module", [Broken(), Flat()], ids=["nan", "shape"])
+def test_nan_and_other_shapes_never_pass(tmp_path: Path, module: nn.Module) -> None:
+    assert parity(module, doubling(tmp_path / "m.onnx", "batch"), X) == float("inf")
+
+
+def test_a_frozen_batch_is_found(tmp_path: Path) -> None:
+    with pytest.raises(LekhaniError, match=r"m\.onnx does not run at batch size 1: ") as caught:
+        parity(Doubled(), doubling(tmp_path / "m.onnx", 3), X)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_constant_module_differs_by_as_much_as_it_is_off(tmp_path: Path) -> None:
+    class Off(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * x + 0.25
+
+    assert parity(Off(), doubling(tmp_path / "m.onnx", "batch"), X) == pytest.approx(0.25, abs=1e-6)
+
+
+def test_latency_is_a_time(tmp_path: Path) -> None:
+    assert 0 < latency_ms(doubling(tmp_path / "m.onnx", "batch"), X, batch=2, repeats=5) < 1000
+
+
+# --- weights ---
+
+
+def test_weights_roundtrip(tmp_path: Path) -> None:
+    net, other = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)), nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))
+    net(torch.randn(4, 2, 5, 5))  # fills the statistics
+    save_weights(net, tmp_path / "deep" / "w.safetensors")
+    load_weights(other, tmp_path / "deep" / "w.safetensors")
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+
+
+def test_the_memory_layout_does_not_change_the_bytes(tmp_path: Path) -> None:
+    net = nn.Conv2d(4, 4, 3)
+    save_weights(net, tmp_path / "a")
+    save_weights(net.to(memory_format=torch.channels_last), tmp_path / "b")  # type: ignore[call-overload]
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_weights_that_do_not_fit_are_a_sentence(tmp_path: Path) -> None:
+    save_weights(nn.Linear(2, 3), tmp_path / "w")
+    (tmp_path / "junk").write_bytes(b"no safetensors at all")
+    for module, name in ((nn.Linear(3, 3), "w"), (nn.Conv2d(1, 1, 1), "w"), (nn.Linear(2, 3), "junk"), (nn.Linear(2, 3), "nowhere")):
+        with pytest.raises(LekhaniError, match=f"{name} does not hold the weights it should .*; run the stage") as caught:
+            load_weights(module, tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_weights_on_a_full_disk(tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]]) -> None:
+    save_weights(nn.Linear(2, 3), tmp_path / "w")
+    before = (tmp_path / "w").read_bytes()
+    with pytest.raises(LekhaniError, match="Could not write .*w"), full_disk():
+        save_weights(nn.Linear(2, 3), tmp_path / "w")
+    assert [path.name for path in tmp_path.iterdir()] == ["w"]
+    assert (tmp_path / "w").read_bytes() == before
+
+
+def test_onnx_on_a_full_disk(tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = onnx.load(doubling(tmp_path / "m.onnx", "batch"))
+    (tmp_path / "m.onnx").unlink()
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: type("Program", (), {"model_proto": model}))
+    with pytest.raises(LekhaniError, match=r"Could not write .*m\.onnx"), full_disk():
+        export_onnx(Doubled(), X, ["y"], tmp_path / "m.onnx", {})
+    assert list(tmp_path.iterdir()) == []
+    export_onnx(Doubled(), X, ["y"], tmp_path / "m.onnx", {"a": "b"})
+    assert metadata_of(tmp_path / "m.onnx") == {"a": "b"}
+    np.testing.assert_equal(parity(Doubled(), tmp_path / "m.onnx", X), 0.0)
