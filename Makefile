@@ -57,7 +57,7 @@ types: setup ## mypy, strict
 check: lint types test ## everything that CI checks
 
 ui: setup ## the MLflow UI on http://127.0.0.1:5000
-	@mlflow ui --host 127.0.0.1 --port $${PORT:-5000} --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlruns/mlflow.db}
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --port $${PORT:-5000} --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlruns/mlflow.db}
 
 clean: ## remove what the pipeline made (not the environment, not MLflow's runs)
 	@rm -rf data models reports generated checkpoints

@@ -14,6 +14,7 @@ import pytest
 from lekhani import params
 from lekhani.data.spec import MNIST, GlyphClass
 
+Metadata = dict[str, str | None]  # None leaves the key out
 ToyGenerator = Callable[..., Path]
 FullDisk = Callable[[], AbstractContextManager[None]]
 
@@ -35,7 +36,9 @@ def toy_generator() -> ToyGenerator:
     brightness that its first noise value decides.
     """
 
-    def build(path: Path, *, conditional: bool = True, classes: tuple[GlyphClass, ...] = MNIST[:3], size: int = 4, **metadata: str | None) -> Path:
+    def build(
+        path: Path, *, conditional: bool = True, classes: tuple[GlyphClass, ...] = MNIST[:3], size: int = 4, metadata: Metadata | None = None
+    ) -> Path:
         import onnx
         from onnx import TensorProto, helper
 
@@ -84,7 +87,7 @@ def toy_generator() -> ToyGenerator:
             "image_size": str(size),
             "conditional": str(conditional).lower(),
             "classes": json.dumps([asdict(c) for c in classes], ensure_ascii=False),
-            **metadata,
+            **(metadata or {}),
         }
         helper.set_model_props(model, {key: value for key, value in told.items() if value is not None})
         onnx.checker.check_model(model)

@@ -3,15 +3,18 @@
 import logging
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor, nn
 
 from lekhani.errors import LekhaniError
 from lekhani.files import replacing
+from lekhani.variants.base import Stepwise
 
 OPSET = 20
 MAX_BATCH = 4096
@@ -19,8 +22,15 @@ MAX_BATCH = 4096
 
 def export_onnx(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path, metadata: dict[str, str]) -> None:
     """Write `module` as ONNX with the first axis of every input and output free (1 to 4096), and `metadata` as metadata_props."""
-    import onnx
+    model = _unrolled(module, inputs, outputs) if isinstance(module, Stepwise) else _traced(module, inputs, outputs)
+    onnx.helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model, full_check=True)
+    with replacing(path) as temporary:
+        onnx.save(model, temporary)
 
+
+def _traced(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str]) -> onnx.ModelProto:
+    """Trace `module`; inputs of one row stay at one row, the first axis of the others is free."""
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -30,18 +40,69 @@ def export_onnx(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str]
             tuple(inputs.values()),
             input_names=list(inputs),
             output_names=outputs,
-            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            dynamic_shapes=tuple({} if len(value) == 1 else {0: batch} for value in inputs.values()),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
         )
     if program is None:
-        raise LekhaniError(f"torch.onnx could not export to {path}; this is a bug, please report it.")
-    model = program.model_proto
-    onnx.helper.set_model_props(model, metadata)
-    onnx.checker.check_model(model)
-    with replacing(path) as temporary:
-        onnx.save(model, temporary)
+        raise LekhaniError("torch.onnx could not trace the generator; this is a bug, please report it with the params you used.")
+    model: onnx.ModelProto = program.model_proto
+    return model
+
+
+class _Part(nn.Module):
+    """One method of a Stepwise generator as a module of its own, since modules are what can be traced."""
+
+    def __init__(self, whole: Stepwise, method: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.whole = whole
+        self.forward = method  # the method's own arguments are what the tracer sees
+
+
+def _unrolled(module: Stepwise, inputs: dict[str, Tensor], outputs: list[str]) -> onnx.ModelProto:
+    """Trace the three parts once and lay the middle one out `steps` times; the weights stand in the graph once.
+
+    Tracing all steps would take as many times longer and give the same graph.
+    """
+    noise, labels = inputs.values()
+    with torch.no_grad():
+        state = module.begin(noise, labels)
+    begin = _traced(_Part(module, module.begin), {"noise": noise, "labels": labels}, ["begun"])
+    advance = _traced(_Part(module, module.advance), {"state": state, "position": torch.zeros(1), "labels": labels}, ["advanced"])
+    finish = _traced(_Part(module, module.finish), {"state": state}, outputs)
+    nodes = _renamed(begin.graph, "begin", {"noise": "noise", "labels": "labels"}, "state_0")
+    for i in range(module.steps):
+        position = onnx.numpy_helper.from_array(np.array([i / module.steps], np.float32))
+        nodes.append(onnx.helper.make_node("Constant", [], [f"position_{i}"], value=position))
+        given = {"state": f"state_{i}", "position": f"position_{i}", "labels": "labels"}
+        nodes += _renamed(advance.graph, f"step_{i}", given, f"state_{i + 1}")
+    nodes += _renamed(finish.graph, "finish", {"state": f"state_{module.steps}"}, outputs[0])
+    weights = []
+    for name, part in (("begin", begin), ("step", advance), ("finish", finish)):
+        for weight in part.graph.initializer:
+            weight.name = f"{name}/{weight.name}"
+            weights.append(weight)
+    graph = onnx.helper.make_graph(nodes, "unrolled", list(begin.graph.input), list(finish.graph.output), weights)
+    return onnx.helper.make_model(graph, opset_imports=advance.opset_import, ir_version=advance.ir_version)
+
+
+def _renamed(graph: onnx.GraphProto, prefix: str, given: dict[str, str], result: str) -> list[onnx.NodeProto]:
+    """Copies of a graph's nodes whose values carry `prefix`; inputs become what is `given`, the one output `result`.
+
+    Weights are named after the part alone (`step`, not `step_3`), so that all its copies share them.
+    """
+    shared = {weight.name: f"{prefix.split('_', maxsplit=1)[0]}/{weight.name}" for weight in graph.initializer}
+    fixed = {"": "", **shared, **given, graph.output[0].name: result}
+    nodes = []
+    for original in graph.node:
+        node = onnx.NodeProto()
+        node.CopyFrom(original)
+        node.name = f"{prefix}/{original.name}"
+        node.input[:] = [fixed.get(name, f"{prefix}/{name}") for name in original.input]
+        node.output[:] = [fixed.get(name, f"{prefix}/{name}") for name in original.output]
+        nodes.append(node)
+    return nodes
 
 
 def parity(module: nn.Module, path: Path, inputs: dict[str, Tensor], batches: tuple[int, ...] = (1, 3, 17)) -> float:
@@ -91,8 +152,6 @@ def generator_inputs(noise_dim: int, n_classes: int) -> dict[str, Tensor]:
 
 def metadata_of(path: Path) -> dict[str, str]:
     """The metadata_props of an ONNX file."""
-    import onnx
-
     model: Any = onnx.load(path, load_external_data=False)
     return {entry.key: entry.value for entry in model.metadata_props}
 

@@ -9,6 +9,34 @@ from torch import Tensor, nn
 from lekhani import params
 
 
+class Stepwise(nn.Module):
+    """A generator that takes one step over and over: noise -> state, `steps` times state -> state, state -> images.
+
+    Written in these three parts, it is exported by tracing one step and repeating it in the graph, with one copy of the weights.
+    """
+
+    steps: int
+
+    def begin(self, noise: Tensor, labels: Tensor) -> Tensor:
+        """The first state [N, ...] from noise float32 [N, noise_dim] and labels int64 [N]."""
+        raise NotImplementedError
+
+    def advance(self, state: Tensor, position: Tensor, labels: Tensor) -> Tensor:
+        """The next state; `position` float32 [1] is the share of steps already taken, 0 at the first."""
+        raise NotImplementedError
+
+    def finish(self, state: Tensor) -> Tensor:
+        """Images float32 [N,1,H,W] in [0,1] from the last state."""
+        raise NotImplementedError
+
+    def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
+        """All steps in a row."""
+        state = self.begin(noise, labels)
+        for i in range(self.steps):
+            state = self.advance(state, torch.full((1,), i / self.steps, device=noise.device), labels)
+        return self.finish(state)
+
+
 class Variant(ABC):
     """A family of generative model together with its loss, optimisers and one training step.
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lekhani import params
-from lekhani.variants.base import Variant
+from lekhani.variants.base import Stepwise, Variant
 from lekhani.variants.nets import channels_last
 
 
@@ -85,29 +85,34 @@ class Velocity(nn.Module):
         return F.pixel_shuffle(self.leave(F.silu(self.norm(h))), 2)
 
 
-class Sampler(nn.Module):
-    """Euler steps from noise at t=0 to an image at t=1: noise float32 [N, H*W], labels int64 [N] -> images float32 [N,1,H,W] in [0,1]."""
+class Sampler(Stepwise):
+    """Euler steps from noise at t=0 to an image at t=1: noise float32 [N, H*W], labels int64 [N] -> images float32 [N,1,H,W] in [0,1].
+
+    When guidance is not 1, each step is pushed away from where it would go without a label.
+    """
 
     def __init__(self, velocity: Velocity, image_size: int, n_classes: int, steps: int, guidance: float) -> None:
         super().__init__()
         self.velocity = velocity
         self.image_size, self.n_classes, self.steps, self.guidance = image_size, n_classes, steps, guidance
 
-    def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """See the class."""
-        x = noise.reshape(noise.shape[0], 1, self.image_size, self.image_size)
-        for i in range(self.steps):
-            x = x + self.guided(x, i / self.steps, labels) / self.steps
-        return (x.clamp(-1, 1) + 1) / 2
+    def begin(self, noise: Tensor, labels: Tensor) -> Tensor:
+        """See Stepwise."""
+        return noise.reshape(noise.shape[0], 1, self.image_size, self.image_size)
 
-    def guided(self, x: Tensor, time: float, labels: Tensor) -> Tensor:
-        """The velocity at `time`, pushed away from the label-free one when guidance is not 1."""
-        t = torch.full_like(x[:, 0, 0, 0], time)
+    def advance(self, state: Tensor, position: Tensor, labels: Tensor) -> Tensor:
+        """See Stepwise."""
+        n = state.shape[0]
         if self.guidance == 1:
-            return self.velocity(x, t, labels)  # type: ignore[no-any-return]
-        n = x.shape[0]
-        both = self.velocity(torch.cat([x, x]), torch.cat([t, t]), torch.cat([labels, torch.full_like(labels, self.n_classes)]))
-        return both[n:] + self.guidance * (both[:n] - both[n:])  # type: ignore[no-any-return]
+            return state + self.velocity(state, position.expand(n), labels) / self.steps  # type: ignore[no-any-return]
+        both = torch.cat([labels, torch.full_like(labels, self.n_classes)])
+        velocity = self.velocity(torch.cat([state, state]), position.expand(2 * n), both)
+        told, untold = velocity[:n], velocity[n:]
+        return state + (untold + self.guidance * (told - untold)) / self.steps  # type: ignore[no-any-return]
+
+    def finish(self, state: Tensor) -> Tensor:
+        """See Stepwise."""
+        return (state.clamp(-1, 1) + 1) / 2
 
 
 class FlowMatching(Variant):

@@ -66,7 +66,6 @@ def test_fid(pair: tuple[Readings, Readings, dict[str, float]]) -> None:
 
 def test_kid_over_whole_sets(pair: tuple[Readings, Readings, dict[str, float]]) -> None:
     generated, real, got = pair
-    # A biased cross term (torch-fidelity's drops nothing there, over equal sizes) is what the formula above has, too.
     assert got["kid"] == pytest.approx(kernel_distance(generated[0], real[0]), rel=1e-3)
     assert got["kid_std"] == pytest.approx(0, abs=1e-6), "every subset is the whole set"
 
@@ -80,7 +79,7 @@ def test_inception_score(pair: tuple[Readings, Readings, dict[str, float]]) -> N
 def test_precision_and_recall_are_not_mixed_up() -> None:
     rng = np.random.default_rng(0)
     real = rng.normal(size=(200, FEATURES)).astype(np.float32)
-    narrow = np.concatenate([real[:20] + 1e-3 * rng.normal(size=(20, FEATURES)).astype(np.float32)] * 4)
+    narrow = np.repeat(real[:20], 4, axis=0) + 0.05 * rng.normal(size=(80, FEATURES)).astype(np.float32)
     logits = np.zeros((200, K), np.float32)
     got = fidelity((narrow, logits[:80]), (real, logits), 50, 1)
     assert got["precision"] == pytest.approx(inside(narrow, real), abs=1e-6) == 1
@@ -98,7 +97,7 @@ def test_precision_and_recall(pair: tuple[Readings, Readings, dict[str, float]])
 def test_inception_score_at_its_ends(certainty: float, score: float) -> None:
     features, _ = readings(5 * 800, 1)
     logits = certainty * np.eye(K, dtype=np.float32)[np.arange(len(features)) % K]
-    got = fidelity((features[:, :], logits), readings(50, 2), 20, 1)
+    got = fidelity((features, logits), readings(50, 2), 20, 1)
     assert got["inception_score"] == pytest.approx(score, rel=0.01)
 
 
@@ -113,11 +112,11 @@ def test_more_noise_is_farther_away() -> None:
     features, logits = readings(300, 1)
     noise = np.random.default_rng(5).normal(size=features.shape).astype(np.float32)
     other = readings(300, 2)
-    distances = [fidelity((features + amount * noise, logits), other, 300, 1) for amount in (0, 0.2, 0.5, 1.0)]
+    distances = [fidelity((features + amount * noise, logits), other, 300, 1) for amount in (0, 0.5, 1.0, 2.0)]
     for name in ("fid", "kid"):
         values = [one[name] for one in distances]
         assert values == sorted(values)
-        assert values[-1] > values[0] + 0.1 * abs(values[0])
+        assert values[-1] > 2 * abs(values[0])
 
 
 def test_the_seed_decides_the_subsets() -> None:

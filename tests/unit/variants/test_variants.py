@@ -271,9 +271,7 @@ def test_guidance_of_one_and_zero_on_the_real_network(tiny: params.Variants) -> 
         variant.progress = 0.2
         variant.step(*batch(28))
     x, labels = torch.randn(3, 1, 28, 28), torch.arange(3)
-    told, untold, near_one = (
-        Sampler(variant.velocity, 28, K, 2, g).guided(x, 0.5, labels) for g in (1.0, 0.0, 1.0 + 1e-7)
-    )
+    told, untold, near_one = (Sampler(variant.velocity, 28, K, 2, g).guided(x, 0.5, labels) for g in (1.0, 0.0, 1.0 + 1e-7))
     t = torch.full((3,), 0.5)
     with torch.no_grad():
         torch.testing.assert_close(told, variant.velocity(x, t, labels))

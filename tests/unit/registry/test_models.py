@@ -1,0 +1,116 @@
+"""The registry: one model per dataset, a challenger, perhaps a champion, and files that can be fetched."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from lekhani.errors import LekhaniError
+from lekhani.files import sha256
+from lekhani.registry import models
+from lekhani.tracking import runs
+from lekhani.tracking.store import connect
+
+EXPERIMENT = "test-registry"
+ToyGenerator = Callable[..., Path]
+
+
+@dataclass(frozen=True)
+class Logged:
+    run_id: str
+    uri: str
+    file: Path
+
+
+@pytest.fixture
+def log(store: Path, toy_generator: ToyGenerator, tmp_path: Path) -> Callable[..., Logged]:
+    """Logs a toy generator to a run of its own, with a judge beside it."""
+
+    def one(name: str, judge: bool = True) -> Logged:
+        path = toy_generator(tmp_path / f"{name}.onnx", metadata={"lineage": name})
+        (tmp_path / "judge.onnx").write_text("the judge")
+        with runs.resume(None, EXPERIMENT, name, {}) as run_id:
+            uri = runs.log_model(path, 16, 4)
+            if judge:
+                mlflow.log_artifact(str(tmp_path / "judge.onnx"), "judge")
+        return Logged(run_id, uri, path)
+
+    return one
+
+
+def test_nothing_registered_is_a_sentence(store: Path) -> None:
+    with pytest.raises(LekhaniError, match="Nothing is registered as lekhani-nothing in MLflow at sqlite.*; run `make demo` or pass --model"):
+        models.find("nothing")
+
+
+def test_register_find_and_promote(log: Callable[..., Logged]) -> None:
+    client, name = connect(), "lekhani-toys"
+    first, second = log("first"), log("second", judge=False)
+
+    version = models.register("toys", first.run_id, first.uri, {"variant": "dcgan", "fid": "3.5"})
+    assert (version.name, str(version.version)) == (name, "1")
+    stored = client.get_model_version(name, "1")
+    assert stored.run_id == first.run_id
+    assert stored.tags == {"variant": "dcgan", "fid": "3.5"}
+    assert str(client.get_model_version_by_alias(name, "challenger").version) == "1"
+
+    again = models.register("toys", first.run_id, first.uri, {})
+    assert str(again.version) == "1", "calling twice adds nothing"
+    assert len(client.search_model_versions(f"name = '{name}'")) == 1
+
+    found = models.find("toys")
+    assert (found.name, found.version, found.alias) == (name, "1", "challenger")
+    assert found.generator.suffix == ".onnx"
+    assert found.judge is not None
+    assert found.judge.read_text() == "the judge"
+
+    client.set_registered_model_alias(name, "champion", "1")
+    assert str(models.register("toys", second.run_id, second.uri, {}).version) == "2"
+    assert str(client.get_model_version_by_alias(name, "challenger").version) == "2"
+    found = models.find("toys")
+    assert (found.version, found.alias) == ("1", "champion"), "a champion goes first"
+
+    client.delete_registered_model_alias(name, "champion")
+    found = models.find("toys")
+    assert (found.version, found.alias) == ("2", "challenger")
+    assert found.judge is None, "its run kept none"
+
+    assert str(models.register("toys", first.run_id, first.uri, {}).version) == "1"
+    assert str(client.get_model_version_by_alias(name, "challenger").version) == "1", "an older model can be put forward again"
+
+
+def test_what_is_found_is_the_generator_that_was_logged(log: Callable[..., Logged]) -> None:
+    from lekhani.serve.session import Generator
+
+    logged = log("whole")
+    models.register("whole", logged.run_id, logged.uri, {})
+    generator = Generator(models.find("whole").generator, "cpu")
+    assert generator.session.get_modelmeta().custom_metadata_map["lineage"] == "whole"
+    assert generator.noise_dim == 16
+    assert sha256(models.find("whole").generator) == generator.sha256
+
+
+def test_datasets_do_not_share_versions(log: Callable[..., Logged]) -> None:
+    logged = log("shared")
+    models.register("one", logged.run_id, logged.uri, {})
+    models.register("one_more", logged.run_id, logged.uri, {})
+    assert models.find("one").name == "lekhani-one"
+    assert len(connect().search_model_versions("name = 'lekhani-one'")) == 1
+    with pytest.raises(LekhaniError, match="Nothing is registered as lekhani-on in"):
+        models.find("on")
+
+
+def test_a_model_that_is_gone_is_a_sentence(log: Callable[..., Logged]) -> None:
+    logged = log("gone")
+    models.register("gone", logged.run_id, logged.uri, {})
+    models.find("gone").generator.rename(logged.file)
+    with pytest.raises(LekhaniError, match="holds 0 ONNX files|cannot be fetched"):
+        models.find("gone")
+
+
+def test_a_model_that_was_never_logged_cannot_be_registered(store: Path) -> None:
+    with pytest.raises(LekhaniError, match="Could not register lekhani-ghost in MLflow at sqlite") as caught:
+        models.register("ghost", "0" * 32, "models:/m-0123456789", {})
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,172 @@
+"""A generator draws by its seed and nothing else, and a file that is none of ours is one sentence."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from lekhani.data.spec import MNIST, Bytes
+from lekhani.errors import LekhaniError
+from lekhani.files import sha256
+from lekhani.serve.session import Generator, Reader, open_session
+
+
+@pytest.fixture(scope="module")
+def generator(toy_generator: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Generator:
+    return Generator(toy_generator(tmp_path_factory.mktemp("toy") / "generator.onnx"), "cpu")
+
+
+@pytest.fixture(scope="module")
+def judge_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """features = 128 times the mean brightness; logits of 3 classes favour the nearest of 0, 0.5 and 1."""
+    path = tmp_path_factory.mktemp("judge") / "judge.onnx"
+    helper, kinds = onnx.helper, onnx.TensorProto
+    nodes = [
+        helper.make_node("ReduceMean", ["images", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "ones"], ["features"]),
+        helper.make_node("Sub", ["mean", "anchors"], ["away"]),
+        helper.make_node("Abs", ["away"], ["distance"]),
+        helper.make_node("Mul", ["distance", "minus"], ["logits"]),
+    ]
+    constants = [
+        helper.make_tensor("axes", kinds.INT64, [2], [2, 3]),
+        helper.make_tensor("ones", kinds.FLOAT, [1, 128], [1.0] * 128),
+        helper.make_tensor("anchors", kinds.FLOAT, [1, 3], [0.0, 0.5, 1.0]),
+        helper.make_tensor("minus", kinds.FLOAT, [], [-100.0]),
+    ]
+    value = helper.make_tensor_value_info
+    outputs = [value("features", kinds.FLOAT, ["batch", 128]), value("logits", kinds.FLOAT, ["batch", 3])]
+    graph = helper.make_graph(nodes, "judge", [value("images", kinds.FLOAT, ["batch", 1, 4, 4])], outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(model, {"dataset": "mnist", "classes": json.dumps([asdict(c) for c in MNIST[:3]])})
+    onnx.save(model, path)
+    return path
+
+
+def drawn(generator: Generator, labels: list[int], seed: int = 1, batch_size: int = 128) -> Bytes:
+    return np.concatenate(list(generator.draw(np.array(labels, np.int64), np.random.default_rng(seed), batch_size)))
+
+
+def test_the_metadata_is_read(generator: Generator) -> None:
+    assert (generator.dataset, generator.variant, generator.conditional) == ("mnist", "flow_matching", True)
+    assert (generator.noise_dim, generator.image_size) == (16, 4)
+    assert generator.classes == MNIST[:3]
+    assert generator.sha256 == sha256(generator.path)
+
+
+def test_only_true_is_conditional(toy_generator: Callable[..., Path], tmp_path: Path) -> None:
+    assert not Generator(toy_generator(tmp_path / "u.onnx", conditional=False), "cpu").conditional
+
+
+def test_each_image_has_the_label_asked_for(generator: Generator) -> None:
+    images = drawn(generator, [2, 0, 1, 1])
+    assert images.shape == (4, 4, 4)
+    assert images.dtype == np.uint8
+    shades = images.mean(axis=(1, 2)) / 255 * 3 - 0.5
+    assert np.rint(shades).tolist() == [2, 0, 1, 1]
+
+
+def test_the_seed_decides_and_nothing_else(generator: Generator) -> None:
+    first = drawn(generator, [0, 1, 2])
+    np.random.seed(0)  # noqa: NPY002 - the global generator must not matter
+    drawn(generator, [1], seed=9)
+    np.testing.assert_array_equal(drawn(generator, [0, 1, 2]), first)
+    assert not np.array_equal(drawn(generator, [0, 1, 2], seed=2), first)
+
+
+def test_the_batch_size_and_what_follows_do_not_matter(generator: Generator) -> None:
+    labels = [0, 1, 2, 0, 1, 2, 0]
+    whole = drawn(generator, labels)
+    np.testing.assert_array_equal(drawn(generator, labels, batch_size=2), whole)
+    np.testing.assert_array_equal(drawn(generator, labels[:3]), whole[:3])
+
+
+def test_pixels_are_rounded_and_clipped(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.linspace(-1, 2, 16, dtype=np.float32).reshape(1, 1, 4, 4)
+    monkeypatch.setattr(generator, "run", lambda *_: values)
+    np.testing.assert_array_equal(drawn(generator, [0])[0], np.rint(values[0, 0].clip(0, 1) * 255))
+
+
+def test_batches_come_one_by_one(generator: Generator) -> None:
+    batches = generator.draw(np.zeros(5, np.int64), np.random.default_rng(0), batch_size=2)
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+
+
+def test_an_input_that_the_exporter_dropped_is_not_fed(toy_generator: Callable[..., Path], tmp_path: Path) -> None:
+    path = toy_generator(tmp_path / "g.onnx")
+    model = onnx.load(path)
+    del model.graph.input[1]
+    for node in list(model.graph.node):
+        if node.op_type == "Cast":
+            model.graph.node.remove(node)
+        if node.name == "" and list(node.output) == ["number_cell"]:
+            model.graph.node.remove(node)
+    model.graph.initializer.append(onnx.helper.make_tensor("number_cell", onnx.TensorProto.FLOAT, [1, 1, 1, 1], [0.0]))
+    onnx.save(model, path)
+    assert drawn(Generator(path, "cpu"), [2, 0]).shape == (2, 4, 4)
+
+
+def test_the_reader_reads(judge_file: Path) -> None:
+    reader = Reader(judge_file, "cpu")
+    assert reader.classes == MNIST[:3]
+    images = np.stack([np.full((4, 4), shade, np.uint8) for shade in (250, 3, 128, 120, 255)])
+    features, logits = reader.read(images, batch_size=2)
+    assert features.shape == (5, 128)
+    np.testing.assert_allclose(features[:, 0], images[:, 0, 0] / 255, rtol=1e-5)
+    assert logits.argmax(1).tolist() == [2, 0, 1, 1, 2]
+    probabilities = reader.probabilities(images)
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+    assert probabilities.argmax(1).tolist() == [2, 0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("kind", [Generator, Reader])
+@pytest.mark.parametrize(("content", "words"), [(None, "There is no model at"), (b"not onnx", "cannot be opened as an ONNX model"), (b"", "m.onnx")])
+def test_a_file_that_is_no_model(tmp_path: Path, kind: Callable[[Path, str], object], content: bytes | None, words: str) -> None:
+    if content is not None:
+        (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(LekhaniError, match=words) as caught:
+        kind(tmp_path / "m.onnx", "cpu")
+    assert "m.onnx" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(LekhaniError, match="There is no model at"):
+        open_session(tmp_path, "cpu")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"noise_dim": None},
+        {"dataset": None},
+        {"classes": "[{]"},
+        {"classes": '[{"label": 0}]'},
+        {"classes": "3"},
+        {"image_size": "big"},
+        {"conditional": None},
+    ],
+    ids=str,
+)
+def test_a_model_that_is_no_generator_of_ours(toy_generator: Callable[..., Path], tmp_path: Path, metadata: dict[str, str | None]) -> None:
+    path = toy_generator(tmp_path / "g.onnx", metadata=metadata)
+    with pytest.raises(LekhaniError, match=r"g\.onnx is no generator exported by lekhani") as caught:
+        Generator(path, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_judge_is_no_generator(judge_file: Path) -> None:
+    with pytest.raises(LekhaniError, match="no generator exported by lekhani"):
+        Generator(judge_file, "cpu")
+
+
+def test_a_model_without_metadata_is_no_judge(judge_file: Path, tmp_path: Path) -> None:
+    model = onnx.load(judge_file)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "j.onnx")
+    with pytest.raises(LekhaniError, match="no judge exported by lekhani"):
+        Reader(tmp_path / "j.onnx", "cpu")
