@@ -42,11 +42,13 @@ def options(
     _State.params_file = params
 
 
-def _params(variant: str | None = None) -> "Params":
+def _params(dataset: str | None = None, variant: str | None = None) -> "Params":
     from lekhani import params
     from lekhani.errors import UsageError
 
     choices = params.load(_State.params_file)
+    if dataset is not None:
+        choices.dataset(dataset)
     known = list(type(choices.variants).model_fields)
     if variant is not None and variant not in known:
         raise UsageError(f"No variant {variant!r}; there are: {', '.join(known)}.")
@@ -58,7 +60,7 @@ def fetch(dataset: Dataset) -> None:
     """Bring a dataset's raw files to data/raw/."""
     from lekhani import stages
 
-    stages.fetch(_params(), dataset)
+    stages.fetch(_params(dataset), dataset)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -66,7 +68,7 @@ def prepare(dataset: Dataset) -> None:
     """Bring raw files into the one prepared form."""
     from lekhani import stages
 
-    stages.prepare(_params(), dataset)
+    stages.prepare(_params(dataset), dataset)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -74,7 +76,7 @@ def validate(dataset: Dataset) -> None:
     """Check prepared data; a failed check ends with exit code 1."""
     from lekhani import stages
 
-    stages.validate(_params(), dataset)
+    stages.validate(_params(dataset), dataset)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -82,7 +84,7 @@ def judge(dataset: Dataset) -> None:
     """Train the classifier that measures every variant."""
     from lekhani import stages
 
-    stages.judge(_params(), dataset)
+    stages.judge(_params(dataset), dataset)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -90,7 +92,7 @@ def train(dataset: Dataset, variant: Variant) -> None:
     """Train one variant on one dataset."""
     from lekhani import stages
 
-    stages.train(_params(variant), dataset, variant)
+    stages.train(_params(dataset, variant), dataset, variant)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -98,7 +100,7 @@ def export(dataset: Dataset, variant: Variant) -> None:
     """Export a trained generator to ONNX and prove parity."""
     from lekhani import stages
 
-    stages.export(_params(variant), dataset, variant)
+    stages.export(_params(dataset, variant), dataset, variant)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -106,7 +108,7 @@ def evaluate(dataset: Dataset, variant: Variant) -> None:
     """Score an exported generator."""
     from lekhani import stages
 
-    stages.evaluate(_params(variant), dataset, variant)
+    stages.evaluate(_params(dataset, variant), dataset, variant)
 
 
 @app.command(rich_help_panel=STAGES)

@@ -17,12 +17,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-Betas = Annotated[tuple[float, float], Field(description="Adam's decay rates of the first and second moment")]
+Betas = Annotated[tuple[Fraction, Fraction], Field(description="Adam's decay rates of the first and second moment")]
 Policy = Literal["error", "warn", "off"]
 
 
+class ParamsError(Exception):
+    """Something in params.yaml is wrong; the message is one sentence for people."""
+
+
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Data(_Model):
@@ -164,13 +168,20 @@ class Params(_Model):
                     raise ValueError(f"pipeline.datasets names {name!r}, which `{where}` does not describe; add {where}.{name}")
         return self
 
-
-class ParamsError(Exception):
-    """Something in params.yaml is wrong; the message is one sentence for people."""
+    def dataset(self, name: str) -> Data:
+        """Where dataset `name` comes from; raises ParamsError when params.yaml does not describe it."""
+        if name not in self.data:
+            raise ParamsError(f"No dataset {name!r} in the params; there are: {', '.join(self.data)}.")
+        return self.data[name]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 floats (PyYAML would read 1e-3 as text) and no silent second copy of a key."""
+    """YAML 1.2 as DVC reads it: 1e-3 is a number and `off` a word; and no silent second copy of a key."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own attribute, without its booleans
+        letter: [(tag, pattern) for tag, pattern in pairs if tag != "tag:yaml.org,2002:bool"]
+        for letter, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -180,6 +191,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))
 
 
@@ -205,7 +217,7 @@ def resolve(raw: dict[str, Any], where: str = "params.yaml") -> Params:
         raise ParamsError(f"{where}: `profiles` must be a mapping of {' and '.join(names)}.")
     for name in profiles:
         if name not in names:
-            raise ParamsError(f"{where}: unknown profile `profiles.{name}`{_nearest(str(name), names)}.")
+            raise ParamsError(_stopped(f"{where}: unknown profile `profiles.{name}`{_nearest(str(name), names)}"))
     chosen = base.get("profile")
     merged = _overlay(base, profiles.get(chosen, {}) if isinstance(chosen, str) else {}, where, f"profiles.{chosen}")
     try:
@@ -241,7 +253,8 @@ def _nearest(word: str, valid: "tuple[str, ...] | list[str]") -> str:
 
 
 def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
+    errors = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # a misspelt key explains the missing one
+    first = errors[0]
     # A union reports one error per member; the key is what the path holds before the member's name.
     path = [part for part in first["loc"] if not (isinstance(part, str) and ("[" in part or "tuple" in part))]
     key = ".".join(str(part) for part in path)
@@ -258,8 +271,12 @@ def _sentence(error: ValidationError) -> str:
         text = f"`{key}` is {first['input']!r}{_nearest(str(first['input']), expected)}"
     else:
         text = f"`{key}` is {first['input']!r}: {message[0].lower()}{message[1:]}"
-    more = len(error.errors()) - 1
-    return text + (f" (and {more} more)" if more and first["type"] != "literal_error" else "") + ("" if text.endswith("?") else ".")
+    more = len(errors) - 1
+    return _stopped(text + (f" (and {more} more)" if more and first["type"] != "literal_error" else ""))
+
+
+def _stopped(sentence: str) -> str:
+    return sentence if sentence.endswith("?") else f"{sentence}."
 
 
 def _keys_at(path: "list[str | int]") -> list[str]:

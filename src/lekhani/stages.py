@@ -4,14 +4,14 @@ import json
 import logging
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lekhani import files, params
+from lekhani import files
 from lekhani.data import spec
 from lekhani.errors import LekhaniError, UsageError
 
@@ -29,14 +29,14 @@ def fetch(p: "Params", dataset: str) -> None:
     """Source -> data/raw/D/."""
     from lekhani.data import fetch as sources
 
-    sources.fetch(dataset, _data(p, dataset), p.seed, RAW / dataset)
+    sources.fetch(dataset, p.dataset(dataset), p.seed, RAW / dataset)
 
 
 def prepare(p: "Params", dataset: str) -> None:
     """data/raw/D/ -> data/prepared/D/{images.npy, labels.npy, manifest.parquet, dataset.json}."""
     from lekhani.data import prepare as preparing
 
-    info = preparing.prepare(dataset, _data(p, dataset), p.seed, RAW / dataset, PREPARED / dataset)
+    info = preparing.prepare(dataset, p.dataset(dataset), p.seed, RAW / dataset, PREPARED / dataset)
     log.info("%s: %d train and %d test images in %d classes", dataset, info.counts["train"], info.counts["test"], info.n_classes)
 
 
@@ -198,7 +198,7 @@ def export(p: "Params", dataset: str, variant: str) -> None:
     if p.tracking.backend == "mlflow":
         from lekhani.tracking import runs
 
-        with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", _revision()):
+        with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", _revision(facts)):
             runs.log_model(path, facts["noise_dim"], facts["image_size"])
 
 
@@ -254,7 +254,7 @@ def evaluate(p: "Params", dataset: str, variant: str) -> None:
     if p.tracking.backend == "mlflow":
         from lekhani.tracking import runs
 
-        with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", _revision()):
+        with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", _revision(facts)):
             runs.log_scorecard(
                 card, [reports / "grid.png", reports / "per_class.csv", reports / "scorecard.json"], MODELS / dataset / "judge" / "judge.onnx"
             )
@@ -295,23 +295,17 @@ def register(p: "Params", dataset: str) -> str:
     from lekhani.registry import models
     from lekhani.tracking import runs
 
-    _data(p, dataset)
+    p.dataset(dataset)
     best = rank([files.read_json(SCORECARDS / f"{dataset}-{v}.json") for v in p.pipeline.variants])[0]
     folder = MODELS / dataset / best["variant"]
     facts = files.read_json(folder / "training.json")
     if files.sha256(folder / "generator.onnx") != best["model_sha256"]:
         raise LekhaniError(f"{folder / 'generator.onnx'} is not the file that was scored; run `dvc repro` first.")
-    with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{best['variant']}", _revision()) as run_id:
+    with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{best['variant']}", _revision(facts)) as run_id:
         uri = runs.logged_model(run_id) or runs.log_model(folder / "generator.onnx", facts["noise_dim"], facts["image_size"])
     tags = {key: str(best[key]) for key in ("variant", "model_sha256", "fid", "fid_ratio", "label_agreement") if key in best}
     version = models.register(dataset, run_id, uri, {**tags, "data_digest": facts["data_digest"]})
     return f"{version.name} version {version.version} is {best['variant']} (FID {best['fid']:.2f}), alias challenger."
-
-
-def _data(p: "Params", dataset: str) -> "params.Data":
-    if dataset not in p.data:
-        raise UsageError(f"No dataset {dataset!r} in params.yaml; there are: {', '.join(p.data)}.")
-    return p.data[dataset]
 
 
 def _info(dataset: str) -> spec.DatasetInfo:
@@ -343,9 +337,9 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
     return {key: json.dumps(value) if isinstance(value, list | tuple) else value for key, value in values.items()}
 
 
-def _revision() -> dict[str, str]:
-    """Tags that lead from a run back to code and data: git commit, whether the tree was clean, DVC's lock and experiment."""
-    tags = {}
+def _revision(facts: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Tags that lead from a run back to code, data and weights: git commit, whether the tree was clean, DVC's lock and experiment."""
+    tags = {"generator_sha256": facts["generator_sha256"]} if facts else {}
     ask: Callable[..., str] = lambda *words: subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()  # noqa: E731, S603, S607
     try:
         tags["git.commit"] = ask("rev-parse", "HEAD")

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ class Workspace:
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The pipeline reproduced once on MNIST's embedded scans."""
     space = Workspace(tmp_path_factory.mktemp("pipeline") / "project")
     space.path.mkdir()
@@ -76,7 +75,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     space.run("dvc", "repro")
     space.run("git", "add", "-A")
     space.run("git", "commit", "-qm", "reproduced")
-    yield space
+    return space
 
 
 def test_every_output_is_there_and_keeps_its_contract(workspace: Workspace) -> None:

@@ -109,10 +109,7 @@ def test_an_unknown_variant(command: str, project: Path, monkeypatch: pytest.Mon
     assert "No variant 'nope'; there are: dcgan, flow_matching." in sentence(capsys.readouterr().err)
 
 
-UNCHECKED = pytest.mark.xfail(strict=True, reason="the stage looks for the dataset's files before it looks for the dataset in params.yaml")
-
-
-@pytest.mark.parametrize("command", ["register"] + [name if name in {"fetch", "prepare"} else pytest.param(name, marks=UNCHECKED) for name in STAGES])
+@pytest.mark.parametrize("command", ["register", *STAGES])
 def test_an_unknown_dataset(command: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     code = call(monkeypatch, command, "-d", "nope", *(["-v", "dcgan"] if command in WITH_VARIANT else []))
     message = sentence(capsys.readouterr().err)
@@ -141,8 +138,6 @@ def test_wrong_params(
     capsys: pytest.CaptureFixture[str],
     request: pytest.FixtureRequest,
 ) -> None:
-    if words == "sead":
-        request.applymarker(pytest.mark.xfail(strict=True, reason="the missing keys are reported instead of the misspelt one"))
     monkeypatch.chdir(tmp_path)
     if content is not None:
         Path("params.yaml").write_text(content, encoding="utf-8")

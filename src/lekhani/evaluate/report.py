@@ -93,7 +93,7 @@ def leaderboard_markdown(cards: Sequence[Mapping[str, Any]]) -> str:
         rows = [card for card in ranked if card["dataset"] == dataset]
         lines += [f"## {dataset}", "", "| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
         lines += ["| " + " | ".join(_cells(card)) + " |" for card in rows]
-        lines += ["| " + " | ".join(_floor_cells(rows[0])) + " |", ""]
+        lines += ["| " + " | ".join(_floor_cells(next((card for card in rows if "label_agreement_floor" in card), rows[0]))) + " |", ""]
     return "\n".join(lines)
 
 

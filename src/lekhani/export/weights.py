@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from lekhani.errors import LekhaniError
@@ -12,7 +12,8 @@ from lekhani.files import replacing
 def save_weights(module: nn.Module, path: Path) -> None:
     """Write a module's state; the same weights give the same bytes, whatever layout they have in memory."""
     with replacing(path) as temporary:
-        save_file({name: value.contiguous() for name, value in module.state_dict().items()}, temporary)
+        # Written by Python, so that a full disk is an OSError like any other.
+        temporary.write_bytes(save({name: value.contiguous() for name, value in module.state_dict().items()}))
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

@@ -8,7 +8,7 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 
 from lekhani.errors import LekhaniError
-from lekhani.tracking.store import connect  # first: it sets mlflow's environment
+from lekhani.tracking.store import connect
 
 log = logging.getLogger("lekhani")
 

@@ -3,6 +3,7 @@
 import csv
 import difflib
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ def parse_labels(wanted: Sequence[str], classes: Sequence[GlyphClass]) -> Labels
     labels: list[int] = []
     for entry in wanted:
         what, count = entry.rsplit("=", 1) if "=" in entry else (entry, "1")
-        if not count.isascii() or not count.isdigit() or not 1 <= int(count) <= MAX_COUNT:
+        if not re.fullmatch(r"[0-9]{1,7}", count) or not 1 <= int(count) <= MAX_COUNT:
             raise UsageError(f"--label {entry}: the count after = must be a whole number from 1 to {MAX_COUNT:,}.")
         if what not in by_name:
             close = difflib.get_close_matches(what, by_name, n=1)
@@ -106,8 +107,12 @@ def draw(pen: Pen, labels: Labels, seed: int, patience: int = 200) -> Bytes:
 
 def write_folder(pen: Pen, wanted: Sequence[str], seed: int, out: Path, overwrite: bool = False) -> str:
     """Draw what is `wanted` and write PNGs and labels.csv into the folder `out`, whole or not at all; returns a sentence about it."""
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} exists already; choose another --out or pass --overwrite.")
+    out = out.resolve()
+    if out.exists():
+        if not overwrite:
+            raise UsageError(f"{out} exists already; choose another --out or pass --overwrite.")
+        if not (out / "labels.csv").is_file():
+            raise UsageError(f"{out} holds no labels.csv, so it is none of ours to overwrite; choose another --out.")
     labels = parse_labels(wanted, pen.generator.classes)
     images = draw(pen, labels, seed)
     with replacing(out) as folder:
@@ -117,7 +122,8 @@ def write_folder(pen: Pen, wanted: Sequence[str], seed: int, out: Path, overwrit
             writer.writerow(("file", "label", "name", "glyph"))
             for i, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
                 known = pen.generator.classes[label]
-                name = f"{i:06d}_{known.name}.png"
+                safe = re.sub(r"[^\w-]", "_", known.name)[:80]  # a model file may name its classes as it likes
+                name = f"{i:06d}_{safe}.png"
                 save_png(image, folder / name)
                 writer.writerow((name, label, known.name, known.glyph))
     return f"Wrote {len(images)} images of {len(set(labels.tolist()))} classes to {out} with {pen.origin}, seed {seed}."

@@ -19,7 +19,7 @@ from mlflow.types import Schema, TensorSpec
 
 from lekhani.data.spec import DatasetInfo
 from lekhani.pictures import Picture
-from lekhani.tracking.store import use_experiment  # first: it sets mlflow's environment
+from lekhani.tracking.store import use_experiment
 
 log = logging.getLogger("lekhani")
 
@@ -71,26 +71,30 @@ def fail_run(run_id: str) -> None:
 
 @contextmanager
 def resume(run_id: str | None, experiment: str, name: str, tags: Mapping[str, str]) -> Iterator[str]:
-    """Go on with the run that training opened; where this store has never seen it, open one and say so."""
-    use_experiment(experiment)
+    """Go on with the run that training opened; where this store has never seen it, open one and say so.
+
+    `tags` should hold generator_sha256: it is how the stages after an untracked training find their common run.
+    """
+    experiment_id = use_experiment(experiment)
     client = mlflow.MlflowClient()
-    tags = {**tags, "lekhani.name": name}
-    if run_id is not None:
-        try:
-            known = client.get_run(run_id).info.lifecycle_stage == "active"
-        except mlflow.MlflowException:
-            known = False
-        if not known:
-            # A later stage on the same clone must find the run that an earlier one opened in its place.
-            found = client.search_runs([use_experiment(experiment)], f"tags.`lekhani.trained_as` = '{run_id}'", max_results=1)
-            tags["lekhani.trained_as"] = run_id
-            if found:
-                run_id = found[0].info.run_id
-            else:
-                log.warning("MLflow here has never seen the training run of %s (%s); opened a new run for what follows.", name, run_id[:8])
-                run_id = None
+    tags = dict(tags)
+    if run_id is None or not _is_active(client, run_id):
+        # Later stages must find the run that an earlier one opened in the place of training's.
+        origin = run_id or f"{name} {tags.get('generator_sha256', '')}"
+        tags["lekhani.trained_as"] = origin
+        found = client.search_runs([experiment_id], f"tags.`lekhani.trained_as` = '{origin}'", max_results=1)
+        if run_id is not None and not found:
+            log.warning("MLflow here has never seen the training run of %s (%s); opened a new run for what follows.", name, run_id[:8])
+        run_id = found[0].info.run_id if found else None
     with mlflow.start_run(run_id=run_id, run_name=None if run_id else name, tags=tags) as run:
         yield str(run.info.run_id)
+
+
+def _is_active(client: mlflow.MlflowClient, run_id: str) -> bool:
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+    except mlflow.MlflowException:
+        return False
 
 
 def log_scorecard(card: Mapping[str, Any], files: list[Path], judge: Path) -> None:

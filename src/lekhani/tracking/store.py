@@ -1,13 +1,8 @@
 """Where MLflow keeps its runs: mlruns/ in the project unless MLFLOW_TRACKING_URI says otherwise."""
 
+import logging
 import os
 from pathlib import Path
-
-# Set before mlflow is imported: it looks up the network at import otherwise, and a library phones no one unasked.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
-import logging
 
 import mlflow
 
@@ -21,12 +16,15 @@ ROOT = Path("mlruns")
 
 def connect() -> mlflow.MlflowClient:
     """Point mlflow at the store in use and return a client of it."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri:
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or _default_uri()
+    if uri == _default_uri():
         ROOT.mkdir(exist_ok=True)
-        uri = f"sqlite:///{(ROOT / 'mlflow.db').resolve().as_posix()}"
     mlflow.set_tracking_uri(uri)
     return mlflow.MlflowClient(uri)
+
+
+def _default_uri() -> str:
+    return f"sqlite:///{(ROOT / 'mlflow.db').resolve().as_posix()}"
 
 
 def use_experiment(name: str) -> str:
@@ -38,7 +36,7 @@ def use_experiment(name: str) -> str:
     try:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
-            location = None if os.environ.get("MLFLOW_TRACKING_URI") else (ROOT / "artifacts").resolve().as_uri()
+            location = (ROOT / "artifacts").resolve().as_uri() if mlflow.get_tracking_uri() == _default_uri() else None
             identity = client.create_experiment(name, artifact_location=location)
         elif experiment.lifecycle_stage == "deleted":
             raise LekhaniError(f"The MLflow experiment {name!r} is deleted; restore it or name another under tracking.experiment.")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 from lekhani.errors import LekhaniError
+from lekhani.files import remove
 from lekhani.pictures import Picture, save_png
 
 
@@ -49,9 +50,12 @@ class LossFile:
 
     def __init__(self, losses: Path, samples: Path) -> None:
         self.losses, self.samples = losses, samples
-        losses.parent.mkdir(parents=True, exist_ok=True)
-        samples.mkdir(parents=True, exist_ok=True)
-        self.file: TextIO = losses.open("w", newline="", encoding="utf-8")
+        remove(samples)  # grids of an earlier run would pass for this one's
+        try:
+            samples.mkdir(parents=True)
+            self.file: TextIO = losses.open("w", newline="", encoding="utf-8")
+        except OSError as error:
+            raise LekhaniError(f"Could not write {losses}: {error.strerror or error}; free space or check permissions, then run again.") from error
         self.writer: csv.DictWriter[str] | None = None
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:

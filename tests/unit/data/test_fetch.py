@@ -130,7 +130,7 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path, out: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.npz").write_bytes(b"x")
-    with pytest.raises(UsageError, match="finds both .*a/x.npz and .*b/x.npz"):
+    with pytest.raises(UsageError, match=r"finds both .*a/x\.npz and .*b/x\.npz"):
         fetch(tmp_path / "*" / "x.npz", out)
 
 
@@ -138,7 +138,7 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path, out: Path) -> None:
 def test_links_out_to_folders_or_nowhere_are_refused(tree: Path, out: Path, target: str) -> None:
     (tree.parent / "secret").write_text("x")
     (tree / "link").symlink_to(tree / target)
-    with pytest.raises(UsageError, match="the link .*mine/link leads out"):
+    with pytest.raises(UsageError, match=r"the link .*mine/link leads out"):
         fetch(tree, out)
 
 

@@ -91,8 +91,20 @@ def test_hidden_and_foreign_files_are_passed_over(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("folder", "label"),
-    [("character_1_ka", 0), ("character_01_ka", 0), ("character_1", 0), ("ka", 0), ("क", 0), ("character_36_gya", 35), ("ज्ञ", 35)]
-    + [("digit_0", 36), ("0", 36), ("०", 36), ("digit_9", 45), ("9", 45)],
+    [
+        ("character_1_ka", 0),
+        ("character_01_ka", 0),
+        ("character_1", 0),
+        ("ka", 0),
+        ("क", 0),
+        ("character_36_gya", 35),
+        ("ज्ञ", 35),
+        ("digit_0", 36),
+        ("0", 36),
+        ("०", 36),
+        ("digit_9", 45),
+        ("9", 45),
+    ],
 )
 def test_spellings_of_devanagari(tmp_path: Path, folder: str, label: int) -> None:
     write_tree(tmp_path, f"{folder}/1.png")

@@ -82,7 +82,6 @@ def test_a_metric_that_is_absent_is_a_dash() -> None:
     assert (cells["x floor"], cells["ms/image"], cells["train s"], cells["label agreement"]) == ("-", "-", "-", "-")
 
 
-@pytest.mark.xfail(strict=True, reason="the floor of label agreement is taken from the leading card, which has none when it is unconditional")
 def test_the_floor_of_label_agreement_does_not_hang_on_who_leads() -> None:
     head, _, *rows = table(report.leaderboard_markdown(CARDS), "devanagari")
     assert dict(zip(head, rows[-1], strict=True))["label agreement"] == "99.4%"

@@ -41,7 +41,7 @@ def log(store: Path, toy_generator: ToyGenerator, tmp_path: Path) -> Callable[..
 
 
 def test_nothing_registered_is_a_sentence(store: Path) -> None:
-    with pytest.raises(LekhaniError, match="Nothing is registered as lekhani-nothing in MLflow at sqlite.*; run `make demo` or pass --model"):
+    with pytest.raises(LekhaniError, match=r"Nothing is registered as lekhani-nothing in MLflow at sqlite.*; run `make demo` or pass --model"):
         models.find("nothing")
 
 
@@ -106,7 +106,7 @@ def test_a_model_that_is_gone_is_a_sentence(log: Callable[..., Logged]) -> None:
     logged = log("gone")
     models.register("gone", logged.run_id, logged.uri, {})
     models.find("gone").generator.rename(logged.file)
-    with pytest.raises(LekhaniError, match="holds 0 ONNX files|cannot be fetched"):
+    with pytest.raises(LekhaniError, match=r"holds 0 ONNX files|cannot be fetched"):
         models.find("gone")
 
 

@@ -120,7 +120,6 @@ def test_a_deleted_run_is_as_good_as_unknown(started: str) -> None:
         assert run_id != started
 
 
-@pytest.mark.xfail(strict=True, reason="without a training run's id every stage opens a run of its own, so that the judge and the model part")
 def test_stages_after_an_untracked_training_share_a_run(store: Path) -> None:
     ids = []
     for _ in range(2):
@@ -177,9 +176,6 @@ def test_a_store_that_does_not_answer_is_a_sentence(store: Path, monkeypatch: py
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="mlflow.set_tracking_uri sets MLFLOW_TRACKING_URI itself, so the default store is taken for one the user named"
-)
 def test_the_default_store_keeps_artifacts_in_the_project(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mlruns").mkdir()
     shutil.copy(store / "mlflow.db", tmp_path / "mlruns" / "mlflow.db")
@@ -191,12 +187,7 @@ def test_the_default_store_keeps_artifacts_in_the_project(store: Path, tmp_path:
     assert experiment.artifact_location == (tmp_path / "mlruns" / "artifacts").as_uri()
 
 
-EARLY = pytest.mark.xfail(strict=True, reason="import sorting put `import mlflow` before tracking.store, which says that telemetry is off")
-
-
-@pytest.mark.parametrize(
-    "module", ["lekhani.tracking.store", pytest.param("lekhani.tracking.runs", marks=EARLY), pytest.param("lekhani.registry.models", marks=EARLY)]
-)
+@pytest.mark.parametrize("module", ["lekhani.tracking.store", "lekhani.tracking.runs", "lekhani.registry.models"])
 def test_telemetry_is_off_before_mlflow_is_imported(module: str) -> None:
     code = (
         "import os, sys\n"

@@ -155,7 +155,7 @@ def test_the_average_against_hand_computed_values() -> None:
         expected = decay * expected + (1 - decay) * value
         assert float(ema.average.weight) == pytest.approx(expected)
     assert not ema.average.weight.requires_grad
-    assert float(live.weight) == 7.0
+    assert live.weight.item() == 7.0
 
 
 def test_the_warm_up_caps_a_high_decay() -> None:
