@@ -222,7 +222,8 @@ def evaluate(p: "Params", dataset: str, variant: str) -> None:
     images = np.concatenate(list(generator.draw(asked, rng)))
     labels = asked if generator.conditional else None
     readings = reader.read(images)
-    real = train_images[np.sort(rng.choice(len(train_images), n, replace=False))]
+    # A stream of its own, so that every variant stands beside the same floor.
+    real = train_images[np.sort(np.random.default_rng([p.seed, 3]).choice(len(train_images), n, replace=False))]
     metrics = score(readings, labels, reader.read(test_images), test_labels, reader.read(real), p.evaluate.kid_subset_size, p.seed)
 
     card = {
