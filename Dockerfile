@@ -1,4 +1,4 @@
-# The pipeline's environment. Build: docker build -t lekhani .   Run: docker run --rm -v "$PWD":/work lekhani dvc repro
+# The pipeline's environment. Build: docker build -t lekhani .   Run: docker run --rm -v "$PWD":/project lekhani dvc repro
 FROM python:3.11.13-slim-bookworm AS build
 WORKDIR /opt/lekhani
 RUN python -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir uv==0.13.8
@@ -18,6 +18,6 @@ ENV PATH=/opt/venv/bin:$PATH \
     MLFLOW_DISABLE_TELEMETRY=true \
     PREFECT_SERVER_ANALYTICS_ENABLED=false
 USER lekhani
-WORKDIR /work
+WORKDIR /project
 HEALTHCHECK --interval=5m --timeout=20s CMD ["lekhani", "--version"]
 CMD ["lekhani", "--help"]

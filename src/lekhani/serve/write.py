@@ -107,15 +107,15 @@ def draw(pen: Pen, labels: Labels, seed: int, patience: int = 200) -> Bytes:
 
 def write_folder(pen: Pen, wanted: Sequence[str], seed: int, out: Path, overwrite: bool = False) -> str:
     """Draw what is `wanted` and write PNGs and labels.csv into the folder `out`, whole or not at all; returns a sentence about it."""
-    out = out.resolve()
-    if out.exists():
+    target = out.resolve()  # "." has no name of its own to rename
+    if target.exists():
         if not overwrite:
             raise UsageError(f"{out} exists already; choose another --out or pass --overwrite.")
-        if not (out / "labels.csv").is_file():
+        if not (target / "labels.csv").is_file():
             raise UsageError(f"{out} holds no labels.csv, so it is none of ours to overwrite; choose another --out.")
     labels = parse_labels(wanted, pen.generator.classes)
     images = draw(pen, labels, seed)
-    with replacing(out) as folder:
+    with replacing(target) as folder:
         folder.mkdir()
         with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
