@@ -53,6 +53,7 @@ class LossFile:
         remove(samples)  # grids of an earlier run would pass for this one's
         try:
             samples.mkdir(parents=True)
+            losses.parent.mkdir(parents=True, exist_ok=True)
             self.file: TextIO = losses.open("w", newline="", encoding="utf-8")
         except OSError as error:
             raise LekhaniError(f"Could not write {losses}: {error.strerror or error}; free space or check permissions, then run again.") from error

@@ -87,7 +87,8 @@ def test_the_label_steers_the_image_only_where_it_says_so(built: tuple[Variant, 
     with torch.no_grad():
         images = variant.generator().eval()(noise, torch.arange(K))
     spread = float((images - images[:1]).abs().max())
-    assert spread > 1e-4 if variant.conditional else spread == 0
+    # Equal rows of one batch may differ in the last bits: a convolution splits the batch over its threads.
+    assert spread > 1e-4 if variant.conditional else spread < 1e-6
 
 
 def test_an_image_depends_on_its_own_noise_alone(built: tuple[Variant, int]) -> None:
