@@ -9,7 +9,6 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
-export GRADIO_ANALYTICS_ENABLED := False
 
 .PHONY: help setup demo test test-slow lint types check ui clean
 

@@ -5,7 +5,6 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -148,12 +147,6 @@ def latency_ms(path: Path, inputs: dict[str, Tensor], batch: int = 1, repeats: i
 def generator_inputs(noise_dim: int, n_classes: int) -> dict[str, Tensor]:
     """Example inputs of the common signature: `noise` float32 [3, noise_dim], `labels` int64 [3] reaching to the last class."""
     return {"noise": torch.zeros(3, noise_dim), "labels": torch.tensor([0, n_classes // 2, n_classes - 1])}
-
-
-def metadata_of(path: Path) -> dict[str, str]:
-    """The metadata_props of an ONNX file."""
-    model: Any = onnx.load(path, load_external_data=False)
-    return {entry.key: entry.value for entry in model.metadata_props}
 
 
 def _like(example: Tensor, n: int, generator: torch.Generator) -> Tensor:

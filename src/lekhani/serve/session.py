@@ -102,10 +102,3 @@ class Reader:
             parts.append(self.session.run(None, {"images": batch}))
         features, logits = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         return features, logits
-
-    def probabilities(self, images: Bytes) -> Floats:
-        """Class probabilities float32 [N,K] of uint8 images [N,H,W]."""
-        logits = self.read(images)[1]
-        shifted: Floats = np.exp(logits - logits.max(1, keepdims=True))
-        shifted /= shifted.sum(1, keepdims=True)
-        return shifted
