@@ -29,9 +29,14 @@ def grid(images: Picture, columns: int, gap: int = 1) -> Picture:
     return sheet[: sheet.shape[0] - gap, : sheet.shape[1] - gap]
 
 
+def enlarged(picture: Picture, scale: int) -> Picture:
+    """Each pixel of a picture [H,W] as `scale` times `scale` equal ones."""
+    return picture.repeat(scale, 0).repeat(scale, 1)
+
+
 def save_png(picture: Picture, path: Path, scale: int = 1) -> None:
     """Write a grey picture [H,W] as PNG, each pixel `scale` pixels wide."""
     from PIL import Image
 
     with replacing(path) as temporary:
-        Image.fromarray(picture.repeat(scale, 0).repeat(scale, 1)).save(temporary, format="PNG")
+        Image.fromarray(enlarged(picture, scale)).save(temporary, format="PNG")

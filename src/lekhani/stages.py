@@ -279,7 +279,7 @@ def compare(p: "Params") -> None:
     strips = {}
     for card in cards:
         key = card["dataset"], card["variant"]
-        with Image.open(SCORECARDS / "{}-{}.png".format(*key)) as picture:
+        with Image.open(SCORECARDS / f"{key[0]}-{key[1]}.png") as picture:
             strips[key] = np.asarray(picture)
     files.write_text(REPORTS / "leaderboard.csv", leaderboard_csv(cards))
     text = leaderboard_markdown(cards)

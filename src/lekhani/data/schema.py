@@ -13,7 +13,7 @@ from pandera.typing import Series
 from lekhani import params
 from lekhani.data.prepare import digest
 from lekhani.data.spec import DatasetInfo, Prepared, load_prepared
-from lekhani.errors import LekhaniError
+from lekhani.errors import LekhaniError, first_line
 
 
 class Manifest(pa.DataFrameModel):
@@ -48,7 +48,7 @@ def validate(folder: Path, policy: params.Validate) -> dict[str, Any]:
         prepared = load_prepared(folder)
         table = pd.read_parquet(folder / "manifest.parquet")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:  # pyarrow's are among them
-        raise LekhaniError(f"{folder} cannot be read ({_first_line(error)}); run `lekhani prepare` for this dataset again.") from None
+        raise LekhaniError(f"{folder} cannot be read ({first_line(error)}); run `lekhani prepare` for this dataset again.") from None
     checks = [_schema(table)]
     if checks[0]["passed"]:  # the others read the columns
         checks += [_integrity(table, prepared), _label_set(table, prepared.info)]
@@ -83,10 +83,6 @@ def _check(name: str, policy: str, count: int, fault: str, fine: str) -> dict[st
 def _some(values: Sequence[Any]) -> str:
     """The first three of `values`, in words."""
     return ", ".join(str(value) for value in values[:3]) + (f" and {len(values) - 3} more" if len(values) > 3 else "")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _schema(table: pd.DataFrame) -> dict[str, Any]:

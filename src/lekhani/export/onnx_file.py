@@ -11,7 +11,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from lekhani.errors import LekhaniError
+from lekhani.errors import LekhaniError, first_line
 from lekhani.files import replacing
 from lekhani.variants.base import Stepwise
 
@@ -122,7 +122,7 @@ def parity(module: nn.Module, path: Path, inputs: dict[str, Tensor], batches: tu
         try:
             got = session.run(None, {name: value.numpy() for name, value in feed.items()})
         except Exception as error:  # onnxruntime raises several classes of its own
-            raise LekhaniError(f"{path} does not run at batch size {n}: {str(error).splitlines()[0]}") from error
+            raise LekhaniError(f"{path} does not run at batch size {n}: {first_line(error)}") from error
         for one, other in zip(expected if isinstance(expected, tuple) else (expected,), got, strict=True):
             difference = float(np.abs(one.numpy() - other).max()) if one.shape == other.shape else float("inf")
             worst = max(worst, difference if np.isfinite(difference) else float("inf"))

@@ -5,7 +5,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save
 from torch import nn
 
-from lekhani.errors import LekhaniError
+from lekhani.errors import LekhaniError, first_line
 from lekhani.files import replacing
 
 
@@ -21,6 +21,4 @@ def load_weights(module: nn.Module, path: Path) -> None:
     try:
         module.load_state_dict(load_file(path))
     except Exception as error:  # safetensors and torch raise several classes of their own
-        raise LekhaniError(
-            f"{path} does not hold the weights it should ({str(error).splitlines()[0]}); run the stage that writes it again."
-        ) from error
+        raise LekhaniError(f"{path} does not hold the weights it should ({first_line(error)}); run the stage that writes it again.") from error

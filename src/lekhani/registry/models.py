@@ -1,16 +1,13 @@
 """Registered models: one per dataset, `lekhani-<dataset>`, and where the file of a version lies."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 
-from lekhani.errors import LekhaniError
+from lekhani.errors import LekhaniError, first_line
 from lekhani.tracking.store import connect
-
-log = logging.getLogger("lekhani")
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ def register(dataset: str, run_id: str, model_uri: str, tags: dict[str, str]) ->
         version = mlflow.register_model(model_uri, name, tags=tags)
         client.set_registered_model_alias(name, "challenger", version.version)
     except mlflow.MlflowException as error:
-        raise LekhaniError(f"Could not register {name} in MLflow at {mlflow.get_tracking_uri()}: {str(error).splitlines()[0][:300]}") from error
+        raise LekhaniError(f"Could not register {name} in MLflow at {mlflow.get_tracking_uri()}: {first_line(error)}") from error
     return version
 
 
@@ -60,7 +57,7 @@ def find(dataset: str) -> Registered:
         try:
             folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version.version}"))
         except (mlflow.MlflowException, OSError) as error:
-            raise LekhaniError(f"{name} version {version.version} cannot be fetched from MLflow: {str(error).splitlines()[0][:300]}") from error
+            raise LekhaniError(f"{name} version {version.version} cannot be fetched from MLflow: {first_line(error)}") from error
         return Registered(name, str(version.version), alias, _only(folder, name), _judge(version))
     raise LekhaniError(f"Nothing is registered as {name} in MLflow at {mlflow.get_tracking_uri()}; run `make demo` or pass --model FILE.onnx.")
 

@@ -1,6 +1,5 @@
 """A generator or judge in ONNX Runtime: what evaluation scores and what users run are the same few lines."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from lekhani.data.spec import Bytes, GlyphClass, Labels
-from lekhani.errors import LekhaniError
+from lekhani.errors import LekhaniError, first_line
+from lekhani.files import sha256
 from lekhani.pictures import to_uint8
 
 log = logging.getLogger("lekhani")
@@ -35,7 +35,7 @@ def open_session(path: Path, provider: str = "auto") -> ort.InferenceSession:
         options.log_severity_level = 3
         session = ort.InferenceSession(path, options, providers=wanted)
     except Exception as error:  # onnxruntime raises several classes of its own
-        raise LekhaniError(f"{path} cannot be opened as an ONNX model: {str(error).splitlines()[0]}") from error
+        raise LekhaniError(f"{path} cannot be opened as an ONNX model: {first_line(error)}") from error
     if len(wanted) > len(session.get_providers()):
         log.warning("CUDA was asked for but does not work here; running on the CPU.")
     return session
@@ -64,13 +64,13 @@ class Generator:
             self.conditional = metadata["conditional"] == "true"
         except (KeyError, ValueError, TypeError) as error:
             raise LekhaniError(f"{path} is no generator exported by lekhani: its metadata lacks or garbles {error}.") from error
-        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.sha256 = sha256(path)
+        self._inputs = {entry.name for entry in self.session.get_inputs()}  # an exporter drops an input that nothing reads
 
     def run(self, noise: Floats, labels: Labels) -> Floats:
         """One call: noise float32 [N, noise_dim], labels int64 [N] -> images float32 [N,1,H,W] in [0,1]."""
         feed = {"noise": noise, "labels": labels}
-        names = {entry.name for entry in self.session.get_inputs()}  # an exporter drops an input that nothing reads
-        (images,) = self.session.run(None, {name: value for name, value in feed.items() if name in names})
+        (images,) = self.session.run(None, {name: value for name, value in feed.items() if name in self._inputs})
         return images  # type: ignore[no-any-return]
 
     def draw(self, labels: Labels, rng: np.random.Generator, batch_size: int = 128) -> Iterator[Bytes]:

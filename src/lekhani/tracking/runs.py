@@ -18,7 +18,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from lekhani.data.spec import DatasetInfo
-from lekhani.pictures import Picture
+from lekhani.pictures import Picture, enlarged
 from lekhani.tracking.store import use_experiment
 
 log = logging.getLogger("lekhani")
@@ -58,7 +58,7 @@ class MlflowReporter:
 
     def images(self, step: int, grid: Picture) -> None:
         """See Reporter; the run's page shows the grids with a slider over steps."""
-        self.client.log_image(self.run_id, grid.repeat(2, 0).repeat(2, 1)[:, :, None], key="samples", step=step, synchronous=True)
+        self.client.log_image(self.run_id, enlarged(grid, 2)[:, :, None], key="samples", step=step, synchronous=True)
 
     def close(self) -> None:
         """The run stays open for the stages that follow."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import mlflow
 
-from lekhani.errors import LekhaniError
+from lekhani.errors import LekhaniError, first_line
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
@@ -44,11 +44,7 @@ def use_experiment(name: str) -> str:
             identity = experiment.experiment_id
     except mlflow.MlflowException as error:
         raise LekhaniError(
-            f"MLflow at {mlflow.get_tracking_uri()} does not answer: {_first_line(error)}; set tracking.backend to `none` to go without it."
+            f"MLflow at {mlflow.get_tracking_uri()} does not answer: {first_line(error)}; set tracking.backend to `none` to go without it."
         ) from error
     mlflow.set_experiment(experiment_id=identity)
     return identity
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300]
