@@ -6,18 +6,22 @@ from typing import Literal
 
 from lekhani.data.spec import Bytes, GlyphClass, Labels
 
+Images = Bytes | Sequence[Bytes]  # grey uint8 [N,H,W], or N arrays [H,W] of several sizes
+
 
 @dataclass(frozen=True)
 class RawImages:
     """N images of one source.
 
-    `images` holds N grey uint8 arrays [H,W] (sizes may differ; one array [N,H,W] will do), white strokes on black;
+    `images` are grey uint8, white strokes on black: one array [N,H,W], or N arrays [H,W] where sizes differ;
     `labels` int64 [N] index into `classes`; `members` name where in the source each image was found;
-    `splits` says "train" or "test" per image, or "" throughout when the source has no split.
+    `splits` says "train" or "test" per image, or "" throughout when the source has no split. `notes` are sentences for
+    people: which layout was seen, whether the images were inverted, what was left out.
     """
 
-    images: Sequence[Bytes]
+    images: Images
     labels: Labels
     classes: tuple[GlyphClass, ...]
     members: Sequence[str]
     splits: Sequence[Literal["train", "test", ""]]
+    notes: tuple[str, ...] = ()

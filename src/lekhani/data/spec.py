@@ -52,6 +52,7 @@ class DatasetInfo:
     counts: dict[str, int]  # images per split
     source: dict[str, Any]  # name, version, sha256 of the raw files
     digest: str  # sha256 over images, labels and splits
+    notes: tuple[str, ...] = ()  # what preparing saw and did, in sentences
 
     @property
     def n_classes(self) -> int:
@@ -65,7 +66,7 @@ class DatasetInfo:
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> "DatasetInfo":
         """Undo `to_dict`; raises KeyError or TypeError when a field is missing."""
-        return cls(**{**value, "classes": tuple(GlyphClass(**c) for c in value["classes"])})
+        return cls(**{**value, "classes": tuple(GlyphClass(**c) for c in value["classes"]), "notes": tuple(value.get("notes", ()))})
 
 
 @dataclass(frozen=True)

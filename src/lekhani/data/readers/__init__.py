@@ -1,0 +1,26 @@
+"""One module per layout of files: each finds the images of its kind in a `Source` and the words that label them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lekhani.data.raw import Images
+from lekhani.data.spec import Labels
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a reader hands over, before words become classes.
+
+    `images` are N grey uint8 [H,W], and none at all where the files named in `members` are still to be decoded;
+    `labels` int64 [N] index into `words`. `splits` says "train", "test", "val" or "" per image. `numbered` words are label
+    numbers; `glyphs` come from sources that name them.
+    """
+
+    images: Images
+    words: Sequence[str]
+    labels: Labels
+    members: Sequence[str]
+    splits: Sequence[str]
+    notes: tuple[str, ...] = ()
+    numbered: bool = False
+    glyphs: Sequence[str] | None = None

@@ -1,0 +1,270 @@
+"""Whatever bytes lie in the folder, reading ends soon, in images that keep their promises or in one sentence for people."""
+
+import io
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from sources import encoded, glyph, gzipped, idx, npz, one_sentence, pixel_header, pixel_rows, table, tarred, zipped
+
+from lekhani.data.layouts import read_raw
+from lekhani.data.raw import RawImages
+from lekhani.errors import LekhaniError
+
+MOST_SECONDS = 20.0  # for one small source on a busy machine; most take milliseconds
+
+few = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+def keeps_promises(raw: RawImages) -> None:
+    count = len(raw.images)
+    assert count == len(raw.labels) == len(raw.members) == len(raw.splits) > 0
+    for image in raw.images:
+        assert image.dtype == np.uint8
+        assert image.ndim == 2
+        assert 0 < min(image.shape) <= max(image.shape) <= 256
+    assert raw.labels.dtype == np.int64
+    assert 0 <= raw.labels.min() <= raw.labels.max() < len(raw.classes)
+    assert [c.label for c in raw.classes] == list(range(len(raw.classes)))
+    assert len({c.name for c in raw.classes}) == len(raw.classes)
+    assert all(c.name and c.glyph for c in raw.classes)
+    assert set(raw.splits) <= {""} or set(raw.splits) == {"train", "test"}
+    assert all(note.endswith(".") and note.splitlines() == [note] for note in raw.notes)
+
+
+def endures(files: dict[str, bytes], name: str = "own") -> bool:
+    """Reading these files ends in images (True) or in one sentence (False), soon, and leaves the folder as it was."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for path, content in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+        before = sorted(folder.rglob("*"))
+        start = time.monotonic()
+        try:
+            raw = read_raw(folder, name)
+        except LekhaniError as error:
+            one_sentence(error)
+            read = False
+        else:
+            keeps_promises(raw)
+            read = True
+        assert time.monotonic() - start < MOST_SECONDS
+        assert sorted(folder.rglob("*")) == before
+        return read
+
+
+# --- any bytes at all ---
+
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12) | st.sampled_from(
+    [
+        "a/1.png",
+        "../x.png",
+        "/etc/x.png",
+        "a\\1.png",
+        "C:x.png",
+        "a/./1.png",
+        "a\n/1.png",
+        "a//1.png",
+        "\x00",
+        "a/1.png/2.png",
+        "x.zip",
+        "data.csv",
+        ".",
+    ]
+)
+contents = st.binary(max_size=40) | st.just(encoded(glyph())) | st.just(encoded(255 - glyph()))
+magic = st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"BM", b"GIF89a", b"II*\0", b"MM\0*", b""])
+
+
+@few
+@given(magic, st.binary(max_size=300))
+def test_any_image(start: bytes, rest: bytes) -> None:
+    endures({"a/1.png": start + rest, "a/2.png": encoded(glyph())})
+
+
+@few
+@given(st.sampled_from(["PNG", "JPEG", "GIF", "TIFF", "BMP"]), st.integers(0, 10_000), st.binary(min_size=1, max_size=8))
+def test_an_image_with_foreign_bytes(kind: str, at: int, patch: bytes) -> None:
+    content = encoded(glyph(), kind)
+    at %= len(content)
+    endures({"a/1.png": content[:at] + patch + content[at + len(patch) :]})
+
+
+@few
+@given(st.integers(0, 255), st.lists(st.integers(0, 2**32 - 1), max_size=4), st.binary(max_size=64), st.booleans())
+@example(8, [4, 4, 4], bytes(64), False)
+def test_any_idx(kind: int, sizes: list[int], body: bytes, packed: bool) -> None:
+    content = bytes([0, 0, kind, len(sizes)]) + b"".join(size.to_bytes(4, "big") for size in sizes) + body
+    labels = idx(np.zeros(4))
+    endures({"x-images-idx3-ubyte" + ".gz" * packed: gzipped(content) if packed else content, "x-labels-idx1-ubyte": labels}, "mnist")
+
+
+cells = st.sampled_from(["0", "255", "12.0", "0.5", "", "nan", "-1", "x", '"', "1e300", "क", "\x00", "0" * 50, "\r"])
+
+
+@few
+@given(st.lists(st.lists(cells, max_size=20), max_size=5), st.sampled_from([",", ";", "\t"]), st.booleans(), st.binary(max_size=20))
+def test_any_table(rows: list[list[str]], delimiter: str, header: bool, tail: bytes) -> None:
+    lines = [delimiter.join(row) for row in rows]
+    if header:
+        lines.insert(0, delimiter.join([*pixel_header(4), "label"]))
+    endures({"data.csv": "\n".join(lines).encode() + tail})
+
+
+@few
+@given(st.lists(st.lists(st.integers(-1, 300), min_size=17, max_size=17), min_size=1, max_size=4), st.booleans())
+def test_any_table_of_numbers(rows: list[list[int]], header: bool) -> None:
+    endures({"data.csv": table(rows, [*pixel_header(4), "label"] if header else None)})
+
+
+@few
+@given(st.text(max_size=80), st.text(max_size=200), st.binary(max_size=10))
+@example("name,glyph", "a,क\nb,ख", b"")
+def test_any_class_list(header: str, rows: str, tail: bytes) -> None:
+    content = f"{header}\n{rows}".encode("utf-8", errors="replace") + tail
+    endures({"classes.csv": content, "a/1.png": encoded(glyph()), "b/1.png": encoded(glyph())})
+
+
+@few
+@given(
+    st.sampled_from(["|u1", "<i8", "<U4", "|O", "<f4", "|b1", "|S3", "|V9999", "M8[s]", "nonsense"]),
+    st.lists(st.integers(-1, 2**40), max_size=4),
+    st.binary(max_size=64),
+    st.sampled_from(["images", "labels", "class_names", "splits", "filenames"]),
+)
+def test_any_npz(kind: str, shape: list[int], body: bytes, key: str) -> None:
+    header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {tuple(shape)}}}".encode().ljust(118) + b"\n"
+    valid = npz(images=np.stack([glyph()] * 2), labels=np.arange(2))
+    with zipfile.ZipFile(io.BytesIO(valid)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members[f"{key}.npy"] = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + body
+    endures({"own.npz": zipped(members)})
+
+
+@few
+@given(st.dictionaries(names, contents, max_size=4))
+@example({"a/1.png": encoded(glyph())})
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_any_zip(members: dict[str, bytes]) -> None:
+    endures({"own.zip": zipped({name: content for name, content in members.items() if name[0] != "\x00"})})  # zipfile writes no empty name
+
+
+@few
+@given(
+    st.dictionaries(names, contents, max_size=4),
+    st.sampled_from([tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, tarfile.GNUTYPE_SPARSE, tarfile.XHDTYPE, b"?"]),
+    st.integers(0, 8**11 - 1),
+)
+def test_any_tar(members: dict[str, bytes], kind: bytes, size: int) -> None:
+    content = tarred({name: content for name, content in members.items() if "\x00" not in name}, "w")
+    odd = tarfile.TarInfo("a/9.png")
+    odd.type, odd.size = kind, size
+    endures({"own.tar": odd.tobuf() + content})
+    endures({"own.tar": content})
+
+
+@few
+@given(
+    st.sampled_from(["x.zip", "x.tar", "x.tar.gz", "x.tgz", "x.npz", "x.csv", "x.csv.gz", "x-images.idx3-ubyte", "a/x.png"]), st.binary(max_size=200)
+)
+def test_any_file(name: str, content: bytes) -> None:
+    endures({name: content})
+
+
+# --- valid sources with something wrong ---
+
+_PICTURES = {f"set/{split}/{name}/{i}.png": encoded(glyph(150 + i)) for split in ("Train", "Test") for name in ("ka", "kha") for i in range(3)}
+_TABLE = table(pixel_rows(["ka", "kha"] * 6), [*pixel_header(), "label"])
+_PIXELS = idx(np.stack([glyph(100 + i) for i in range(12)]))
+_LABELS = {"train-labels-idx1-ubyte": idx(np.arange(12) % 3)}
+_FOLDER = {"ka/2.png": encoded(glyph()), "kha/1.png": encoded(glyph())}
+
+# The file that is damaged, what it holds, and what lies beside it.
+SOURCES: dict[str, tuple[str, bytes, dict[str, bytes]]] = {
+    "zip": ("own.zip", zipped(_PICTURES), {}),
+    "zip, stored": ("own.zip", zipped(_PICTURES, zipfile.ZIP_STORED), {}),
+    "zip of a zip": ("own.zip", zipped({"in.zip": zipped(_PICTURES)}, zipfile.ZIP_STORED), {}),
+    "tar": ("own.tar", tarred(_PICTURES, "w"), {}),
+    "tar.gz": ("own.tar.gz", tarred(_PICTURES, "w:gz"), {}),
+    "tar.bz2": ("own.tar.bz2", tarred(_PICTURES, "w:bz2"), {}),
+    "tar.xz": ("own.tar.xz", tarred(_PICTURES, "w:xz"), {}),
+    "csv": ("data.csv", _TABLE, {}),
+    "csv.gz": ("data.csv.gz", gzipped(_TABLE), {}),
+    "zipped csv": ("own.zip", zipped({"data.csv": _TABLE}), {}),
+    "idx": ("train-images-idx3-ubyte", _PIXELS, _LABELS),
+    "idx.gz": ("train-images-idx3-ubyte.gz", gzipped(_PIXELS), _LABELS),
+    "npz": ("own.npz", npz(images=np.stack([glyph()] * 6), labels=np.arange(6) % 2, class_names=np.array(["ka", "kha"])), {}),
+    "classes.csv": ("classes.csv", "name,glyph\nkha,ख\nka,क\n".encode(), _FOLDER),
+    **{kind: (f"ka/1.{kind}", encoded(glyph(), kind.upper()), _FOLDER) for kind in ("png", "jpeg", "gif", "tiff", "bmp")},
+}
+_Random = np.random.Generator
+
+
+def _truncate(content: bytes, random: _Random) -> bytes:
+    return content[: random.integers(len(content))]
+
+
+def _flip(content: bytes, random: _Random) -> bytes:
+    changed = bytearray(content)
+    for at in random.integers(len(content), size=random.integers(1, 20)):
+        changed[at] ^= random.integers(1, 256)
+    return bytes(changed)
+
+
+def _splice(content: bytes, random: _Random) -> bytes:
+    other = list(SOURCES.values())[random.integers(len(SOURCES))][1]
+    start, at = random.integers(len(other)), random.integers(len(content))
+    return content[:at] + other[start : start + random.integers(1, 400)] + content[at + random.integers(0, 200) :]
+
+
+def _repeat(content: bytes, random: _Random) -> bytes:
+    at, length = random.integers(len(content)), random.integers(1, 300)
+    return content[:at] + content[at : at + length] * int(random.integers(2, 50)) + content[at:]
+
+
+def _resize(content: bytes, random: _Random) -> bytes:
+    """Numbers near the start or the end, where headers and tables of contents say how large things are."""
+    changed = bytearray(content)
+    for _ in range(random.integers(1, 4)):
+        at = random.integers(min(len(content), 160)) if random.random() < 0.5 else len(content) - random.integers(1, min(len(content), 600))
+        value = [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\x80", b"9999", b"\1\0\0\0"][random.integers(6)]
+        changed[at : at + 4] = value[: len(changed) - at]
+    return bytes(changed)
+
+
+def _rename(content: bytes, random: _Random) -> bytes:
+    """Names of members as long as before, or words of a text."""
+    old = [b"ka/1.png", b"Train", b"data.csv", b"images.npy", b"pixel7", b"label", b"name", b"kha"][random.integers(8)]
+    hostile = [b"../../..", b"/etc/pwd", b"a\n\r\x1b[2Jb", b"\xff\xfe\xfd\xfc", b"\0\0\0", b"C:\\x\\y\\z", b"........", "क्".encode()][
+        random.integers(8)
+    ]
+    return content.replace(old, hostile.ljust(len(old), b"x")[: len(old)]) if old in content else _flip(content, random)
+
+
+MUTATIONS: list[Callable[[bytes, _Random], bytes]] = [_truncate, _flip, _splice, _repeat, _resize, _rename]
+ROUNDS = 5
+
+
+def test_the_sources_are_sound() -> None:
+    for name, (file, content, beside) in SOURCES.items():
+        assert endures({file: content, **beside}, "devanagari" if "idx" not in name else "mnist"), name
+
+
+def test_hundreds_of_damaged_sources() -> None:
+    endured = read = 0
+    for number, (kind, (file, content, beside)) in enumerate(SOURCES.items()):
+        for at, mutation in enumerate(MUTATIONS):
+            for turn in range(ROUNDS):
+                random = np.random.default_rng([number, at, turn])
+                read += endures({file: mutation(content, random), **beside}, "devanagari" if "idx" not in kind else "mnist")
+                endured += 1
+    assert endured == len(SOURCES) * len(MUTATIONS) * ROUNDS >= 300
+    assert read < endured / 2  # most of them were damaged indeed

@@ -1,0 +1,194 @@
+"""Tables of pixels: the label stands anywhere, the pixels have any names, and a bad cell is named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sources import data, glyph, glyphs, gzipped, pixel_header, pixel_rows, refused, table, zipped
+
+from lekhani.data.layouts import read_raw
+from lekhani.data.readers import table as tables
+
+LABELS = ["ka", "kha", "ka", "digit_0"]
+GLYPHS = ["क", "ख", "क", "०"]
+
+
+def save(folder: Path, content: bytes, name: str = "data.csv") -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("pixel", ["pixel_{:04d}", "pixel{}", "px_{}", "{}", "Pixel {}"])
+@pytest.mark.parametrize("label", ["label", "character", "Klasse"])
+def test_names_of_columns(tmp_path: Path, pixel: str, label: str) -> None:
+    save(tmp_path, table(pixel_rows(LABELS), [*pixel_header(6, pixel), label]))
+    raw = read_raw(tmp_path, "devanagari")
+    assert glyphs(raw) == GLYPHS
+    assert list(raw.members) == ["data.csv:2", "data.csv:3", "data.csv:4", "data.csv:5"]
+    assert "Read 4 rows of data.csv." in raw.notes
+    np.testing.assert_array_equal(raw.images[2], glyph(102, 6))
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_the_label_may_come_first_and_pixels_by_row_and_column(tmp_path: Path, delimiter: str) -> None:
+    header = ["label", *(f"{row}x{column}" for row in range(1, 7) for column in range(1, 7))]
+    save(tmp_path, table([[row[-1], *row[:-1]] for row in pixel_rows(LABELS)], header, delimiter))
+    raw = read_raw(tmp_path, "devanagari")
+    assert glyphs(raw) == GLYPHS
+    np.testing.assert_array_equal(raw.images[0], glyph(100, 6))
+
+
+def test_pixels_are_put_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    rows, header = pixel_rows(["a"]), [*pixel_header(), "label"]
+    save(tmp_path, table([row[::-1] for row in rows], header[::-1]))
+    np.testing.assert_array_equal(read_raw(tmp_path, "own").images[0], glyph(100, 6))
+
+
+def test_columns_that_count_rows_are_ignored(tmp_path: Path) -> None:
+    save(tmp_path, table([[i, i, *row] for i, row in enumerate(pixel_rows(LABELS))], ["Unnamed: 0", "id", *pixel_header(), "label"]))
+    raw = read_raw(tmp_path, "devanagari")
+    assert glyphs(raw) == GLYPHS
+    assert any("were ignored: `Unnamed: 0`, `id`." in note for note in raw.notes)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("labels", [LABELS, ["3", "0", "1", "2", "1"], ["1.0", "2.0", "1.0"]])
+@pytest.mark.parametrize("header", [False, True])
+def test_no_header(tmp_path: Path, first: bool, labels: list[str], header: bool) -> None:
+    rows = [[row[-1], *row[:-1]] if first else row for row in pixel_rows(labels)]
+    save(tmp_path, table(rows, [str(i) for i in range(37)] if header else None))
+    raw = read_raw(tmp_path, "own")
+    assert glyphs(raw) == [label.removesuffix(".0") for label in labels]
+    assert raw.members[0] == f"data.csv:{1 + header}"
+    np.testing.assert_array_equal(raw.images[1], glyph(101, 6))
+
+
+def test_no_header_and_nothing_tells(tmp_path: Path) -> None:
+    save(tmp_path, table([[0, *row] for row in np.zeros((3, 36), int).tolist()]))
+    refused(tmp_path, "own", r"first or the last column of .*data.csv holds the labels; set data\.own\.label_column to `first` or `last`")
+    assert glyphs(read_raw(tmp_path, "own", data(label_column="last"))) == ["0"] * 3
+    refused(tmp_path, "own", "say `first` or `last`, not `label`", label_column="label")
+
+
+def test_several_columns_could_be_labels(tmp_path: Path) -> None:
+    save(tmp_path, table([[*row, "x"] for row in pixel_rows(LABELS)], [*pixel_header(), "klasse", "writer"]))
+    refused(tmp_path, "devanagari", r"several columns that may hold the labels, `klasse`, `writer`; set data\.devanagari\.label_column")
+    assert glyphs(read_raw(tmp_path, "devanagari", data(label_column="Klasse"))) == GLYPHS
+    refused(tmp_path, "devanagari", "has no column `nope`; there are: `klasse`, `writer`", label_column="nope")
+
+
+@pytest.mark.parametrize("names", ["mnist_train.csv mnist_test.csv", "train/data.csv test/data.csv", "train.csv.gz test.csv.gz"])
+def test_train_and_test(tmp_path: Path, names: str) -> None:
+    for name, labels in zip(names.split(), (["0", "1"], ["1"]), strict=True):
+        content = table(pixel_rows(labels), [*pixel_header(), "label"])
+        save(tmp_path, gzipped(content) if name.endswith(".gz") else content, name)
+    raw = read_raw(tmp_path, "mnist")
+    assert sorted(zip(glyphs(raw), raw.splits, strict=True)) == [("0", "train"), ("1", "test"), ("1", "train")]
+
+
+def test_a_table_without_labels(tmp_path: Path) -> None:
+    bare = table([row[:-1] for row in pixel_rows(LABELS)], pixel_header())
+    save(tmp_path, bare, "test.csv")
+    refused(tmp_path, "devanagari", r"test.csv has no column of labels; add one, or name it in data\.devanagari\.label_column")
+    save(tmp_path, table(pixel_rows(LABELS), [*pixel_header(), "label"]), "train.csv")
+    save(tmp_path, b"ImageId,Label\n1,0\n", "sample_submission.csv")
+    refused(tmp_path, "devanagari", r"test.csv in .* has no labels while train.csv has; set data\.devanagari\.files to train.csv")
+    assert glyphs(read_raw(tmp_path, "devanagari", data(files="train.csv"))) == GLYPHS
+
+
+# --- values ---
+
+
+def test_floats_and_fractions(tmp_path: Path) -> None:
+    rows = pixel_rows(LABELS)
+    header = [*pixel_header(), "label"]
+    save(tmp_path, table([[*(f"{v:.1f}" for v in row[:-1]), row[-1]] for row in rows], header))
+    np.testing.assert_array_equal(read_raw(tmp_path, "devanagari").images[3], glyph(103, 6))
+    save(tmp_path, table([[*(v / 255 for v in row[:-1]), row[-1]] for row in rows], header))
+    raw = read_raw(tmp_path, "devanagari")
+    np.testing.assert_array_equal(raw.images[3], glyph(103, 6))
+    assert "The pixels lie between 0 and 1 and were scaled to 0..255." in raw.notes
+    save(tmp_path, table([[*(int(v > 0) for v in row[:-1]), row[-1]] for row in rows], header))
+    np.testing.assert_array_equal(read_raw(tmp_path, "devanagari").images[0], glyph(255, 6))
+
+
+def test_points_that_come_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_BLOCK", 1000)
+    rows = pixel_rows(["a", "b"] * 50)
+    rows[90][14] = "7.0"
+    rows[3][:-1] = [0] * 36  # a block of its own may look scaled
+    save(tmp_path, table(rows, [*pixel_header(), "label"]))
+    raw = read_raw(tmp_path, "own")
+    assert glyphs(raw) == ["a", "b"] * 50
+    assert [image.max() for image in raw.images] == [0 if i == 3 else 100 + i for i in range(100)]
+    assert raw.images[90][2, 2] == 7
+
+
+@pytest.mark.parametrize("cell", ["", "nan", "NaN", "-1", "256", "1e9", "abc", "inf", "1,000"])
+@pytest.mark.parametrize("point", [False, True])
+def test_a_bad_cell_is_named(tmp_path: Path, cell: str, point: bool) -> None:
+    rows = pixel_rows(LABELS)
+    rows[2][14] = cell
+    rows[0][0] = "0.0" if point else 0
+    save(tmp_path, table(rows, [*pixel_header(), "label"]))
+    refused(
+        tmp_path, "devanagari", "data.csv (holds `.*` in line 4, column `pixel14`; correct it, for pixels are numbers from 0 to 255|cannot be read)"
+    )
+
+
+def test_a_label_that_is_missing(tmp_path: Path) -> None:
+    save(tmp_path, table(pixel_rows(["ka", " ", "ka"]), [*pixel_header(), "label"]))
+    refused(tmp_path, "devanagari", "holds no label in line 3, column `label`")
+
+
+@pytest.mark.parametrize("cells", [3, 40])
+def test_a_line_of_another_length(tmp_path: Path, cells: int) -> None:
+    rows = pixel_rows(LABELS)
+    rows[1] = ["1"] * cells
+    save(tmp_path, table(rows, [*pixel_header(), "label"]))
+    refused(tmp_path, "devanagari", f"has {cells} cells instead of 37 in line 3")
+
+
+@pytest.mark.parametrize(
+    ("content", "pattern"),
+    [
+        (
+            table(pixel_rows(["a"]), [*pixel_header(), "label"]).replace(b"pixel35", b"nothing"),
+            "35 columns of pixels, which make no square image|several columns",
+        ),
+        (table(pixel_rows(["a"]), [*pixel_header(), "label"]).replace(b"pixel35", b"pixel34"), "two columns of pixels have the same name"),
+        (table([], [*pixel_header(), "label"]), "holds no rows"),
+        (table([[0] * 30]), "its 30 columns are no label beside the pixels"),
+        (table([["a", "b", *[0] * 36]]), "its 38 columns are no label beside the pixels"),
+        (b",".join(b"%d" % i for i in range(100_000)), "100,000 columns, more than the 65,552"),
+        (b"1," * (1 << 20), "line 1 is longer than 1,048,576 bytes"),
+        ("label,pixel0\n".encode("utf-16"), "is not in UTF-8"),
+        (table(pixel_rows(["a"]), [*pixel_header(), "label"]) + b'"' + b"1,2\n" * 100, "data.csv (has|is no|cannot|holds)"),
+        (table(pixel_rows(["a"]), [*pixel_header(), "label"]) + b"1" * (9 << 20), "line 3 is longer than 4,194,304 bytes"),
+        (table(pixel_rows(["xy"]), [*pixel_header(), "label"]).replace(b"xy", b"\xff\xfe"), "is not in UTF-8"),
+        (b"a,b\n1,2\n", "holds no images .data.csv holds no pixels and was left out"),
+        (b"", "holds no images"),
+    ],
+)
+def test_faults(tmp_path: Path, content: bytes, pattern: str) -> None:
+    save(tmp_path, content)
+    refused(tmp_path, "own", pattern)
+
+
+def test_tables_of_different_sizes(tmp_path: Path) -> None:
+    for size in (6, 7):
+        save(tmp_path, table(pixel_rows(["a"], size), [*pixel_header(size), "label"]), f"set_{size}.csv")
+    refused(tmp_path, "own", r"set_6.csv and set_7.csv in .* hold images of different sizes; name those to read in data\.own\.files")
+
+
+def test_in_a_zip_with_a_damaged_end(tmp_path: Path) -> None:
+    content = bytearray(zipped({"data.csv": table(pixel_rows(LABELS * 50), [*pixel_header(), "label"])}))
+    content[300] ^= 0xFF
+    save(tmp_path, bytes(content), "own.zip")
+    refused(tmp_path, "devanagari", "own.zip: the member data.csv is damaged")
+
+
+def test_a_class_list_gives_numbers_their_glyphs(tmp_path: Path) -> None:
+    save(tmp_path, table(pixel_rows([12, 3]), [*pixel_header(), "label"]))
+    save(tmp_path, "name,glyph\n12,ख\n3,क\n".encode(), "classes.csv")
+    assert glyphs(read_raw(tmp_path, "devanagari")) == ["ख", "क"]

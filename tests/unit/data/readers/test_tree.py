@@ -1,0 +1,130 @@
+"""Class folders, however they are wrapped, split and nested."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sources import data, glyph, glyphs, refused, write_tree
+
+from lekhani.data.layouts import read_raw
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    write_tree(tmp_path, "b10/1.png", "b2/1.png", "b2/2.png")
+    raw = read_raw(tmp_path, "own")
+    assert [(c.label, c.name, c.glyph) for c in raw.classes] == [(0, "b2", "b2"), (1, "b10", "b10")]
+    assert raw.labels.tolist() == [0, 0, 1]
+    assert raw.labels.dtype == np.int64
+    assert list(raw.members) == ["b2/1.png", "b2/2.png", "b10/1.png"]
+    assert list(raw.splits) == ["", "", ""]
+    np.testing.assert_array_equal(raw.images[0], glyph(201))
+
+
+@pytest.mark.parametrize("wrapper", ["", "wrapped/", "twice/wrapped/", "train/"])
+@pytest.mark.parametrize(("train", "test"), [("Train", "Test"), ("TRAIN", "test"), ("training", "testing")])
+def test_splits_in_any_case_and_below_a_wrapper(tmp_path: Path, wrapper: str, train: str, test: str) -> None:
+    write_tree(tmp_path, f"{wrapper}{train}/a/1.png", f"{wrapper}{test}/a/2.png", f"{wrapper}{train}/b/3.png")
+    raw = read_raw(tmp_path, "own")
+    assert sorted(zip(raw.labels.tolist(), raw.splits, strict=True)) == [(0, "test"), (0, "train"), (1, "train")]
+
+
+def test_train_alone_is_no_split(tmp_path: Path) -> None:
+    write_tree(tmp_path, "Train/a/1.png", "Train/b/1.png")
+    raw = read_raw(tmp_path, "own")
+    assert [c.name for c in raw.classes] == ["a", "b"]
+    assert set(raw.splits) == {""}
+
+
+def test_hidden_and_foreign_files_are_passed_over(tmp_path: Path) -> None:
+    write_tree(tmp_path, "a/1.png", "b/1.png", "__MACOSX/a/1.png", ".cache/x/1.png")
+    (tmp_path / "source.json").write_text("{}")
+    (tmp_path / "a" / "Thumbs.db").write_bytes(b"x")
+    assert len(read_raw(tmp_path, "own").images) == 2
+
+
+def test_an_empty_class_folder(tmp_path: Path) -> None:
+    write_tree(tmp_path, "Train/a/1.png", "Test/a/1.png")
+    (tmp_path / "Test" / "b").mkdir()
+    refused(tmp_path, "own", "class folder Test/b in .* holds no images")
+
+
+def test_an_image_outside_the_class_folders(tmp_path: Path) -> None:
+    write_tree(tmp_path, "a/1.png", "b/1.png", "stray.png")
+    refused(tmp_path, "own", "stray.png in .* lies in no class folder")
+
+
+def test_an_image_beside_train_and_test(tmp_path: Path) -> None:
+    write_tree(tmp_path, "Train/a/1.png", "Test/a/1.png", "Other/a/1.png")
+    refused(tmp_path, "own", "Other/a/1.png in .* lies in no class folder; put it into one below the train or the test folder")
+
+
+def test_images_directly_in_train_and_test(tmp_path: Path) -> None:
+    write_tree(tmp_path, "Train/1.png", "Test/1.png")
+    refused(tmp_path, "own", "Test/1.png in .* lies in no class folder; put it into one below")
+
+
+@pytest.mark.parametrize(
+    ("folders", "splits"), [("train val", "train test"), ("train test valid", "train test train"), ("test validation", "test train")]
+)
+def test_validation_images(tmp_path: Path, folders: str, splits: str) -> None:
+    write_tree(tmp_path, *(f"{folder}/a/{folder}.png" for folder in folders.split()))
+    raw = read_raw(tmp_path, "own")
+    where = {member.split("/")[0]: split for member, split in zip(raw.members, raw.splits, strict=True)}
+    assert where == dict(zip(folders.split(), splits.split(), strict=True))
+    assert any("Validation images count as" in note for note in raw.notes)
+
+
+def test_splits_below_the_class_folders(tmp_path: Path) -> None:
+    write_tree(tmp_path, "a/train/1.png", "a/test/2.png", "b/train/3.png")
+    raw = read_raw(tmp_path, "own")
+    assert list(zip(glyphs(raw), raw.splits, strict=True)) == [("a", "test"), ("a", "train"), ("b", "train")]
+
+
+def test_folders_of_tables_are_no_classes(tmp_path: Path) -> None:
+    write_tree(tmp_path, "images/a/1.png", "images/b/1.png")
+    write_tree(tmp_path, "tables/notes.csv", content=b"writer,age\n1,30\n")
+    raw = read_raw(tmp_path, "own")
+    assert [c.name for c in raw.classes] == ["a", "b"]
+    assert "tables/notes.csv holds no pixels and was left out." in raw.notes
+
+
+def test_nested_folders_ask_which_one_names_the_class(tmp_path: Path) -> None:
+    write_tree(tmp_path, "a/w1/1.png", "a/w2/1.png", "b/w1/1.png")
+    refused(
+        tmp_path,
+        "own",
+        r"set data\.own\.class_folder: `first` gives 2 classes \(a, b\); `last` gives 2 classes \(w1, w2\); `path` gives 3 classes \(a_w1, ",
+    )
+
+
+@pytest.mark.parametrize(("level", "found"), [("first", "a a b"), ("last", "w1 w1 w2"), ("path", "a_w1 a_w2 b_w1")])
+def test_the_level_that_was_asked_for(tmp_path: Path, level: str, found: str) -> None:
+    write_tree(tmp_path, "Train/a/w1/1.png", "Train/a/w2/1.png", "Test/b/w1/1.png")
+    raw = read_raw(tmp_path, "own", data(class_folder=level))
+    assert sorted(glyphs(raw)) == found.split()
+    assert raw.splits.count("test") == 1
+
+
+@pytest.mark.parametrize("names", [("ka/w1/1.png", "ka/w2/1.png", "kha/w1/1.png"), ("w1/ka/1.png", "w2/ka/2.png", "w1/kha/1.png")])
+def test_known_names_tell_the_level(tmp_path: Path, names: tuple[str, ...]) -> None:
+    write_tree(tmp_path, *names)
+    assert glyphs(read_raw(tmp_path, "devanagari")) == ["क", "क", "ख"]
+
+
+def test_numbers_below_groups(tmp_path: Path) -> None:
+    """The layout of Kaggle's ashokpant/devanagari-character-dataset-large."""
+    numerals, consonants = [f"nhcd/numerals/{i}/1.jpg" for i in range(10)], [f"nhcd/consonants/{i}/1.jpg" for i in range(1, 37)]
+    write_tree(tmp_path, *numerals, *consonants)
+    raw = read_raw(tmp_path, "devanagari")
+    of = dict(zip(raw.members, glyphs(raw), strict=True))
+    assert len(raw.classes) == 46
+    assert (of["nhcd/numerals/3/1.jpg"], of["nhcd/consonants/3/1.jpg"], of["nhcd/consonants/36/1.jpg"]) == ("३", "ग", "ज्ञ")
+    write_tree(tmp_path, "nhcd/vowels/1/1.jpg")
+    refused(tmp_path, "devanagari", "`vowels_1` is no class of this dataset")
+    assert len(read_raw(tmp_path, "devanagari", data(files="nhcd/[cn]*/**")).classes) == 46
+
+
+def test_images_at_several_depths(tmp_path: Path) -> None:
+    write_tree(tmp_path, "a/1.png", "a/more/2.png", "b/1.png")
+    refused(tmp_path, "own", "folders nest")
+    assert glyphs(read_raw(tmp_path, "own", data(class_folder="first"))) == ["a", "a", "b"]

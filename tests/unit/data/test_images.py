@@ -1,0 +1,230 @@
+"""Images of every kind become the same grey pixels, white on black."""
+
+import os
+import struct
+import zlib
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sources import data, encoded, glyph, npz, refused, write_tree
+
+from lekhani.data import images
+from lekhani.data.archives import open_folder
+from lekhani.data.layouts import read_raw
+from lekhani.errors import LekhaniError, UsageError
+
+
+def test_black_on_white_is_inverted_as_a_whole(tmp_path: Path) -> None:
+    write_tree(tmp_path, "a/1.png", "a/2.png", content=encoded(255 - glyph(180)))
+    np.testing.assert_array_equal(read_raw(tmp_path, "own").images[1], glyph(180))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "I;16", "I", "F"])
+def test_every_mode_becomes_the_same_grey(tmp_path: Path, mode: str) -> None:
+    image = Image.fromarray(glyph(255))
+    if mode == "I;16":
+        image = Image.fromarray(glyph(255).astype(np.uint16) * 257)
+    elif mode == "F":
+        image = Image.fromarray(glyph(255).astype(np.float32) / 255)
+    else:
+        image = image.convert("L").convert(mode)
+    name = "1.tif" if mode in {"CMYK", "F", "I"} else "1.png"
+    write_tree(tmp_path, f"a/{name}", content=encoded(image, "TIFF" if name == "1.tif" else "PNG"))
+    np.testing.assert_array_equal(read_raw(tmp_path, "own").images[0], glyph(255))
+
+
+@pytest.mark.parametrize("ink", ["black", "white"])
+def test_ink_on_transparent_paper(tmp_path: Path, ink: str) -> None:
+    image = Image.new("RGBA", (12, 12), (0, 0, 0, 0))
+    image.paste(ink, (4, 4, 8, 8))
+    write_tree(tmp_path, "a/1.png", content=encoded(image))
+    np.testing.assert_array_equal(read_raw(tmp_path, "own").images[0], glyph(255))
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("jpg", "JPEG"), ("JPEG", "JPEG"), ("bmp", "BMP"), ("gif", "GIF"), ("tiff", "TIFF")])
+def test_formats(tmp_path: Path, suffix: str, kind: str) -> None:
+    write_tree(tmp_path, f"a/1.{suffix}", content=encoded(glyph(255), kind))
+    assert np.abs(read_raw(tmp_path, "own").images[0].astype(int) - glyph(255)).max() < 30
+
+
+def test_a_photo_is_shrunk_at_once(tmp_path: Path) -> None:
+    write_tree(tmp_path, "a/1.png", content=encoded(np.zeros((300, 600), np.uint8)))
+    assert read_raw(tmp_path, "own").images[0].shape == (128, 256)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", encoded(glyph())[:60], b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
+def test_an_unreadable_image_is_named(tmp_path: Path, content: bytes) -> None:
+    write_tree(tmp_path, "a/1.png")
+    write_tree(tmp_path, "a/broken.png", content=content)
+    refused(tmp_path, "own", r"The image a/broken.png in .* cannot be read \(.+\); remove it or replace it")
+
+
+def test_an_image_of_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tree(tmp_path, "a/1.png")
+    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    refused(tmp_path, "own", "a/1.png in .* has 12 x 12 pixels, more than 100")
+
+
+def test_big_endian_and_unscaled_deep_greys(tmp_path: Path) -> None:
+    write_tree(tmp_path, "a/1.tif", content=encoded(Image.fromarray(glyph(255).astype(">u2") * 257), "TIFF"))
+    write_tree(tmp_path, "a/2.png", content=encoded(Image.fromarray(glyph(255).astype(np.uint16))))
+    for image in read_raw(tmp_path, "own").images:
+        np.testing.assert_array_equal(image, glyph(255))
+
+
+def test_a_palette_with_transparency(tmp_path: Path) -> None:
+    image = Image.fromarray(glyph(1)).convert("P")
+    image.putpalette([9, 9, 9, 0, 0, 0])
+    write_tree(tmp_path, "a/1.png", content=encoded(image, transparency=0))
+    np.testing.assert_array_equal(read_raw(tmp_path, "own").images[0], glyph(255))  # black ink on nothing
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_a_turned_photo_is_set_upright(tmp_path: Path, kind: str) -> None:
+    pixels = np.zeros((16, 32), np.uint8)
+    pixels[:, 24:] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    write_tree(tmp_path, f"a/1.{kind.lower()}", content=encoded(pixels, kind, exif=exif))
+    image = read_raw(tmp_path, "own").images[0]
+    assert image.shape == (32, 16)
+    assert image[24:].mean() > 200 > 50 > image[:20].mean()
+
+
+def test_a_large_jpeg_is_shrunk_well(tmp_path: Path) -> None:
+    write_tree(tmp_path, "a/1.jpg", content=encoded(glyph(255, 3000), "JPEG"))
+    image = read_raw(tmp_path, "own").images[0]
+    assert image.shape == (256, 256)
+    assert np.abs(image.astype(int) - np.asarray(Image.fromarray(glyph(255, 3000)).resize((256, 256)))).mean() < 2
+
+
+def png(width: int, height: int, pixels: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG that may lie."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + b"".join(chunk(*c) for c in chunks) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "pattern"),
+    [
+        (png(60_000, 60_000, b"x"), "cannot be read|has 60000 x 60000 pixels"),
+        (png(8000, 8000, b"x"), "has 8000 x 8000 pixels, more than 50,000,000"),
+        (png(2**31 - 1, 1, b"x"), "cannot be read|more than"),
+        (png(0, 5, b"x"), "cannot be read"),
+        (png(64, 64, b"x" * 10), "cannot be read"),
+        (png(4, 4, b"x" * 20, (b"zTXt", b"k\0\0" + zlib.compress(bytes(90 << 20)))), "cannot be read"),
+        (encoded(glyph(), "GIF")[:30], "cannot be read"),
+        (encoded(glyph(), "TIFF")[:40], "cannot be read"),
+        (encoded(glyph(), "JPEG")[:200], "cannot be read"),
+        (encoded(glyph(), "BMP")[:60], "cannot be read"),
+    ],
+)
+def test_images_that_lie_or_end_early(tmp_path: Path, content: bytes, pattern: str) -> None:
+    write_tree(tmp_path, "a/1.png", content=content)
+    refused(tmp_path, "own", pattern)
+
+
+def test_more_pixel_data_than_pixels_is_not_unpacked(tmp_path: Path) -> None:
+    write_tree(tmp_path, "a/1.png", content=png(4, 4, bytes(50 << 20)))
+    assert read_raw(tmp_path, "own").images[0].shape == (4, 4)
+
+
+def test_a_huge_image_file_is_not_read(tmp_path: Path) -> None:
+    write_tree(tmp_path, "a/1.png")
+    os.truncate(tmp_path / "a/1.png", 300 << 20)
+    refused(tmp_path, "own", "has 315 MB, more than the 256 allowed")
+
+
+# --- many at once ---
+
+
+def test_processes_decode_the_same_in_the_same_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"a/{i:04d}.png" for i in range(1200)]
+    for i, name in enumerate(names):
+        write_tree(tmp_path, name, content=encoded(glyph(i % 255, 6 + i % 2)))
+    source = open_folder(tmp_path)
+    alone = images.decode(source, names)
+    monkeypatch.setattr(images, "FEW", 1000)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    together = images.decode(source, names)
+    assert len(alone) == len(together) == 1200
+    assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
+    (tmp_path / names[700]).write_bytes(b"\x89PNG broken\n")
+    with pytest.raises(UsageError, match=r"The image a/0700.png in .* cannot be read \(.+\); remove it or replace it\.$"):
+        images.decode(open_folder(tmp_path), names)
+
+
+def test_a_helper_process_that_dies_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dying:
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def submit(self, *_: object) -> None:
+            raise BrokenProcessPool("killed")
+
+        def shutdown(self, **_: object) -> None:
+            pass
+
+    write_tree(tmp_path, "a/1.png")
+    monkeypatch.setattr(images, "ProcessPoolExecutor", Dying)
+    monkeypatch.setattr(images, "FEW", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    with pytest.raises(LekhaniError, match="could not be decoded: a helper process died"):
+        read_raw(tmp_path, "own")
+
+
+def test_images_of_one_size_are_one_array(tmp_path: Path) -> None:
+    write_tree(tmp_path, "a/1.png", "a/2.png")
+    found = read_raw(tmp_path, "own").images
+    assert isinstance(found, np.ndarray)
+    assert found.shape == (2, 12, 12)
+
+
+# --- black on white ---
+
+
+def save(folder: Path, pixels: np.ndarray[Any, Any]) -> None:
+    (folder / "own.npz").write_bytes(npz(images=pixels, labels=np.zeros(len(pixels), int)))
+
+
+def test_images_that_disagree_ask_for_the_polarity(tmp_path: Path) -> None:
+    save(tmp_path, np.stack([glyph()] * 7 + [255 - glyph()] * 3))
+    refused(
+        tmp_path,
+        "own",
+        r"3 of the images look black on white and 7 white on black; set data\.own\.polarity to white_on_black, black_on_white, or mixed",
+    )
+    raw = read_raw(tmp_path, "own", data(polarity="mixed"))
+    np.testing.assert_array_equal(np.stack(list(raw.images)), np.stack([glyph()] * 10))
+    assert "3 of 10 images are black on white and were inverted." in raw.notes
+    np.testing.assert_array_equal(read_raw(tmp_path, "own", data(polarity="white_on_black")).images[9], 255 - glyph())
+    inverted = read_raw(tmp_path, "own", data(polarity="black_on_white"))
+    np.testing.assert_array_equal(inverted.images[9], glyph())
+    assert "The source is black on white; all images were inverted." in inverted.notes
+
+
+def test_a_few_full_images_do_not_matter(tmp_path: Path) -> None:
+    save(tmp_path, np.stack([glyph()] * 95 + [np.full((12, 12), 250, np.uint8)] * 5))
+    assert read_raw(tmp_path, "own").images[99].max() == 250
+    save(tmp_path, 255 - np.stack([glyph()] * 95 + [np.full((12, 12), 250, np.uint8)] * 5))
+    assert read_raw(tmp_path, "own").images[99].max() == 250
+
+
+def test_edges_of_images_of_several_sizes(tmp_path: Path) -> None:
+    for i in range(12):
+        write_tree(tmp_path, f"a/{i}.png", content=encoded(255 - glyph(180, 9 + i)))
+    for image in read_raw(tmp_path, "own").images:
+        assert image[0].max() == 0
+
+
+def test_arrays_of_large_images_are_shrunk(tmp_path: Path) -> None:
+    save(tmp_path, np.zeros((2, 300, 600), np.uint8))
+    assert [image.shape for image in read_raw(tmp_path, "own").images] == [(128, 256)] * 2

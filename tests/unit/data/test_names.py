@@ -1,0 +1,166 @@
+"""Every spelling of a class leads to its glyph; a user's classes.csv is taken at its word."""
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+from sources import glyphs, refused, write_tree
+
+from lekhani.data import names
+from lekhani.data.layouts import read_raw
+from lekhani.data.spec import DEVANAGARI, MNIST, GlyphClass
+from lekhani.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("folder", "label"),
+    [
+        ("character_1_ka", 0),
+        ("character_01_ka", 0),
+        ("character_1", 0),
+        ("ka", 0),
+        ("क", 0),
+        ("character_36_gya", 35),
+        ("ज्ञ", 35),
+        ("digit_0", 36),
+        ("0", 36),
+        ("०", 36),
+        ("digit_9", 45),
+        ("9", 45),
+    ],
+)
+def test_spellings_of_devanagari(tmp_path: Path, folder: str, label: int) -> None:
+    write_tree(tmp_path, f"{folder}/1.png")
+    (found,) = read_raw(tmp_path, "devanagari").classes
+    assert (found.label, found.name, found.glyph) == (0, DEVANAGARI[label].name, DEVANAGARI[label].glyph)
+
+
+def test_known_classes_come_in_their_own_order(tmp_path: Path) -> None:
+    write_tree(tmp_path, "digit_3/1.png", "character_10_yna/1.png", "character_2_kha/1.png", "क/1.png")
+    raw = read_raw(tmp_path, "devanagari")
+    assert [c.glyph for c in raw.classes] == ["क", "ख", "ञ", "३"]
+    assert [raw.members[list(raw.labels).index(k)].split("/")[0] for k in range(4)] == ["क", "character_2_kha", "character_10_yna", "digit_3"]
+
+
+def test_every_class_of_the_known_datasets_has_its_own_words() -> None:
+    for classes in (DEVANAGARI, MNIST):
+        words = names.spellings(classes)
+        for c in classes:
+            assert words[names.plain(c.name)] == words[c.glyph] == c
+
+
+def test_an_unknown_class_of_a_known_dataset(tmp_path: Path) -> None:
+    write_tree(tmp_path, "character_1_kaa/1.png")
+    refused(tmp_path, "devanagari", "`character_1_kaa` is no class .*did you mean `character_1_ka`")
+
+
+def test_names_in_either_form_of_unicode(tmp_path: Path) -> None:
+    composed = "é"
+    write_tree(tmp_path, f"{unicodedata.normalize('NFD', composed)}/1.png", "b/1.png")
+    (tmp_path / "classes.csv").write_text(f"name,glyph\nb,ब\n{composed},क\n", encoding="utf-8")
+    assert glyphs(read_raw(tmp_path, "own")) == ["ब", "क"]
+
+
+@pytest.mark.parametrize(
+    "text", ["name,glyph\nb,ब\na,क\nc,ग\n", "\ufeffFolder;Devanagari;note\r\nb;ब;\r\n\r\na;क;x\r\n", "Glyph\tclass\nब\tb\nक\ta\n"]
+)
+def test_a_class_list_gives_glyphs_and_order(tmp_path: Path, text: str) -> None:
+    write_tree(tmp_path, "a/1.png", "b/1.png")
+    (tmp_path / "Classes.CSV").write_text(text, encoding="utf-8")
+    raw = read_raw(tmp_path, "own")
+    assert raw.classes == (GlyphClass(0, "b", "ब"), GlyphClass(1, "a", "क"))
+    assert dict(zip(raw.members, raw.labels.tolist(), strict=True)) == {"a/1.png": 1, "b/1.png": 0}
+
+
+def test_a_class_list_beside_the_class_folders(tmp_path: Path) -> None:
+    write_tree(tmp_path, "top/1/x.png", "top/2/x.png", "top/10/x.png")
+    (tmp_path / "top/classes.csv").write_text("label,letter\n10,झ\n1,क\n2,ख\n", encoding="utf-8")
+    assert [c.glyph for c in read_raw(tmp_path, "own").classes] == ["झ", "क", "ख"]
+
+
+def test_a_class_list_for_a_known_dataset_keeps_its_order(tmp_path: Path) -> None:
+    write_tree(tmp_path, "11/x.png", "12/x.png")
+    (tmp_path / "classes.csv").write_text("name,glyph\n11,०\n12,क\n", encoding="utf-8")
+    raw = read_raw(tmp_path, "devanagari")
+    assert [c.name for c in raw.classes] == ["character_1_ka", "digit_0"]
+    assert glyphs(raw) == ["०", "क"] or glyphs(raw) == ["क", "०"]
+    assert raw.classes[raw.labels[list(raw.members).index("11/x.png")]].glyph == "०"
+
+
+def test_a_folder_that_is_not_listed(tmp_path: Path) -> None:
+    write_tree(tmp_path, "kaa/1.png")
+    (tmp_path / "classes.csv").write_text("name,glyph\nka,क\n", encoding="utf-8")
+    refused(tmp_path, "own", r"`kaa` is not among the names in .*classes.csv; add a row for it \(did you mean `ka`\?\)")
+    refused(tmp_path, "devanagari", "`kaa` is not among the names")
+
+
+def test_two_class_lists(tmp_path: Path) -> None:
+    write_tree(tmp_path, "x/a/1.png", "x/b/1.png")
+    write_tree(tmp_path, "x/classes.csv", "y/classes.csv", content=b"name,glyph\na,b\n")
+    refused(tmp_path, "own", "holds x/classes.csv and y/classes.csv; keep one")
+
+
+@pytest.mark.parametrize(
+    ("content", "pattern"),
+    [
+        (b"", "is empty"),
+        (b"\n\n", "is empty"),
+        (b"name,glyph\n", "holds 0 classes"),
+        (b"name\na\n", r"has no column `glyph` \(found: name\)"),
+        (b"glyph,x\na,b\n", "has no column `name`"),
+        (b"name,glyph\na,\n", "the glyph in line 2 is empty"),
+        (b"name,glyph\na,b\n,c\n", "the name in line 3 is empty"),
+        (b"name,glyph\na\n", "the glyph in line 2 is empty"),
+        (b"name,glyph\na,x\na,y\n", "the name `a` stands in line 2 and again in line 3"),
+        (b"name,glyph\na,x\nb,x\n", "the glyph `x` stands in line 2 and again in line 3"),
+        (b"name,glyph\na\x07,x\n", "the name in line 2 is too long or holds control characters"),
+        (b"name,glyph\na,\xff\n", "is not in UTF-8"),
+        ("name,glyph\na,क\n".encode("utf-16"), "is not in UTF-8"),
+        (b'name,glyph\na,"' + b"x" * 200_000, "is no readable CSV"),
+        (b"name,glyph\n" + b"\n" * (5 << 20), "is larger than 4 MB"),
+    ],
+)
+def test_a_class_list_with_a_fault(content: bytes, pattern: str) -> None:
+    with pytest.raises(UsageError, match=pattern) as caught:
+        names.read_classes(content, "raw/classes.csv")
+    assert str(caught.value).startswith("raw/classes.csv")
+
+
+def test_numbers_that_say_nothing_ask_for_a_class_list(tmp_path: Path) -> None:
+    write_tree(tmp_path, "10/1.png")
+    refused(tmp_path, "devanagari", "`10` is no class .* or say in a classes_csv what each number stands for")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1bb", "x" * 201])
+def test_names_that_no_report_could_show(tmp_path: Path, name: str) -> None:
+    write_tree(tmp_path, f"{name}/1.png", "b/1.png")
+    refused(tmp_path, "own", "is no class name, for it is too long or holds control characters")
+
+
+def test_natural_order() -> None:
+    assert sorted(["b", "10", "2", "a10", "a9", "१२", "9" * 5000], key=names.natural)[:3] == ["2", "10", "१२"]
+
+
+def test_a_sentence_stays_on_its_line() -> None:
+    assert names.one_line("a\nb\x1b[0m क्\u200dष \udcff") == r"a\nb\x1b[0m क्" + "\u200dष " + r"\udcff"
+    assert len(names.one_line("x" * 5000)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("path", "split"),
+    [
+        ("mnist_train.csv", "train"),
+        ("t10k-images-idx3-ubyte", "test"),
+        ("x/own_Test.npz", "test"),
+        ("train/a.csv", "train"),
+        ("train_test.csv", ""),
+        ("contest.csv", ""),
+    ],
+)
+def test_the_split_in_a_file_name(path: str, split: str) -> None:
+    assert names.split_in(path) == split
+
+
+def test_too_many_classes_are_none() -> None:
+    with pytest.raises(UsageError, match="10,001 different labels such as `0` are too many"):
+        names.Vocabulary("own").classes_of([str(i) for i in range(10_001)])
