@@ -79,10 +79,10 @@ def read_json(path: Path) -> Any:
         raise LekhaniError(f"{path} cannot be read ({error}); remove it and run `dvc repro`.") from None
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's file names and contents in sorted order, as hex."""
+def sha256(path: Path, without: Path | None = None) -> str:
+    """SHA-256 of a file, or of a folder's file names and contents in sorted order, as hex; the file `without` is left out."""
     digest = hashlib.sha256()
-    members = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    members = sorted(p for p in path.rglob("*") if p.is_file() and p != without) if path.is_dir() else [path]
     for member in members:
         if path.is_dir():
             digest.update(os.fsencode(member.relative_to(path).as_posix()) + b"\0")

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ def local(path: Path | str) -> params.Data:
 
 
 def fetch(path: Path | str, out: Path) -> None:
-    room.fetch("own", local(path), 7, out)
+    room.fetch("own", local(path), params.Embedded(), 7, out)
 
 
 def found(out: Path) -> set[str]:
@@ -121,9 +122,42 @@ def test_nothing_found_names_the_key(tmp_path: Path, out: Path, path: str, probl
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, out: Path) -> None:
-    (tmp_path / "a.csv").write_text("x")
-    with pytest.raises(UsageError, match=r"neither a folder nor a \.zip nor a \.npz"):
-        fetch(tmp_path / "a.csv", out)
+    (tmp_path / "a.pdf").write_text("x")
+    os.mkfifo(tmp_path / "a.zip")  # to open it would be to wait
+    for name in ("a.pdf", "a.zip"):
+        with pytest.raises(UsageError, match=rf"^data\.own\.path: .*{name} is not a folder, an archive .*; give one of these\.$"):
+            fetch(tmp_path / name, out)
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.NPZ", "a.csv", "a.tar.gz", "a.tgz", "train-images.idx3-ubyte", "train-images-idx3-ubyte.gz"])
+def test_every_kind_of_file_that_can_be_read_is_taken(tmp_path: Path, out: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    fetch(tmp_path / name, out)
+    assert found(out) == {name, "source.json"}
+
+
+def test_a_folder_with_too_many_files_is_refused_before_a_byte_is_copied(tree: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "MAX_FILES", 1)
+    with pytest.raises(UsageError, match=r"^data\.own\.path: .*mine holds more than 1 files; give the folder of the images alone"):
+        fetch(tree, out)
+    assert not out.parent.exists()
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "bell\a", "\udcff", "rtl\u202e"])
+def test_strange_names_stay_within_one_line(tmp_path: Path, out: Path, name: str) -> None:
+    folder = tmp_path / "mine" / name
+    folder.mkdir(parents=True)
+    (tmp_path / f"{name}.pdf").write_text("x")
+    (folder / "nowhere").symlink_to("nowhere")
+    for given in (tmp_path / "*.pdf", tmp_path / "mine", f"{tmp_path}\0", f"{tmp_path}/{name}nothing"):
+        with pytest.raises(UsageError) as caught:
+            fetch(given, out)
+        assert len(str(caught.value).splitlines()) == 1
+        str(caught.value).encode()
+    (folder / "nowhere").unlink()
+    (folder / f"{name}.png").write_bytes(b"x")
+    fetch(tmp_path / "mine", out)
+    assert (out / "mine" / name / f"{name}.png").exists()
 
 
 def test_two_files_of_one_name_are_refused(tmp_path: Path, out: Path) -> None:
@@ -154,6 +188,59 @@ def test_a_folder_around_the_raw_files_is_refused(tree: Path) -> None:
         fetch(tree, tree / "raw" / "own")
 
 
+def test_raw_files_that_come_out_the_same_stay(tree: Path, out: Path, embedded: list[Any], tmp_path: Path) -> None:
+    for name, data, folder in (("own", local(tree), out), ("mnist", params.Data(source="embedded"), tmp_path / "mnist")):
+        room.fetch(name, data, params.Embedded(), 7, folder)
+        before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (folder, *folder.rglob("*"))}
+        room.fetch(name, data, params.Embedded(), 7, folder)
+        assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (folder, *folder.rglob("*"))} == before
+
+
+def test_what_is_known_of_the_images_is_noted(tree: Path, out: Path, embedded: list[Any]) -> None:
+    def noted(name: str, **data: Any) -> list[str | None]:
+        room.fetch(name, params.Data(**data), params.Embedded(), 7, out)
+        source = json.loads((out / "source.json").read_text())
+        assert list(source) == ["name", "version", "sha256", "path", "origin", "licence", "citation"]
+        return [source[key] for key in ("origin", "licence", "citation")]
+
+    assert noted("own", source="local", path=str(tree)) == [None, None, None]
+    inode = out.stat().st_ino
+    assert noted("own", source="local", path=str(tree), origin="me", licence="CC0", citation="none") == ["me", "CC0", "none"]
+    assert out.stat().st_ino == inode
+    assert "Noto" in (noted("devanagari", source="embedded")[0] or "")
+    origin, licence, citation = noted("mnist", source="embedded", licence="checked by us")
+    assert "UCI" in (origin or "")
+    assert licence == "checked by us"
+    assert "Kaynak" in (citation or "")
+
+
+def test_names_for_classes_come_along(tree: Path, out: Path, tmp_path: Path) -> None:
+    names = tmp_path / "names.csv"
+    names.write_text("name,glyph\nka,क\n")
+    data = params.Data(source="local", path=str(tree), classes_csv=str(names))
+    room.fetch("own", data, params.Embedded(), 7, out)
+    assert (out / "classes.csv").read_bytes() == names.read_bytes()
+    first = json.loads((out / "source.json").read_text())["sha256"]
+    names.write_text("name,glyph\nka,ख\n")
+    room.fetch("own", data, params.Embedded(), 7, out)
+    assert json.loads((out / "source.json").read_text())["sha256"] != first
+    (tree / "classes.csv").write_text("name,glyph\n")
+    with pytest.raises(UsageError, match=r"^data\.own\.classes_csv: the source has a classes\.csv of its own, .*mine/classes\.csv; leave"):
+        room.fetch("own", data, params.Embedded(), 7, out)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [("nowhere.csv", "does not exist"), (".", "is no file"), ("~nobody-at-all/a.csv", "names a home folder"), ("a.csv/b.csv", "does not exist")],
+)
+def test_names_that_cannot_be_read_are_a_sentence(tree: Path, out: Path, given: str, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree)
+    (tree / "a.csv").write_text("x")
+    with pytest.raises(UsageError, match=rf"^data\.own\.classes_csv: {given} {problem}.*; give a CSV file with the columns `name` and `glyph`\.$"):
+        room.fetch("own", params.Data(source="local", path=str(tree), classes_csv=given), params.Embedded(), 7, out)
+    assert not out.parent.exists()
+
+
 def test_an_unreadable_file_is_one_sentence(tree: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Path, *_: Any, **__: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(self))
@@ -179,7 +266,7 @@ def test_a_full_disk_leaves_the_earlier_files(tree: Path, out: Path, monkeypatch
 
 
 def test_embedded_images_are_saved_with_their_names(embedded: list[Any], tmp_path: Path) -> None:
-    room.fetch("mnist", params.Data(source="embedded", image_size=28), 7, tmp_path / "mnist")
+    room.fetch("mnist", params.Data(source="embedded", image_size=28), params.Embedded(), 7, tmp_path / "mnist")
     with np.load(tmp_path / "mnist" / "embedded.npz", allow_pickle=False) as arrays:
         assert set(arrays.files) == {"images", "labels", "class_names", "glyphs", "filenames", "splits"}
         assert arrays["images"].shape == (10, 8, 8)
@@ -190,10 +277,10 @@ def test_embedded_images_are_saved_with_their_names(embedded: list[Any], tmp_pat
 
 
 def test_embedded_devanagari_is_drawn_as_asked(embedded: list[Any], tmp_path: Path) -> None:
-    room.fetch("devanagari", params.Data(source="embedded", per_class_train=3), 7, tmp_path / "devanagari")
+    room.fetch("devanagari", params.Data(source="embedded"), params.Embedded(per_class_train=3), 7, tmp_path / "devanagari")
     assert embedded == [(7, 3, 60, 32)]
 
 
 def test_embedded_knows_two_datasets(out: Path) -> None:
     with pytest.raises(UsageError, match=r"^data\.own\.source: `embedded` makes devanagari and mnist only"):
-        room.fetch("own", params.Data(source="embedded"), 7, out)
+        room.fetch("own", params.Data(source="embedded"), params.Embedded(), 7, out)

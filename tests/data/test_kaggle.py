@@ -1,0 +1,340 @@
+"""Kaggle as a user meets it, against a stand-in on a loopback port: what arrives, what is kept and what every failure says."""
+
+import json
+import logging
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import standins
+from standins import KEY, TOKEN, USER, KaggleSite, cut, hidden_status, page, reset, status
+
+from lekhani import stages
+from lekhani.data import transfer
+from lekhani.data.spec import load_prepared
+from lekhani.errors import LekhaniError, UsageError
+
+SLUG = "rishianand/devanagari-character-set"
+OUT = Path("data/raw/devanagari")
+COPIES = [
+    (SLUG, "dhcd-csv"),
+    ("ashokpant/devanagari-character-dataset-large", "dhcd-folders"),
+    ("berlinsweird/devanagari", "dhcd-folders"),
+    ("hojjatk/mnist-dataset", "mnist-idx"),
+]
+LITTLE = standins.packed({"data.csv": b"pixel_0000,character\n0,digit_0\n"})
+OTHER = standins.packed({"data.csv": b"pixel_0000,character\n9,digit_0\n"})
+
+
+def fetch(project: Any, version: int | None = None, slug: str = SLUG, **data: Any) -> dict[str, Any]:
+    stages.fetch(project.describe("devanagari", source="kaggle", kaggle={"slug": slug, "version": version}, **data), "devanagari")
+    return json.loads((OUT / "source.json").read_text())  # type: ignore[no-any-return]
+
+
+def found() -> dict[str, bytes]:
+    return {path.relative_to(OUT).as_posix(): path.read_bytes() for path in OUT.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("copy", "kind"), list(product(COPIES, ("made", "real"))), ids=lambda value: value if isinstance(value, str) else value[0])
+def test_every_known_copy_is_fetched_and_prepared(project: Any, kaggle: KaggleSite, archives: Any, copy: tuple[str, str], kind: str) -> None:
+    slug, layout = copy
+    archive = archives[layout, kind]
+    if archive is None:
+        pytest.skip("LEKHANI_REAL_DATA names no folder with layouts.py")
+    kaggle.archives[slug, 2] = archive
+    name = "mnist" if "mnist" in layout else "devanagari"
+    choices = project.describe(name, source="kaggle", kaggle={"slug": slug, "version": None})
+    stages.fetch(choices, name)
+    raw = Path("data/raw", name)
+    assert (raw / f"{slug.split('/')[1]}.zip").read_bytes() == archive
+    source = json.loads((raw / "source.json").read_text())
+    assert list(source) == ["name", "slug", "version", "sha256", "path", "origin", "licence", "citation"]
+    assert (source["name"], source["slug"], source["version"], source["path"]) == ("kaggle", slug, 2, None)
+    assert source["licence"].startswith("CC BY")
+    stages.prepare(choices, name)
+    prepared = load_prepared(Path("data/prepared", name))
+    expected = {"made": (60, 10 if name == "mnist" else 3), "real": (80 if name == "mnist" else 368, 10 if name == "mnist" else 46)}
+    assert (len(prepared.images), prepared.info.n_classes) == expected[kind]
+    assert prepared.info.source == source
+
+
+def test_the_command_shows_one_download_and_no_secret(project: Any, kaggle: KaggleSite) -> None:
+    kaggle.archives[SLUG, 1] = LITTLE
+    project.describe("devanagari", source="kaggle", kaggle={"slug": SLUG, "version": None})
+    done = project.run("fetch", "--dataset", "devanagari")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert found()["devanagari-character-set.zip"] == LITTLE
+    assert f"Kaggle: {SLUG} version 1: 100% of" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    project.holds_no_secret(done.stderr)
+    again = project.run("fetch", "--dataset", "devanagari")
+    assert again.stderr == f"devanagari: version 1 of {SLUG} is already here\n"
+
+
+def test_a_terminal_sees_a_bar(project: Any, kaggle: KaggleSite) -> None:
+    kaggle.archives[SLUG, 1] = LITTLE
+    project.describe("devanagari", source="kaggle", kaggle={"slug": SLUG, "version": 1})
+    done = project.run("fetch", "--dataset", "devanagari", FORCE_COLOR="1", COLUMNS="150", VERBOSE="true")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "━" in done.stderr
+    assert f"{len(LITTLE)}/{len(LITTLE)} bytes" in done.stderr
+    project.holds_no_secret(done.stderr)
+
+
+def test_a_version_may_be_pinned(project: Any, kaggle: KaggleSite) -> None:
+    kaggle.archives |= {(SLUG, 1): OTHER, (SLUG, 2): LITTLE}
+    assert fetch(project, 1)["version"] == 1
+    assert found()["devanagari-character-set.zip"] == OTHER
+    assert kaggle.count("GetDataset") == 0
+
+
+def test_what_is_here_stays_byte_for_byte(project: Any, kaggle: KaggleSite, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    kaggle.archives[SLUG, 1] = LITTLE
+    fetch(project)
+    before, inode = found(), OUT.stat().st_ino
+    fetch(project)
+    assert found() == before
+    assert OUT.stat().st_ino == inode
+    assert kaggle.count("storage") == 1
+    assert "already here" in caplog.text
+    kaggle.seen.clear()
+    assert fetch(project, 1) == json.loads(before["source.json"])
+    assert not kaggle.seen  # a pinned version that is here needs neither the network nor an account
+    fetch(project, 1, licence="mine")
+    assert json.loads(found()["source.json"])["licence"] == "mine"
+    assert OUT.stat().st_ino == inode
+
+
+def test_a_newer_version_replaces_the_older_one(project: Any, kaggle: KaggleSite) -> None:
+    kaggle.archives[SLUG, 1] = LITTLE
+    fetch(project)
+    kaggle.archives[SLUG, 2] = OTHER
+    assert fetch(project)["version"] == 2
+    assert found()["devanagari-character-set.zip"] == OTHER
+    assert fetch(project, 1)["version"] == 1
+
+
+def test_files_that_someone_changed_are_fetched_again(project: Any, kaggle: KaggleSite, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    kaggle.archives[SLUG, 1] = LITTLE
+    fetch(project)
+    before = found()
+    (OUT / "devanagari-character-set.zip").write_bytes(b"changed")
+    fetch(project, 1)
+    assert found() == before
+    assert "are not those that were fetched" in caplog.text
+
+
+@pytest.mark.parametrize("fault", [status(503), status(403), "offline", "no account"])
+def test_what_is_here_stays_when_kaggle_cannot_be_asked(
+    project: Any, kaggle: KaggleSite, fault: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kaggle.archives[SLUG, 1] = LITTLE
+    fetch(project)
+    before = found()
+    if fault == "offline":
+        offline(monkeypatch)
+    elif fault == "no account":
+        monkeypatch.delenv("KAGGLE_API_TOKEN")
+    else:
+        kaggle.always["GetDataset"] = fault
+    fetch(project)
+    assert found() == before
+    assert f"version 1 of {SLUG} stays" in caplog.text
+    project.holds_no_secret(caplog.text)
+
+
+def test_names_for_classes_come_along(project: Any, kaggle: KaggleSite) -> None:
+    kaggle.archives[SLUG, 1] = LITTLE
+    fetch(project)
+    Path("names.csv").write_text("name,glyph\ndigit_0,०\n")
+    fetch(project, classes_csv="names.csv")
+    assert set(found()) == {"devanagari-character-set.zip", "classes.csv", "source.json"}
+    assert kaggle.count("storage") == 1
+    fetch(project)
+    assert set(found()) == {"devanagari-character-set.zip", "source.json"}
+
+
+@pytest.mark.parametrize("kind", ["IntrospectToken", "GetDataset", "DownloadDataset", "storage"])
+@pytest.mark.parametrize("fault", [status(429), status(429, Retry_After="1"), status(500), status(503), reset, cut], ids=str)
+def test_faults_that_pass_are_waited_for(project: Any, kaggle: KaggleSite, kind: str, fault: Any, caplog: pytest.LogCaptureFixture) -> None:
+    kaggle.archives[SLUG, 1] = LITTLE
+    kaggle.faults[kind] = [fault, fault]
+    fetch(project)
+    assert found()["devanagari-character-set.zip"] == LITTLE
+    assert caplog.text.count("trying again in") == 2
+    project.holds_no_secret(caplog.text)
+
+
+def test_the_wait_is_the_server_s(project: Any, kaggle: KaggleSite, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("tenacity.nap.time.sleep", waited.append)
+    monkeypatch.setattr(transfer, "LONGEST_WAIT", 50.0)
+    kaggle.archives[SLUG, 1] = LITTLE
+    kaggle.faults["storage"] = [
+        status(429, Retry_After=value) for value in ("7", "Fri, 01 Jan 2100 00:00:00 GMT", "Sun, 01 Jan 2020 00:00:00 GMT", "x")
+    ]
+    fetch(project)
+    assert waited[:3] == [7, 50, 0]
+    assert 0 < waited[3] < 1
+    assert "Kaggle asks to slow down (429); trying again in 7 s (attempt 2 of 5)" in caplog.text
+
+
+ALWAYS: dict[str, tuple[str, Any, type[LekhaniError], str]] = {
+    "401": ("GetDataset", status(401), UsageError, r"^data\.devanagari\.source: Kaggle refuses the credentials .*kaggle\.com/settings"),
+    "401 in the body": ("GetDataset", hidden_status(401), UsageError, "Kaggle refuses the credentials"),
+    "401 for the token": ("IntrospectToken", status(401), UsageError, "Kaggle refuses the credentials"),
+    "unknown token": ("IntrospectToken", status(404), UsageError, "Kaggle refuses the credentials"),
+    "403": ("DownloadDataset", status(403), UsageError, rf"rules wait to be accepted; open https://www\.kaggle\.com/datasets/{SLUG} "),
+    "404": ("GetDataset", status(404), UsageError, rf"^data\.devanagari\.kaggle\.slug: Kaggle has no {SLUG} \(404\)"),
+    "404 of the zip": ("DownloadDataset", status(404), UsageError, rf"Kaggle has no {SLUG} or not its version 1 \(404\)"),
+    "410": ("GetDataset", status(410), LekhaniError, "Kaggle answers 410"),
+    "429": ("GetDataset", status(429), LekhaniError, "Kaggle asks to slow down .*wait some minutes"),
+    "500": ("storage", status(500), LekhaniError, r"a fault of its own \(500\); run again later"),
+    "403 of the storage": ("storage", status(403), LekhaniError, r"a fault of its own \(403\)"),
+    "cut": ("storage", cut, LekhaniError, f"The zip of {SLUG} version 1 arrived incomplete"),
+    "reset": ("storage", reset, LekhaniError, "arrived incomplete"),
+    "reset at once": ("GetDataset", reset, LekhaniError, "The connection to Kaggle broke"),
+    "no zip": ("storage", page, LekhaniError, f"What Kaggle sent for {SLUG} version 1 is no zip"),
+    "a sign-in page": ("GetDataset", page, LekhaniError, "is not Kaggle's; see whether a proxy or a sign-in page"),
+    "a sign-in page at first": ("IntrospectToken", page, LekhaniError, "is not Kaggle's"),
+}
+
+
+@pytest.mark.parametrize("case", ALWAYS)
+@pytest.mark.parametrize("earlier", [False, True])
+def test_every_failure_is_a_sentence_and_leaves_what_was_there(
+    project: Any, kaggle: KaggleSite, case: str, earlier: bool, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kind, fault, error, match = ALWAYS[case]
+    kaggle.archives[SLUG, 1] = LITTLE
+    if earlier:
+        OUT.mkdir(parents=True)
+        (OUT / "old.npz").write_bytes(b"old")
+    kaggle.always[kind] = fault
+    with pytest.raises(LekhaniError, match=match) as caught:
+        fetch(project)
+    message = str(caught.value)
+    assert isinstance(caught.value, error)
+    assert "\n" not in message
+    assert kaggle.count("storage") == (
+        transfer.ATTEMPTS if kind == "storage" and fault is not page else 1 if fault is page and kind == "storage" else 0
+    )
+    if "sign-in" not in case:
+        assert message.endswith("or set `data.devanagari.source: openml` (and `openml: 40923` there), which needs no account.")
+    assert [path.name for path in Path("data/raw").glob("*")] == (["devanagari"] if earlier else [])
+    assert not earlier or found() == {"old.npz": b"old"}
+    project.holds_no_secret(message, caplog.text, *capfd.readouterr())
+
+
+def offline(monkeypatch: pytest.MonkeyPatch, url: str = "") -> None:
+    from kagglesdk import kaggle_env
+
+    monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, url or f"http://127.0.0.1:{standins.free_port()}")
+
+
+def test_a_machine_that_is_offline_hears_it_at_once(project: Any, kaggle: KaggleSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    for url in ("", "http://no-such-host.invalid"):
+        offline(monkeypatch, url)
+        with pytest.raises(LekhaniError, match=r"^Kaggle cannot be reached \(there is no connection\); .*source: openml") as caught:
+            fetch(project)
+        assert not isinstance(caught.value, UsageError | transfer.PassingError)
+    monkeypatch.setenv("HTTP_PROXY", f"http://me:{KEY}@127.0.0.1:{standins.free_port()}")
+    with pytest.raises(LekhaniError, match="the proxy named in HTTPS_PROXY") as caught:
+        fetch(project)
+    project.holds_no_secret(str(caught.value))
+    monkeypatch.delenv("HTTP_PROXY")
+    offline(monkeypatch, kaggle.url.replace("http:", "https:"))  # no TLS there
+    with pytest.raises(LekhaniError, match="its certificate is not trusted here"):
+        fetch(project)
+
+
+def test_a_server_that_falls_silent_is_not_waited_for(project: Any, kaggle: KaggleSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    from lekhani.data import kaggle_source
+
+    over = threading.Event()
+    monkeypatch.setattr(kaggle_source, "SILENCE", 0.1)
+    monkeypatch.setattr(transfer, "ATTEMPTS", 2)
+    kaggle.always["GetDataset"] = lambda *_: over.wait(10)  # type: ignore[assignment,return-value]
+    with pytest.raises(LekhaniError, match="The connection to Kaggle broke"):
+        fetch(project)
+    over.set()
+
+
+@pytest.mark.parametrize("way", ["token", "token file", "token in a file named", "user and key", "kaggle.json", "KAGGLE_CONFIG_DIR"])
+def test_credentials_are_found_where_kaggle_documents_them(project: Any, kaggle: KaggleSite, way: str) -> None:
+    home = project.path.parent / "home"
+    (home / ".kaggle").mkdir()
+    environment = {"KAGGLE_API_TOKEN": ""}
+    if way == "token":
+        environment = {"KAGGLE_API_TOKEN": TOKEN}
+    elif way == "token file":
+        (home / ".kaggle" / "access_token").write_text(f"{TOKEN}\n")
+    elif way == "token in a file named":
+        (home / "token").write_text(TOKEN)
+        environment["KAGGLE_API_TOKEN"] = str(home / "token")
+    elif way == "user and key":
+        environment |= {"KAGGLE_USERNAME": USER, "KAGGLE_KEY": KEY}
+    else:
+        folder = home / (".kaggle" if way == "kaggle.json" else "elsewhere")
+        folder.mkdir(exist_ok=True)
+        (folder / "kaggle.json").write_text(json.dumps({"username": USER, "key": KEY}))
+        environment |= {} if way == "kaggle.json" else {"KAGGLE_CONFIG_DIR": str(folder)}
+    kaggle.archives[SLUG, 1] = LITTLE
+    project.describe("devanagari", source="kaggle", kaggle={"slug": SLUG, "version": None})
+    done = project.run("fetch", "-d", "devanagari", **environment)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert {given for kind, given in kaggle.seen if kind == "storage"} == {""}  # credentials go to Kaggle alone
+    project.holds_no_secret(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("environment", "code", "match"),
+    [
+        ({"KAGGLE_API_TOKEN": ""}, 2, "no credentials were found; make a token at https://www.kaggle.com/settings"),
+        ({"KAGGLE_API_TOKEN": f"{TOKEN}wrong"}, 2, "Kaggle refuses the credentials"),
+        ({"KAGGLE_API_TOKEN": f"{TOKEN}\n"}, 2, "without a line break"),
+        ({"KAGGLE_API_TOKEN": f"{TOKEN}क"}, 2, "Kaggle refuses the credentials"),
+        ({"KAGGLE_API_TOKEN": TOKEN * 30}, 2, "credentials cannot be used (File name too long)"),
+        ({"KAGGLE_API_TOKEN": "", "KAGGLE_USERNAME": USER, "KAGGLE_KEY": f"{KEY}wrong"}, 2, "Kaggle refuses the credentials"),
+        ({"KAGGLE_API_TOKEN": "", "KAGGLE_CONFIG_DIR": "/dev/null/kaggle"}, 2, "credentials cannot be used (Not a directory)"),
+        ({"STANDIN_KAGGLE": "http://127.0.0.1:9", "VERBOSE": "1"}, 1, "Kaggle cannot be reached"),
+        ({"STANDIN_KAGGLE": "http://127.0.0.1:9", "KAGGLE_API_ENVIRONMENT": "LOCALHOST"}, 1, "Kaggle cannot be reached"),
+    ],
+)
+def test_the_command_says_one_sentence(project: Any, kaggle: KaggleSite, environment: dict[str, str], code: int, match: str) -> None:
+    project.describe("devanagari", source="kaggle", kaggle={"slug": SLUG, "version": None})
+    done = project.run("fetch", "-d", "devanagari", **environment)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith("lekhani: ")
+    assert match in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not Path("data").exists()
+    project.holds_no_secret(done.stderr)
+
+
+def test_a_full_disk_leaves_what_was_there(project: Any, kaggle: KaggleSite, full_disk: Any) -> None:
+    kaggle.archives |= {(SLUG, 1): LITTLE, (SLUG, 2): OTHER}
+    fetch(project, 1)
+    before = found()
+    choices = project.describe("devanagari", source="kaggle", kaggle={"slug": SLUG, "version": 2})
+    with full_disk(), pytest.raises(LekhaniError, match="Could not write data/raw/devanagari: File too large"):
+        stages.fetch(choices, "devanagari")
+    assert found() == before
+    assert [path.name for path in OUT.parent.iterdir()] == ["devanagari"]
+
+
+def test_a_dataset_of_one_s_own_is_told_no_other_source(project: Any, kaggle: KaggleSite) -> None:
+    choices = project.describe("own", source="kaggle", kaggle={"slug": "me/letters"})
+    with pytest.raises(
+        UsageError, match=r"^data\.own\.kaggle\.slug: Kaggle has no me/letters \(404\); compare it with the address of the dataset's page\.$"
+    ):
+        stages.fetch(choices, "own")
+    kaggle.archives["me/letters", 1] = LITTLE
+    stages.fetch(choices, "own")
+    source = json.loads(Path("data/raw/own/source.json").read_text())
+    assert (source["origin"], source["licence"], source["citation"]) == (None, None, None)

@@ -1,0 +1,243 @@
+"""OpenML as a user meets it, against a stand-in on a loopback port: no account, and every failure a sentence."""
+
+import errno
+import json
+import logging
+import socket
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import standins
+from standins import OpenmlSite, arff, cut, reset, status
+
+from lekhani import stages
+from lekhani.data import openml_source
+from lekhani.data.spec import load_prepared
+from lekhani.errors import LekhaniError, UsageError
+
+OUT = Path("data/raw/devanagari")
+WORDS = ("character_01_ka", "character_10_yna", "digit_9")
+
+
+def serve(site: OpenmlSite, number: int = 40923, count: int = 60, **more: Any) -> np.ndarray:
+    images = standins.glyphs(count, 32)
+    site.add(number, *arff(images, [WORDS[i % 3] for i in range(count)]), "character", **more)
+    return images
+
+
+def fetch(project: Any, number: int = 40923, name: str = "devanagari", **data: Any) -> dict[str, Any]:
+    stages.fetch(project.describe(name, source="openml", openml=number, **data), name)
+    return json.loads(Path("data/raw", name, "source.json").read_text())  # type: ignore[no-any-return]
+
+
+def found() -> dict[str, bytes]:
+    return {path.relative_to(OUT).as_posix(): path.read_bytes() for path in OUT.rglob("*") if path.is_file()}
+
+
+def test_dhcd_comes_as_arrays_and_is_prepared(project: Any, openml: OpenmlSite) -> None:
+    images = serve(openml)
+    source = fetch(project)
+    assert list(source) == ["name", "id", "version", "sha256", "path", "origin", "licence", "citation"]
+    assert (source["name"], source["id"], source["version"], source["path"], source["licence"]) == ("openml", 40923, 1, None, "CC BY 4.0")
+    with np.load(OUT / "openml_40923.npz", allow_pickle=False) as arrays:
+        assert np.array_equal(arrays["images"], images)
+        assert arrays["images"].dtype == np.uint8
+        assert arrays["labels"].tolist() == [i % 3 for i in range(60)]
+        assert arrays["class_names"].tolist() == list(WORDS)
+    stages.prepare(project.describe("devanagari", source="openml", openml=40923), "devanagari")
+    prepared = load_prepared(Path("data/prepared/devanagari"))
+    assert [c.glyph for c in prepared.info.classes] == ["क", "ञ", "९"]
+    assert len(prepared.images) == 60
+
+
+def test_mnist_comes_with_its_digits(project: Any, openml: OpenmlSite) -> None:
+    words = [str(i % 10) for i in range(60)]
+    openml.add(554, *arff(standins.glyphs(60, 28), words, "class"), "class")
+    assert fetch(project, 554, "mnist")["licence"] == "CC BY-SA 3.0"
+    stages.prepare(project.describe("mnist", source="openml", openml=554), "mnist")
+    assert [c.name for c in load_prepared(Path("data/prepared/mnist")).info.classes] == [str(i) for i in range(10)]
+
+
+def test_quotes_around_a_class_are_no_part_of_it(project: Any, openml: OpenmlSite) -> None:
+    openml.add(7, *arff(standins.glyphs(6, 16), ["'ka kha'", "ga"] * 3), "character")
+    fetch(project, 7, "own")
+    with np.load("data/raw/own/openml_7.npz", allow_pickle=False) as arrays:
+        assert arrays["class_names"].tolist() == ["ga", "ka kha"]
+
+
+def test_numbers_as_classes_count_as_people_do(project: Any, openml: OpenmlSite) -> None:
+    words = [str(i % 12) for i in range(24)]
+    content, columns = arff(standins.glyphs(24, 16), words, "class")
+    openml.add(7, content, [*columns[:-1], ("class", "numeric")], "class")
+    fetch(project, 7, "own", image_size=16)
+    with np.load("data/raw/own/openml_7.npz", allow_pickle=False) as arrays:
+        assert arrays["class_names"].tolist() == [str(i) for i in range(12)]
+        assert arrays["labels"].tolist() == [i % 12 for i in range(24)]
+
+
+def test_what_is_here_stays_and_needs_no_network(project: Any, openml: OpenmlSite, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    serve(openml)
+    fetch(project)
+    before, inode = found(), OUT.stat().st_ino
+    openml.seen.clear()
+    fetch(project)
+    assert (found(), OUT.stat().st_ino, openml.seen) == (before, inode, [])
+    assert "OpenML's data set 40923 is already here" in caplog.text
+    serve(openml, 41000, 30)
+    assert fetch(project, 41000)["id"] == 41000
+    assert set(found()) == {"openml_41000.npz", "source.json"}
+
+
+def test_a_withdrawn_data_set_is_told(project: Any, openml: OpenmlSite, caplog: pytest.LogCaptureFixture) -> None:
+    serve(openml, status="deactivated")
+    fetch(project)
+    assert "is marked `deactivated`" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["about", "features", "qualities", "file"])
+@pytest.mark.parametrize(
+    ("fault", "times"),  # more than scikit-learn itself is patient with
+    [(status(429, Retry_After="0"), 5), (status(503), 5), (reset, 3), (cut, 3)],
+    ids=["429", "503", "reset", "cut"],
+)
+def test_faults_that_pass_are_waited_for(project: Any, openml: OpenmlSite, kind: str, fault: Any, times: int) -> None:
+    images = serve(openml)
+    openml.faults[kind] = [fault] * times
+    fetch(project)
+    with np.load(OUT / "openml_40923.npz", allow_pickle=False) as arrays:
+        assert np.array_equal(arrays["images"], images)
+
+
+ALWAYS: dict[str, tuple[str, Any, type[LekhaniError], str]] = {
+    "404": ("about", status(404), UsageError, r"^data\.devanagari\.openml: OpenML has no data set 40923; take the number from its address"),
+    "404 of the file": ("file", status(404), UsageError, "OpenML has no data set 40923"),
+    "403": ("about", status(403), LekhaniError, r"OpenML answers 403 .*https://www\.openml\.org/d/40923"),
+    "429": ("about", status(429), LekhaniError, "OpenML asks to slow down .*run again later"),
+    "500": ("file", status(500), LekhaniError, r"OpenML has a fault of its own \(500\); run again later"),
+    "cut": ("file", cut, LekhaniError, "OpenML's data set 40923 arrived damaged or incomplete; check the connection"),
+    "reset": ("file", reset, LekhaniError, "OpenML.*(broke|damaged)"),
+    "page": ("about", standins.page, LekhaniError, "arrived damaged"),
+}
+
+
+@pytest.mark.parametrize("case", ALWAYS)
+def test_every_failure_is_a_sentence_and_leaves_what_was_there(project: Any, openml: OpenmlSite, case: str, recwarn: Any) -> None:
+    kind, fault, error, match = ALWAYS[case]
+    serve(openml)
+    OUT.mkdir(parents=True)
+    (OUT / "old.npz").write_bytes(b"old")
+    openml.always[kind] = fault
+    with pytest.raises(LekhaniError, match=match) as caught:
+        fetch(project)
+    assert isinstance(caught.value, error)
+    assert "\n" not in str(caught.value)
+    assert str(project.path.parent) not in str(caught.value)
+    assert found() == {"old.npz": b"old"}
+    assert [path.name for path in OUT.parent.iterdir()] == ["devanagari"]
+    assert not [warning for warning in recwarn if issubclass(warning.category, UserWarning | RuntimeWarning)]
+    openml.always.clear()
+    fetch(project)  # nothing damaged was kept for the next time
+
+
+def test_an_unknown_number_is_a_sentence(project: Any, openml: OpenmlSite) -> None:
+    with pytest.raises(UsageError, match=r"^data\.devanagari\.openml: OpenML has no data set 41"):
+        fetch(project, 41)
+
+
+def test_another_checksum_is_damage(project: Any, openml: OpenmlSite) -> None:
+    serve(openml, md5_checksum="0" * 32)
+    with pytest.raises(LekhaniError, match="arrived damaged or incomplete"):
+        fetch(project)
+
+
+def test_a_machine_that_is_offline_hears_it(project: Any, openml: OpenmlSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.datasets import _openml
+
+    for url in (f"http://127.0.0.1:{standins.free_port()}", "http://no-such-host.invalid", openml.url.replace("http:", "https:")):
+        monkeypatch.setattr(_openml, "_DATA_INFO", url + "/api/v1/json/data/{}")
+        openml.server.socket.settimeout(5)
+        with pytest.raises(LekhaniError, match=r"^OpenML cannot be reached \((there is no connection|its certificate)"):
+            fetch(project)
+    monkeypatch.setattr(_openml, "_DATA_INFO", "https://no-such-host.invalid/{}")
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:{standins.KEY}@127.0.0.1:{standins.free_port()}")
+    with pytest.raises(LekhaniError, match="OpenML cannot be reached") as caught:
+        fetch(project)
+    assert standins.KEY not in str(caught.value)
+    assert socket.getdefaulttimeout() is None
+
+
+def test_a_folder_that_cannot_be_written_is_named(project: Any, openml: OpenmlSite, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    serve(openml)
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path / "file" / "below"))
+    with pytest.raises(LekhaniError, match=r"cannot keep OpenML's data set 40923 \(Not a directory\); .*SCIKIT_LEARN_DATA"):
+        fetch(project)
+
+
+@pytest.mark.parametrize(
+    ("error", "match"),
+    [
+        (urllib.error.URLError(TimeoutError("timed out")), "The connection to OpenML broke"),
+        (urllib.error.URLError(OSError("Tunnel connection failed: 407")), "OpenML cannot be reached"),
+        (OSError(errno.ENOSPC, "No space left on device"), r"cannot keep OpenML's data set 7 \(No space left on device\)"),
+        (EOFError("Compressed file ended"), "arrived damaged"),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), "broke"),
+    ],
+)
+def test_what_urllib_and_the_disk_say(error: Exception, match: str) -> None:
+    with pytest.raises(LekhaniError, match=match), openml_source._told("data.own", 7):
+        raise error
+
+
+def table(kind: str) -> tuple[bytes, list[tuple[str, str]]]:
+    content, columns = arff(standins.glyphs(6, 16), ["a", "b"] * 3)
+    lines = content.decode().splitlines()
+    if kind == "no square":
+        return arff(np.zeros((6, 16, 15), np.uint8), ["a", "b"] * 3)
+    if kind == "word":
+        columns[0] = ("pixel_0000", "nominal")
+        lines[-1] = "ka" + lines[-1][1:]
+    elif kind == "fraction":
+        lines[-1] = "0.5" + lines[-1][1:]
+    elif kind == "negative":
+        lines[-1] = "-1" + lines[-1][1:]
+    elif kind == "large":
+        lines[-1] = "300" + lines[-1][1:]
+    elif kind == "gap":
+        lines[-1] = "?" + lines[-1][1:]
+    elif kind == "ragged":
+        lines[-1] += ",1,2,3"
+    elif kind == "real target":
+        columns[-1] = ("character", "numeric")
+        lines[-6:] = [line[:-1] + "0.5" for line in lines[-6:]]
+    elif kind == "text":
+        columns[0] = ("pixel_0000", "string")
+        lines[-1] = "ka" + lines[-1][1:]
+    return "\n".join(lines).encode() + b"\n", columns
+
+
+@pytest.mark.parametrize(
+    ("kind", "match"),
+    [
+        ("no square", "6 rows of 240 numbers, which is no square of pixels"),
+        ("word", "its column `pixel_0000` holds no numbers"),
+        ("text", "its column `pixel_0000` holds no numbers"),
+        ("fraction", "it holds 0.5, and a pixel is a whole number from 0 to 255"),
+        ("negative", "it holds -1, and"),
+        ("large", "it holds 300, and"),
+        ("gap", "values are missing among its rows 1 to 6"),
+        ("real target", "its target column holds fractions or gaps"),
+        ("no target", "it has not exactly one target column"),
+        ("ragged", "is no table that scikit-learn reads"),
+    ],
+)
+def test_a_data_set_that_holds_no_images(project: Any, openml: OpenmlSite, kind: str, match: str) -> None:
+    content, columns = table(kind)
+    openml.add(7, content, columns, "" if kind == "no target" else "character")
+    with pytest.raises(UsageError, match=rf"^data\.own\.openml: data set 7 .*{match}.*https://www\.openml\.org/d/7"):
+        fetch(project, 7, "own")
+    assert not Path("data/raw/own").exists()
