@@ -1,4 +1,4 @@
-"""Grids of glyphs as arrays, and PNG files of them."""
+"""Grids of glyphs as arrays, PNG files of them, and the font that plots need."""
 
 from pathlib import Path
 from typing import Any
@@ -40,3 +40,16 @@ def save_png(picture: Picture, path: Path, scale: int = 1) -> None:
 
     with replacing(path) as temporary:
         Image.fromarray(enlarged(picture, scale)).save(temporary, format="PNG")
+
+
+def use_devanagari_font() -> None:
+    """Let matplotlib draw Devanagari with the font that ships as a package."""
+    from importlib import resources
+
+    import matplotlib as mpl
+    from matplotlib import font_manager
+
+    font = resources.files("fontpkg_noto_sans_devanagari") / "files" / "NotoSansDevanagari[wdth,wght].ttf"
+    with resources.as_file(font) as path:
+        font_manager.fontManager.addfont(path)
+    mpl.rcParams["font.family"] = ["DejaVu Sans", "Noto Sans Devanagari"]

@@ -11,8 +11,10 @@ import pandas as pd
 from PIL import Image
 
 from lekhani import files, params
-from lekhani.data.layouts import nearest, plain, read_raw, spellings
-from lekhani.data.raw import RawImages
+from lekhani.data import duplicates
+from lekhani.data.layouts import read_raw
+from lekhani.data.names import nearest, plain, spellings
+from lekhani.data.raw import Images, RawImages
 from lekhani.data.spec import Bytes, DatasetInfo, GlyphClass, Labels
 from lekhani.errors import UsageError
 
@@ -21,7 +23,7 @@ INK = 127  # a pixel above this counts as ink
 _Rows = npt.NDArray[np.int64]
 
 
-def prepare(name: str, data: params.Data, seed: int, raw: Path, out: Path) -> DatasetInfo:
+def prepare(name: str, data: params.Data, choice: params.Prepare, seed: int, raw: Path, out: Path) -> DatasetInfo:
     """Fit, filter and split the raw files in `raw`, and write images.npy, labels.npy, manifest.parquet and dataset.json into `out`.
 
     images.npy is uint8 [N,size,size] and labels.npy int64 [N]: train images first, then test, each ordered by label and
@@ -29,20 +31,34 @@ def prepare(name: str, data: params.Data, seed: int, raw: Path, out: Path) -> Da
     `layouts.read_raw`) and for an unknown entry of `data.classes`; LekhaniError when `raw` is missing or `out` cannot be written.
     """
     source = files.read_json(raw / "source.json")
-    found = read_raw(raw, name)
+    found = read_raw(raw, name, data)
+    notes = list(found.notes)
     kept = _kept(f"data.{name}.classes", data.classes, found.classes)
     classes = tuple(GlyphClass(i, c.name, c.glyph) for i, c in enumerate(kept))
+    if "test" not in found.splits:
+        notes.append(f"The source has no split: {data.test_fraction:.0%} of each class became the test split, drawn with seed {seed}.")
     train, test = _choose(found, kept, data, seed)
     rows = np.concatenate([train, test])
     if not len(rows):
         raise UsageError(f"data.{name}.classes: the source holds no image of the classes to keep; keep other classes.")
-    images = fit([found.images[row] for row in rows], data.image_size)
+    size = data.image_size or _own_size(found.images)
+    chosen = found.images[rows] if isinstance(found.images, np.ndarray) else [found.images[row] for row in rows]
+    images = fit(chosen, size)
+    odd = sum(image.shape != (size, size) for image in chosen)
+    if odd:
+        notes.append(f"{odd:,} of {len(rows):,} images were fitted into {size} x {size} pixels.")
     relabel = np.full(len(found.classes), -1)
     relabel[[c.label for c in kept]] = np.arange(len(kept))
     labels: Labels = relabel[found.labels[rows]].astype(np.int64)
-    counts = {"train": len(train), "test": len(test)}
-    info = DatasetInfo(name, data.script, data.image_size, classes, counts, source, digest(images, labels, counts))
+    is_test = np.arange(len(rows)) >= len(train)
+    if choice.deduplicate:
+        unique = _unique(images, labels, is_test)
+        notes.append(f"{(~unique & ~is_test).sum():,} train and {(~unique & is_test).sum():,} test images that repeat another one were left out.")
+        images, labels, rows, is_test = images[unique], labels[unique], rows[unique], is_test[unique]
+    counts = {"train": int((~is_test).sum()), "test": int(is_test.sum())}
+    info = DatasetInfo(name, data.script, size, classes, counts, source, digest(images, labels, counts), tuple(notes))
     table = manifest(images, labels, classes, counts, [found.members[row] for row in rows])
+    table.attrs = {"source": source}  # pandas keeps it in the Parquet file's own metadata
     with files.replacing(out) as folder:
         folder.mkdir()
         np.save(folder / "images.npy", images)
@@ -50,6 +66,24 @@ def prepare(name: str, data: params.Data, seed: int, raw: Path, out: Path) -> Da
         table.to_parquet(folder / "manifest.parquet", index=False)
         files.write_json(folder / "dataset.json", info.to_dict())
     return info
+
+
+def _unique(images: Bytes, labels: Labels, is_test: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Which images stay when no two may repeat one another; asked again of what stays, since a copy may hide behind another."""
+    stays = np.ones(len(images), bool)
+    while True:
+        rows = np.flatnonzero(stays)
+        kept = duplicates.kept(duplicates.groups(images[rows]), labels[rows], is_test[rows])
+        stays[rows] = kept
+        if kept.all():
+            return stays
+
+
+def _own_size(images: Images) -> int:
+    """The side of the images where all are one square that every variant can work with, else 32 pixels."""
+    height, width = images[0].shape
+    fits = height == width and 16 <= height <= 128 and height % 4 == 0 and all(image.shape == (height, width) for image in images)
+    return height if fits else 32
 
 
 def digest(images: Bytes, labels: Labels, counts: Mapping[str, int]) -> str:
@@ -60,12 +94,14 @@ def digest(images: Bytes, labels: Labels, counts: Mapping[str, int]) -> str:
     return total.hexdigest()
 
 
-def fit(images: Sequence[Bytes], size: int) -> Bytes:
+def fit(images: Images, size: int) -> Bytes:
     """Fit grey images uint8 [H,W] of any shapes into uint8 [N,size,size].
 
     Those of the right size stay untouched. Others keep their aspect and are centred on black; when most of them have ink
     on their outermost pixels, all get a margin of a tenth of the frame, so that all strokes keep one scale.
     """
+    if isinstance(images, np.ndarray) and images.shape[1:] == (size, size):
+        return images
     others = [image for image in images if image.shape != (size, size)]
     touching = sum(_touches_frame(image) for image in others)
     side = 1.25 if touching > len(others) / 2 else 1.0

@@ -3,19 +3,16 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from lekhani.data.spec import GlyphClass
 from lekhani.files import replacing, write_text
-from lekhani.pictures import Picture
+from lekhani.pictures import Picture, use_devanagari_font
 
 # The leading metric comes first; lower is better for fid and kid.
 COLUMNS = (
@@ -35,14 +32,6 @@ COLUMNS = (
     "images_seen",
     "train_seconds",
 )
-
-
-def use_devanagari_font() -> None:
-    """Let matplotlib draw Devanagari with the font that ships as a package."""
-    font = resources.files("fontpkg_noto_sans_devanagari") / "files" / "NotoSansDevanagari[wdth,wght].ttf"
-    with resources.as_file(font) as path:
-        font_manager.fontManager.addfont(path)
-    mpl.rcParams["font.family"] = ["DejaVu Sans", "Noto Sans Devanagari"]
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -19,7 +19,7 @@ PER_CLASS = 20
 
 
 def data(**choices: Any) -> params.Data:
-    return params.Data(**{"source": "local", "path": "x", "image_size": 16, **choices})
+    return params.Data(**{"source": "local", "path": "x", "script": "Devanagari", "image_size": 16, **choices})
 
 
 def write_raw(raw: Path, labels: Any, **arrays: Any) -> None:
@@ -38,9 +38,9 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path / "raw"
 
 
-def run(raw: Path, name: str = "devanagari", seed: int = 7, **choices: Any) -> tuple[DatasetInfo, pd.DataFrame]:
+def run(raw: Path, name: str = "devanagari", seed: int = 7, deduplicate: bool = False, **choices: Any) -> tuple[DatasetInfo, pd.DataFrame]:
     out = raw.parent / "prepared"
-    info = prepare(name, data(**choices), seed, raw, out)
+    info = prepare(name, data(**choices), params.Prepare(deduplicate=deduplicate), seed, raw, out)
     return info, pd.read_parquet(out / "manifest.parquet")
 
 
@@ -250,3 +250,52 @@ def test_a_full_disk_leaves_the_earlier_data(raw: Path, monkeypatch: pytest.Monk
 def test_a_missing_source_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(LekhaniError, match=r"source\.json is missing; run the stage that writes it"):
         run(tmp_path / "raw")
+
+
+# --- what the source leaves open ---
+
+
+def test_the_size_of_the_source_is_kept_where_every_variant_can_work_with_it(tmp_path: Path) -> None:
+    labels = np.repeat(np.arange(2), 10)
+    for side, size in ((16, 16), (28, 28), (30, 32), (256, 32)):
+        raw = tmp_path / str(side) / "raw"
+        raw.mkdir(parents=True)
+        images = np.zeros((20, side, side), np.uint8)
+        images[:, 4:12, 4:12] = np.random.default_rng(0).integers(128, 256, (20, 8, 8))
+        np.savez(raw / "x.npz", images=images, labels=labels)
+        (raw / "source.json").write_text(json.dumps({"name": "local"}))
+        info, _ = run(raw, "own", image_size=None)
+        assert info.image_size == size
+        fitted = f"20 of 20 images were fitted into {size} x {size} pixels."
+        assert (fitted in info.notes) == (side != size)
+
+
+def test_a_drawn_split_is_noted(raw: Path) -> None:
+    info, _ = run(raw, test_fraction=0.25, seed=3)
+    assert "The source has no split: 25% of each class became the test split, drawn with seed 3." in info.notes
+    assert load_prepared(raw.parent / "prepared").info.notes == info.notes
+
+
+def test_the_manifest_names_its_source(raw: Path) -> None:
+    _, table = run(raw)
+    assert table.attrs["source"] == {"name": "local", "version": "1", "sha256": "0" * 64, "path": "x"}
+
+
+def test_duplicates_are_left_out_when_asked(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    labels = np.repeat(np.arange(2), 20)
+    write_raw(raw, labels, splits=np.tile(["train"] * 12 + ["test"] * 8, 2))
+    with np.load(raw / "x.npz") as file:
+        arrays = dict(file)
+    images = arrays["images"]
+    images[1] = images[0]  # twice in train
+    images[12] = images[2]  # in train and in test
+    images[23] = images[3]  # in train under two labels
+    np.savez(raw / "x.npz", **arrays)
+    before, _ = run(raw, "own")
+    assert before.counts == {"train": 24, "test": 16}
+    info, table = run(raw, "own", deduplicate=True)
+    assert info.counts == {"train": 20, "test": 16}, "one copy, one leak, and both of two that contradict each other"
+    assert not table["sha256"].duplicated().any()
+    assert "4 train and 0 test images that repeat another one were left out." in info.notes
+    assert run(raw, "own", deduplicate=True)[0] == info

@@ -1,0 +1,165 @@
+"""The pages hold what the report says, show the offenders, and let no name out of its place."""
+
+import base64
+import io
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from lekhani import files, params
+from lekhani.data.report import PAGES, write_reports
+from lekhani.data.schema import validate
+from lekhani.data.spec import GlyphClass
+from lekhani.errors import LekhaniError
+
+WritePrepared = Callable[..., Path]
+NASTY = "<script>alert(1)</script>|`*_[x](y)&\"'\n\x1b.png"
+
+
+def faulty(images: Any, labels: Any, splits: Any, members: list[str]) -> None:
+    images[5] = 0
+    images[12] = images[0]
+    members[5] = members[12] = NASTY
+
+
+class Page(HTMLParser):
+    """What tags, attributes and texts a page has."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def pages(write_prepared: WritePrepared, tmp_path: Path) -> tuple[Path, Path, dict[str, Any]]:
+    prepared = write_prepared(faulty, licence="CC BY 4.0", version="v|1", sha256="ab", path=f"own/{NASTY}")
+    report = validate(prepared, params.Validate())
+    write_reports(report, prepared, tmp_path / "out")
+    return tmp_path / "out", prepared, report
+
+
+def test_all_pages_are_written_and_nothing_else(pages: tuple[Path, Path, dict[str, Any]]) -> None:
+    out, _, report = pages
+    assert {path.name for path in out.iterdir()} == set(PAGES)
+    assert files.read_json(out / "validation.json") == report
+
+
+def test_the_html_stands_alone_and_escapes_names(pages: tuple[Path, Path, dict[str, Any]]) -> None:
+    text = (pages[0] / "validation.html").read_text()
+    page = Page(text)
+    assert text.startswith("<!DOCTYPE html>")
+    assert ("html", {"lang": "en"}) in page.tags
+    assert ("meta", {"charset": "utf-8"}) in page.tags
+    assert not {"script", "link", "iframe", "object", "b>notes"} & {tag for tag, _ in page.tags}
+    for tag, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href"):
+            assert tag not in {"img", "a"} or re.match(r"(data:image/png;base64,|#)", attributes.get(name) or "#")
+    assert "http" not in text.replace("http-equiv", "")
+    assert "<script>alert(1)</script>" in page.text  # as text
+    assert "Two <b>notes</b>." in page.text
+    assert "\x1b" not in text
+
+
+def test_the_html_shows_the_offenders(pages: tuple[Path, Path, dict[str, Any]]) -> None:
+    out, prepared, report = pages
+    page = Page((out / "validation.html").read_text())
+    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(pictures) == sum(len(check["examples"]) for check in report["checks"]) > 0
+    blank = next(check for check in report["checks"] if check["name"] == "blank_images")["examples"][0]
+    assert f"Image {blank} of class a, train" in {attributes["alt"] for attributes in pictures}
+    first = str(pictures[0]["src"]).removeprefix("data:image/png;base64,")
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(first))))
+    assert np.array_equal(shown[::6, ::6], np.load(prepared / "images.npy")[blank])
+    assert shown.shape == (96, 96)
+    assert "ink on 0.0% of its pixels" in page.text
+    assert re.search(r"repeats image \d+, which is in train", page.text)
+    assert "failed" in page.text[:200]
+
+
+def test_markdown_keeps_names_in_their_cells(pages: tuple[Path, Path, dict[str, Any]]) -> None:
+    for name in ("validation.md", "data_card.md"):
+        text = (pages[0] / name).read_text()
+        assert not re.search(r"(?<!\\)<(script|b)>", text.replace("`", "")) or name == "data_card.md"
+        for line in text.splitlines():
+            if line.startswith("|"):
+                cells = re.split(r"(?<!\\)\|", line)
+                assert len(cells) in {4, 6, 7}, line
+
+
+def test_the_data_card(pages: tuple[Path, Path, dict[str, Any]]) -> None:
+    card = (pages[0] / "data_card.md").read_text()
+    assert "| licence | CC BY 4.0 |" in card
+    assert "| origin | not stated; set `data.own.origin` in params.yaml |" in card
+    assert "| version | v\\|1 |" in card
+    assert "| 1 | b | b | 12 | 10 |" in card
+    assert "![Some images of each class](contact_sheet.png)" in card
+    assert "- Two \\<b\\>notes\\</b\\>." in card
+    assert "- blank_images: Blank images: 1" in card
+    assert "| train | 0." in card
+
+
+def test_pages_are_equal_for_equal_data(pages: tuple[Path, Path, dict[str, Any]], tmp_path: Path) -> None:
+    out, prepared, report = pages
+    write_reports(report, prepared, tmp_path / "again")
+    for name in PAGES:
+        assert (out / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("count", [2, 3, 120])
+def test_the_contact_sheet_grows_with_the_classes(write_prepared: WritePrepared, tmp_path: Path, count: int) -> None:
+    classes = tuple(GlyphClass(i, f"class_{i}_$x^2$", chr((0x915, 0xB95)[i % 2] + i % 30)) for i in range(count))
+
+    def fewer(images: Any, labels: Any, splits: Any, members: Any) -> None:
+        labels[labels >= count] = 0
+
+    prepared = write_prepared(fewer, classes)
+    write_reports(validate(prepared, params.Validate()), prepared, tmp_path / "out")
+    with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
+        assert sheet.width < 5000
+        assert sheet.height < 2000
+        assert np.asarray(sheet.convert("L")).min() == 0  # white on black, on a white page
+        assert np.asarray(sheet.convert("L"))[0, 0] == 255
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda folder: np.save(folder / "images.npy", np.load(folder / "images.npy")[:-1]),
+        lambda folder: np.save(folder / "images.npy", np.load(folder / "images.npy").astype(np.float32)),
+        lambda folder: np.save(folder / "labels.npy", np.load(folder / "labels.npy")[:-1]),
+        lambda folder: np.save(folder / "labels.npy", np.load(folder / "labels.npy") + 100),
+        lambda folder: pd.read_parquet(folder / "manifest.parquet").drop(columns="glyph").to_parquet(folder / "manifest.parquet"),
+    ],
+)
+def test_broken_data_have_their_pages_too(write_prepared: WritePrepared, tmp_path: Path, harm: Callable[[Path], None]) -> None:
+    prepared = write_prepared(faulty)
+    harm(prepared)
+    report = validate(prepared, params.Validate())
+    write_reports(report, prepared, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(PAGES)
+    page = Page((tmp_path / "out" / "validation.html").read_text())
+    assert report["skipped"] in page.text
+    assert not [tag for tag, _ in page.tags if tag == "img"]
+
+
+def test_a_folder_that_cannot_be_written(pages: tuple[Path, Path, dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LekhaniError, match="Could not write"):
+        write_reports(pages[2], pages[1], tmp_path / "file" / "out")
