@@ -1,0 +1,228 @@
+"""Versions of real data leave this machine and come back byte for byte: a folder and S3 as remotes, clones, and `lekhani data diff`."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lekhani import files
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ("data/raw", "data/prepared")
+
+
+class Project:
+    """A clone of the pipeline, of which fetch and prepare run on MNIST's embedded scans."""
+
+    def __init__(self, path: Path, settings: Path) -> None:
+        self.path, self.settings = path, settings
+        self.environment = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GIT_", "AWS_"))}
+        self.environment |= {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "DVC_NO_ANALYTICS": "1",
+            "DVC_GLOBAL_CONFIG_DIR": str(settings / "global"),
+            "DVC_SYSTEM_CONFIG_DIR": str(settings / "system"),
+            "DVC_SITE_CACHE_DIR": str(settings / "site"),
+            "GIT_CONFIG_GLOBAL": str(settings / "gitconfig"),
+            "GIT_CONFIG_NOSYSTEM": "1",
+        }
+
+    def run(self, *words: str, code: int = 0) -> str:
+        done = subprocess.run(words, cwd=self.path, env=self.environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == code, f"{words} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done.stdout if code == 0 else done.stdout + done.stderr
+
+    def change(self, **choices: Any) -> None:
+        """Change data.mnist in params.yaml, reproduce its data and commit."""
+        params = yaml.safe_load((self.path / "params.yaml").read_text(encoding="utf-8"))
+        params["data"]["mnist"] |= choices
+        (self.path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+        self.run("dvc", "repro", "-q", "prepare")
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-qm", str(choices))
+
+    def clone(self, path: Path) -> "Project":
+        """A second clone, which has neither data nor cache."""
+        self.run("git", "clone", "-q", str(self.path), str(path))
+        return Project(path, self.settings)
+
+    def forget(self) -> None:
+        """Lose the cache and the data."""
+        for name in (".dvc/cache", *DATA):
+            shutil.rmtree(self.path / name)
+
+    def digests(self) -> dict[str, str]:
+        return {name: files.sha256(self.path / name) for name in DATA}
+
+    def diff(self, *words: str) -> dict[str, Any]:
+        return json.loads(self.run("lekhani", "data", "diff", *words, "--json"))["datasets"]["mnist"]  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Two commits: all ten digits, then the first five."""
+    folder = tmp_path_factory.mktemp("origin")
+    (folder / "gitconfig").write_text("[user]\nname = t\nemail = t@example.org\n[init]\ndefaultBranch = main\n")
+    project = Project(folder / "project", folder)
+    project.path.mkdir()
+    for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, project.path / name)
+    params = yaml.safe_load((project.path / "params.yaml").read_text(encoding="utf-8"))
+    del params["data"]["devanagari"]
+    (project.path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    project.run("git", "init", "-q")
+    project.run("dvc", "init", "-q")
+    project.change(classes="all")
+    project.change(classes=["0", "1", "2", "3", "4"])
+    return project
+
+
+@pytest.fixture
+def project(origin: Project, tmp_path: Path) -> Project:
+    """A copy of the origin that may be changed."""
+    shutil.copytree(origin.path, tmp_path / "project", symlinks=True)
+    return Project(tmp_path / "project", origin.settings)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The address of a stand-in for S3 in this process, with an empty bucket `lekhani`."""
+    if not (find_spec("moto") and find_spec("dvc_s3")):
+        pytest.skip("moto and dvc-s3 are not installed: pip install -e '.[dev]'")
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        address = f"http://{host}:{port}"
+        client = boto3.client("s3", endpoint_url=address, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test")
+        client.create_bucket(Bucket="lekhani")
+        yield address
+    finally:
+        server.stop()
+
+
+def with_s3(project: Project, address: str, *where: str) -> None:
+    """Credentials come from the environment, the rest from DVC's configuration."""
+    project.environment |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    project.run("dvc", "remote", "add", *where, "-d", "store", "s3://lekhani/data")
+    project.run("dvc", "remote", "modify", *where, "store", "endpointurl", address)
+
+
+def test_data_goes_to_a_folder_and_comes_back(project: Project, tmp_path: Path) -> None:
+    project.run("dvc", "remote", "add", "-d", "store", "../store")  # relative to the working folder; DVC keeps it relative to .dvc
+    project.run("git", "commit", "-qam", "remote")
+    before = project.digests()
+    project.run("dvc", "push", "-q", "prepare")
+    assert (tmp_path / "store/files/md5").is_dir()
+    project.run("dvc", "push", "-q", "data/raw/mnist")
+    project.forget()
+    project.run("dvc", "pull", "-q", "fetch", "prepare")
+    assert project.digests() == before
+    assert project.run("dvc", "status", "fetch", "prepare").startswith("Data and pipelines are up to date")
+
+
+def test_data_goes_to_s3_and_comes_back(project: Project, s3: str, tmp_path: Path) -> None:
+    with_s3(project, s3)
+    project.run("git", "commit", "-qam", "S3")
+    before = project.digests()
+    project.run("dvc", "push", "-q", "fetch", "prepare")
+    project.forget()
+    project.run("dvc", "pull", "-q", "fetch", "prepare")
+    assert project.digests() == before
+
+    other = project.clone(tmp_path / "clone")
+    other.environment = project.environment.copy()
+    other.run("dvc", "pull", "-q", "data/prepared/mnist")
+    assert files.sha256(other.path / "data/prepared") == before["data/prepared"]
+    assert not (other.path / "data/raw").exists()  # one folder was asked for
+
+    # Without credentials it is a sentence, not a traceback.
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        del other.environment[key]
+    other.environment |= {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "none", "AWS_SHARED_CREDENTIALS_FILE": "none"}
+    said = other.run("lekhani", "data", "diff", "HEAD~2", code=2)
+    assert "credentials" in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_a_diff_through_s3_needs_no_cache(project: Project, s3: str, tmp_path: Path) -> None:
+    with_s3(project, s3, "--local")  # a committed remote would not do: `--all-commits` asks each commit's own configuration
+    project.run("dvc", "push", "-q", "--all-commits")
+    other = project.clone(tmp_path / "clone")
+    with_s3(other, s3, "--local")
+    said = other.run("lekhani", "data", "diff", "HEAD", code=2)
+    assert "data/prepared/mnist is not here; run `dvc pull data/prepared/mnist`" in said
+    found = other.diff("HEAD~1", "--to", "HEAD")
+    assert (found["images"]["before"], found["images"]["after"]) == (1797, 901)
+    assert not (other.path / ".dvc/cache").exists()
+
+
+def test_a_worker_s_runs_come_through_the_run_cache(project: Project, tmp_path: Path) -> None:
+    project.run("dvc", "remote", "add", "-d", "store", "../store")
+    project.run("git", "commit", "-qam", "remote")
+    worker = project.clone(tmp_path / "worker")
+    worker.run("dvc", "remote", "modify", "--local", "store", "url", str(tmp_path / "store"))
+    said = worker.run("dvc", "repro", "--pull", "prepare")
+    assert "Running stage 'prepare@mnist'" in said
+    worker.run("dvc", "push", "-q", "--run-cache", "fetch", "prepare")
+    third = project.clone(tmp_path / "third")
+    third.run("dvc", "remote", "modify", "--local", "store", "url", str(tmp_path / "store"))
+    assert "Running stage" not in third.run("dvc", "repro", "--pull", "prepare")
+    assert third.digests() == worker.digests() == project.digests()
+
+
+def test_fewer_classes_show_in_a_diff(project: Project) -> None:
+    found = project.diff("HEAD~1")
+    assert found["status"] == "changed"
+    assert found["matched_by"] == "sha256"
+    assert found["classes"] == {"added": [], "removed": ["5", "6", "7", "8", "9"]}
+    images = found["images"]
+    assert (images["before"], images["after"], images["removed"], images["unchanged"]) == (1797, 901, 896, 901)
+    assert found["per_class"]["9"] == {"before": 180, "after": 0, "removed": 180} | dict.fromkeys(
+        ("added", "relabelled_out", "relabelled_in", "moved", "unchanged"), 0
+    )
+    assert [len(found["examples"][kind]) for kind in ("added", "removed")] == [0, 5]
+    assert {one["class"] for one in found["examples"]["removed"]} == {"5", "6", "7", "8", "9"}
+    text = project.run("lekhani", "data", "diff", "HEAD~1", "--examples", "1")
+    assert "mnist, from HEAD~1 to the working tree\n1,797 images before and 901 after: 896 removed, 901 unchanged." in text
+    assert "Classes gone: 5, 6, 7, 8, 9." in text
+    assert project.run("lekhani", "data", "diff", "HEAD~1", "--format", "md").startswith("## mnist, from HEAD~1 to the working tree")
+
+
+def test_another_seed_moves_images_between_splits(project: Project) -> None:
+    assert project.run("lekhani", "data", "diff", "HEAD", "-d", "mnist") == "mnist, from HEAD to the working tree\nNo difference: 901 images.\n"
+    params = yaml.safe_load((project.path / "params.yaml").read_text(encoding="utf-8"))
+    (project.path / "params.yaml").write_text(yaml.safe_dump({**params, "seed": 8}, sort_keys=False), encoding="utf-8")
+    project.run("dvc", "repro", "-q", "prepare")
+    found = project.diff("HEAD")
+    assert found["images"]["moved"] > 100
+    assert found["images"]["moved"] + found["images"]["unchanged"] == 901
+    assert "digest" in found["facts"]
+    assert "image_size" not in found["facts"]
+
+
+def test_another_image_size_is_compared_by_member(project: Project) -> None:
+    project.change(image_size=32)
+    found = project.diff("HEAD~1", "--to", "HEAD")
+    assert found["matched_by"] == "member"
+    assert found["images"]["unchanged"] == 901
+    assert found["facts"]["image_size"] == {"before": 28, "after": 32}
+
+
+def test_data_that_is_nowhere_is_one_sentence(project: Project) -> None:
+    shutil.rmtree(project.path / ".dvc/cache")
+    (line,) = project.run("lekhani", "data", "diff", "HEAD~1", code=2).strip().splitlines()
+    assert "neither in DVC's cache nor on its default remote" in line

@@ -1,0 +1,300 @@
+"""Earlier versions of prepared data are found in DVC's cache or remote, also while DVC runs a stage."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lekhani.data import versions
+from lekhani.data.prepare import manifest
+from lekhani.data.spec import DatasetInfo, GlyphClass
+from lekhani.data.versions import NoDataset, NoVersion, manifest_at
+from lekhani.errors import UsageError
+
+# One stage makes the data, the next asks for HEAD's while `dvc repro` runs it.
+GRAPH = """
+stages:
+  prepare:
+    cmd: mkdir -p data/prepared && cp -r made data/prepared/d
+    deps:
+      - made
+    outs:
+      - data/prepared/d
+  check:
+    cmd: python check.py
+    deps:
+      - data/prepared/d
+    outs:
+      - seen.txt
+"""
+CHECK = """
+from pathlib import Path
+from lekhani.data.versions import NoVersion, manifest_at
+try:
+    seen = str(len(manifest_at("d", "HEAD").manifest))
+except NoVersion as error:
+    seen = f"{type(error).__name__}: {error}"
+Path("seen.txt").write_text(seen)
+"""
+Run = Callable[..., str]
+
+
+def make(folder: Path, n: int) -> None:
+    """A prepared dataset of `n` images, without its pixels."""
+    images = np.random.default_rng(0).integers(0, 256, (n, 16, 16)).astype(np.uint8)
+    classes, counts = (GlyphClass(0, "ka", "क"),), {"train": n, "test": 0}
+    folder.mkdir(exist_ok=True)
+    table = manifest(images, np.zeros(n, np.int64), classes, counts, [str(i) for i in range(n)])
+    table.to_parquet(folder / "manifest.parquet", index=False)
+    info = DatasetInfo("d", "none", 16, classes, counts, {"version": str(n)}, str(n))
+    (folder / "dataset.json").write_text(json.dumps(info.to_dict(), ensure_ascii=False), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """No settings and no index of DVC from outside."""
+    place = tmp_path_factory.mktemp("settings")
+    (place / "gitconfig").write_text("[user]\nname = t\nemail = t@example.org\n[init]\ndefaultBranch = main\n")
+    return {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_GLOBAL_CONFIG_DIR": str(place / "global"),
+        "DVC_SYSTEM_CONFIG_DIR": str(place / "system"),
+        "DVC_SITE_CACHE_DIR": str(place / "site"),
+        "GIT_CONFIG_GLOBAL": str(place / "gitconfig"),
+        "GIT_CONFIG_NOSYSTEM": "1",
+    }
+
+
+@pytest.fixture(scope="module")
+def run(environment: dict[str, str]) -> Run:
+    def run(folder: Path, *words: str, code: int = 0) -> str:
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GIT_"))}
+        done = subprocess.run(words, cwd=folder, env={**inherited, **environment}, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == code, f"{words} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    """Three commits: the graph alone, then data of 3 images (tag `three`) and of 5, each made by `dvc repro`."""
+    path = tmp_path_factory.mktemp("history") / "project"
+    path.mkdir()
+    run(path, "git", "init", "-q")
+    run(path, "dvc", "init", "-q")
+    (path / "dvc.yaml").write_text(GRAPH)
+    (path / "check.py").write_text(CHECK)
+    (path / ".gitignore").write_text("/data\n/seen.txt\n")
+    make(path / "made", 3)
+    seen = []
+    for n, name in ((None, "graph"), (3, "three"), (5, "five")):
+        if n:
+            make(path / "made", n)
+            run(path, "dvc", "repro")
+            seen.append((path / "seen.txt").read_text())
+        run(path, "git", "add", "-A")
+        run(path, "git", "commit", "-qm", name)
+        run(path, "git", "tag", name)
+    (path / "seen.json").write_text(json.dumps(seen))
+    return path
+
+
+@pytest.fixture
+def project(history: Path, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the history to change, and the folder we are in."""
+    shutil.copytree(history, tmp_path / "project")
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
+
+
+def sizes(*revisions: str) -> list[int]:
+    found = [manifest_at("d", revision) for revision in revisions]
+    assert all(int(one.info.source["version"]) == len(one.manifest) for one in found)
+    return [len(one.manifest) for one in found]
+
+
+def test_every_kind_of_revision(project: Path, run: Run) -> None:
+    commit = run(project, "git", "rev-parse", "HEAD~1").strip()
+    run(project, "git", "branch", "side", "HEAD~1")
+    assert sizes("HEAD", "HEAD~1", "three", commit, commit[:8], "side", "main") == [5, 3, 3, 3, 3, 3, 5]
+    assert manifest_at("d", "three").info.classes == (GlyphClass(0, "ka", "क"),)
+    assert manifest_at("d", "three").manifest["member"].tolist() == ["0", "1", "2"]
+
+
+def test_the_name_of_an_experiment(project: Path, run: Run) -> None:
+    make(project / "made", 7)
+    run(project, "dvc", "exp", "run", "--name", "seven")
+    assert (project / "seen.txt").read_text() == "5"
+    run(project, "git", "checkout", "-q", ".")
+    assert sizes("seven", "HEAD") == [7, 5]
+
+
+def test_inside_a_running_stage(project: Path) -> None:
+    before, after = json.loads((project / "seen.json").read_text())
+    assert before == "NoDataset: There is no data/prepared/d in HEAD; name a revision whose dvc.lock has it."
+    assert after == "3"
+
+
+def test_inside_a_stage_of_a_repro_that_pulls(project: Path, run: Run) -> None:
+    run(project, "dvc", "repro", "--pull", "--force")
+    assert (project / "seen.txt").read_text() == "5"
+
+
+def test_nothing_is_written(project: Path, run: Run) -> None:
+    def everything() -> list[tuple[Path, int]]:
+        return sorted((path, path.stat().st_mtime_ns) for path in project.rglob("*") if path.is_file() and ".dvc/tmp" not in path.as_posix())
+
+    before = everything()
+    sizes("HEAD", "HEAD~1")
+    assert everything() == before
+
+
+def test_the_remote_stands_in_for_the_cache(project: Path, run: Run, tmp_path: Path) -> None:
+    # The remote is added today, and no commit knows of it.
+    run(project, "dvc", "remote", "add", "--local", "-d", "store", str(tmp_path / "store"))
+    run(project, "dvc", "push", "-q", "--all-commits")
+    shutil.rmtree(project / ".dvc/cache")
+    assert sizes("HEAD", "HEAD~1") == [5, 3]
+    assert not (project / ".dvc/cache").exists()
+
+
+def test_a_remote_that_came_later_serves_earlier_commits(project: Path, run: Run, tmp_path: Path) -> None:
+    run(project, "dvc", "remote", "add", "-d", "store", "../store")
+    run(project, "git", "commit", "-qam", "remote")
+    shutil.copytree(project / ".dvc/cache/files", tmp_path / "store/files")
+    shutil.rmtree(project / ".dvc/cache")
+    assert sizes("HEAD", "three") == [5, 3]
+
+
+def test_data_that_is_nowhere(project: Path, run: Run, tmp_path: Path) -> None:
+    shutil.rmtree(project / ".dvc/cache")
+    with pytest.raises(UsageError, match="of three is neither in DVC's cache nor on its default remote; run `dvc push --all-commits`") as error:
+        manifest_at("d", "three")
+    assert not isinstance(error.value, NoVersion)
+    run(project, "dvc", "remote", "add", "-d", "store", str(tmp_path / "empty"))
+    with pytest.raises(UsageError, match="neither in DVC's cache nor on its default remote"):
+        manifest_at("d", "three")
+
+
+@pytest.mark.parametrize(("url", "words"), [("s3://bucket/store", "127.0.0.1:9"), ("gs://bucket/store", "requires 'dvc-gs' to be installed")])
+def test_a_remote_that_cannot_be_read(project: Path, run: Run, url: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(project, "dvc", "remote", "add", "-d", "store", url)
+    if url.startswith("s3"):
+        pytest.importorskip("dvc_s3")
+        run(project, "dvc", "remote", "modify", "store", "endpointurl", "http://127.0.0.1:9")
+        for key, value in {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_MAX_ATTEMPTS": "1"}.items():
+            monkeypatch.setenv(key, value)
+    elif find_spec("dvc_gs"):
+        pytest.skip("dvc-gs is installed, and this is about a missing plug-in")
+    assert sizes("HEAD", "three") == [5, 3]  # the cache has it all
+    shutil.rmtree(project / ".dvc/cache")
+    with pytest.raises(UsageError, match="its default remote cannot be read") as error:
+        manifest_at("d", "three")
+    assert words in str(error.value)
+    assert "dvc remote list" in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+    assert not isinstance(error.value, NoVersion)
+
+
+def test_a_configuration_that_cannot_be_read(project: Path) -> None:
+    (project / ".dvc/config.local").write_text("[core")
+    with pytest.raises(UsageError, match="DVC cannot read its configuration"):
+        manifest_at("d", "HEAD")
+
+
+def test_revisions_that_git_does_not_know(project: Path) -> None:
+    for revision in ("nope", "HEAD~9", "--help", "0000000000000000000000000000000000000000", "HEAD:x"):
+        with pytest.raises(UsageError, match="Git knows no revision") as error:
+            manifest_at("d", revision)
+        assert not isinstance(error.value, NoVersion), revision
+
+
+@pytest.mark.parametrize(("dataset", "revision"), [("other", "HEAD"), ("d", "graph"), ("other", "graph")])
+def test_a_dataset_that_is_not_in_the_revision(project: Path, dataset: str, revision: str) -> None:
+    with pytest.raises(NoDataset, match=f"There is no data/prepared/{dataset} in {revision}"):
+        manifest_at(dataset, revision)
+
+
+def test_a_graph_that_cannot_be_read(project: Path, run: Run) -> None:
+    (project / "dvc.yaml").write_text("stages: [")
+    run(project, "git", "commit", "-qam", "broken")
+    with pytest.raises(UsageError, match=r"DVC cannot read HEAD \(.*dvc.yaml"):
+        manifest_at("d", "HEAD")
+    assert sizes("HEAD~1") == [5]
+    run(project, "git", "checkout", "-q", "HEAD~1", "--", "dvc.yaml")
+
+
+def test_a_file_of_another_form(project: Path, run: Run) -> None:
+    (project / "made/dataset.json").write_text("{}")
+    run(project, "dvc", "repro", "prepare")
+    run(project, "git", "commit", "-qam", "odd")
+    with pytest.raises(UsageError, match="data/prepared/d of HEAD cannot be read"):
+        manifest_at("d", "HEAD")
+
+
+def test_a_project_below_the_top_of_its_repository(tmp_path: Path, environment: dict[str, str], run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "top/deep"
+    path.mkdir(parents=True)
+    run(tmp_path / "top", "git", "init", "-q")
+    run(path, "dvc", "init", "-q", "--subdir")
+    make(path / "made", 3)
+    (path / "dvc.yaml").write_text(GRAPH.split("  check:")[0])
+    run(path, "dvc", "repro")
+    run(path, "git", "add", "-A", ".")
+    run(path, "git", "commit", "-qm", "1")
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.chdir(path)
+    assert sizes("HEAD") == [3]
+
+
+def test_where_nothing_can_be_earlier(tmp_path: Path, environment: dict[str, str], run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    with pytest.raises(NoVersion, match="not in a git repository with DVC"):
+        manifest_at("d", "HEAD")
+    run(tmp_path, "dvc", "init", "-q", "--no-scm")
+    with pytest.raises(NoVersion, match="not in a git repository with DVC"):
+        manifest_at("d", "HEAD")
+    run(tmp_path, "git", "init", "-q")
+    with pytest.raises(NoVersion, match="not in a git repository with DVC"):
+        manifest_at("d", "HEAD")  # `no_scm` still stands in DVC's configuration
+    shutil.rmtree(tmp_path / ".dvc")
+    with pytest.raises(NoVersion, match="not in a git repository with DVC"):
+        manifest_at("d", "HEAD")
+    run(tmp_path, "dvc", "init", "-q")
+    with pytest.raises(NoVersion, match="no commit yet"):
+        manifest_at("d", "HEAD")
+    run(tmp_path, "git", "commit", "-qm", "1")
+    with pytest.raises(NoDataset):
+        manifest_at("d", "HEAD")
+    shutil.rmtree(tmp_path / ".git")
+    with pytest.raises(NoVersion, match="not in a git repository with DVC"):
+        manifest_at("d", "HEAD")
+
+
+def test_the_working_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="data/prepared/d is not here; run `dvc pull data/prepared/d` or `dvc repro prepare@d`"):
+        versions.working_tree("d")
+    (tmp_path / "data/prepared").mkdir(parents=True)
+    make(tmp_path / "data/prepared/d", 4)
+    assert len(versions.working_tree("d").manifest) == 4
+
+
+def test_importing_it_imports_no_dvc() -> None:
+    code = "import sys, lekhani.data.versions, lekhani.data.diff; print([name for name in sys.modules if name.split('.')[0].startswith('dvc')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout == "[]\n"
