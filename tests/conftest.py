@@ -23,8 +23,16 @@ FullDisk = Callable[[], AbstractContextManager[None]]
 def tiny() -> params.Variants:
     """All variants as small as they get."""
     return params.Variants(
+        bare_bones=params.BareBones(batch_size=8, noise_dim=6, hidden=8, lr=1e-2),
+        mlp_gan=params.MlpGan(batch_size=8, noise_dim=6, width=8),
+        cgan=params.Cgan(batch_size=8, noise_dim=6, width=8),
         dcgan=params.Dcgan(batch_size=8, noise_dim=6, channels=4),
+        wgan_gp=params.WganGp(batch_size=8, noise_dim=6, channels=4, n_dis=2),
+        sngan=params.Sngan(batch_size=8, noise_dim=6, channels=4),
+        r3gan=params.R3gan(batch_size=8, noise_dim=6, channels=4),
+        draw=params.Draw(batch_size=8, hidden=8, steps=3, latent_dim=2, read_size=3, write_size=4),
         flow_matching=params.FlowMatching(batch_size=8, channels=(8, 16), steps=2, guidance=2.0, ema_decay=0.9),
+        turbo=params.Turbo(batch_size=8, pairs_per_class=4, ema_decay=0.9),
     )
 
 

@@ -60,39 +60,52 @@ class _Part(nn.Module):
 
 
 def _unrolled(module: Stepwise, inputs: dict[str, Tensor], outputs: list[str]) -> onnx.ModelProto:
-    """Trace the three parts once and lay the middle one out `steps` times; the weights stand in the graph once.
+    """Trace the three parts once and lay the middle one out `steps` times; equal weights stand in the graph once.
 
-    Tracing all steps would take as many times longer and give the same graph.
+    Tracing all steps would take as many times longer and give the same graph. The states are named state_0 to state_<steps> and the
+    nodes of the last part finish/..., which is how serve.animate finds them.
     """
     noise, labels = inputs.values()
     with torch.no_grad():
         state = module.begin(noise, labels)
     begin = _traced(_Part(module, module.begin), {"noise": noise, "labels": labels}, ["begun"])
-    advance = _traced(_Part(module, module.advance), {"state": state, "position": torch.zeros(1), "labels": labels}, ["advanced"])
+    moves = [module.move(i) for i in range(module.steps)]
+    example = {"state": state, "position": torch.zeros(1), "labels": labels}
+    advance = {move: _traced(_Part(module, move), example, ["advanced"]) for move in dict.fromkeys(moves)}
     finish = _traced(_Part(module, module.finish), {"state": state}, outputs)
+    weights: dict[bytes, onnx.TensorProto] = {}
+    for part in (begin, *advance.values(), finish):
+        _share(part.graph, weights)
     nodes = _renamed(begin.graph, "begin", {"noise": "noise", "labels": "labels"}, "state_0")
-    for i in range(module.steps):
-        position = onnx.numpy_helper.from_array(np.array([i / module.steps], np.float32))
-        nodes.append(onnx.helper.make_node("Constant", [], [f"position_{i}"], value=position))
+    for i, move in enumerate(moves):
+        if any("position" in node.input for node in advance[move].graph.node):  # ONNX Runtime grumbles about what nobody reads
+            position = onnx.numpy_helper.from_array(np.array([i / module.steps], np.float32))
+            nodes.append(onnx.helper.make_node("Constant", [], [f"position_{i}"], value=position))
         given = {"state": f"state_{i}", "position": f"position_{i}", "labels": "labels"}
-        nodes += _renamed(advance.graph, f"step_{i}", given, f"state_{i + 1}")
+        nodes += _renamed(advance[move].graph, f"step_{i}", given, f"state_{i + 1}")
     nodes += _renamed(finish.graph, "finish", {"state": f"state_{module.steps}"}, outputs[0])
-    weights = []
-    for name, part in (("begin", begin), ("step", advance), ("finish", finish)):
-        for weight in part.graph.initializer:
-            weight.name = f"{name}/{weight.name}"
-            weights.append(weight)
-    graph = onnx.helper.make_graph(nodes, "unrolled", list(begin.graph.input), list(finish.graph.output), weights)
-    return onnx.helper.make_model(graph, opset_imports=advance.opset_import, ir_version=advance.ir_version)
+    graph = onnx.helper.make_graph(nodes, "unrolled", list(begin.graph.input), list(finish.graph.output), list(weights.values()))
+    return onnx.helper.make_model(graph, opset_imports=finish.opset_import, ir_version=finish.ir_version)
+
+
+def _share(graph: onnx.GraphProto, weights: dict[bytes, onnx.TensorProto]) -> None:
+    """Name a graph's weights after the equal ones among `weights`, which gains those it lacks."""
+    names = {}
+    for weight in graph.initializer:
+        name, weight.name = weight.name, ""
+        content = weight.SerializeToString(deterministic=True)
+        if content not in weights:
+            weight.name = f"weight_{len(weights)}/{name}"
+            weights[content] = weight
+        names[name] = weight.name = weights[content].name
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
 
 
 def _renamed(graph: onnx.GraphProto, prefix: str, given: dict[str, str], result: str) -> list[onnx.NodeProto]:
-    """Copies of a graph's nodes whose values carry `prefix`; inputs become what is `given`, the one output `result`.
-
-    Weights are named after the part alone (`step`, not `step_3`), so that all its copies share them.
-    """
-    shared = {weight.name: f"{prefix.split('_', maxsplit=1)[0]}/{weight.name}" for weight in graph.initializer}
-    fixed = {"": "", **shared, **given, graph.output[0].name: result}
+    """Copies of a graph's nodes whose values carry `prefix`; inputs become what is `given`, the one output `result`; weights keep their names."""
+    kept = {"", *(weight.name for weight in graph.initializer)}
+    fixed = {**{name: name for name in kept}, **given, graph.output[0].name: result}
     nodes = []
     for original in graph.node:
         node = onnx.NodeProto()

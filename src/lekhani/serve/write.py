@@ -4,7 +4,7 @@ import csv
 import difflib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,8 @@ import numpy as np
 from lekhani.data.spec import Bytes, GlyphClass, Labels
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.files import replacing
-from lekhani.pictures import save_png
-from lekhani.serve.session import Generator, Reader
+from lekhani.pictures import save_png, to_uint8
+from lekhani.serve.session import Floats, Generator, Reader
 
 log = logging.getLogger("lekhani")
 MAX_COUNT = 1_000_000
@@ -75,34 +75,49 @@ def parse_labels(wanted: Sequence[str], classes: Sequence[GlyphClass]) -> Labels
 
 
 def draw(pen: Pen, labels: Labels, seed: int, patience: int = 200) -> Bytes:
-    """One image per label, uint8 [N,H,W].
+    """One image per label, uint8 [N,H,W], as `drawn` finds them."""
+    images = np.zeros((len(labels), pen.generator.image_size, pen.generator.image_size), np.uint8)
+    for places, batch, _ in drawn(pen, labels, seed, patience):
+        images[places] = batch
+    return images
+
+
+def drawn(pen: Pen, labels: Labels, seed: int, patience: int = 200) -> Iterator[tuple[Labels, Bytes, Floats]]:
+    """Yield what fills which places of `labels`: places int64 [n], images uint8 [n,H,W], and the noise float32 [n, noise_dim] they are made of.
 
     A conditional generator is told its label. Any other is sampled until the judge has recognised enough of every class;
     after `patience` batches in which some class gained nothing, a LekhaniError names what cannot be written.
     """
     rng = np.random.default_rng(seed)
     if pen.reader is None:
-        return np.concatenate(list(pen.generator.draw(labels, rng)))
-    size = pen.generator.image_size
-    images = np.zeros((len(labels), size, size), np.uint8)
+        for start in range(0, len(labels), 128):
+            chosen = labels[start : start + 128]
+            noise = _noise(pen, len(chosen), rng)
+            yield np.arange(start, start + len(chosen)), to_uint8(pen.generator.run(noise, chosen)), noise
+        return
     open_places = {int(label): list(np.flatnonzero(labels == label)[::-1]) for label in np.unique(labels)}
     idle = 0
     while open_places:
-        (batch,) = pen.generator.draw(np.zeros(256, np.int64), rng, batch_size=256)
-        gained = False
-        for image, label in zip(batch, pen.reader.read(batch)[1].argmax(1).tolist(), strict=True):
+        noise = _noise(pen, 256, rng)
+        batch = to_uint8(pen.generator.run(noise, np.zeros(256, np.int64)))
+        kept, places = [], []
+        for i, label in enumerate(pen.reader.read(batch)[1].argmax(1).tolist()):
             if label in open_places:
-                gained = True
-                images[open_places[label].pop()] = image
+                kept.append(i)
+                places.append(open_places[label].pop())
                 if not open_places[label]:
                     del open_places[label]
-        idle = 0 if gained else idle + 1
+        yield np.array(places, np.int64), batch[kept], noise[kept]
+        idle = 0 if kept else idle + 1
         if idle >= patience:
             missing = " ".join(pen.generator.classes[label].glyph for label in open_places)
             raise LekhaniError(
                 f"{pen.origin} wrote nothing that the judge reads as {missing} in {idle * 256:,} tries; use a conditional model for these labels."
             )
-    return images
+
+
+def _noise(pen: Pen, n: int, rng: np.random.Generator) -> Floats:
+    return rng.standard_normal((n, pen.generator.noise_dim), dtype=np.float32)
 
 
 def write_folder(pen: Pen, wanted: Sequence[str], seed: int, out: Path, overwrite: bool = False) -> str:

@@ -1,6 +1,8 @@
 """What every variant is to the rest of the house."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +15,7 @@ class Stepwise(nn.Module):
     """A generator that takes one step over and over: noise -> state, `steps` times state -> state, state -> images.
 
     Written in these three parts, it is exported by tracing one step and repeating it in the graph, with one copy of the weights.
+    Where steps are of several kinds, `move` says which method takes which, and one of each kind is traced.
     """
 
     steps: int
@@ -25,16 +28,30 @@ class Stepwise(nn.Module):
         """The next state; `position` float32 [1] is the share of steps already taken, 0 at the first."""
         raise NotImplementedError
 
+    def move(self, step: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """The method that takes step number `step`: `advance`, or another one with its arguments and result."""
+        return self.advance
+
     def finish(self, state: Tensor) -> Tensor:
         """Images float32 [N,1,H,W] in [0,1] from the last state."""
         raise NotImplementedError
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
         """All steps in a row."""
+        *_, last = self.states(noise, labels)
+        return self.finish(last)
+
+    def trajectory(self, noise: Tensor, labels: Tensor) -> Tensor:
+        """Each state as it would look if it were the last: float32 [steps+1, N,1,H,W] in [0,1], which ends with the images."""
+        return torch.stack([self.finish(state) for state in self.states(noise, labels)])
+
+    def states(self, noise: Tensor, labels: Tensor) -> Iterator[Tensor]:
+        """The state before the first step and after each one."""
         state = self.begin(noise, labels)
+        yield state
         for i in range(self.steps):
-            state = self.advance(state, torch.full((1,), i / self.steps, device=noise.device), labels)
-        return self.finish(state)
+            state = self.move(i)(state, torch.full((1,), i / self.steps, device=noise.device), labels)
+            yield state
 
 
 class Variant(ABC):
@@ -45,16 +62,24 @@ class Variant(ABC):
     """
 
     name: ClassVar[str]
-    conditional: ClassVar[bool]
+    conditional: bool
     """Does the label steer the image?"""
+    teacher: ClassVar[str | None] = None
+    """The variant, trained on the same dataset, that this one learns from; see `learn_from`."""
 
     noise_dim: int
     progress: float = 0.0
+    autocast: AbstractContextManager[Any] = nullcontext()
+    """The precision that forward passes run in; the loop sets it, and a step enters it around its networks, not around backward."""
 
     @classmethod
     @abstractmethod
     def build(cls, choice: params.Variants, image_size: int, n_classes: int, device: torch.device) -> "Variant":
         """A fresh variant for square images of `image_size` pixels (a multiple of 4) and `n_classes` classes."""
+
+    def learn_from(self, teacher: nn.Module) -> None:
+        """Take the trained generator of the variant named by `teacher`, built from the same choices; called once, before the first step."""
+        raise NotImplementedError(f"{self.name} has no teacher")
 
     @abstractmethod
     def step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -73,6 +98,14 @@ class Variant(ABC):
     @abstractmethod
     def _parts(self) -> dict[str, Any]:
         """Everything with a state: networks and optimisers by name."""
+
+    def optimisers(self) -> list[torch.optim.Optimizer]:
+        """The optimisers whose gradients several processes are to share."""
+        return [part for part in self._parts().values() if isinstance(part, torch.optim.Optimizer)]
+
+    def networks(self) -> list[nn.Module]:
+        """The networks, for the loop to compile."""
+        return [part for part in self._parts().values() if isinstance(part, nn.Module)]
 
     def state_dict(self) -> dict[str, Any]:
         """All that training needs to go on from here, but for the random state and the data order."""

@@ -1,20 +1,17 @@
-"""DCGAN: strided and transposed convolutions with batch normalisation.
+"""DCGAN: strided and transposed convolutions with batch normalisation, and a switch for each trick that steadies it.
 
-Radford, Metz and Chintala, "Unsupervised Representation Learning with Deep Convolutional GANs", ICLR 2016.
-Two stabilising tricks stand beside the paper's recipe, each switched off by 0: one-sided label smoothing (Salimans et
-al. 2016) and Gaussian noise on the discriminator's inputs that fades as training goes on (Arjovsky and Bottou 2017).
-Unconditional: the generator ignores its labels.
+Radford, Metz and Chintala, "Unsupervised Representation Learning with Deep Convolutional GANs", ICLR 2016. The tricks:
+the non-saturating loss (Goodfellow et al. 2014), inverted labels, random label smoothing on one or both sides (Salimans
+et al. 2016), Gaussian noise on the discriminator's inputs that fades as training goes on (Arjovsky and Bottou 2017), and
+gradient clipping. Unconditional: the generator ignores its labels.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lekhani import params
-from lekhani.variants.base import Variant
-from lekhani.variants.losses import discriminator_loss, non_saturating_loss
-from lekhani.variants.nets import channels_last
+from lekhani.variants.gan import Gan, Verdict
+from lekhani.variants.losses import cross_entropy
 
 
 class Generator(nn.Module):
@@ -71,7 +68,7 @@ def _normal(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-class Dcgan(Variant):
+class Dcgan(Gan):
     """See the module."""
 
     name = "dcgan"
@@ -79,50 +76,37 @@ class Dcgan(Variant):
 
     def __init__(self, choice: params.Dcgan, image_size: int, device: torch.device) -> None:
         self.choice = choice
-        self.noise_dim = choice.noise_dim
-        self.g = channels_last(Generator(choice.noise_dim, choice.channels, image_size), device)
-        self.d = channels_last(Discriminator(choice.channels, image_size), device)
-        self.optimiser_g = torch.optim.Adam(self.g.parameters(), choice.lr_g, choice.betas, fused=True)
-        self.optimiser_d = torch.optim.Adam(self.d.parameters(), choice.lr_d, choice.betas, fused=True)
+        super().__init__(choice, Generator(choice.noise_dim, choice.channels, image_size), Discriminator(choice.channels, image_size), device)
 
     @classmethod
     def build(cls, choice: params.Variants, image_size: int, n_classes: int, device: torch.device) -> "Dcgan":
         """See Variant.build."""
         return cls(choice.dcgan, image_size, device)
 
-    def step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """One step of each player; the fake batch that D learns from also teaches G, against the updated D."""
-        noise = torch.randn(images.shape[0], self.noise_dim, device=images.device)
-        fake = self.g(noise, labels) * 2 - 1
+    def judge(self, real: Tensor, fake: Tensor, labels: Tensor) -> Verdict:
+        """See Gan.judge."""
+        on_real, on_fake = self.d(self._noisy(real)), self.d(self._noisy(fake) if self.choice.noise_on == "both" else fake)
+        loss = cross_entropy(on_real, self._target(on_real, 1.0)) + cross_entropy(on_fake, self._target(on_fake, 0.0))
+        return Verdict(loss, self._sign * on_real, self._sign * on_fake)
+
+    def forge(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
+        """-E[log D(G(z))], or the minimax game's own E[log(1 - D(G(z)))]."""
+        on_fake = self._sign * self.d(self._noisy(fake) if self.choice.noise_on == "both" else fake)
+        if self.choice.loss == "minimax":
+            return -cross_entropy(on_fake, torch.zeros_like(on_fake))
+        return cross_entropy(on_fake, torch.ones_like(on_fake))
+
+    @property
+    def _sign(self) -> int:
+        return -1 if self.choice.inverted_labels else 1
+
+    def _target(self, logits: Tensor, real: float) -> Tensor:
+        """Targets for images that are real (1) or generated (0), smoothed and inverted as chosen."""
+        smooth = self.choice.smoothing == "two_sided" or (self.choice.smoothing == "one_sided" and real == 1)
+        slack = torch.rand_like(logits) * self.choice.smoothing_width if smooth else torch.zeros_like(logits)
+        target = (slack - real).abs()
+        return 1 - target if self.choice.inverted_labels else target
+
+    def _noisy(self, images: Tensor) -> Tensor:
         sigma = self.choice.instance_noise * (1 - self.progress)
-
-        real_logits = self.d(_blur(images * 2 - 1, sigma))
-        fake_logits = self.d(_blur(fake.detach(), sigma))
-        loss_d = discriminator_loss(real_logits, fake_logits, self.choice.label_smoothing)
-        self.optimiser_d.zero_grad(set_to_none=True)
-        loss_d.backward()  # type: ignore[no-untyped-call]
-        self.optimiser_d.step()
-
-        self.d.requires_grad_(False)  # G's step needs the gradient through D, not of D's weights
-        loss_g = non_saturating_loss(self.d(_blur(fake, sigma)))
-        self.optimiser_g.zero_grad(set_to_none=True)
-        loss_g.backward()  # type: ignore[no-untyped-call]
-        self.optimiser_g.step()
-        self.d.requires_grad_(True)
-        return {
-            "loss_d": loss_d.detach(),
-            "loss_g": loss_g.detach(),
-            "accuracy_real": (real_logits > 0).float().mean(),
-            "accuracy_fake": (fake_logits < 0).float().mean(),
-        }
-
-    def generator(self) -> nn.Module:
-        """See Variant.generator."""
-        return self.g
-
-    def _parts(self) -> dict[str, Any]:
-        return {"g": self.g, "d": self.d, "optimiser_g": self.optimiser_g, "optimiser_d": self.optimiser_d}
-
-
-def _blur(images: Tensor, sigma: float) -> Tensor:
-    return images + sigma * torch.randn_like(images) if sigma > 0 else images
+        return images + sigma * torch.randn_like(images) if sigma > 0 else images

@@ -5,16 +5,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """-E[log D(x)] - E[log(1 - D(G(z)))] from logits [N], with one-sided smoothing: the real target is 1 - `label_smoothing`.
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """-E[t log s(l) + (1 - t) log(1 - s(l))] of logits l [N] and targets t [N] in [0,1], s the sigmoid.
 
-    Goodfellow et al. 2014; one-sided smoothing from Salimans et al. 2016.
+    With targets 1 for real and 0 for generated it is the discriminator's loss of Goodfellow et al. 2014, and with targets 1 on
+    generated images the generator's non-saturating one.
     """
-    real = F.binary_cross_entropy_with_logits(real_logits, torch.full_like(real_logits, 1.0 - label_smoothing))
-    fake = F.binary_cross_entropy_with_logits(fake_logits, torch.zeros_like(fake_logits))
-    return real + fake
+    return F.binary_cross_entropy_with_logits(logits, targets)
 
 
-def non_saturating_loss(fake_logits: Tensor) -> Tensor:
-    """-E[log D(G(z))] from logits [N]: the generator's loss that keeps its gradient while D wins (Goodfellow et al. 2014)."""
-    return F.softplus(-fake_logits).mean()
+def squared_gradient_norm(scores: Tensor, images: Tensor) -> Tensor:
+    """|grad D(x)|^2 of each image, float32 [N], from scores [N] of `images` [N,1,H,W], which require a gradient.
+
+    A penalty on it can be minimised: the graph of the gradient is kept. No score may depend on another image, so that
+    the gradient of their sum holds that of each.
+    """
+    with torch.autocast(images.device.type, enabled=False):  # squares and their second derivatives need the range and the digits
+        (gradient,) = torch.autograd.grad(scores.float().sum(), images, create_graph=True)
+    return gradient.float().square().flatten(1).sum(1)

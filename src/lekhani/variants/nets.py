@@ -3,9 +3,48 @@
 from typing import TypeVar
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 Network = TypeVar("Network", bound=nn.Module)
+
+
+class BatchNorm1d(nn.BatchNorm1d):
+    """Batch normalisation of [N,C] that takes N = 1 in training too: by the running statistics, since one image has no variance."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class; the running statistics stay as they are when N is 1."""
+        if self.training and x.shape[0] == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
+class Projection(nn.Module):
+    """A conditional logit w f + b + <v_y, f>: features float32 [N, width], labels int64 [N] -> float32 [N].
+
+    Miyato and Koyama, "cGANs with Projection Discriminator", ICLR 2018.
+    """
+
+    def __init__(self, width: int, n_classes: int) -> None:
+        super().__init__()
+        self.linear, self.label = nn.Linear(width, 1), nn.Embedding(n_classes, width)
+        nn.init.normal_(self.linear.weight, std=width**-0.5)
+        nn.init.zeros_(self.linear.bias)
+        nn.init.normal_(self.label.weight, std=width**-0.5)
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """See the class."""
+        return self.linear(features).squeeze(1) + (self.label(labels) * features).sum(1)  # type: ignore[no-any-return]
+
+
+def pyramid(image_size: int, channels: int) -> tuple[int, list[int]]:
+    """The side of the coarsest feature map, 4 or 7 pixels for 32 and 28, and the widths from there up to half the image's side.
+
+    There are `channels` at half the image's side, from where one strided convolution leads to the image, and twice as
+    many at each coarser resolution.
+    """
+    doublings = 2 if image_size % 8 == 0 else 1
+    return image_size // 2 ** (doublings + 1), [channels * 2**k for k in range(doublings, -1, -1)]
 
 
 def channels_last(network: Network, device: torch.device) -> Network:

@@ -32,6 +32,9 @@ class Exported:
 
 CASES: list[tuple[str, int, dict[str, Any]]] = [(name, size, {}) for name in VARIANTS for size in (28, 32)]
 CASES.append(("flow_matching", 28, {"guidance": 1.0, "steps": 3}))
+CASES.append(("draw", 32, {"attention": False, "conditional": True}))
+CASES.append(("flow_matching", 28, {"solver": "heun", "steps": 4, "guidance_from": 0.3, "guidance_to": 0.7}))  # steps of four kinds
+CASES.append(("turbo", 28, {"steps": 2}))
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda p: f"{p[0]}-{p[1]}{'-plain' if p[2] else ''}")

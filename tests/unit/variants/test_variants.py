@@ -6,12 +6,12 @@ from typing import Any, cast
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from lekhani import params
 from lekhani.variants import VARIANTS, Variant
 from lekhani.variants.dcgan import Dcgan
-from lekhani.variants.flow_matching import FlowMatching, Sampler, Velocity
+from lekhani.variants.flow_matching import FlowMatching
 
 K = 3
 CPU = torch.device("cpu")
@@ -186,18 +186,65 @@ def test_instance_noise_fades_on_real_and_fake_alike(tiny: params.Variants, nois
         assert float((given - (clean * 2 - 1)).std()) == pytest.approx(deviation, rel=0.05)
 
 
-def test_label_smoothing_reaches_the_loss(tiny: params.Variants) -> None:
-    images, labels = batch(28)
-    losses, reals = [], []
-    for smoothing in (0.0, 0.2):
-        torch.manual_seed(1)
-        variant = dcgan(tiny, label_smoothing=smoothing, instance_noise=0.0)
-        outputs: list[Tensor] = []
-        variant.d.register_forward_hook(lambda _, __, out, outputs=outputs: outputs.append(out.detach()))
-        losses.append(float(variant.step(images, labels)["loss_d"]))
-        reals.append(outputs[0])
-    assert torch.equal(*reals)
-    assert losses[1] - losses[0] == pytest.approx(0.2 * float(reals[0].mean()), abs=1e-6)
+def d_loss(tiny: params.Variants, **choices: Any) -> tuple[float, Tensor, Tensor]:
+    """The discriminator's loss at the first step, and its logits on real and on generated images."""
+    torch.manual_seed(1)
+    variant = dcgan(tiny, **{"instance_noise": 0.0, **choices})
+    outputs: list[Tensor] = []
+    variant.d.register_forward_hook(lambda _, __, out: outputs.append(out.detach()))
+    told = variant.step(torch.rand(64, 1, 28, 28), torch.zeros(64, dtype=torch.int64))
+    return float(told["loss_d"]), outputs[0], outputs[1]
+
+
+@pytest.mark.parametrize(("smoothing", "real", "fake"), [("none", 1.0, 0.0), ("one_sided", 0.8, 0.0), ("two_sided", 0.8, 0.2)])
+def test_smoothing_draws_targets_between_its_bounds(tiny: params.Variants, smoothing: str, real: float, fake: float) -> None:
+    loss, on_real, on_fake = d_loss(tiny, smoothing=smoothing, smoothing_width=0.4)
+    # The cross entropy is linear in its target, so that on average a random one acts as its mean.
+    expected = F.softplus(on_real).mean() - real * on_real.mean() + F.softplus(on_fake).mean() - fake * on_fake.mean()
+    assert loss == pytest.approx(float(expected), abs=0.02)
+
+
+def test_inverted_labels_swap_the_answers(tiny: params.Variants) -> None:
+    loss, on_real, on_fake = d_loss(tiny, smoothing="none", inverted_labels=True)
+    assert loss == pytest.approx(float(F.softplus(on_real).mean() + F.softplus(-on_fake).mean()), abs=1e-5)
+
+
+def test_figures_mean_the_same_when_labels_are_inverted(tiny: params.Variants) -> None:
+    variant = dcgan(tiny, inverted_labels=True, lr_g=1e-9, lr_d=2e-3, smoothing="none", instance_noise=0.0)
+    images = torch.zeros(8, 1, 28, 28)
+    images[:, :, 8:20, 12:16] = 1
+    told = [variant.step(images, torch.zeros(8, dtype=torch.int64)) for _ in range(60)][-1]
+    assert float(told["accuracy_real"]) == float(told["accuracy_fake"]) == 1
+    assert float(told["logit_gap"]) > 0
+
+
+def test_minimax_is_the_game_s_own_loss(tiny: params.Variants) -> None:
+    variant = dcgan(tiny, loss="minimax", instance_noise=0.0)
+    fake = torch.rand(6, 1, 28, 28) * 2 - 1
+    variant.d.eval()
+    expected = torch.log(1 - torch.sigmoid(variant.d(fake))).mean()
+    torch.testing.assert_close(variant.forge(fake, fake, torch.zeros(6, dtype=torch.int64)), expected)
+
+
+def test_clipping_bounds_the_gradients_of_both_players(tiny: params.Variants) -> None:
+    variant = dcgan(tiny, clip_norm=0.01)
+    told = variant.step(*batch(28))
+    for name, network in (("grad_norm_d", variant.d), ("grad_norm_g", variant.g)):
+        norm = torch.stack([cast(Tensor, p.grad).norm() for p in network.parameters()]).norm()
+        assert float(told[name]) > float(norm)
+        assert float(norm) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_noise_on_real_images_alone(tiny: params.Variants) -> None:
+    variant = dcgan(tiny, instance_noise=0.4, noise_on="real")
+    inputs: list[Tensor] = []
+    made: list[Tensor] = []
+    variant.d.register_forward_pre_hook(lambda _, given: inputs.append(given[0].detach().clone()))
+    variant.g.register_forward_hook(lambda _, __, out: made.append(out.detach().clone()))
+    images, labels = batch(28, 16)
+    variant.step(images, labels)
+    assert float((inputs[0] - (images * 2 - 1)).std()) == pytest.approx(0.4, rel=0.05)
+    torch.testing.assert_close(inputs[1], made[0] * 2 - 1)
 
 
 def test_the_discriminator_learns_to_tell_real_from_fake(tiny: params.Variants) -> None:
@@ -209,124 +256,3 @@ def test_the_discriminator_learns_to_tell_real_from_fake(tiny: params.Variants) 
     assert float(told[-1]["accuracy_real"]) == 1
     assert float(told[-1]["accuracy_fake"]) == 1
     assert float(told[-1]["loss_d"]) < 0.6 * float(told[0]["loss_d"])
-
-
-# --- flow matching ---
-
-
-class Gaussian(nn.Module):
-    """The exact velocity of the straight path from N(0, 1) to N(mu, s^2) in every pixel."""
-
-    def __init__(self, mu: float, s: float) -> None:
-        super().__init__()
-        self.mu, self.s = mu, s
-
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        t = t[:, None, None, None]
-        variance = (1 - t) ** 2 + (t * self.s) ** 2
-        return self.mu + (t * self.s**2 - (1 - t)) / variance * (x - t * self.mu)
-
-
-class ByLabel(nn.Module):
-    """A constant velocity per label: labels 0..K-1 move by 0.1 to 0.3, `not told` by -0.2; asks for [N] times."""
-
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        assert t.shape == labels.shape == x.shape[:1]
-        return torch.tensor([0.1, 0.2, 0.3, -0.2])[labels][:, None, None, None].expand_as(x)
-
-
-def sampler(velocity: nn.Module, steps: int = 4, guidance: float = 1.0) -> Sampler:
-    return Sampler(cast(Velocity, velocity), 8, K, steps, guidance)
-
-
-def velocity_at(one: Sampler, x: Tensor, time: float, labels: Tensor) -> Tensor:
-    """What one step of the sampler takes for the velocity."""
-    return (one.advance(x, torch.tensor([time]), labels) - x) * one.steps
-
-
-@pytest.mark.parametrize("steps", [1, 8])
-def test_euler_arrives_at_the_mean(steps: int) -> None:
-    noise = torch.randn(2000, 64)
-    images = sampler(Gaussian(0.3, 0.1), steps)(noise, torch.zeros(2000, dtype=torch.int64)) * 2 - 1
-    assert float(images.mean()) == pytest.approx(0.3, abs=2e-3)
-
-
-def test_many_euler_steps_arrive_at_the_spread() -> None:
-    noise, labels = torch.randn(1000, 64), torch.zeros(1000, dtype=torch.int64)
-    spread = [float((sampler(Gaussian(-0.2, 0.1), steps)(noise, labels) * 2 - 1).std()) for steps in (1, 8, 300)]
-    assert spread[2] == pytest.approx(0.1, rel=0.02)
-    assert spread[0] < spread[1] < spread[2], "few steps are too tame, and get better"
-
-
-def test_the_path_is_clipped_to_an_image() -> None:
-    labels = torch.zeros(1, dtype=torch.int64)
-    assert float(sampler(Gaussian(5.0, 0.1))(torch.randn(1, 64), labels).min()) == 1
-    assert float(sampler(Gaussian(-5.0, 0.1))(torch.randn(1, 64), labels).max()) == 0
-
-
-@pytest.mark.parametrize(("guidance", "moves"), [(0.0, [-0.2] * 3), (1.0, [0.1, 0.2, 0.3]), (2.0, [0.4, 0.6, 0.8]), (1.5, [0.25, 0.4, 0.55])])
-def test_guidance_by_hand(guidance: float, moves: list[float]) -> None:
-    x = torch.randn(3, 1, 8, 8)
-    got = velocity_at(sampler(ByLabel(), guidance=guidance), x, 0.5, torch.arange(3))
-    torch.testing.assert_close(got, torch.tensor(moves)[:, None, None, None].expand_as(x), atol=1e-5, rtol=1e-5)
-
-
-def test_guidance_of_one_and_zero_on_the_real_network(tiny: params.Variants) -> None:
-    variant = flow(tiny)
-    for _ in range(5):
-        variant.progress = 0.2
-        variant.step(*batch(28))
-    x, labels = torch.randn(3, 1, 28, 28), torch.arange(3)
-    told, untold, near_one = (velocity_at(Sampler(variant.velocity, 28, K, 2, g), x, 0.5, labels) for g in (1.0, 0.0, 1.0 + 1e-7))
-    t = torch.full((3,), 0.5)
-    with torch.no_grad():
-        torch.testing.assert_close(told, variant.velocity(x, t, labels), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(untold, variant.velocity(x, t, torch.full((3,), K)), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(near_one, told, atol=1e-5, rtol=1e-5)
-    assert (told - untold).abs().max().item() > 1e-4, "the label must matter for this to mean something"
-
-
-def test_the_loss_is_the_velocity_s_squared_error(tiny: params.Variants) -> None:
-    variant = flow(tiny, label_dropout=0.0)
-    variant.progress = 0.2
-    for _ in range(4):
-        variant.step(*batch(28))
-    calls: list[tuple[Any, Tensor]] = []
-    variant.velocity.register_forward_hook(lambda _, given, out: calls.append((given, out.detach().clone())))
-    images, labels = batch(28, 8)
-    loss = variant.step(images, labels)["loss"]
-    ((x, t, told), velocity) = calls[0]
-    assert torch.equal(told, labels)
-    assert ((t > 0) & (t < 1)).all()
-    t = t[:, None, None, None]
-    target = images * 2 - 1
-    noise = (x - t * target) / (1 - t)
-    assert float(noise.mean()) == pytest.approx(0, abs=0.05)
-    assert float(noise.std()) == pytest.approx(1, abs=0.05)
-    assert float(loss) == pytest.approx(float(F.mse_loss(velocity, target - noise)), rel=1e-4)
-
-
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_labels_are_hidden_now_and_then(tiny: params.Variants, dropout: float) -> None:
-    variant = flow(tiny, label_dropout=dropout)
-    told: list[Tensor] = []
-    variant.velocity.register_forward_pre_hook(lambda _, given: told.append(given[2]))
-    images, labels = torch.rand(200, 1, 28, 28), torch.arange(200) % K
-    variant.step(images, labels)
-    hidden = told[0] == K
-    assert float(hidden.float().mean()) == pytest.approx(dropout, abs=0.12)
-    assert torch.equal(told[0][~hidden], labels[~hidden])
-
-
-def test_the_learning_rate_warms_up_and_falls_to_nothing(tiny: params.Variants) -> None:
-    variant = flow(tiny)
-    rates = []
-    for progress in (0.0, 0.01, 0.02, 0.5, 1.0):
-        variant.progress = progress
-        variant.step(*batch(28, 2))
-        rates.append(variant.optimiser.param_groups[0]["lr"] / tiny.flow_matching.lr)
-    assert rates[0] == pytest.approx(0.02, rel=0.01)
-    assert rates[1] == pytest.approx(0.52, rel=0.01)
-    assert rates[2] == pytest.approx(1, rel=0.01)
-    assert rates[3] == pytest.approx(0.5)
-    assert rates[4] == pytest.approx(0, abs=1e-9)

@@ -1,0 +1,219 @@
+"""Flow matching: the loss by hand, the solvers against paths whose end is known, and where guidance acts."""
+
+from itertools import pairwise
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lekhani import params
+from lekhani.variants.flow_matching import FlowMatching, Sampler, Velocity
+
+K = 3
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(11)
+
+
+def batch(size: int, n: int = 5) -> tuple[Tensor, Tensor]:
+    return torch.rand(n, 1, size, size), torch.arange(n) % K
+
+
+def flow(tiny: params.Variants, **choices: Any) -> FlowMatching:
+    return FlowMatching(tiny.flow_matching.model_copy(update=choices), 28, K, CPU)
+
+
+class Gaussian(nn.Module):
+    """The exact velocity of the straight path from N(0, 1) to N(mu, s^2) in every pixel."""
+
+    def __init__(self, mu: float, s: float) -> None:
+        super().__init__()
+        self.mu, self.s = mu, s
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        t = t[:, None, None, None]
+        variance = (1 - t) ** 2 + (t * self.s) ** 2
+        return self.mu + (t * self.s**2 - (1 - t)) / variance * (x - t * self.mu)
+
+
+class ByLabel(nn.Module):
+    """A constant velocity per label: labels 0..K-1 move by 0.1 to 0.3, `not told` by -0.2; asks for [N] times."""
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        assert t.shape == labels.shape == x.shape[:1]
+        return torch.tensor([0.1, 0.2, 0.3, -0.2])[labels][:, None, None, None].expand_as(x)
+
+
+class Counting(nn.Module):
+    """Wraps a velocity and notes the number of rows and the time of each call."""
+
+    def __init__(self, velocity: nn.Module) -> None:
+        super().__init__()
+        self.velocity = velocity
+        self.calls: list[tuple[int, float]] = []
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        assert bool((t == t[0]).all())
+        self.calls.append((len(x), round(float(t[0]), 4)))
+        return self.velocity(x, t, labels)  # type: ignore[no-any-return]
+
+
+def sampler(velocity: nn.Module, steps: int = 4, guidance: float = 1.0, size: int = 8, **choices: Any) -> Sampler:
+    choice = params.FlowMatching(channels=(8,)).model_copy(update={"steps": steps, "guidance": guidance, **choices})
+    return Sampler(cast(Velocity, velocity), size, K, choice)
+
+
+def velocity_at(one: Sampler, x: Tensor, time: float, labels: Tensor) -> Tensor:
+    """What one step of the sampler takes for the velocity."""
+    return (one.move(0)(x, torch.tensor([time]), labels) - x) * one.steps
+
+
+def calls(steps: int, guidance: float = 2.0, **choices: Any) -> list[tuple[int, float]]:
+    """Rows and times at which the sampler asks for a velocity when it makes two images."""
+    counting = Counting(ByLabel())
+    sampler(counting, steps, guidance, **choices)(torch.randn(2, 64), torch.zeros(2, dtype=torch.int64))
+    return counting.calls
+
+
+# --- solvers ---
+
+
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2)])
+def test_the_error_falls_by_the_solver_s_order(solver: str, order: int) -> None:
+    velocity, x, labels = Gaussian(0.2, 0.5).double(), torch.linspace(-2, 2, 64, dtype=torch.float64).reshape(1, 1, 8, 8), torch.zeros(1).long()
+    exact = 0.2 + 0.5 * x  # a quantile of N(0, 1) is carried to the same quantile of N(mu, s^2)
+    errors = []
+    for steps in (8, 16, 32):
+        one, state = sampler(velocity, steps, solver=solver), x
+        for i in range(steps):
+            state = one.move(i)(state, torch.tensor([i / steps], dtype=torch.float64), labels)
+        errors.append(float((state - exact).abs().max()))
+    orders = [torch.tensor(a / b).log2().item() for a, b in pairwise(errors)]
+    assert orders == pytest.approx([order, order], abs=0.25)
+    assert errors[-1] < (0.05 if order == 1 else 0.005)
+
+
+def test_heun_looks_twice_but_for_its_last_step() -> None:
+    assert calls(3, 1.0, solver="euler") == [(2, 0), (2, 0.3333), (2, 0.6667)]
+    assert calls(3, 1.0, solver="heun") == [(2, 0), (2, 0.3333), (2, 0.3333), (2, 0.6667), (2, 0.6667)]
+    assert calls(1, 1.0, solver="heun") == [(2, 0)]
+
+
+def test_guidance_costs_twice_as_much_inside_its_interval_alone() -> None:
+    assert [rows for rows, _ in calls(4)] == [4, 4, 4, 4]
+    assert [rows for rows, _ in calls(4, guidance_from=0.25, guidance_to=0.75)] == [2, 4, 4, 2]
+    assert [rows for rows, _ in calls(4, guidance_to=0.5)] == [4, 4, 2, 2]
+    assert [rows for rows, _ in calls(3, solver="heun", guidance_from=0.3)] == [2, 2, 4, 4, 4]
+    assert [rows for rows, _ in calls(4, 1.0)] == [2, 2, 2, 2]
+
+
+def test_an_interval_of_guidance_by_hand() -> None:
+    one = sampler(ByLabel(), 4, 2.0, guidance_from=0.5)
+    x, label = torch.zeros(1, 64), torch.zeros(1, dtype=torch.int64)
+    # 0.1 a step while told, and -0.2 + 2 * 0.3 = 0.4 while guided, of which each step takes a quarter.
+    assert float(one(x, label).mean()) == pytest.approx((2 * 0.1 / 4 + 2 * 0.4 / 4 + 1) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 8])
+def test_euler_arrives_at_the_mean(steps: int) -> None:
+    noise = torch.randn(2000, 64)
+    images = sampler(Gaussian(0.3, 0.1), steps)(noise, torch.zeros(2000, dtype=torch.int64)) * 2 - 1
+    assert float(images.mean()) == pytest.approx(0.3, abs=2e-3)
+
+
+def test_many_euler_steps_arrive_at_the_spread() -> None:
+    noise, labels = torch.randn(1000, 64), torch.zeros(1000, dtype=torch.int64)
+    spread = [float((sampler(Gaussian(-0.2, 0.1), steps)(noise, labels) * 2 - 1).std()) for steps in (1, 8, 300)]
+    assert spread[2] == pytest.approx(0.1, rel=0.02)
+    assert spread[0] < spread[1] < spread[2], "few steps are too tame, and get better"
+
+
+def test_the_path_is_clipped_to_an_image() -> None:
+    labels = torch.zeros(1, dtype=torch.int64)
+    assert float(sampler(Gaussian(5.0, 0.1))(torch.randn(1, 64), labels).min()) == 1
+    assert float(sampler(Gaussian(-5.0, 0.1))(torch.randn(1, 64), labels).max()) == 0
+
+
+@pytest.mark.parametrize(("guidance", "moves"), [(0.0, [-0.2] * 3), (1.0, [0.1, 0.2, 0.3]), (2.0, [0.4, 0.6, 0.8]), (1.5, [0.25, 0.4, 0.55])])
+def test_guidance_by_hand(guidance: float, moves: list[float]) -> None:
+    x = torch.randn(3, 1, 8, 8)
+    got = velocity_at(sampler(ByLabel(), guidance=guidance), x, 0.5, torch.arange(3))
+    torch.testing.assert_close(got, torch.tensor(moves)[:, None, None, None].expand_as(x), atol=1e-5, rtol=1e-5)
+
+
+def test_guidance_of_one_and_zero_on_the_real_network(tiny: params.Variants) -> None:
+    variant = flow(tiny)
+    for _ in range(5):
+        variant.progress = 0.2
+        variant.step(*batch(28))
+    x, labels = torch.randn(3, 1, 28, 28), torch.arange(3)
+    told, untold, near_one = (velocity_at(sampler(variant.velocity, 2, g, 28), x, 0.5, labels) for g in (1.0, 0.0, 1.0 + 1e-7))
+    t = torch.full((3,), 0.5)
+    with torch.no_grad():
+        torch.testing.assert_close(told, variant.velocity(x, t, labels), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(untold, variant.velocity(x, t, torch.full((3,), K)), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(near_one, told, atol=1e-5, rtol=1e-5)
+    assert (told - untold).abs().max().item() > 1e-4, "the label must matter for this to mean something"
+
+
+def test_the_loss_is_the_velocity_s_squared_error(tiny: params.Variants) -> None:
+    variant = flow(tiny, label_dropout=0.0)
+    variant.progress = 0.2
+    for _ in range(4):
+        variant.step(*batch(28))
+    calls: list[tuple[Any, Tensor]] = []
+    variant.velocity.register_forward_hook(lambda _, given, out: calls.append((given, out.detach().clone())))
+    images, labels = batch(28, 8)
+    loss = variant.step(images, labels)["loss"]
+    ((x, t, told), velocity) = calls[0]
+    assert torch.equal(told, labels)
+    assert ((t > 0) & (t < 1)).all()
+    t = t[:, None, None, None]
+    target = images * 2 - 1
+    noise = (x - t * target) / (1 - t)
+    assert float(noise.mean()) == pytest.approx(0, abs=0.05)
+    assert float(noise.std()) == pytest.approx(1, abs=0.05)
+    assert float(loss) == pytest.approx(float(F.mse_loss(velocity, target - noise)), rel=1e-4)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_labels_are_hidden_now_and_then(tiny: params.Variants, dropout: float) -> None:
+    variant = flow(tiny, label_dropout=dropout)
+    told: list[Tensor] = []
+    variant.velocity.register_forward_pre_hook(lambda _, given: told.append(given[2]))
+    images, labels = torch.rand(200, 1, 28, 28), torch.arange(200) % K
+    variant.step(images, labels)
+    hidden = told[0] == K
+    assert float(hidden.float().mean()) == pytest.approx(dropout, abs=0.12)
+    assert torch.equal(told[0][~hidden], labels[~hidden])
+
+
+def test_the_learning_rate_warms_up_and_falls_to_nothing(tiny: params.Variants) -> None:
+    variant = flow(tiny)
+    rates = []
+    for progress in (0.0, 0.01, 0.02, 0.5, 1.0):
+        variant.progress = progress
+        variant.step(*batch(28, 2))
+        rates.append(variant.optimiser.param_groups[0]["lr"] / tiny.flow_matching.lr)
+    assert rates[0] == pytest.approx(0.02, rel=0.01)
+    assert rates[1] == pytest.approx(0.52, rel=0.01)
+    assert rates[2] == pytest.approx(1, rel=0.01)
+    assert rates[3] == pytest.approx(0.5)
+    assert rates[4] == pytest.approx(0, abs=1e-9)
+
+
+# --- the network ---
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_blocks_per_resolution_and_direction(blocks: int) -> None:
+    net = Velocity(K, (8, 16, 16), blocks)
+    assert [len(one) for one in (*net.encoder.down, *net.up)] == [blocks] * 5
+    x, t, labels = torch.randn(2, 1, 28, 28), torch.rand(2), torch.tensor([0, K])
+    assert net(x, t, labels).shape == x.shape
+    assert [tuple(features.shape) for features in net.encoder(x, t, labels)[1]] == [(2, 8, 14, 14), (2, 16, 7, 7), (2, 16, 4, 4)]

@@ -1,0 +1,135 @@
+"""R3GAN: the relativistic loss by hand, R1 and R2 against gradients in closed form, and how the networks start."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lekhani import params
+from lekhani.variants.r3gan import Block, Discriminator, Generator, R3gan
+
+CPU = torch.device("cpu")
+K = 3
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(11)
+
+
+def r3gan(**choices: Any) -> R3gan:
+    return R3gan(params.R3gan(**{"batch_size": 8, "noise_dim": 6, "channels": 4, **choices}), 28, K, CPU)
+
+
+def softplus(x: float) -> float:
+    return math.log1p(math.exp(x))
+
+
+class Quadratic(nn.Module):
+    """D(x) = a |x|^2 / 2 has the gradient a x."""
+
+    def __init__(self, a: float) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(a))
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return self.a * images.square().flatten(1).sum(1) / 2
+
+
+def two(first: float, second: float) -> Tensor:
+    """Two images of 28 x 28 whose squared norms are `first` and `second`."""
+    return (torch.tensor([first, second]) / 28**2).sqrt()[:, None, None, None].expand(2, 1, 28, 28).clone()
+
+
+LABELS = torch.zeros(2, dtype=torch.int64)
+
+
+def test_losses_by_hand() -> None:
+    variant = r3gan(gamma=0.5)
+    variant.d = Quadratic(2.0)
+    real, fake = two(1.0, 4.0), two(2.0, 0.5)  # logits are the squared norms, and squared gradients four times those
+    verdict = variant.judge(real, fake, LABELS)
+    relativistic = (softplus(2.0 - 1.0) + softplus(0.5 - 4.0)) / 2
+    assert float(verdict.more["r1"]) == pytest.approx(4 * 2.5, rel=1e-4)
+    assert float(verdict.more["r2"]) == pytest.approx(4 * 1.25, rel=1e-4)
+    assert verdict.loss.item() == pytest.approx(relativistic + 0.25 * (10 + 5), rel=1e-4)
+    assert (verdict.real - verdict.fake).mean().item() == pytest.approx(2.5 - 1.25, rel=1e-4)
+    opposite = (softplus(1.0 - 2.0) + softplus(4.0 - 0.5)) / 2
+    assert variant.forge(real, fake, LABELS).item() == pytest.approx(opposite, rel=1e-4)
+
+
+def test_the_penalties_gradient_reaches_the_discriminator() -> None:
+    variant = r3gan(gamma=0.5)
+    variant.d = Quadratic(2.0)
+    same = two(1.0, 4.0)
+    variant.judge(same, same, LABELS).loss.backward()  # type: ignore[no-untyped-call]
+    # Equal pairs say nothing, and d/da gamma/2 (a^2 |x|^2 + a^2 |x|^2) = 2 gamma a |x|^2.
+    assert float(variant.d.a.grad) == pytest.approx(2 * 0.5 * 2.0 * 2.5, rel=1e-4)  # type: ignore[arg-type]
+
+
+def test_both_penalties_reach_every_weight_that_shapes_the_slope() -> None:
+    variant = r3gan(gamma=1e3)
+    for block in variant.d.modules():
+        if isinstance(block, Block):  # they start as the identity, which would hide what stands before their last layer
+            nn.init.normal_(block.shrink.weight, std=0.1)
+    image, labels = torch.rand(2, 1, 28, 28), torch.tensor([0, 1])
+    variant.judge(image, image, labels).loss.backward()  # type: ignore[no-untyped-call]
+    grads = {name: p.grad for name, p in variant.d.named_parameters() if name.endswith("weight")}
+    assert all(grad is not None and float(grad.abs().sum()) > 0 for grad in grads.values()), "equal pairs leave nothing but the penalties"
+
+
+def test_the_real_batch_carries_no_gradient_to_the_generator_s_turn() -> None:
+    variant = r3gan()
+    images, labels = torch.rand(4, 1, 28, 28), torch.arange(4) % K
+    variant.judge(images, torch.rand_like(images), labels)
+    assert not images.requires_grad
+
+
+def test_blocks_start_as_the_identity_and_scaled_by_depth() -> None:
+    shallow, deep = Block(64, 1), Block(64, 16)
+    x = torch.randn(2, 64, 8, 8)
+    assert torch.equal(deep(x), x)
+    assert (shallow.expand.weight.std() / deep.expand.weight.std()).item() == pytest.approx(2, rel=0.05)  # the fourth root of 16
+    hidden = nn.functional.leaky_relu(shallow.mix(nn.functional.leaky_relu(shallow.expand(x), 0.2)), 0.2)
+    assert hidden.square().mean().item() == pytest.approx(1, abs=0.4), "the variance is kept"
+
+
+def test_nothing_is_normalised() -> None:
+    variant = r3gan()
+    assert not any("Norm" in type(layer).__name__ for network in (variant.g, variant.d) for layer in network.modules())
+    assert not list(variant.g.buffers())
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+@pytest.mark.parametrize("size", [28, 32, 36])
+def test_networks_at_any_size(blocks: int, size: int) -> None:
+    choice = params.R3gan(channels=8, noise_dim=6, blocks=blocks)
+    g, d = Generator(choice, size, K), Discriminator(choice, size, K)
+    labels = torch.tensor([0, 2])
+    images = g(torch.randn(2, 6), labels)
+    assert images.shape == (2, 1, size, size)
+    assert d(images, labels).shape == (2,)
+    stages = 3 if size % 8 == 0 else 2
+    for network in (g, d):
+        assert sum(isinstance(module, Block) for module in network.modules()) == blocks * stages
+
+
+def test_a_fresh_generator_paints_in_range_of_its_tanh() -> None:
+    choice = params.R3gan(channels=16)
+    images = Generator(choice, 32, K)(torch.randn(64, choice.noise_dim), torch.arange(64) % K) * 2 - 1
+    assert 0.3 < images.std().item() < 0.9
+
+
+def test_a_step_in_bfloat16_is_finite_and_its_penalties_are_float32() -> None:
+    variant = r3gan()
+    variant.autocast = torch.autocast("cpu", dtype=torch.bfloat16)
+    told = variant.step(torch.rand(8, 1, 28, 28), torch.arange(8) % K)
+    assert all(torch.isfinite(value) for value in told.values())
+    assert told["r1"].dtype == torch.float32
+
+
+def test_the_discriminator_is_not_compiled() -> None:
+    variant = r3gan()
+    assert variant.networks() == [variant.g]
