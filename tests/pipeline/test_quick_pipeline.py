@@ -59,10 +59,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         shutil.copy(ROOT / name, space.path / name)
     shutil.copytree(ROOT / "pipelines", space.path / "pipelines")
     params = space.params()
-    params["pipeline"]["datasets"] = ["mnist"]
+    del params["data"]["devanagari"]
     quick = params["profiles"]["quick"]
     quick["judge"]["images_seen"] = 12000
-    quick["train"]["images_seen"]["mnist"] = 1500
+    quick["train"]["images_seen"] = {"per_class": 150}
     quick["variants"]["dcgan"]["channels"] = 8
     quick["variants"]["flow_matching"] |= {"channels": [16, 24], "steps": 3}
     quick["evaluate"] = {"n_generated": 300, "kid_subset_size": 100}

@@ -3,29 +3,36 @@
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import mlflow
 import numpy as np
 import onnx
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Metric, RunStatus
+from mlflow.entities import Metric
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from lekhani.data.spec import DatasetInfo
+from lekhani.errors import first_line
+from lekhani.files import read_json, remove, write_json
 from lekhani.pictures import Picture, enlarged
 from lekhani.tracking.store import use_experiment
 
 log = logging.getLogger("lekhani")
 
 
-def start_run(experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], data: DatasetInfo, data_folder: Path) -> str:
-    """Open a run with its params, tags and dataset input, and return its id. It stays open until `resume` ends it."""
+def start_run(
+    experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], data: DatasetInfo, data_folder: Path, reports: Sequence[Path] = ()
+) -> str:
+    """Open a run with its params, tags, dataset input and what is known about the data (`reports`, files), and return its id.
+
+    It stays open until `resume` ends it.
+    """
     use_experiment(experiment)
     with mlflow.start_run(run_name=name, tags=dict(tags)) as run:
         mlflow.log_params(dict(params))
@@ -39,34 +46,111 @@ def start_run(experiment: str, name: str, params: Mapping[str, Any], tags: Mappi
             context="training",
         )
         mlflow.set_tag("dataset.digest", data.digest)
+        for report in reports:
+            mlflow.log_artifact(str(report), "data")
     client = mlflow.MlflowClient()
     client.update_run(run.info.run_id, status="RUNNING")
     return str(run.info.run_id)
 
 
 class MlflowReporter:
-    """Curves and sample grids of a training run, as they come."""
+    """Curves and sample grids of a training run, as they come.
 
-    def __init__(self, run_id: str) -> None:
-        self.run_id = run_id
+    When MLflow does not answer, training goes on: what it was to hear waits, and is told when it is back. What still waits at
+    the end goes to the file `backlog`, from which `deliver` tells it later.
+    """
+
+    PATIENCE = 30.0  # seconds between two attempts while MLflow is away
+
+    def __init__(self, run_id: str, backlog: Path) -> None:
+        self.run_id, self.backlog = run_id, backlog
         self.client = mlflow.MlflowClient()
+        self.waiting: list[tuple[int, dict[str, float] | Picture, int]] = []  # step, figures or a grid, milliseconds since 1970
+        self.known = 0  # the last step that an earlier session has reported
+        self.away_until = 0.0
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """See Reporter."""
-        now = int(time.time() * 1000)
-        self.client.log_batch(self.run_id, [Metric(f"train/{key}", value, now, step) for key, value in values.items() if key != "seconds_left"])
+        self._tell(step, {f"train/{key}": value for key, value in values.items() if key != "seconds_left"})
+
+    def scores(self, step: int, values: Mapping[str, float]) -> None:
+        """See Reporter."""
+        self._tell(step, {f"train/{key}": value for key, value in values.items() if key != "images_seen"})
 
     def images(self, step: int, grid: Picture) -> None:
         """See Reporter; the run's page shows the grids with a slider over steps."""
-        self.client.log_image(self.run_id, enlarged(grid, 2)[:, :, None], key="samples", step=step, synchronous=True)
+        self._tell(step, enlarged(grid, 2)[:, :, None])
+
+    def resume(self, step: int) -> None:
+        """See Reporter; a step that MLflow knows from an earlier session is not told twice."""
+        try:
+            self.known = max((m.step for m in self.client.get_metric_history(self.run_id, "train/images_seen")), default=0) if step else 0
+        except Exception as error:  # mlflow, its database and its transport raise many kinds
+            self._away(error)
 
     def close(self) -> None:
         """The run stays open for the stages that follow."""
+        self.away_until = 0.0
+        self._deliver()
+        if self.waiting:
+            items = [[step, value if isinstance(value, dict) else value.tolist(), at] for step, value, at in self.waiting]
+            write_json(self.backlog, {"run_id": self.run_id, "items": items})
+            log.warning("MLflow is still away; %s keeps what it missed, and the next stage of this variant delivers it.", self.backlog)
+
+    def _tell(self, step: int, what: "dict[str, float] | Picture") -> None:
+        if step > self.known:
+            self.waiting.append((step, what, int(time.time() * 1000)))
+            self._deliver()
+
+    def _deliver(self) -> None:
+        if time.monotonic() < self.away_until:
+            return
+        try:
+            while self.waiting:
+                _send(self.client, self.run_id, *self.waiting[0])
+                self.waiting.pop(0)
+        except Exception as error:  # mlflow, its database and its transport raise many kinds
+            self._away(error)
+
+    def _away(self, error: Exception) -> None:
+        if not self.away_until:
+            log.warning("MLflow does not answer (%s); training goes on, and it will be told when it is back.", first_line(error))
+        self.away_until = time.monotonic() + self.PATIENCE
 
 
-def fail_run(run_id: str) -> None:
-    """Mark a run as failed."""
-    mlflow.MlflowClient().set_terminated(run_id, status=RunStatus.to_string(RunStatus.FAILED))
+def deliver(backlog: Path) -> None:
+    """Tell MLflow what it missed while it was away, if anything waits in `backlog`, and remove the file."""
+    if backlog.exists():
+        kept = read_json(backlog)
+        client = mlflow.MlflowClient()
+        for step, what, at in kept["items"]:
+            _send(client, kept["run_id"], step, what if isinstance(what, dict) else np.array(what, np.uint8), at)
+        remove(backlog)
+
+
+def _send(client: mlflow.MlflowClient, run_id: str, step: int, what: "dict[str, float] | Picture", at: int) -> None:
+    if isinstance(what, dict):
+        client.log_batch(run_id, [Metric(key, value, at, step) for key, value in what.items()])
+    else:
+        client.log_image(run_id, what, key="samples", step=step, synchronous=True)
+
+
+def end_run(run_id: str, status: Literal["FAILED", "KILLED"]) -> None:
+    """Mark a run as failed or killed, if MLflow answers."""
+    try:
+        mlflow.MlflowClient().set_terminated(run_id, status=status)
+    except Exception as error:  # the reason why training ended must not be hidden by this one
+        log.warning("MLflow could not be told that the run ended (%s).", first_line(error))
+
+
+def reopen_run(experiment: str, run_id: str) -> bool:
+    """Go on with a run that was stopped; False where this store has never seen it."""
+    use_experiment(experiment)
+    client = mlflow.MlflowClient()
+    if not _is_active(client, run_id):
+        return False
+    client.update_run(run_id, status="RUNNING")
+    return True
 
 
 @contextmanager

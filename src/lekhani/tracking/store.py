@@ -11,6 +11,10 @@ from lekhani.errors import LekhaniError, first_line
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
 
+# A server that is away must not hold training up for minutes; who wants more patience sets these.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+
 ROOT = Path("mlruns")
 
 

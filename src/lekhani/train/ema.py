@@ -1,6 +1,7 @@
 """Exponential moving average of a generator's weights, which is what ships."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,20 @@ class Ema:
     def __init__(self, live: nn.Module, decay: float) -> None:
         self.live, self.decay, self.steps = live, decay, 0
         self.average = copy.deepcopy(live).requires_grad_(False).eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average and how many steps it has taken."""
+        return {"average": self.average.state_dict(), "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo `state_dict`."""
+        self.average.load_state_dict(state["average"])
+        self.steps = state["steps"]
+
+    @torch.no_grad()
+    def copy(self) -> None:
+        """Take the live weights as they are."""
+        self.average.load_state_dict(self.live.state_dict())
 
     @torch.no_grad()
     def update(self) -> None:

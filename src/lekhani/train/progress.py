@@ -15,6 +15,7 @@ class ProgressBar:
         self.title, self.total = title, images_total
         self.console = Console(stderr=True)
         self.lines = 0
+        self.leading = ""
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}% {task.fields[note]}"))
         self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal)
         self.task = self.bar.add_task(title, total=images_total, note="")
@@ -22,7 +23,7 @@ class ProgressBar:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """See Reporter."""
-        losses = ", ".join(f"{key} {value:.3f}" for key, value in values.items() if key.startswith("loss"))
+        losses = ", ".join(f"{key} {value:.3f}" for key, value in values.items() if key.startswith("loss")) + self.leading
         seen, speed, left = (values[key] for key in ("images_seen", "images_per_second", "seconds_left"))
         seen = min(seen, self.total)  # the last batch may reach beyond the budget
         self.bar.update(self.task, completed=seen, note=f"{speed:.0f} images/s, {losses}")
@@ -30,8 +31,15 @@ class ProgressBar:
             self.lines = int(10 * seen / self.total)
             self.console.print(f"{self.title}: {seen / self.total:.0%}, {speed:.0f} images/s, {left:.0f} s left, {losses}", highlight=False)
 
+    def scores(self, step: int, values: Mapping[str, float]) -> None:
+        """See Reporter: the leading metric stands beside the losses from now on."""
+        self.leading = f", judge FID {values['judge_fid']:.2f}"
+
     def images(self, step: int, grid: Picture) -> None:
         """Pictures do not go to a terminal."""
+
+    def resume(self, step: int) -> None:
+        """See Reporter; the bar follows the images seen."""
 
     def close(self) -> None:
         """See Reporter."""

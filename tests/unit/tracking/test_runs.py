@@ -60,8 +60,16 @@ def test_a_started_run_knows_its_params_tags_and_data(started: str) -> None:
     assert mlflow.active_run() is None
 
 
-def test_a_reporter_logs_curves_and_grids(started: str) -> None:
-    reporter = runs.MlflowReporter(started)
+def test_what_is_known_about_the_data_goes_with_the_run(store: Path) -> None:
+    (store / "data" / "prepared").mkdir(parents=True, exist_ok=True)
+    report = store / "validation.html"
+    report.write_text("<p>fine</p>")
+    run_id = runs.start_run(EXPERIMENT, "mnist/dcgan", {}, {}, INFO, store / "data" / "prepared", [report])
+    assert artifacts(run_id) == ["data/validation.html"]
+
+
+def test_a_reporter_logs_curves_and_grids(started: str, tmp_path: Path) -> None:
+    reporter = runs.MlflowReporter(started, tmp_path / "untold.json")
     reporter.metrics(20, {"images_seen": 640.0, "loss_d": 0.5, "seconds_left": 3.0})
     reporter.metrics(40, {"images_seen": 1280.0, "loss_d": 0.25, "seconds_left": 0.0})
     reporter.images(40, np.arange(12, dtype=np.uint8).reshape(3, 4))
@@ -79,8 +87,94 @@ def test_a_reporter_logs_curves_and_grids(started: str) -> None:
     assert stored(started).info.status == "RUNNING"
 
 
+class Outage:
+    """MLflow's client while its server is away."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls = 0
+        self.patch = monkeypatch.context()
+        self.inner = self.patch.__enter__()
+        for name in ("log_batch", "log_image", "set_terminated", "get_metric_history"):
+            self.inner.setattr(mlflow.MlflowClient, name, self.fail)
+
+    def fail(self, *args: Any, **kwargs: Any) -> None:
+        self.calls += 1
+        raise mlflow.MlflowException("connection refused\nby the far side")
+
+    def over(self) -> None:
+        self.patch.__exit__(None, None, None)
+
+
+def curve(run_id: str) -> list[tuple[int, float]]:
+    return [(one.step, one.value) for one in mlflow.MlflowClient().get_metric_history(run_id, "train/loss")]
+
+
+def test_an_outage_in_the_middle_loses_nothing(
+    started: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reporter = runs.MlflowReporter(started, tmp_path / "untold.json")
+    reporter.metrics(1, {"loss": 1.0})
+    outage = Outage(monkeypatch)
+    with caplog.at_level(logging.WARNING, "lekhani"):
+        for step in (2, 3, 4):
+            reporter.metrics(step, {"loss": float(step)})
+            reporter.images(step, np.zeros((4, 4), np.uint8))
+    assert outage.calls == 1, "while it is away it is left alone"
+    assert caplog.text.count("MLflow does not answer (connection refused)") == 1
+    outage.over()
+    reporter.metrics(5, {"loss": 5.0})
+    assert curve(started) == [(1, 1.0)], "patience"
+    reporter.close()
+    assert curve(started) == [(step, float(step)) for step in (1, 2, 3, 4, 5)]
+    assert len([path for path in artifacts(started) if path.endswith(".png") and "samples" in path]) >= 3
+    assert not (tmp_path / "untold.json").exists()
+
+
+def test_what_is_untold_at_the_end_is_delivered_by_the_next_stage(
+    started: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    backlog = tmp_path / "deep" / "untold.json"
+    reporter = runs.MlflowReporter(started, backlog)
+    outage = Outage(monkeypatch)
+    with caplog.at_level(logging.WARNING, "lekhani"):
+        reporter.metrics(1, {"loss": 1.0})
+        reporter.images(1, np.arange(12, dtype=np.uint8).reshape(3, 4))
+        reporter.scores(2, {"images_seen": 2.0, "judge_fid": 3.5})
+        reporter.close()
+        runs.end_run(started, "FAILED")
+    assert str(backlog) in caplog.text
+    assert "could not be told that the run ended" in caplog.text
+    outage.over()
+    runs.deliver(backlog)
+    assert curve(started) == [(1, 1.0)]
+    assert stored(started).data.metrics["train/judge_fid"] == 3.5
+    assert any("samples" in path for path in artifacts(started))
+    assert not backlog.exists()
+    runs.deliver(backlog)
+
+
+def test_a_run_that_goes_on_tells_no_step_twice(started: str, tmp_path: Path) -> None:
+    first = runs.MlflowReporter(started, tmp_path / "untold.json")
+    first.resume(0)
+    for step in (1, 2, 3):
+        first.metrics(step, {"images_seen": float(step), "loss": float(step)})
+    runs.end_run(started, "KILLED")
+    assert stored(started).info.status == "KILLED"
+    assert runs.reopen_run(EXPERIMENT, started)
+    assert stored(started).info.status == "RUNNING"
+    again = runs.MlflowReporter(started, tmp_path / "untold.json")
+    again.resume(2)
+    for step in (3, 4):
+        again.metrics(step, {"images_seen": float(step), "loss": float(step)})
+    assert curve(started) == [(step, float(step)) for step in (1, 2, 3, 4)]
+
+
+def test_a_run_of_another_store_is_not_reopened(store: Path) -> None:
+    assert not runs.reopen_run(EXPERIMENT, "f" * 32)
+
+
 def test_a_failed_run_is_marked(started: str) -> None:
-    runs.fail_run(started)
+    runs.end_run(started, "FAILED")
     assert stored(started).info.status == "FAILED"
 
 

@@ -35,6 +35,8 @@ class Recorder:
     def __init__(self) -> None:
         self.rows: list[tuple[int, dict[str, float]]] = []
         self.grids: list[tuple[int, Picture]] = []
+        self.scored: list[tuple[int, dict[str, float]]] = []
+        self.resumed: list[int] = []
         self.closed = 0
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -42,6 +44,12 @@ class Recorder:
 
     def images(self, step: int, grid: Picture) -> None:
         self.grids.append((step, grid))
+
+    def scores(self, step: int, values: Mapping[str, float]) -> None:
+        self.scored.append((step, dict(values)))
+
+    def resume(self, step: int) -> None:
+        self.resumed.append(step)
 
     def close(self) -> None:
         self.closed += 1
@@ -90,8 +98,10 @@ def data() -> tuple[Bytes, Labels]:
 
 
 def run(build: Callable[[torch.device], Variant], data: tuple[Bytes, Labels], reporter: Any = None, **choices: Any) -> Trained:
-    settings: dict[str, Any] = {"images_seen": 24, "batch_size": 8, "ema_decay": 0.9, "seed": 5, "log_every": 2, "sample_every": 1000}
-    return train(build, *data, **{**settings, **choices}, device=CPU, reporter=reporter or Recorder())
+    own = {key: choices.pop(key) for key in list(choices) if key in params.Train.model_fields and key != "images_seen"}
+    choice = params.Train(images_seen=params.Budget(per_class=1), **{"log_every": 2, "sample_every": 1000, **own})
+    settings: dict[str, Any] = {"images_seen": 24, "batch_size": 8, "ema_decay": 0.9, "seed": 5}
+    return train(build, *data, **{**settings, **choices}, choice=choice, device=CPU, reporter=reporter or Recorder())
 
 
 # --- the same again ---
@@ -247,7 +257,7 @@ def test_sample_grids_show_classes_in_order(k: int, rows: int, columns: int) -> 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_loss_that_is_no_number_stops_training(data: tuple[Bytes, Labels], value: float) -> None:
     recorder, stub = Recorder(), Stub(lambda step: value if step == 3 else 0.0)
-    with pytest.raises(LekhaniError, match=r"loss is -?(nan|inf) by step 4; lower the learning rate of stub"):
+    with pytest.raises(LekhaniError, match=r"loss is -?(nan|inf) at step 3; lower the learning rate of stub"):
         run(lambda _: stub, data, recorder, images_seen=800)
     assert len(stub.given) == 4
     assert [step for step, _ in recorder.rows] == [2], "what is no number is not logged"
@@ -267,7 +277,8 @@ def test_cuda_without_a_gpu_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_losses_csv_and_sample_pngs(tmp_path: Path) -> None:
-    file = LossFile(tmp_path / "deep" / "losses.csv", tmp_path / "samples")
+    file = LossFile(tmp_path / "deep" / "losses.csv", tmp_path / "deep" / "scores.csv", tmp_path / "samples")
+    file.resume(0)
     file.metrics(20, {"images_seen": 640, "loss": 1 / 3})
     rows = list(csv.reader((tmp_path / "deep" / "losses.csv").open()))
     assert rows == [["step", "images_seen", "loss"], ["20", "640", "0.333333"]], "a killed run keeps its curve"
@@ -282,7 +293,8 @@ def test_losses_csv_and_sample_pngs(tmp_path: Path) -> None:
 
 
 def test_losses_csv_on_a_full_disk(tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]]) -> None:
-    file = LossFile(tmp_path / "losses.csv", tmp_path / "samples")
+    file = LossFile(tmp_path / "losses.csv", tmp_path / "scores.csv", tmp_path / "samples")
+    file.resume(0)
     with pytest.raises(LekhaniError, match=r"Could not write .*losses\.csv"), full_disk():
         file.metrics(1, {"loss": 1.0})
     with pytest.raises(LekhaniError, match=r"Could not write .*000001\.png"), full_disk():

@@ -1,0 +1,86 @@
+"""A cheap score while training goes on: the judge's FID on a few hundred images, and what a diagnosis asks for."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from lekhani.data.spec import Bytes, Labels
+from lekhani.evaluate.judge import JudgeNet
+
+Doubles = npt.NDArray[np.float64]
+_REAL = 2000  # real images to compare with: their covariance is settled by then
+
+
+class QuickScore:
+    """Call it with a generator on `device`; it always gets the same noise, drawn from a stream of its own.
+
+    Returns `judge_fid`; `classes_covered`, the share of the K classes that the judge sees among the images; `judge_entropy`, nats of its
+    mean answer, log K when all classes come equally often; `label_agreement` for a conditional generator; `class_diversity`, the
+    spread of the features within a class in parts of what real images have.
+    """
+
+    def __init__(
+        self,
+        judge: JudgeNet,
+        real: tuple[Bytes, Labels],
+        n_classes: int,
+        conditional: bool,
+        noise_dim: int,
+        count: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.judge, self.conditional, self.n_classes, self.device = judge.eval().to(device), conditional, n_classes, device
+        rows = np.random.default_rng([seed, 4]).permutation(len(real[0]))[:_REAL]
+        images = torch.from_numpy(real[0][rows]).unsqueeze(1).float().div_(255)
+        self.labels = torch.arange(count) % n_classes
+        self.noise = torch.randn(count, noise_dim, generator=torch.Generator().manual_seed(seed + 4))
+        features, _ = self._read(images)
+        self.real = _moments(features)
+        self.spread = _spread(features, real[1][rows])
+
+    @torch.no_grad()
+    def __call__(self, generator: nn.Module) -> dict[str, float]:
+        """See the class."""
+        images = torch.cat(
+            [
+                generator(z.to(self.device), y.to(self.device)).float().cpu()
+                for z, y in zip(torch.split(self.noise, 128), torch.split(self.labels, 128), strict=True)
+            ]
+        )
+        features, logits = self._read(images)
+        answer = logits.argmax(1).numpy()
+        mean = torch.softmax(logits.double(), 1).mean(0)
+        labels = self.labels.numpy() if self.conditional else answer
+        agreement = {"label_agreement": float((answer == labels).mean())} if self.conditional else {}
+        return {
+            "judge_fid": frechet(*self.real, *_moments(features)),
+            "classes_covered": len(np.unique(answer)) / self.n_classes,
+            "judge_entropy": float(-(mean * mean.clamp_min(1e-12).log()).sum()),
+            "class_diversity": _spread(features, labels) / max(self.spread, 1e-12),
+            **agreement,
+        }
+
+    @torch.no_grad()
+    def _read(self, images: Tensor) -> tuple[Doubles, Tensor]:
+        parts = [self.judge(batch.to(self.device)) for batch in torch.split(images, 256)]
+        return torch.cat([p[0] for p in parts]).double().cpu().numpy(), torch.cat([p[1] for p in parts]).float().cpu()
+
+
+def frechet(mean1: Doubles, cov1: Doubles, mean2: Doubles, cov2: Doubles) -> float:
+    """Frechet distance of two Gaussians, |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Dowson and Landau 1982)."""
+    # The trace of the root is the sum of the roots of the product's eigenvalues, which are real and not negative but for rounding.
+    roots = np.sqrt(np.clip(np.linalg.eigvals(cov1 @ cov2).real, 0, None)).sum()
+    return float(((mean1 - mean2) ** 2).sum() + np.trace(cov1) + np.trace(cov2) - 2 * roots)
+
+
+def _moments(features: Doubles) -> tuple[Doubles, Doubles]:
+    return features.mean(0), np.cov(features, rowvar=False)
+
+
+def _spread(features: Doubles, labels: Labels) -> float:
+    """Root of the mean variance of the features within a class."""
+    groups = [features[labels == label] for label in np.unique(labels)]
+    spreads = [group.var(axis=0, ddof=1).mean() for group in groups if len(group) > 1]
+    return float(np.sqrt(np.mean(spreads))) if spreads else 0.0
