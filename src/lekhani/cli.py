@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -127,7 +127,7 @@ def register(
     from lekhani import stages
 
     choices = _params()
-    for name in dataset or choices.pipeline.datasets:
+    for name in dataset or choices.data:
         typer.echo(stages.register(choices, name))
 
 
@@ -149,6 +149,26 @@ def generate(
 
 
 @app.command(rich_help_panel=PEOPLE)
+def animate(
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new .gif or .webp file.")],
+    label: Annotated[list[str], typer.Option("--label", "-l", help="WHAT=COUNT, where WHAT is a glyph, a class name or a label number; repeat.")],
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="Whose registered generator to use.")] = "devanagari",
+    model: Annotated[Path | None, typer.Option("--model", "-m", help="An exported generator.onnx instead of the registered one.")] = None,
+    judge: Annotated[Path | None, typer.Option("--judge", help="judge.onnx, needed by --model when the generator takes no label.")] = None,
+    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Same seed, same glyphs as those of `generate`.")] = 0,
+    columns: Annotated[int | None, typer.Option("--columns", min=1, help="Glyphs a row; at most ten when left out.")] = None,
+    scale: Annotated[int, typer.Option("--scale", min=1, max=64, help="Size of one pixel.")] = 4,
+    fps: Annotated[float, typer.Option("--fps", min=0.1, max=50, help="Frames a second; the last one stays longer.")] = 8,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out when it exists.")] = False,
+) -> None:
+    """Show glyphs come about, step by step, as a GIF or WebP."""
+    from lekhani.serve import animate, write
+
+    pen = write.find(dataset, model, judge)
+    typer.echo(animate.write_animation(pen, label, seed, out, columns=columns, scale=scale, fps=fps, overwrite=overwrite))
+
+
+@app.command(rich_help_panel=PEOPLE)
 def params(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the resolved params instead.")] = False,
 ) -> None:
@@ -159,6 +179,32 @@ def params(
 
     value = types.schema() if schema else _params().model_dump(mode="json")
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+data = typer.Typer(no_args_is_help=True, help="Versions of the data.")
+app.add_typer(data, name="data", rich_help_panel=PEOPLE)
+
+
+@data.command("diff")
+def data_diff(
+    revision: Annotated[str, typer.Argument(metavar="REV", help="A commit, tag, branch, HEAD~1 or DVC experiment.")],
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d", help="Repeat for several; all of params.yaml when left out.")] = None,
+    to: Annotated[str | None, typer.Option("--to", metavar="REV2", help="Compare with this revision instead of the working tree.")] = None,
+    style: Annotated[Literal["text", "md", "json"], typer.Option("--format", help="How to print what differs.")] = "text",
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    examples: Annotated[int, typer.Option("--examples", min=0, help="At most so many images for each kind of change.")] = 5,
+) -> None:
+    """Say which images were added, removed, relabelled or moved between splits since REV, and what changed in dataset.json."""
+    import json
+
+    from lekhani.data import diff
+
+    found = [diff.between(name, revision, to) for name in dataset or _params().data]
+    if as_json or style == "json":
+        value = {"from": revision, "to": to, "datasets": {one.dataset: diff.as_dict(one, examples) for one in found}}
+        typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    else:
+        typer.echo("\n\n".join((diff.markdown if style == "md" else diff.text)(one, examples) for one in found))
 
 
 def main() -> None:

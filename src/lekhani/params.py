@@ -29,39 +29,100 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Data(_Model):
-    """Where one dataset comes from and how it is prepared."""
+class Kaggle(_Model):
+    """A dataset on Kaggle."""
 
-    source: Literal["embedded", "local"] = Field(description="embedded: made by Lekhani; local: your own files at `path`")
-    path: str | None = Field(None, description="local: a folder, zip, .npz, or a pattern such as data/dhcd_*.npz")
-    script: str = Field("Devanagari", description="for the record: the name of the writing system")
+    slug: str = Field(pattern=r"^[\w-]+/[\w-]+$", description="owner/name, as in the address of its page")
+    version: Count | None = Field(None, description="null: the newest; the version that came is recorded in dataset.json")
+
+
+class Data(_Model):
+    """Where one dataset comes from and how it is prepared. What can be seen in the files need not be said here."""
+
+    source: Literal["embedded", "kaggle", "openml", "local"] = Field(
+        description="embedded: made by Lekhani; kaggle: needs an account; openml: needs none; local: your own files at `path`"
+    )
+    path: str | None = Field(None, description="local: a folder, an archive (zip, tar, npz), a CSV or IDX file, or a pattern such as data/dhcd_*.npz")
+    kaggle: Kaggle | None = Field(None, description="kaggle: which dataset")
+    openml: Count | None = Field(None, description="openml: the number of the data set, 40923 for DHCD and 554 for MNIST")
+    script: str = Field("unknown", description="for the record: the name of the writing system")
+    origin: str | None = Field(None, description="for the data card: who wrote and collected the images; known for the sources we know")
+    licence: str | None = Field(None, description="for the data card")
+    citation: str | None = Field(None, description="for the data card")
     classes: Literal["all", "digits", "consonants"] | tuple[str | int, ...] = Field(
         "all", description="which classes to keep: a group, or a list of glyphs, class names or label numbers"
     )
-    image_size: int = Field(32, ge=16, le=128, multiple_of=4, description="height and width of prepared images, pixels")
-    per_class_train: Count | None = Field(None, description="at most so many train images per class (embedded: exactly so many, where it draws them)")
+    classes_csv: str | None = Field(None, description="a CSV with columns `name` and `glyph`: what each folder, label or class name stands for")
+    files: str | None = Field(
+        None, description="which files to read when a source holds more than one dataset: a pattern such as Images/** or data.csv"
+    )
+    label_column: str | None = Field(None, description="the column of a CSV that holds the labels, when its name does not tell")
+    class_folder: Literal["first", "last", "path"] | None = Field(
+        None, description="which folder names the class when folders nest: the first, the last (next to the image), or all of them joined by _"
+    )
+    polarity: Literal["auto", "white_on_black", "black_on_white", "mixed"] = Field(
+        "auto", description="what the source looks like; auto judges the whole dataset by its edges, mixed each image by its own"
+    )
+    image_size: int | None = Field(
+        None,
+        ge=16,
+        le=128,
+        multiple_of=4,
+        description="height and width of prepared images, pixels; null: as in the source where all are such squares, else 32",
+    )
+    per_class_train: Count | None = Field(None, description="at most so many train images per class")
     per_class_test: Count | None = Field(None, description="the same for the test split")
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.2, description="share of each class held out when the source has no split of its own"
     )
 
     @model_validator(mode="after")
-    def _local_needs_a_path(self) -> "Data":
-        if self.source == "local" and not self.path:
-            raise ValueError("source `local` needs `path`")
+    def _source_is_described(self) -> "Data":
+        needed = {"local": "path", "kaggle": "kaggle", "openml": "openml"}.get(self.source)
+        if needed and not getattr(self, needed):
+            example = {"path": "path: my/letters", "kaggle": "kaggle: {slug: owner/name}", "openml": "openml: 40923"}[needed]
+            raise ValueError(f"source `{self.source}` needs `{needed}`, such as `{example}`")
         return self
+
+
+class Embedded(_Model):
+    """How much of the embedded Devanagari is drawn."""
+
+    per_class_train: Count = 400
+    per_class_test: Count = 60
+
+
+class Prepare(_Model):
+    """What preparing does to every dataset."""
+
+    deduplicate: bool = Field(False, description="leave out images that repeat another one exactly or nearly; test images stay, train images go")
 
 
 class Validate(_Model):
     """What each check on prepared data does when it finds something: stop the pipeline, warn, or stay out."""
 
-    blank_images: Policy = "error"
+    manifest_schema: Policy = "error"
+    integrity: Policy = "error"
+    label_set: Policy = "error"
     class_balance: Policy = "warn"
+    blank_images: Policy = "error"
+    full_images: Policy = "error"
+    off_centre: Policy = "warn"
+    ink_outliers: Policy = "warn"
     exact_duplicates: Policy = "warn"
-    label_conflicts: Policy = "error"
+    near_duplicates: Policy = "warn"
     split_leaks: Policy = "warn"
+    label_conflicts: Policy = "error"
+    drift: Policy = "warn"
     max_imbalance: float = Field(3.0, ge=1, description="largest allowed ratio of the biggest class to the smallest")
     min_per_class: Count = Field(10, description="fewest images a class may have in each split")
+    max_ink: Annotated[float, Field(gt=0, le=1)] = Field(0.9, description="an image with a larger share of ink pixels is full")
+    max_offset: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.3, description="an image whose centre of ink lies farther from the middle is off-centre; 1 is the frame's side"
+    )
+    outlier_deviations: float = Field(8.0, gt=0, description="an image whose ink differs so many robust deviations from its class is an outlier")
+    max_drift: float = Field(0.25, gt=0, description="largest population stability index against the previous version")
+    previous: str = Field("HEAD", description="the git revision whose prepared data is the previous version")
 
 
 class Judge(_Model):
@@ -76,19 +137,118 @@ class Judge(_Model):
     shift: int = Field(2, ge=0, le=8, description="random shift in training, pixels")
 
 
-class Dcgan(_Model):
-    """Deep convolutional GAN (Radford, Metz, Chintala 2016); unconditional."""
+class Gan(_Model):
+    """What every GAN can be told; a variant's own class adds its networks' sizes and its authors' defaults."""
 
     batch_size: Count = 64
     budget: float = Field(1.0, gt=0, description="multiple of train.images_seen; 1 keeps the comparison at equal budget")
     noise_dim: Count = 100
-    channels: int = Field(ge=4, le=1024, multiple_of=4, description="channels at the widest resolution that is convolved to an image")
-    lr_g: Rate = 2e-4
+    lr_g: Rate = Field(2e-4, description="generator's learning rate; unlike lr_d it makes a two time-scale update rule (Heusel et al. 2017)")
     lr_d: Rate = 2e-4
     betas: Betas = (0.5, 0.999)
-    label_smoothing: Fraction = Field(0.1, description="one-sided: real targets are 1 minus this (Salimans et al. 2016)")
-    instance_noise: float = Field(0.1, ge=0, description="deviation of Gaussian noise on the discriminator's inputs at the start; decays to 0")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="learning rates over images seen; cosine falls to a tenth")
+    n_dis: Count = Field(1, description="discriminator steps per generator step")
+    clip_norm: float = Field(0.0, ge=0, description="largest norm of either player's gradient; 0 leaves it alone")
+    augment: tuple[Literal["brightness", "contrast", "translation", "cutout"], ...] = Field(
+        (), description="DiffAugment (Zhao et al. 2020) on what the discriminator sees, real and generated"
+    )
     ema_decay: Fraction = 0.995
+    ema_start: Fraction = Field(0.0, description="share of the budget after which the average starts; until then it copies")
+
+
+class BareBones(_Model):
+    """GAN in NumPy alone, with the backward pass by hand."""
+
+    batch_size: Count = 64
+    budget: float = Field(1.0, gt=0, description="multiple of train.images_seen; 1 keeps the comparison at equal budget")
+    noise_dim: Count = 100
+    hidden: Count = Field(128, description="units of the one hidden layer of each player")
+    leak: Fraction = Field(0.01, description="slope of the discriminator's leaky ReLU below zero")
+    lr: Rate = Field(1e-3, description="per image: gradients are summed over the batch, not averaged")
+    lr_decay: float = Field(1e-4, ge=0, description="the rate at epoch e is lr / (1 + lr_decay * e); an epoch is 60,000 images")
+    ema_decay: Fraction = 0.0
+
+
+class MlpGan(Gan):
+    """Fully connected GAN; unconditional."""
+
+    width: int = Field(256, ge=8, multiple_of=4, description="units of the generator's first hidden layer; the next have two and four times as many")
+    dropout: Fraction = 0.3
+    spectral_norm: bool = False
+    smoothing_width: Fraction = Field(0.0, description="one-sided: real targets are 1 minus this")
+    noise_dim: Count = 100
+    ema_decay: Fraction = 0.995
+
+
+class Cgan(Gan):
+    """Fully connected conditional GAN (Mirza and Osindero 2014)."""
+
+    width: int = Field(256, ge=8, multiple_of=4, description="units of the generator's first hidden layer; the next have two and four times as many")
+    batch_size: Count = 128
+
+
+class WganGp(Gan):
+    """Wasserstein GAN with gradient penalty (Gulrajani et al. 2017); unconditional."""
+
+    channels: int = Field(ge=4, le=1024, multiple_of=4, description="channels at the widest resolution that is convolved to an image")
+    gp_weight: float = Field(10.0, ge=0, description="weight of the gradient penalty, the paper's lambda")
+    lr_g: Rate = 1e-4
+    lr_d: Rate = 1e-4
+    betas: Betas = (0.0, 0.9)
+    n_dis: Count = 5
+
+
+class Sngan(Gan):
+    """Spectrally normalised GAN with the hinge loss and a projection discriminator (Miyato et al. 2018); conditional."""
+
+    channels: int = Field(ge=4, le=1024, multiple_of=4, description="channels at the widest resolution that is convolved to an image")
+    blocks: Literal["residual", "plain"] = "residual"
+    noise_dim: Count = 128
+    betas: Betas = (0.0, 0.9)
+    n_dis: Count = 2
+
+
+class R3gan(Gan):
+    """R3GAN: relativistic pairing with R1 and R2 and no batch normalisation (Huang et al. 2024); conditional."""
+
+    channels: int = Field(ge=4, le=1024, multiple_of=4, description="channels at the widest resolution that is convolved to an image")
+    blocks: Count = Field(1, description="residual blocks per resolution")
+    gamma: float = Field(1.0, ge=0, description="weight of R1 and R2 each, halved as in the paper")
+    noise_dim: Count = 64
+    betas: Betas = (0.0, 0.99)
+    schedule: Literal["constant", "cosine"] = "cosine"
+
+
+class Dcgan(Gan):
+    """Deep convolutional GAN (Radford, Metz, Chintala 2016) with stabilising tricks, each with its own switch; unconditional."""
+
+    channels: int = Field(ge=4, le=1024, multiple_of=4, description="channels at the widest resolution that is convolved to an image")
+    loss: Literal["non_saturating", "minimax"] = "non_saturating"
+    inverted_labels: bool = Field(False, description="the discriminator learns 0 for real and 1 for generated")
+    smoothing: Literal["none", "one_sided", "two_sided"] = Field(
+        "one_sided", description="random targets: one_sided draws real ones from U(1 - w, 1), two_sided generated ones from U(0, w) too"
+    )
+    smoothing_width: Fraction = Field(0.1, description="the width w of `smoothing`")
+    instance_noise: float = Field(0.1, ge=0, description="deviation of Gaussian noise on the discriminator's inputs at the start; decays to 0")
+    noise_on: Literal["real", "both"] = Field("both", description="which of its inputs get the noise")
+
+
+class Draw(_Model):
+    """DRAW: a recurrent variational autoencoder that paints in steps (Gregor et al. 2015)."""
+
+    batch_size: Count = 128
+    budget: float = Field(1.0, gt=0, description="multiple of train.images_seen; 1 keeps the comparison at equal budget")
+    hidden: Count = Field(400, description="units of the encoder's and of the decoder's LSTM")
+    steps: int = Field(25, ge=1, le=64, description="glimpses, the paper's T")
+    latent_dim: Count = Field(100, description="size of the latent z of each step; noise_dim is steps times this")
+    attention: bool = Field(True, description="read and write through a grid of Gaussian filters; False: see and paint the whole canvas")
+    read_size: Count = Field(6, description="filters per side when reading")
+    write_size: Count = Field(6, description="filters per side when writing")
+    conditional: bool = Field(False, description="tell encoder and decoder the label")
+    lr: Rate = 1e-3
+    betas: Betas = (0.5, 0.999)
+    clip_norm: float = Field(5.0, ge=0)
+    ema_decay: Fraction = 0.998
 
 
 class FlowMatching(_Model):
@@ -97,29 +257,68 @@ class FlowMatching(_Model):
     batch_size: Count = 128
     budget: float = Field(1.0, gt=0, description="multiple of train.images_seen; 1 keeps the comparison at equal budget")
     channels: Annotated[tuple[int, ...], Field(min_length=1, max_length=4, description="U-Net channels, one per resolution, finest first")]
+    blocks: Count = Field(1, description="residual blocks per resolution and direction")
     lr: Rate = 2e-3
     betas: Betas = (0.9, 0.99)
     weight_decay: float = Field(0.01, ge=0)
     label_dropout: Fraction = Field(0.1, description="share of labels hidden in training, which classifier-free guidance needs")
     ema_decay: Fraction = 0.998
-    steps: int = Field(8, ge=1, le=64, description="Euler steps from noise to image, unrolled in the exported graph")
+    solver: Literal["euler", "heun"] = Field("euler", description="heun looks twice per step and is exact to second order")
+    steps: int = Field(8, ge=1, le=32, description="solver steps from noise to image, unrolled in the exported graph")
     guidance: float = Field(1.0, ge=0, le=10, description="1 samples the conditional model as it is; above 1 trades diversity for legibility")
+    guidance_from: Fraction = Field(0.0, description="guide only from this share of the path on (Kynkaanniemi et al. 2024)")
+    guidance_to: float = Field(1.0, gt=0, le=1, description="and up to this one")
+
+
+class Turbo(_Model):
+    """A student of one or two steps, distilled from the trained flow_matching of the same dataset; conditional."""
+
+    batch_size: Count = 128
+    budget: float = Field(1.0, gt=0, description="multiple of train.images_seen; 1 keeps the comparison at equal budget")
+    steps: int = Field(1, ge=1, le=2, description="network evaluations per image")
+    pairs_per_class: Count = Field(200, description="images that the teacher draws, once, for the student to imitate")
+    adversarial: float = Field(0.3, ge=0, description="weight of the critic beside imitation; 0 leaves it out of the student's loss")
+    lr: Rate = 2e-3
+    betas: Betas = (0.5, 0.99)
+    ema_decay: Fraction = 0.998
 
 
 class Variants(_Model):
     """One entry per variant; each has its own file in lekhani/variants/."""
 
+    bare_bones: BareBones
+    mlp_gan: MlpGan
+    cgan: Cgan
     dcgan: Dcgan
+    wgan_gp: WganGp
+    sngan: Sngan
+    r3gan: R3gan
+    draw: Draw
     flow_matching: FlowMatching
+    turbo: Turbo
+
+
+class Budget(_Model):
+    """How many images a variant sees in training, repeats counted: so many per class of the dataset, yet no fewer than `at_least`."""
+
+    per_class: Count
+    at_least: Count = 1
 
 
 class Train(_Model):
     """What all variants share in training."""
 
-    images_seen: dict[str, Count] = Field(description="budget per dataset: how many images a variant sees, repeats counted")
+    images_seen: Budget = Field(description="training budget; it grows with the number of classes, so that a new dataset needs no entry")
     sample_every: Count = Field(20_000, description="images seen between two sample grids")
     log_every: Count = Field(50, description="steps between two rows of losses.csv")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of forward passes; auto takes bf16 on a GPU that has it, fp32 elsewhere")
+    compile: bool = Field(False, description="torch.compile the networks: a minute at the start that long runs on a GPU earn back")
+    checkpoint_seconds: float = Field(60.0, gt=0, description="seconds between two checkpoints")
+    checkpoint_steps: int = Field(0, ge=0, description="steps between two checkpoints, beside those by time; 0: by time alone")
+    keep_checkpoints: Count = Field(2, description="how many of the newest are kept until the run is complete")
+    score_every: int = Field(0, ge=0, description="images seen between two scores by the judge, which pick the best weights; 0: never")
+    score_images: Count = Field(500, description="images generated for such a score")
 
 
 class Evaluate(_Model):
@@ -138,10 +337,23 @@ class Tracking(_Model):
 
 
 class Pipeline(_Model):
-    """Which datasets and variants dvc.yaml's matrix spans."""
+    """Which variants dvc.yaml's matrix spans; the datasets are those under `data`."""
 
-    datasets: Annotated[tuple[str, ...], Field(min_length=1)]
-    variants: Annotated[tuple[Literal["dcgan", "flow_matching"], ...], Field(min_length=1)]
+    variants: Annotated[
+        tuple[Literal["bare_bones", "mlp_gan", "cgan", "dcgan", "wgan_gp", "sngan", "r3gan", "draw", "flow_matching"], ...], Field(min_length=1)
+    ]
+    students: tuple[Literal["turbo"], ...] = Field((), description="variants that learn from the trained flow_matching, one stage later")
+
+    @model_validator(mode="after")
+    def _students_have_a_teacher(self) -> "Pipeline":
+        if self.students and "flow_matching" not in self.variants:
+            raise ValueError("students learn from flow_matching, which is not among `variants`; add it there, or set `students: []`")
+        return self
+
+    @property
+    def everyone(self) -> tuple[str, ...]:
+        """All that is exported, scored and compared."""
+        return (*self.variants, *self.students)
 
 
 class Params(_Model):
@@ -151,6 +363,8 @@ class Params(_Model):
     seed: int = Field(ge=0, lt=2**32)
     pipeline: Pipeline
     data: dict[str, Data]
+    embedded: Embedded
+    prepare: Prepare = Prepare()
     validation: Validate
     judge: Judge
     train: Train
@@ -159,13 +373,12 @@ class Params(_Model):
     tracking: Tracking
 
     @model_validator(mode="after")
-    def _datasets_are_described(self) -> "Params":
-        for name in self.pipeline.datasets:
-            if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-                raise ValueError(f"pipeline.datasets: {name!r} is no dataset name; use small letters, digits and underscores")
-            for where, keys in (("data", self.data), ("train.images_seen", self.train.images_seen)):
-                if name not in keys:
-                    raise ValueError(f"pipeline.datasets names {name!r}, which `{where}` does not describe; add {where}.{name}")
+    def _datasets_have_names(self) -> "Params":
+        if not self.data:
+            raise ValueError("`data` describes no dataset; add one such as data.mnist with `source: embedded`")
+        for name in self.data:
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name):  # it becomes part of file, stage and model names
+                raise ValueError(f"data: {name!r} is no dataset name; use small letters, digits and underscores, a letter first")
         return self
 
     def dataset(self, name: str) -> Data:

@@ -13,15 +13,24 @@ import numpy as np
 
 from lekhani import files
 from lekhani.data import spec
+from lekhani.data.versions import PREPARED
 from lekhani.errors import LekhaniError, UsageError
 
 if TYPE_CHECKING:
-    from lekhani.params import Params
+    import torch
+    from torch import nn
+
+    from lekhani.evaluate.quick import QuickScore
+    from lekhani.params import Params, Variants
+    from lekhani.train.checkpoint import Checkpoints
     from lekhani.train.reporter import Reporter
+    from lekhani.variants import Variant
 
 log = logging.getLogger("lekhani")
 
-RAW, PREPARED, MODELS, REPORTS = Path("data/raw"), Path("data/prepared"), Path("models"), Path("reports")
+RAW, MODELS, REPORTS = Path("data/raw"), Path("models"), Path("reports")
+CHECKPOINTS = Path("checkpoints")  # outside the outputs, which DVC removes before a stage runs
+DATA_REPORTS = ("validation.json", "validation.md", "validation.html", "data_card.md", "contact_sheet.png")
 SCORECARDS = REPORTS / "scorecards"  # every scorecard again with a strip of glyphs, in one folder: DVC's way to say "all of them" to compare
 
 
@@ -29,28 +38,39 @@ def fetch(p: "Params", dataset: str) -> None:
     """Source -> data/raw/D/."""
     from lekhani.data import fetch as sources
 
-    sources.fetch(dataset, p.dataset(dataset), p.seed, RAW / dataset)
+    sources.fetch(dataset, p.dataset(dataset), p.embedded, p.seed, RAW / dataset)
 
 
 def prepare(p: "Params", dataset: str) -> None:
     """data/raw/D/ -> data/prepared/D/{images.npy, labels.npy, manifest.parquet, dataset.json}."""
     from lekhani.data import prepare as preparing
 
-    info = preparing.prepare(dataset, p.dataset(dataset), p.seed, RAW / dataset, PREPARED / dataset)
+    info = preparing.prepare(dataset, p.dataset(dataset), p.prepare, p.seed, RAW / dataset, PREPARED / dataset)
     log.info("%s: %d train and %d test images in %d classes", dataset, info.counts["train"], info.counts["test"], info.n_classes)
 
 
 def validate(p: "Params", dataset: str) -> None:
-    """data/prepared/D/ -> reports/D/validation.json; a failed check is a LekhaniError, which stops everything downstream."""
-    from lekhani.data import schema
+    """data/prepared/D/ -> reports/D/{validation.json, .md, .html, data_card.md, contact_sheet.png}.
 
-    report = schema.validate(PREPARED / dataset, p.validation)
-    files.write_json(REPORTS / dataset / "validation.json", report)
-    text = schema.report_text(report)
-    log.info("%s", text)
+    A failed check is a LekhaniError, which stops everything downstream.
+    """
+    from lekhani.data import report as pages
+    from lekhani.data import schema, versions
+
+    previous = None
+    if p.validation.drift != "off":
+        try:
+            previous = versions.manifest_at(dataset, p.validation.previous).manifest
+        except versions.NoVersion:
+            pass  # the first of its kind
+        except UsageError as error:
+            log.warning("Drift cannot be judged: %s", error)
+    report = schema.validate(PREPARED / dataset, p.validation, previous)
+    pages.write_reports(report, PREPARED / dataset, REPORTS / dataset)
+    log.info("%s", schema.report_text(report))
     if not report["passed"]:
         failed = [check["sentence"] for check in report["checks"] if not check["passed"] and check["policy"] == "error"]
-        raise LekhaniError(f"{dataset} is not fit to train on: {' '.join(failed)} The report is {REPORTS / dataset / 'validation.json'}.")
+        raise LekhaniError(f"{dataset} is not fit to train on: {' '.join(failed)} The report is {REPORTS / dataset / 'validation.html'}.")
 
 
 def judge(p: "Params", dataset: str) -> None:
@@ -92,50 +112,72 @@ def judge(p: "Params", dataset: str) -> None:
 
 
 def train(p: "Params", dataset: str, variant: str) -> None:
-    """Prepared data -> models/D/V/{generator.safetensors, training.json}, reports/D/V/{losses.csv, samples/}."""
+    """Prepared data -> models/D/V/{generator.safetensors, training.json}, reports/D/V/{losses.csv, scores.csv, samples/}."""
     import torch
 
     from lekhani.export.weights import save_weights
-    from lekhani.train.loop import pick_device
+    from lekhani.train import distributed
+    from lekhani.train.checkpoint import Checkpoints
+    from lekhani.train.loop import StoppedError, pick_device
     from lekhani.train.loop import train as run_loop
     from lekhani.train.progress import ProgressBar
-    from lekhani.train.reporter import Fanout, LossFile
-    from lekhani.variants import VARIANTS
+    from lekhani.train.reporter import Fanout, LossFile, Silent
+    from lekhani.variants import VARIANTS, Variant
 
     data = _validated(dataset)
     info, choice = data.info, getattr(p.variants, variant)
+    choices, teacher, taught_by = p.variants, None, VARIANTS[variant].teacher
+    if taught_by:
+        weights = MODELS / dataset / taught_by / "generator.safetensors"
+        if not weights.exists():
+            raise LekhaniError(f"{variant} learns from {taught_by}, but {weights} is not there; run `dvc repro train@{dataset}-{taught_by}` first.")
+        choices, teacher = _trained(p, dataset, taught_by)
     folder, reports = MODELS / dataset / variant, REPORTS / dataset / variant
-    images_seen = round(p.train.images_seen[dataset] * choice.budget)
-    reporters: list[Reporter] = [ProgressBar(f"{dataset}/{variant}", images_seen), LossFile(reports / "losses.csv", reports / "samples")]
-    run_id = None
-    if p.tracking.backend == "mlflow":
+    images_seen = round(max(p.train.images_seen.per_class * info.n_classes, p.train.images_seen.at_least) * choice.budget)
+    device = distributed.device_of(pick_device(p.train.device))
+    leads = distributed.ranks().leads
+    settings = {"profile": p.profile, "seed": p.seed, "images_seen": images_seen, **_flat(choice.model_dump())}
+    checkpoints = Checkpoints(CHECKPOINTS / dataset / variant, _made_with(p, dataset, variant, info, images_seen), p.train.keep_checkpoints)
+    reporters: list[Reporter] = [
+        ProgressBar(f"{dataset}/{variant}", images_seen),
+        LossFile(reports / "losses.csv", reports / "scores.csv", reports / "samples"),
+    ]
+    run_id = _tracked_run(p, dataset, variant, settings, info, checkpoints) if leads and p.tracking.backend == "mlflow" else None
+    if run_id:
         from lekhani.tracking import runs
 
-        settings = {"profile": p.profile, "seed": p.seed, "images_seen": images_seen, **_flat(choice.model_dump())}
-        run_id = runs.start_run(
-            p.tracking.experiment, f"{dataset}/{variant}", settings, {"dataset": dataset, "variant": variant, **_revision()}, info, PREPARED / dataset
-        )
-        reporters.append(runs.MlflowReporter(run_id))
-    reporter = Fanout(reporters)
+        reporters.append(runs.MlflowReporter(run_id, _backlog(dataset, variant)))
+    reporter = Fanout(reporters) if leads else Silent()
+
+    def build(device: torch.device) -> Variant:
+        built = VARIANTS[variant].build(choices, info.image_size, info.n_classes, device)
+        if teacher is not None:
+            built.learn_from(teacher)
+        return built
+
     try:
         trained = run_loop(
-            lambda device: VARIANTS[variant].build(p.variants, info.image_size, info.n_classes, device),
+            build,
             *data.split("train"),
             images_seen=images_seen,
             batch_size=choice.batch_size,
             ema_decay=choice.ema_decay,
+            ema_start=getattr(choice, "ema_start", 0.0),
             seed=p.seed,
-            log_every=p.train.log_every,
-            sample_every=p.train.sample_every,
-            device=pick_device(p.train.device),
+            choice=p.train,
+            device=device,
             reporter=reporter,
+            checkpoints=checkpoints,
+            score=_quick_score(p, data, build, device) if leads and p.train.score_every else None,
         )
-    except BaseException:
+    except BaseException as error:
         if run_id:
-            runs.fail_run(run_id)
+            runs.end_run(run_id, "KILLED" if isinstance(error, StoppedError | KeyboardInterrupt) else "FAILED")
         raise
     finally:
         reporter.close()
+    if not leads:
+        return
     save_weights(trained.generator, folder / "generator.safetensors")
     facts = {
         "dataset": dataset,
@@ -145,13 +187,15 @@ def train(p: "Params", dataset: str, variant: str) -> None:
         "noise_dim": trained.variant.noise_dim,
         "conditional": trained.variant.conditional,
         "parameters": sum(weight.numel() for weight in trained.generator.parameters()),
-        "choices": {variant: choice.model_dump()},
+        "choices": {name: getattr(choices, name).model_dump() for name in (variant, taught_by) if name},
         "seed": p.seed,
         "profile": p.profile,
         "data_digest": info.digest,
         "generator_sha256": files.sha256(folder / "generator.safetensors"),
         "images_seen": trained.images_seen,
         "steps": trained.steps,
+        "best_step": trained.best_step,
+        "findings": [asdict(finding) for finding in trained.findings],
         "train_seconds": round(trained.seconds, 1),
         "images_per_second": round(trained.images_per_second, 1),
         "peak_memory_mb": round(trained.peak_memory_mb),
@@ -160,24 +204,86 @@ def train(p: "Params", dataset: str, variant: str) -> None:
         "mlflow_run_id": run_id,
     }
     files.write_json(folder / "training.json", facts)
+    checkpoints.clear()
+
+
+def _trained(p: "Params", dataset: str, variant: str) -> tuple["Variants", "nn.Module"]:
+    """A trained generator on the CPU, rebuilt from what training wrote down rather than from today's params.yaml, and those choices."""
+    import torch
+
+    from lekhani.export.weights import load_weights
+    from lekhani.variants import VARIANTS
+
+    folder = MODELS / dataset / variant
+    facts = files.read_json(folder / "training.json")
+    made_with = {name: type(getattr(p.variants, name)).model_validate_json(json.dumps(choice)) for name, choice in facts["choices"].items()}
+    choices = p.variants.model_copy(update=made_with)
+    generator = VARIANTS[variant].build(choices, facts["image_size"], facts["n_classes"], torch.device("cpu")).generator().eval()
+    load_weights(generator, folder / "generator.safetensors")
+    return choices, generator
+
+
+def _made_with(p: "Params", dataset: str, variant: str, info: spec.DatasetInfo, images_seen: int) -> dict[str, Any]:
+    """Every choice that the weights of a run depend on, by the name it has in params.yaml."""
+    from lekhani.variants import VARIANTS
+
+    taught_by = VARIANTS[variant].teacher
+    return {
+        **({f"the weights of {taught_by}": files.sha256(MODELS / dataset / taught_by / "generator.safetensors")[:16]} if taught_by else {}),
+        f"data.{dataset} (its digest)": info.digest[:16],
+        "seed": p.seed,
+        "train.images_seen": images_seen,
+        **{f"train.{key}": getattr(p.train, key) for key in ("precision", "score_every", "score_images")},
+        **{f"variants.{variant}.{key}": value for key, value in getattr(p.variants, variant).model_dump().items()},
+    }
+
+
+def _tracked_run(p: "Params", dataset: str, variant: str, settings: dict[str, Any], info: spec.DatasetInfo, checkpoints: "Checkpoints") -> str:
+    """The MLflow run of this training: the one that an interrupted session opened, or a new one."""
+    from lekhani.tracking import runs
+
+    note = checkpoints.folder / "mlflow_run.json"
+    if checkpoints.load() is not None and note.exists():
+        run_id: str = files.read_json(note)["run_id"]
+        if runs.reopen_run(p.tracking.experiment, run_id):
+            return run_id
+    run_id = runs.start_run(
+        p.tracking.experiment,
+        f"{dataset}/{variant}",
+        settings,
+        {"dataset": dataset, "variant": variant, **_revision()},
+        info,
+        PREPARED / dataset,
+        [path for path in (REPORTS / dataset / name for name in DATA_REPORTS) if path.exists()],
+    )
+    files.write_json(note, {"run_id": run_id})
+    return run_id
+
+
+def _backlog(dataset: str, variant: str) -> Path:
+    return CHECKPOINTS / dataset / f"{variant}.untold.json"
+
+
+def _quick_score(p: "Params", data: spec.Prepared, build: "Callable[[torch.device], Variant]", device: "torch.device") -> "QuickScore":
+    """The judge's score for the loop; what the variant needs to be given is asked of a copy that is thrown away."""
+    from lekhani.evaluate.judge import JudgeNet
+    from lekhani.evaluate.quick import QuickScore
+    from lekhani.export.weights import load_weights
+
+    net = JudgeNet(data.info.n_classes, p.judge.width)
+    load_weights(net, MODELS / data.info.name / "judge" / "judge.safetensors")
+    shape = build(device)
+    # Against train images: the test split must not choose among weights that it is to judge.
+    return QuickScore(net, data.split("train"), data.info.n_classes, shape.conditional, shape.noise_dim, p.train.score_images, p.seed, device)
 
 
 def export(p: "Params", dataset: str, variant: str) -> None:
     """models/D/V/generator.safetensors -> models/D/V/generator.onnx and reports/D/V/export.json; a parity failure is a LekhaniError."""
-    import torch
-
     from lekhani.export.onnx_file import export_onnx, generator_inputs, latency_ms, parity
-    from lekhani.export.weights import load_weights
-    from lekhani.variants import VARIANTS
 
     info, folder = _info(dataset), MODELS / dataset / variant
     facts = files.read_json(folder / "training.json")
-    # Rebuilt from what training wrote down, not from today's params.yaml.
-    trained_with = p.variants.model_copy(
-        update={variant: type(getattr(p.variants, variant)).model_validate_json(json.dumps(facts["choices"][variant]))}
-    )
-    generator = VARIANTS[variant].build(trained_with, facts["image_size"], facts["n_classes"], torch.device("cpu")).generator().eval()
-    load_weights(generator, folder / "generator.safetensors")
+    _, generator = _trained(p, dataset, variant)
     inputs, path = generator_inputs(facts["noise_dim"], facts["n_classes"]), folder / "generator.onnx"
     metadata = {
         **{key: str(facts[key]) for key in ("dataset", "variant", "noise_dim", "image_size", "seed", "profile")},
@@ -198,6 +304,7 @@ def export(p: "Params", dataset: str, variant: str) -> None:
     if p.tracking.backend == "mlflow":
         from lekhani.tracking import runs
 
+        runs.deliver(_backlog(dataset, variant))
         with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", _revision(facts)):
             runs.log_model(path, facts["noise_dim"], facts["image_size"])
 
@@ -255,6 +362,7 @@ def evaluate(p: "Params", dataset: str, variant: str) -> None:
     if p.tracking.backend == "mlflow":
         from lekhani.tracking import runs
 
+        runs.deliver(_backlog(dataset, variant))
         with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", _revision(facts)):
             runs.log_scorecard(
                 card, [reports / "grid.png", reports / "per_class.csv", reports / "scorecard.json"], MODELS / dataset / "judge" / "judge.onnx"
@@ -275,7 +383,7 @@ def compare(p: "Params") -> None:
 
     from lekhani.evaluate.report import leaderboard_csv, leaderboard_figure, leaderboard_markdown, save_figure
 
-    cards = [files.read_json(SCORECARDS / f"{d}-{v}.json") for d in p.pipeline.datasets for v in p.pipeline.variants]
+    cards = [files.read_json(SCORECARDS / f"{d}-{v}.json") for d in p.data for v in p.pipeline.everyone]
     strips = {}
     for card in cards:
         key = card["dataset"], card["variant"]
@@ -297,7 +405,7 @@ def register(p: "Params", dataset: str) -> str:
     from lekhani.tracking import runs
 
     p.dataset(dataset)
-    best = rank([files.read_json(SCORECARDS / f"{dataset}-{v}.json") for v in p.pipeline.variants])[0]
+    best = rank([files.read_json(SCORECARDS / f"{dataset}-{v}.json") for v in p.pipeline.everyone])[0]
     folder = MODELS / dataset / best["variant"]
     facts = files.read_json(folder / "training.json")
     if files.sha256(folder / "generator.onnx") != best["model_sha256"]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lekhani import __version__, cli, stages
+from lekhani import __version__, cli, params, stages
 from lekhani.errors import LekhaniError
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +59,7 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert "HEAVY []" in done.stdout, done.stdout[-300:] + done.stderr[-300:]
     assert "CODE 0" in done.stdout
-    for command in (*STAGES, "compare", "register", "generate", "params"):
+    for command in (*STAGES, "compare", "register", "generate", "animate", "data", "params"):
         assert re.search(rf"\b{command}\b", done.stdout)
 
 
@@ -69,7 +69,7 @@ def test_a_mistake_in_a_real_process_is_one_sentence(project: Path) -> None:
     done = subprocess.run([script, "train", "-d", "mnist", "-v", "dcgn"], cwd=project, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert sentence(done.stderr) == "lekhani: No variant 'dcgn'; there are: dcgan, flow_matching."
+    assert sentence(done.stderr) == f"lekhani: No variant 'dcgn'; there are: {', '.join(params.Variants.model_fields)}."
 
 
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_params_are_printed_with_the_profile_laid_over(project: Path, monkeypatc
 @pytest.mark.parametrize("command", WITH_VARIANT)
 def test_an_unknown_variant(command: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, command, "-d", "mnist", "-v", "nope") == 2
-    assert "No variant 'nope'; there are: dcgan, flow_matching." in sentence(capsys.readouterr().err)
+    assert f"No variant 'nope'; there are: {', '.join(params.Variants.model_fields)}." in sentence(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("command", ["register", *STAGES])
@@ -188,5 +188,5 @@ def test_every_stage_of_the_graph_is_a_command() -> None:
     for stage, body in graph["stages"].items():
         program, name, *_ = body["cmd"].split()
         assert program == "lekhani"
-        assert name == stage
+        assert name == {"distil": "train", "export-student": "export", "evaluate-student": "evaluate"}.get(stage, stage)
         assert name in commands

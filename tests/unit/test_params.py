@@ -105,7 +105,12 @@ def test_dvc_finds_every_key_that_its_stages_name(profile: str) -> None:
     named = 0
     for stage, body in graph["stages"].items():
         matrix = body.get("matrix", {})
-        axes = {axis: choices["pipeline"][re.fullmatch(r"\$\{pipeline\.(\w+)\}", source)[1]] for axis, source in matrix.items()}  # type: ignore[index]
+        spans = {
+            "${data}": list(choices["data"]),
+            "${pipeline.variants}": choices["pipeline"]["variants"],
+            "${pipeline.students}": choices["pipeline"]["students"],
+        }
+        axes = {axis: spans[source] for axis, source in matrix.items()}
         for values in product(*axes.values()):
             filled = {"profile": profile} | {f"item.{axis}": value for axis, value in zip(axes, values, strict=True)}
             for entry in body.get("params", []):
@@ -141,7 +146,7 @@ def test_models_are_frozen() -> None:
 
 def test_the_schema_describes_what_the_shipped_file_holds() -> None:
     properties = params.schema()["properties"]
-    assert set(properties) == set(raw()) - {"profiles"}
+    assert set(properties) == (set(raw()) | set(raw()["profiles"]["quick"])) - {"profiles"}
 
 
 # --- YAML ---
@@ -156,7 +161,7 @@ def test_yaml_floats_need_no_point(written: str, value: Any) -> None:
 
 def test_a_float_without_a_point_is_taken_from_the_file(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text(with_line("lr_g", "lr_g: 3e-5"), encoding="utf-8")
-    assert params.load(tmp_path / "p.yaml").variants.dcgan.lr_g == 3e-5
+    assert params.load(tmp_path / "p.yaml").variants.mlp_gan.lr_g == 3e-5
 
 
 def test_a_key_that_stands_twice(tmp_path: Path) -> None:
@@ -246,6 +251,14 @@ def test_a_misspelt_variant_in_the_pipeline() -> None:
     assert "did you mean `flow_matching`?" in message
 
 
+def test_students_need_their_teacher() -> None:
+    message = refusal(changed(("pipeline.variants", ["dcgan"]), ("pipeline.students", ["turbo"])))
+    assert "`pipeline`" in message
+    assert "flow_matching, which is not among `variants`" in message
+    assert params.resolve(changed(("pipeline.variants", ["dcgan"]), ("pipeline.students", []))).pipeline.everyone == ("dcgan",)
+    assert params.resolve(changed(("pipeline.variants", ["flow_matching"]))).pipeline.everyone == ("flow_matching", "turbo")
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [
@@ -256,7 +269,6 @@ def test_a_misspelt_variant_in_the_pipeline() -> None:
         ("judge.lr", "1e-3"),
         ("judge.lr", True),
         ("tracking.experiment", 3),
-        ("pipeline.datasets", "mnist"),
         ("variants.dcgan.betas", [0.5]),
         ("judge", 3),
         ("data.mnist", ["embedded"]),
@@ -270,8 +282,6 @@ def test_a_wrong_type_names_the_key(path: str, value: Any) -> None:
     choices = changed((path, value))
     if path == "judge":
         del choices["profiles"]["quick"]["judge"]
-    if path == "data.mnist":
-        del choices["profiles"]["quick"]["data"]["mnist"]
     assert f"`{path.removeprefix('profiles.quick.')}" in refusal(choices)
 
 
@@ -282,7 +292,7 @@ def test_a_wrong_type_names_the_key(path: str, value: Any) -> None:
         ("seed", 2**32),
         ("data.mnist.image_size", 30),
         ("data.mnist.image_size", 12),
-        ("profiles.quick.data.mnist.test_fraction", 1.0),
+        ("data.mnist.test_fraction", 1.0),
         ("judge.lr", 0),
         ("judge.label_smoothing", 1.0),
         ("profiles.quick.judge.width", 6),
@@ -290,7 +300,7 @@ def test_a_wrong_type_names_the_key(path: str, value: Any) -> None:
         ("variants.dcgan.instance_noise", -0.1),
         ("profiles.quick.variants.flow_matching.steps", 0),
         ("profiles.quick.variants.flow_matching.channels", []),
-        ("profiles.quick.train.images_seen.mnist", 0),
+        ("profiles.quick.train.images_seen.per_class", 0),
         ("profiles.quick.evaluate.n_generated", 99),
         ("evaluate.parity_tolerance", float("nan")),
         ("pipeline.variants", []),
@@ -340,29 +350,39 @@ def test_a_key_in_the_other_profile_is_no_conflict() -> None:
     assert params.resolve(value).judge.width == 24
 
 
-@pytest.mark.parametrize("where", ["data", "train.images_seen"])
-def test_a_dataset_that_nothing_describes(where: str) -> None:
+def test_a_dataset_of_ones_own_is_one_entry() -> None:
     value = raw()
-    value["pipeline"]["datasets"] = ["mnist", "own"]
-    if where != "data":
-        value["data"]["own"] = {"source": "local", "path": "x"}
-    message = refusal(value)
-    assert "'own'" in message
-    assert f"add {where}.own" in message
+    value["data"]["own"] = {"source": "local", "path": "letters"}
+    choices = params.resolve(value)
+    assert list(choices.data) == ["devanagari", "mnist", "own"]
+    assert choices.data["own"].image_size is None
+
+
+def test_a_pipeline_without_datasets() -> None:
+    value = raw()
+    value["data"] = {}
+    assert "`data` describes no dataset" in refusal(value)
 
 
 @pytest.mark.parametrize("name", ["My Data", "../up", "1st", "a-b", ""])
 def test_a_dataset_name_that_makes_no_folder(name: str) -> None:
     value = raw()
-    value["pipeline"]["datasets"] = [name]
+    value["data"][name] = value["data"].pop("mnist")
     assert f"{name!r} is no dataset name" in refusal(value)
 
 
-@pytest.mark.parametrize("path", [None, ""])
-def test_a_local_source_needs_a_path(path: str | None) -> None:
-    message = refusal(changed(("data.devanagari.source", "local"), ("data.devanagari.path", path)))
+@pytest.mark.parametrize(
+    ("source", "key", "missing"), [("local", "path", None), ("local", "path", ""), ("kaggle", "kaggle", None), ("openml", "openml", None)]
+)
+def test_a_source_needs_its_key(source: str, key: str, missing: str | None) -> None:
+    message = refusal(changed(("data.devanagari.source", source), (f"data.devanagari.{key}", missing)))
     assert "`data.devanagari`" in message
-    assert "needs `path`" in message
+    assert f"needs `{key}`" in message
+
+
+@pytest.mark.parametrize("slug", ["mnist", "a/b/c", "../b", "a/b?x", ""])
+def test_a_slug_is_owner_and_name(slug: str) -> None:
+    assert "`data.mnist.kaggle.slug`" in refusal(changed(("data.mnist.kaggle.slug", slug)))
 
 
 def test_classes_may_be_listed_by_glyph_name_or_number() -> None:

@@ -1,11 +1,17 @@
 """What the stages themselves decide: whether an export may ship, and what a run is tagged with."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from lekhani import stages
+from lekhani import files, params, stages
 from lekhani.errors import LekhaniError
+from lekhani.export.weights import save_weights
+from lekhani.variants.flow_matching import FlowMatching
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("difference", [1.1e-4, 3.0, float("inf"), float("nan")])
@@ -35,3 +41,29 @@ def test_training_refuses_data_that_failed_validation(tmp_path: Path, monkeypatc
     (tmp_path / "reports" / "own" / "validation.json").write_text('{"passed": false}')
     with pytest.raises(LekhaniError, match="own failed its validation"):
         stages._validated("own")
+
+
+# --- students and their teachers ---
+
+
+def test_a_student_without_its_teacher_says_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    choices = params.load(ROOT / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stages, "_validated", lambda _: SimpleNamespace(info=None))
+    with pytest.raises(LekhaniError, match=r"turbo learns from flow_matching, but .* is not there; run `dvc repro train@own-flow_matching` first"):
+        stages.train(choices, "own", "turbo")
+
+
+def test_a_teacher_is_built_from_what_its_training_wrote_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: params.Variants) -> None:
+    monkeypatch.chdir(tmp_path)
+    taught = FlowMatching.build(tiny, 28, 3, torch.device("cpu")).generator()
+    folder = stages.MODELS / "own" / "flow_matching"
+    save_weights(taught, folder / "generator.safetensors")
+    facts = {"image_size": 28, "n_classes": 3, "choices": {"flow_matching": tiny.flow_matching.model_dump()}}
+    files.write_json(folder / "training.json", facts)
+    today = params.load(ROOT / "params.yaml")
+    assert today.variants.flow_matching.channels != tiny.flow_matching.channels
+    choices, generator = stages._trained(today, "own", "flow_matching")
+    assert choices.flow_matching == tiny.flow_matching
+    for name, value in taught.state_dict().items():
+        assert torch.equal(value, generator.state_dict()[name]), name
