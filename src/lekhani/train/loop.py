@@ -147,7 +147,7 @@ class _Session:
         self.variant = build(device)
         self.ema, self.ema_start = Ema(self.variant.generator(), ema[0]), ema[1]
         distributed.share_gradients(self.variant, self.here)
-        _speed_up(self.variant, choice, device)
+        speed_up(self.variant, choice, device)
         self.pixels = torch.from_numpy(images).to(device)
         self.classes = torch.from_numpy(labels).to(device)
         self.batch_size = min(batch_size, len(images)) // self.here.world * self.here.world
@@ -267,7 +267,7 @@ class _Session:
         self.reporter.scores(run.step, {"images_seen": seen, **found})
 
 
-def _speed_up(variant: Variant, choice: params.Train, device: torch.device) -> None:
+def speed_up(variant: Variant, choice: params.Train, device: torch.device) -> None:
     """Half precision where the device is made for it, and compiled networks where that was asked for."""
     bf16 = choice.precision == "bf16" or (choice.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
     variant.autocast = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()

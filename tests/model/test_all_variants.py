@@ -1,0 +1,108 @@
+"""Every variant goes the whole way, at both sizes: trained for a handful of steps, exported, proven equal, scored; and every one can learn."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lekhani import params, stages
+from lekhani.variants import VARIANTS, Variant
+
+ROOT = Path(__file__).resolve().parents[2]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", params=["mnist", "devanagari"])
+def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny: params.Variants) -> Iterator[tuple[params.Params, str]]:
+    """A folder with one validated dataset (28 pixels and 10 classes, or 32 and 46) and its judge, none of it good."""
+    name: str = request.param
+    shipped = params.load(ROOT / "params.yaml")
+    changes = {
+        "embedded": params.Embedded(per_class_train=14, per_class_test=10),
+        "judge": params.Judge(width=4, images_seen=3000),
+        "train": params.Train(images_seen=params.Budget(per_class=1, at_least=64), log_every=2, sample_every=40, score_every=40, score_images=100),
+        "variants": tiny,
+        "evaluate": params.Evaluate(n_generated=120, kid_subset_size=50),
+        "tracking": params.Tracking(backend="none"),
+    }
+    choices = shipped.model_copy(update=changes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp(name))
+        for stage in (stages.fetch, stages.prepare, stages.validate, stages.judge):
+            stage(choices, name)
+        stages.train(choices, name, "flow_matching")  # turbo's teacher
+        yield choices, name
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_from_training_to_a_scorecard(project: tuple[params.Params, str], variant: str) -> None:
+    choices, dataset = project
+    stages.train(choices, dataset, variant)
+    stages.export(choices, dataset, variant)
+    stages.evaluate(choices, dataset, variant)
+    training = json.loads(Path(f"models/{dataset}/{variant}/training.json").read_text())
+    assert training["steps"] == -(-64 // getattr(choices.variants, variant).batch_size)
+    card = json.loads(Path(f"reports/{dataset}/{variant}/scorecard.json").read_text())
+    assert card["fid"] > 0
+    assert card["parity_max_abs"] < choices.evaluate.parity_tolerance
+    assert ("label_agreement" in card) == training["conditional"]
+    assert len(Path(f"reports/{dataset}/{variant}/scores.csv").read_text().splitlines()) >= 2
+    assert list(Path(f"reports/{dataset}/{variant}/samples").glob("*.png"))
+    assert not Path(f"checkpoints/{dataset}/{variant}").exists()
+
+
+def handful() -> tuple[Tensor, Tensor]:
+    """Sixteen pictures of two kinds: a bar on the left with label 0, one on the right with label 1."""
+    images = torch.zeros(16, 1, 28, 28)
+    images[::2, :, 4:24, 6:10] = 1
+    images[1::2, :, 4:24, 18:22] = 1
+    return images, torch.arange(16) % 2
+
+
+def far(variant: Variant, images: Tensor) -> float:
+    """Mean distance of generated images to the nearest of the handful, in parts of the handful's own brightness."""
+    torch.manual_seed(3)
+    labels = torch.arange(32) % 2
+    with torch.no_grad():
+        made = variant.generator().eval()(torch.randn(32, variant.noise_dim), labels)
+    variant.generator().train()
+    distances = (made[:, None] - images[None, :2]).abs().mean((2, 3, 4)).amin(1)
+    return float(distances.mean() / images.mean())
+
+
+# Learning rates that suit so small a task, and steps until it must be done.
+EAGER: dict[str, tuple[dict[str, Any], int]] = {
+    "bare_bones": ({"lr": 1e-2, "hidden": 64}, 400),
+    "mlp_gan": ({"lr_g": 1e-3, "lr_d": 1e-3, "width": 32}, 200),
+    "cgan": ({"lr_g": 1e-3, "lr_d": 1e-3, "width": 32}, 200),
+    "dcgan": ({"lr_g": 1e-3, "lr_d": 1e-3, "channels": 16}, 150),
+    "wgan_gp": ({"lr_g": 1e-3, "lr_d": 1e-3, "channels": 8, "n_dis": 1}, 200),
+    "sngan": ({"lr_g": 1e-3, "lr_d": 1e-3, "channels": 8, "n_dis": 1}, 200),
+    "r3gan": ({"lr_g": 1e-3, "lr_d": 1e-3, "channels": 8, "gamma": 0.1, "schedule": "constant"}, 200),
+    "draw": ({"lr": 5e-3, "hidden": 48}, 150),
+    "flow_matching": ({"lr": 3e-3, "channels": (16, 32)}, 150),
+}
+
+
+@pytest.mark.parametrize("name", list(EAGER))
+def test_a_single_small_batch_can_be_learned(name: str, tiny: params.Variants) -> None:
+    changes, steps = EAGER[name]
+    choices = tiny.model_copy(update={name: getattr(tiny, name).model_copy(update=changes)})
+    torch.manual_seed(5)
+    variant = VARIANTS[name].build(choices, 28, 2, CPU)
+    images, labels = handful()
+    before = far(variant, images)
+    for step in range(steps):
+        variant.progress = step / steps
+        told = variant.step(images, labels)
+    assert all(np.isfinite(float(value)) for value in told.values())
+    assert far(variant, images) < 0.5 * before
+
+
+def test_every_variant_but_the_student_is_asked_to_learn() -> None:
+    assert set(EAGER) == set(VARIANTS) - {"turbo"}, "turbo learns from a trained teacher, see its own tests"
