@@ -29,7 +29,8 @@ class ProgressBar:
         self.bar.update(self.task, completed=seen, note=f"{speed:.0f} images/s, {losses}")
         if not self.console.is_terminal and seen >= self.total * (self.lines + 1) / 10:
             self.lines = int(10 * seen / self.total)
-            self.console.print(f"{self.title}: {seen / self.total:.0%}, {speed:.0f} images/s, {left:.0f} s left, {losses}", highlight=False, soft_wrap=True)
+            told = f"{self.title}: {seen / self.total:.0%}, {speed:.0f} images/s, {left:.0f} s left, {losses}"
+            self.console.print(told, highlight=False, soft_wrap=True)
 
     def scores(self, step: int, values: Mapping[str, float]) -> None:
         """See Reporter: the leading metric stands beside the losses from now on."""
