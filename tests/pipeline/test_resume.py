@@ -1,69 +1,16 @@
 """A training process that is killed at any moment ends, when it is started again, with the bytes of an unbroken one."""
 
-import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import yaml
+from training import finish, rows, start, wait_for_rows, workspace
 
-from lekhani import files
-from lekhani.data.spec import DatasetInfo, GlyphClass
-
-ROOT = Path(__file__).resolve().parents[2]
 KILLS = 5
-COMMAND = [sys.executable, "-m", "lekhani", "train", "--dataset", "mnist", "--variant", "dcgan"]
-
-
-def workspace(folder: Path) -> Path:
-    """A project after its validate stage, with 40 tiny images and a budget of 150 steps that save every third one."""
-    prepared = folder / "data" / "prepared" / "mnist"
-    prepared.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    np.save(prepared / "images.npy", rng.integers(0, 256, (40, 28, 28), np.uint8))
-    np.save(prepared / "labels.npy", np.tile(np.arange(2), 20))
-    classes = (GlyphClass(0, "0", "0"), GlyphClass(1, "1", "1"))
-    info = DatasetInfo("mnist", "test", 28, classes, {"train": 30, "test": 10}, {"name": "test"}, "0" * 64)
-    files.write_json(prepared / "dataset.json", info.to_dict())
-    files.write_json(folder / "reports" / "mnist" / "validation.json", {"passed": True, "checks": []})
-    choices: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    choices["tracking"]["backend"] = "none"
-    choices["train"] |= {"log_every": 1, "sample_every": 100, "checkpoint_steps": 3, "device": "cpu"}
-    quick = choices["profiles"]["quick"]
-    quick["train"] = {"images_seen": {"per_class": 600, "at_least": 1}}
-    quick["variants"]["dcgan"] |= {"batch_size": 8, "channels": 8}
-    (folder / "params.yaml").write_text(yaml.safe_dump(choices), encoding="utf-8")
-    return folder
-
-
-def start(folder: Path) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(COMMAND, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def rows(folder: Path) -> int:
-    path = folder / "reports" / "mnist" / "dcgan" / "losses.csv"
-    return max(len(path.read_text().splitlines()) - 1, 0) if path.exists() else 0
-
-
-def wait_for_rows(process: "subprocess.Popen[str]", folder: Path, count: int) -> None:
-    deadline = time.monotonic() + 120
-    while rows(folder) < count and process.poll() is None:
-        assert time.monotonic() < deadline, "training does not get on"
-        time.sleep(0.005)
-
-
-def finish(folder: Path) -> str:
-    process = start(folder)
-    _, told = process.communicate(timeout=240)
-    assert process.returncode == 0, told
-    return told
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +67,13 @@ def test_a_changed_param_is_refused_by_name(tmp_path: Path) -> None:
     assert process.returncode == 2
     assert "variants.dcgan.lr_g 0.0004, and now it is 0.001" in told
     assert "Traceback" not in told
+
+
+def test_two_processes_train_and_one_writes(tmp_path: Path) -> None:
+    folder = workspace(tmp_path / "two")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    finish(folder, command=[*torchrun, "-m", "lekhani", "train", "--dataset", "mnist", "--variant", "dcgan"])
+    losses = (folder / "reports" / "mnist" / "dcgan" / "losses.csv").read_text().splitlines()
+    assert [int(line.split(",")[0]) for line in losses[1:]] == list(range(1, 151))
+    assert (folder / "models" / "mnist" / "dcgan" / "generator.safetensors").exists()
+    assert not (folder / "checkpoints" / "mnist" / "dcgan").exists()

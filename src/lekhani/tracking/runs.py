@@ -67,7 +67,7 @@ class MlflowReporter:
         self.client = mlflow.MlflowClient()
         self.waiting: list[tuple[int, dict[str, float] | Picture, int]] = []  # step, figures or a grid, milliseconds since 1970
         self.known = 0  # the last step that an earlier session has reported
-        self.away_until = 0.0
+        self.away, self.away_until = False, 0.0
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """See Reporter."""
@@ -109,13 +109,14 @@ class MlflowReporter:
             while self.waiting:
                 _send(self.client, self.run_id, *self.waiting[0])
                 self.waiting.pop(0)
+            self.away = False
         except Exception as error:  # mlflow, its database and its transport raise many kinds
             self._away(error)
 
     def _away(self, error: Exception) -> None:
-        if not self.away_until:
+        if not self.away:
             log.warning("MLflow does not answer (%s); training goes on, and it will be told when it is back.", first_line(error))
-        self.away_until = time.monotonic() + self.PATIENCE
+        self.away, self.away_until = True, time.monotonic() + self.PATIENCE
 
 
 def deliver(backlog: Path) -> None:
