@@ -90,6 +90,8 @@ def history(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     path = tmp_path_factory.mktemp("history") / "project"
     path.mkdir()
     run(path, "git", "init", "-q")
+    for key, value in (("user.name", "t"), ("user.email", "t@example.org")):  # in the repository: DVC reads no GIT_CONFIG_GLOBAL
+        run(path, "git", "config", key, value)
     run(path, "dvc", "init", "-q")
     (path / "dvc.yaml").write_text(GRAPH)
     (path / "check.py").write_text(CHECK)
