@@ -58,7 +58,7 @@ def textbook(variant: Variant, data: Any, batch_size: int, device: torch.device)
 
 def textbook_gan(variant: Any, images: Tensor, labels: Tensor) -> None:
     """The DCGAN tutorial's step; a conditional discriminator gets the labels too."""
-    g, d, choice = variant.g, variant.d, variant.rule
+    g, d, choice = variant.g, variant.d, variant.choice
     if not hasattr(variant, "plain"):
         variant.plain = [torch.optim.Adam(net.parameters(), lr, choice.betas) for net, lr in ((g, choice.lr_g), (d, choice.lr_d))]
     adam_g, adam_d = variant.plain
@@ -181,11 +181,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="per variant")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    import yaml
-
-    with Path("params.yaml").open(encoding="utf-8") as file:
-        raw = yaml.load(file, Loader=params._Loader)  # noqa: S506 - a SafeLoader
-    p = params.resolve(raw | {"profile": given.profile})
+    p = params.resolve(params.read(Path("params.yaml")) | {"profile": given.profile})
     device = pick_device("auto")
     glyphs = devanagari(7, 40, 1)
     data = np.stack(list(glyphs.images)), glyphs.labels

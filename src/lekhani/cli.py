@@ -21,6 +21,11 @@ STAGES, PEOPLE, REGISTRY = "Stages (dvc.yaml runs them in order)", "For people",
 
 Dataset = Annotated[str, typer.Option("--dataset", "-d", help="A dataset described under `data` in params.yaml.")]
 Variant = Annotated[str, typer.Option("--variant", "-v", help="A variant listed under `variants` in params.yaml.")]
+Wanted = Annotated[list[str], typer.Option("--label", "-l", help="WHAT=COUNT, where WHAT is a glyph, a class name or a label number; repeat.")]
+Registered = Annotated[str, typer.Option("--dataset", "-d", help="Whose registered generator to use.")]
+Model = Annotated[Path | None, typer.Option("--model", "-m", help="An exported generator.onnx instead of the registered one.")]
+Judge = Annotated[Path | None, typer.Option("--judge", help="judge.onnx, needed by --model when the generator takes no label.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out when it exists.")]
 
 
 class _State:
@@ -134,12 +139,12 @@ def register(
 @app.command(rich_help_panel=PEOPLE)
 def generate(
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the PNGs and labels.csv.")],
-    label: Annotated[list[str], typer.Option("--label", "-l", help="WHAT=COUNT, where WHAT is a glyph, a class name or a label number; repeat.")],
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="Whose registered generator to use.")] = "devanagari",
-    model: Annotated[Path | None, typer.Option("--model", "-m", help="An exported generator.onnx instead of the registered one.")] = None,
-    judge: Annotated[Path | None, typer.Option("--judge", help="judge.onnx, needed by --model when the generator takes no label.")] = None,
+    label: Wanted,
+    dataset: Registered = "devanagari",
+    model: Model = None,
+    judge: Judge = None,
     seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Same seed, same pictures.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out when it exists.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write labelled glyphs with ONNX Runtime."""
     from lekhani.serve import write
@@ -151,15 +156,15 @@ def generate(
 @app.command(rich_help_panel=PEOPLE)
 def animate(
     out: Annotated[Path, typer.Option("--out", "-o", help="A new .gif or .webp file.")],
-    label: Annotated[list[str], typer.Option("--label", "-l", help="WHAT=COUNT, where WHAT is a glyph, a class name or a label number; repeat.")],
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="Whose registered generator to use.")] = "devanagari",
-    model: Annotated[Path | None, typer.Option("--model", "-m", help="An exported generator.onnx instead of the registered one.")] = None,
-    judge: Annotated[Path | None, typer.Option("--judge", help="judge.onnx, needed by --model when the generator takes no label.")] = None,
+    label: Wanted,
+    dataset: Registered = "devanagari",
+    model: Model = None,
+    judge: Judge = None,
     seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Same seed, same glyphs as those of `generate`.")] = 0,
     columns: Annotated[int | None, typer.Option("--columns", min=1, help="Glyphs a row; at most ten when left out.")] = None,
     scale: Annotated[int, typer.Option("--scale", min=1, max=64, help="Size of one pixel.")] = 4,
     fps: Annotated[float, typer.Option("--fps", min=0.1, max=50, help="Frames a second; the last one stays longer.")] = 8,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out when it exists.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Show glyphs come about, step by step, as a GIF or WebP."""
     from lekhani.serve import animate, write

@@ -410,6 +410,11 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(
 
 def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml; raises ParamsError with one sentence naming the file, the key and the way out."""
+    return resolve(read(path), str(path))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What params.yaml holds, its profiles apart and nothing checked yet; raises ParamsError for what is no mapping."""
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
     except FileNotFoundError:
@@ -418,7 +423,7 @@ def load(path: Path = Path("params.yaml")) -> Params:
         raise ParamsError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
     if not isinstance(raw, dict):
         raise ParamsError(f"{path} holds no keys; it must be a mapping such as `profile: quick`.")
-    return resolve(raw, str(path))
+    return raw
 
 
 def resolve(raw: dict[str, Any], where: str = "params.yaml") -> Params:

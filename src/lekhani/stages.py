@@ -24,13 +24,11 @@ if TYPE_CHECKING:
     from lekhani.params import Params, Variants
     from lekhani.train.checkpoint import Checkpoints
     from lekhani.train.reporter import Reporter
-    from lekhani.variants import Variant
 
 log = logging.getLogger("lekhani")
 
 RAW, MODELS, REPORTS = Path("data/raw"), Path("models"), Path("reports")
 CHECKPOINTS = Path("checkpoints")  # outside the outputs, which DVC removes before a stage runs
-DATA_REPORTS = ("validation.json", "validation.md", "validation.html", "data_card.md", "contact_sheet.png")
 SCORECARDS = REPORTS / "scorecards"  # every scorecard again with a strip of glyphs, in one folder: DVC's way to say "all of them" to compare
 
 
@@ -67,7 +65,7 @@ def validate(p: "Params", dataset: str) -> None:
             log.warning("Drift cannot be judged: %s", error)
     report = schema.validate(PREPARED / dataset, p.validation, previous)
     pages.write_reports(report, PREPARED / dataset, REPORTS / dataset)
-    log.info("%s", schema.report_text(report))
+    log.info("%s", pages.report_text(report))
     if not report["passed"]:
         failed = [check["sentence"] for check in report["checks"] if not check["passed"] and check["policy"] == "error"]
         raise LekhaniError(f"{dataset} is not fit to train on: {' '.join(failed)} The report is {REPORTS / dataset / 'validation.html'}.")
@@ -168,7 +166,7 @@ def train(p: "Params", dataset: str, variant: str) -> None:
             device=device,
             reporter=reporter,
             checkpoints=checkpoints,
-            score=_quick_score(p, data, build, device) if leads and p.train.score_every else None,
+            score=_quick_score(p, data, device) if leads and p.train.score_every else None,
         )
     except BaseException as error:
         if run_id:
@@ -240,6 +238,7 @@ def _made_with(p: "Params", dataset: str, variant: str, info: spec.DatasetInfo, 
 
 def _tracked_run(p: "Params", dataset: str, variant: str, settings: dict[str, Any], info: spec.DatasetInfo, checkpoints: "Checkpoints") -> str:
     """The MLflow run of this training: the one that an interrupted session opened, or a new one."""
+    from lekhani.data.report import PAGES
     from lekhani.tracking import runs
 
     note = checkpoints.folder / "mlflow_run.json"
@@ -254,7 +253,7 @@ def _tracked_run(p: "Params", dataset: str, variant: str, settings: dict[str, An
         {"dataset": dataset, "variant": variant, **_revision()},
         info,
         PREPARED / dataset,
-        [path for path in (REPORTS / dataset / name for name in DATA_REPORTS) if path.exists()],
+        [path for path in (REPORTS / dataset / name for name in PAGES) if path.exists()],
     )
     files.write_json(note, {"run_id": run_id})
     return run_id
@@ -264,17 +263,16 @@ def _backlog(dataset: str, variant: str) -> Path:
     return CHECKPOINTS / dataset / f"{variant}.untold.json"
 
 
-def _quick_score(p: "Params", data: spec.Prepared, build: "Callable[[torch.device], Variant]", device: "torch.device") -> "QuickScore":
-    """The judge's score for the loop; what the variant needs to be given is asked of a copy that is thrown away."""
+def _quick_score(p: "Params", data: spec.Prepared, device: "torch.device") -> "QuickScore":
+    """The judge's score for the loop."""
     from lekhani.evaluate.judge import JudgeNet
     from lekhani.evaluate.quick import QuickScore
     from lekhani.export.weights import load_weights
 
     net = JudgeNet(data.info.n_classes, p.judge.width)
     load_weights(net, MODELS / data.info.name / "judge" / "judge.safetensors")
-    shape = build(device)
     # Against train images: the test split must not choose among weights that it is to judge.
-    return QuickScore(net, data.split("train"), data.info.n_classes, shape.conditional, shape.noise_dim, p.train.score_images, p.seed, device)
+    return QuickScore(net, data.split("train"), data.info.n_classes, p.train.score_images, p.seed, device)
 
 
 def export(p: "Params", dataset: str, variant: str) -> None:

@@ -5,7 +5,6 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from outside import without_settings
 
 from lekhani import files
 
@@ -26,15 +26,7 @@ class Project:
     def __init__(self, path: Path, settings: Path) -> None:
         self.path, self.settings = path, settings
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GIT_", "AWS_"))}
-        self.environment |= {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "DVC_NO_ANALYTICS": "1",
-            "DVC_GLOBAL_CONFIG_DIR": str(settings / "global"),
-            "DVC_SYSTEM_CONFIG_DIR": str(settings / "system"),
-            "DVC_SITE_CACHE_DIR": str(settings / "site"),
-            "GIT_CONFIG_GLOBAL": str(settings / "gitconfig"),
-            "GIT_CONFIG_NOSYSTEM": "1",
-        }
+        self.environment |= without_settings(settings)
 
     def run(self, *words: str, code: int = 0) -> str:
         done = subprocess.run(words, cwd=self.path, env=self.environment, capture_output=True, text=True, timeout=300, check=False)
@@ -71,7 +63,6 @@ class Project:
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Two commits: all ten digits, then the first five."""
     folder = tmp_path_factory.mktemp("origin")
-    (folder / "gitconfig").write_text("[user]\nname = t\nemail = t@example.org\n[init]\ndefaultBranch = main\n")
     project = Project(folder / "project", folder)
     project.path.mkdir()
     for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):

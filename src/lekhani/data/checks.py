@@ -98,9 +98,14 @@ def blank_images(table: pd.DataFrame, policy: params.Validate) -> Check:
     return check("blank_images", policy.blank_images, len(blank), fault, "No image is blank.", blank["id"].to_numpy())
 
 
+def _beyond(table: pd.DataFrame, measure: "pd.Series[float] | _Floats", bound: float) -> pd.DataFrame:
+    """The rows whose `measure` is above `bound`, the highest first."""
+    return table.assign(measure=measure)[measure > bound].sort_values(["measure", "id"], ascending=[False, True])
+
+
 def full_images(table: pd.DataFrame, policy: params.Validate) -> Check:
     """No image is nearly all ink."""
-    full = table.loc[table["ink_fraction"] > policy.max_ink].sort_values(["ink_fraction", "id"], ascending=[False, True])
+    full = _beyond(table, table["ink_fraction"], policy.max_ink)
     fault = (
         f"Images with more than {policy.max_ink:.0%} of ink: {len(full):,} ({some(full['member'])}); remove them, "
         "or set data.*.polarity if ink and paper are swapped."
@@ -112,7 +117,7 @@ def full_images(table: pd.DataFrame, policy: params.Validate) -> Check:
 def off_centre(table: pd.DataFrame, policy: params.Validate) -> Check:
     """No image has its centre of ink far from the middle of the frame."""
     off = np.hypot(table["centre_x"] - 0.5, table["centre_y"] - 0.5)  # NaN where blank, which is another check's matter
-    far = table.assign(off=off)[off > policy.max_offset].sort_values(["off", "id"], ascending=[False, True])
+    far = _beyond(table, off, policy.max_offset)
     fault = (
         f"Images whose centre of ink lies more than {policy.max_offset:g} of the frame from the middle: {len(far):,} ({some(far['member'])}); "
         "look whether they were cut well."
@@ -130,7 +135,7 @@ def ink_outliers(table: pd.DataFrame, policy: params.Validate) -> Check:
         # Ink is skewed: thick pens show as it is, thin ones and stray dots on the scale of logarithms.
         much, little = _deviations(ink, marks["label"], _LEAST_SPREAD), -_deviations(np.log(ink), marks["label"], _LEAST_LOG_SPREAD)
         odd = np.maximum(odd, np.maximum(much, little))
-    bad = marks.assign(odd=odd)[odd > policy.outlier_deviations].sort_values(["odd", "id"], ascending=[False, True])
+    bad = _beyond(marks, odd, policy.outlier_deviations)
     fault = (
         f"Images whose ink differs more than {policy.outlier_deviations:g} robust deviations from their class: {len(bad):,} ({some(bad['member'])}); "
         "look whether they are blots, specks or of another class."

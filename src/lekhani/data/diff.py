@@ -12,6 +12,7 @@ from lekhani.data import versions
 from lekhani.data.spec import DatasetInfo
 from lekhani.data.versions import Version
 from lekhani.errors import UsageError
+from lekhani.files import markdown_table
 
 By = Literal["sha256", "member"]
 Status = Literal["same", "changed", "added", "removed"]
@@ -279,6 +280,5 @@ def _aligned(lines: list[list[str]]) -> str:
 
 
 def _piped(lines: list[list[str]]) -> str:
-    escaped = r"\|"
-    rows = [f"| {' | '.join(cell.replace('|', escaped) for cell in line)} |" for line in lines]
-    return "\n".join([rows[0], f"|{' --- |' * len(lines[0])}", *rows[1:]])
+    heads, *rows = ([cell.replace("|", r"\|") for cell in line] for line in lines)
+    return "\n".join(markdown_table(heads, rows))

@@ -8,8 +8,6 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import NewConnectionError
 
-from lekhani.data.transfer import SILENCE, PassingError, patiently, progress
+from lekhani.data.transfer import SILENCE, PassingError, patiently, progress, retry_after
 from lekhani.errors import LekhaniError, UsageError
 
 _TOKEN_PAGE = "https://www.kaggle.com/settings"  # noqa: S105 - where users make one
@@ -216,10 +214,11 @@ def _of_status(asked: Request, answer: requests.Response) -> LekhaniError:
     if status < 400:  # Kaggle may put the true one into the body
         with suppress(ValueError, KeyError, TypeError):
             status = int(answer.json()["code"])
+    after = retry_after(answer.headers.get("Retry-After"))
     if status == 429:
-        return PassingError("Kaggle asks to slow down (429)", f"wait some minutes and run again{asked.instead}.", _retry_after(answer))
+        return PassingError("Kaggle asks to slow down (429)", f"wait some minutes and run again{asked.instead}.", after)
     if status >= 500 or answer.history:  # behind a redirect it is Kaggle's storage that fails
-        return PassingError(f"Kaggle has a fault of its own ({status})", f"run again later{asked.instead}.", _retry_after(answer))
+        return PassingError(f"Kaggle has a fault of its own ({status})", f"run again later{asked.instead}.", after)
     if status == 401:
         return _refused(asked)
     if status == 403:
@@ -231,14 +230,3 @@ def _of_status(asked: Request, answer: requests.Response) -> LekhaniError:
         what, where = (f"{asked.slug} or not its version {asked.version}", "kaggle") if asked.version else (asked.slug, "kaggle.slug")
         return UsageError(f"{asked.key}.{where}: Kaggle has no {what} (404); compare it with the address of the dataset's page{asked.instead}.")
     return LekhaniError(f"Kaggle answers {status} to the request for {asked.title}; see whether it can be downloaded at {asked.page}{asked.instead}.")
-
-
-def _retry_after(answer: requests.Response) -> float | None:
-    """The seconds that the server asks to wait, given as a number or as a date."""
-    given = answer.headers.get("Retry-After", "").strip()
-    if given.isdecimal():
-        return float(given)
-    try:
-        return (parsedate_to_datetime(given) - datetime.now(UTC)).total_seconds()
-    except (ValueError, TypeError):
-        return None

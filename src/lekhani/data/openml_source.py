@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from lekhani.data.spec import Bytes, Labels
-from lekhani.data.transfer import SILENCE, PassingError, patiently
+from lekhani.data.transfer import SILENCE, PassingError, patiently, retry_after
 from lekhani.errors import LekhaniError, UsageError
 
 log = logging.getLogger(__name__)
@@ -105,9 +105,8 @@ def _of_status(key: str, number: int, error: urllib.error.HTTPError) -> LekhaniE
     if error.code in {404, 412}:
         return _unknown(key, number)
     if error.code == 429 or error.code >= 500:
-        after = error.headers.get("Retry-After", "") if error.headers else ""
         what = "OpenML asks to slow down (429)" if error.code == 429 else f"OpenML has a fault of its own ({error.code})"
-        return PassingError(what, "run again later.", float(after) if after.isdecimal() else None)
+        return PassingError(what, "run again later.", retry_after(error.headers.get("Retry-After") if error.headers else None))
     return LekhaniError(
         f"OpenML answers {error.code} to the request for data set {number}; see whether it opens at https://www.openml.org/d/{number}."
     )

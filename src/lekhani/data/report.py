@@ -117,13 +117,22 @@ def _summary(report: Mapping[str, Any]) -> str:
     return f"{len(verdicts)} checks: {', '.join(counts)}."
 
 
+def report_text(report: Mapping[str, Any]) -> str:
+    """The report of `schema.validate` as a short Markdown page for the terminal: what failed first."""
+    marks = {"failed": "**failed**"}
+    lines = [f"# Validation of {report['dataset']}: {'passed' if report['passed'] else 'failed'}", ""]
+    lines += [f"- {check['name']}: {marks.get(_verdict(check), _verdict(check))}. {check['sentence']}" for check in _ordered(report["checks"])]
+    lines += [f"- {report['skipped']}"] if report["skipped"] else []
+    return "\n".join(lines) + "\n"
+
+
 def _escaped(text: Any) -> str:
     """`text` as Markdown that shows it as it is, also in a table."""
     return re.sub(r"([\\`*_\[\]<>|#&~$])", r"\\\1", printable(text))
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    return ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads), *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""]
+    return [*files.markdown_table(heads, rows), ""]
 
 
 def validation_markdown(report: Mapping[str, Any], cases: Mapping[str, Sequence[Case]]) -> str:

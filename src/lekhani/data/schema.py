@@ -103,15 +103,6 @@ def _repeats_if_asked(table: pd.DataFrame, images: Any, policy: params.Validate)
     return checks.repeats(table, images if asked else None)
 
 
-def report_text(report: dict[str, Any]) -> str:
-    """The report of `validate` as a short Markdown page for the terminal: what failed first."""
-    lines = [f"# Validation of {report['dataset']}: {'passed' if report['passed'] else 'failed'}", ""]
-    for check in sorted(report["checks"], key=lambda check: (check["passed"], check["policy"] != "error")):
-        verdict = "ok" if check["passed"] else {"error": "**failed**"}.get(check["policy"], "warning")
-        lines.append(f"- {check['name']}: {verdict}. {check['sentence']}")
-    return "\n".join([*lines, *([f"- {report['skipped']}"] if report["skipped"] else [])]) + "\n"
-
-
 def _manifest_schema(table: pd.DataFrame, policy: params.Validate) -> Check:
     try:
         Manifest.validate(table, lazy=True)

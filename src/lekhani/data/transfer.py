@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from lekhani.errors import LekhaniError
@@ -46,6 +48,17 @@ def patiently(work: Callable[[], _T], attempts: int | None = None) -> _T:
 
     retrying = Retrying(stop=stop_after_attempt(allowed), wait=wait, retry=retry_if_exception_type(PassingError), before_sleep=tell, reraise=True)
     return retrying(work)
+
+
+def retry_after(given: str | None) -> float | None:
+    """The seconds that a server asks to wait in its Retry-After header, a number or a date; None where it asks nothing that is either."""
+    given = (given or "").strip()
+    if given.isdecimal():
+        return float(given)
+    try:
+        return (parsedate_to_datetime(given) - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError):
+        return None
 
 
 @contextmanager

@@ -7,53 +7,44 @@ from torch import Tensor, nn
 
 from lekhani.data.spec import Bytes, Labels
 from lekhani.evaluate.judge import JudgeNet
+from lekhani.variants.base import Variant
 
 Doubles = npt.NDArray[np.float64]
 _REAL = 2000  # real images to compare with: their covariance is settled by then
 
 
 class QuickScore:
-    """Call it with a generator on `device`; it always gets the same noise, drawn from a stream of its own.
+    """Call it with a variant and its generator on `device`, which always gets the same noise, drawn from a stream of its own.
 
     Returns `judge_fid`; `classes_covered`, the share of the K classes that the judge sees among the images; `judge_entropy`, nats of its
     mean answer, log K when all classes come equally often; `label_agreement` for a conditional generator; `class_diversity`, the
     spread of the features within a class in parts of what real images have.
     """
 
-    def __init__(
-        self,
-        judge: JudgeNet,
-        real: tuple[Bytes, Labels],
-        n_classes: int,
-        conditional: bool,
-        noise_dim: int,
-        count: int,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        self.judge, self.conditional, self.n_classes, self.device = judge.eval().to(device), conditional, n_classes, device
+    def __init__(self, judge: JudgeNet, real: tuple[Bytes, Labels], n_classes: int, count: int, seed: int, device: torch.device) -> None:
+        self.judge, self.n_classes, self.seed, self.device = judge.eval().to(device), n_classes, seed, device
         rows = np.random.default_rng([seed, 4]).permutation(len(real[0]))[:_REAL]
         images = torch.from_numpy(real[0][rows]).unsqueeze(1).float().div_(255)
         self.labels = torch.arange(count) % n_classes
-        self.noise = torch.randn(count, noise_dim, generator=torch.Generator().manual_seed(seed + 4))
         features, _ = self._read(images)
         self.real = _moments(features)
         self.spread = _spread(features, real[1][rows])
 
     @torch.no_grad()
-    def __call__(self, generator: nn.Module) -> dict[str, float]:
+    def __call__(self, variant: Variant, generator: nn.Module) -> dict[str, float]:
         """See the class."""
+        noise = torch.randn(len(self.labels), variant.noise_dim, generator=torch.Generator().manual_seed(self.seed + 4))
         images = torch.cat(
             [
                 generator(z.to(self.device), y.to(self.device)).float().cpu()
-                for z, y in zip(torch.split(self.noise, 128), torch.split(self.labels, 128), strict=True)
+                for z, y in zip(torch.split(noise, 128), torch.split(self.labels, 128), strict=True)
             ]
         )
         features, logits = self._read(images)
         answer = logits.argmax(1).numpy()
         mean = torch.softmax(logits.double(), 1).mean(0)
-        labels = self.labels.numpy() if self.conditional else answer
-        agreement = {"label_agreement": float((answer == labels).mean())} if self.conditional else {}
+        labels = self.labels.numpy() if variant.conditional else answer
+        agreement = {"label_agreement": float((answer == labels).mean())} if variant.conditional else {}
         return {
             "judge_fid": frechet(*self.real, *_moments(features)),
             "classes_covered": len(np.unique(answer)) / self.n_classes,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from lekhani.data.spec import GlyphClass
-from lekhani.files import replacing, write_text
+from lekhani.files import markdown_table, replacing, write_text
 from lekhani.pictures import Picture, use_devanagari_font
 
 # The leading metric comes first; lower is better for fid and kid.
@@ -80,9 +80,8 @@ def leaderboard_markdown(cards: Sequence[Mapping[str, Any]]) -> str:
     ranked = rank(cards)
     for dataset in dict.fromkeys(card["dataset"] for card in ranked):
         rows = [card for card in ranked if card["dataset"] == dataset]
-        lines += [f"## {dataset}", "", "| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
-        lines += ["| " + " | ".join(_cells(card)) + " |" for card in rows]
-        lines += ["| " + " | ".join(_floor_cells(next((card for card in rows if "label_agreement_floor" in card), rows[0]))) + " |", ""]
+        floor = _floor_cells(next((card for card in rows if "label_agreement_floor" in card), rows[0]))
+        lines += [f"## {dataset}", "", *markdown_table(heads, [*map(_cells, rows), floor]), ""]
     return "\n".join(lines)
 
 

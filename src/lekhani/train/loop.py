@@ -30,8 +30,8 @@ from lekhani.variants.base import Variant
 
 log = logging.getLogger("lekhani")
 
-Score = Callable[[nn.Module], Mapping[str, float]]
-"""Measures a generator as it is now; `judge_fid`, lower is better, picks the best."""
+Score = Callable[[Variant, nn.Module], Mapping[str, float]]
+"""Measures the generator of a variant, its average as it is now; `judge_fid`, lower is better, picks the best."""
 
 
 @dataclass(frozen=True)
@@ -194,18 +194,18 @@ class _Session:
         """Tell figures, scores, samples and findings when their time has come."""
         run, choice = self.run, self.choice
         seen, last = run.step * self.batch_size, run.step == self.steps
-        if run.step % choice.log_every == 0 or last:
+        figures = run.step % choice.log_every == 0 or last
+        if figures:
             self._tell_figures(seen)
         if not self.here.leads:
             return
-        if self.score and choice.score_every and (self._passed(choice.score_every) or last):
+        scores = self.score is not None and choice.score_every > 0 and (self._passed(choice.score_every) or last)
+        if self.score and scores:
             self._keep_best(self.score, seen)
+        if figures or scores:
+            self._tell_findings()
         if self._passed(choice.sample_every) or last:
             self.reporter.images(run.step, sample(self.ema.average, self.noise, self.sample_labels))
-        for finding in diagnose(run.rows, run.scores):
-            if finding.name not in run.told:
-                run.told[finding.name] = finding.sentence
-                log.warning("%s at step %d: %s", self.variant.name, run.step, finding.sentence)
 
     def save(self, at_once: bool) -> None:
         """Write a checkpoint, when it is time or `at_once`."""
@@ -258,9 +258,17 @@ class _Session:
         left = (self.steps * self.batch_size - seen) / speed
         self.reporter.metrics(self.run.step, {"images_seen": seen, **means, "images_per_second": speed, "seconds_left": left})
 
+    def _tell_findings(self) -> None:
+        """Say what the curves and the scores tell by now, each thing once."""
+        run = self.run
+        for finding in diagnose(run.rows, run.scores):
+            if finding.name not in run.told:
+                run.told[finding.name] = finding.sentence
+                log.warning("%s at step %d: %s", self.variant.name, run.step, finding.sentence)
+
     def _keep_best(self, score: Score, seen: int) -> None:
         """Score the average as it is, and keep its weights when they are the best so far."""
-        run, found = self.run, dict(score(self.ema.average))
+        run, found = self.run, dict(score(self.variant, self.ema.average))
         if run.best is None or found["judge_fid"] < min(earlier["judge_fid"] for earlier in run.scores):
             run.best, run.best_step = copy.deepcopy(self.ema.average.state_dict()), run.step
         run.scores.append(found)

@@ -73,9 +73,9 @@ class Dcgan(Gan):
 
     name = "dcgan"
     conditional = False
+    choice: params.Dcgan
 
     def __init__(self, choice: params.Dcgan, image_size: int, device: torch.device) -> None:
-        self.choice = choice
         super().__init__(choice, Generator(choice.noise_dim, choice.channels, image_size), Discriminator(choice.channels, image_size), device)
 
     @classmethod

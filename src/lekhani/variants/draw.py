@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from lekhani import params
 from lekhani.variants.base import Stepwise, Variant
+from lekhani.variants.optimise import descend
 
 Memory = tuple[Tensor, Tensor]
 """An LSTM's output and cell, both [N, hidden]."""
@@ -213,10 +214,7 @@ class Draw(Variant):
         """Lower the bound on a fresh binarisation of the images, x ~ Bernoulli(grey)."""
         reconstruction, kl = (part.mean() for part in self._parts_of_bound(images, labels))
         loss = reconstruction + kl
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.autoencoder.parameters(), self.choice.clip_norm or math.inf)
-        self.optimiser.step()
+        norm = descend(loss, self.optimiser, self.choice.clip_norm)
         return {"loss": loss.detach(), "reconstruction": reconstruction.detach(), "kl": kl.detach(), "grad_norm": norm}
 
     @torch.no_grad()

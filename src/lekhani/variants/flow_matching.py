@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lekhani import params
 from lekhani.variants.base import Stepwise, Variant
 from lekhani.variants.nets import channels_last
+from lekhani.variants.optimise import cosine, descend, set_rate, warm_up
 
 
 class ResBlock(nn.Module):
@@ -190,8 +191,7 @@ class FlowMatching(Variant):
     def step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Regress the velocity at one random time per image; the learning rate warms up, then falls along a cosine."""
         n = images.shape[0]
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.choice.lr * min(1.0, self.progress / 0.02 + 0.02) * (0.5 + 0.5 * math.cos(math.pi * self.progress))
+        set_rate(self.optimiser, self.choice.lr * warm_up(self.progress) * cosine(self.progress))
         target = images * 2 - 1
         noise = torch.randn_like(target)
         t = torch.randn(n, device=images.device).sigmoid()
@@ -199,10 +199,7 @@ class FlowMatching(Variant):
         labels = torch.where(hidden, self.n_classes, labels)
         x = torch.lerp(noise, target, t[:, None, None, None]).contiguous(memory_format=torch.channels_last)
         loss = F.mse_loss(self.velocity(x, t, labels), target - noise)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.velocity.parameters(), 1.0)
-        self.optimiser.step()
+        norm = descend(loss, self.optimiser, max_norm=1.0)
         return {"loss": loss.detach(), "grad_norm": norm}
 
     def generator(self) -> nn.Module:

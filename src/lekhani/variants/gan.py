@@ -3,7 +3,6 @@
 A variant's file says its networks and its two losses; nothing here asks which variant it serves.
 """
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from lekhani import params
 from lekhani.variants.base import Variant
 from lekhani.variants.nets import channels_last
+from lekhani.variants.optimise import cosine, descend, set_rate
 
 
 class Verdict(NamedTuple):
@@ -29,8 +29,10 @@ class Verdict(NamedTuple):
 class Gan(Variant):
     """A generator `g` and a discriminator `d` over images in [-1,1]; subclasses say what each is to minimise."""
 
+    choice: params.Gan
+
     def __init__(self, choice: params.Gan, g: nn.Module, d: nn.Module, device: torch.device) -> None:
-        self.rule = choice
+        self.choice = choice
         self.noise_dim = choice.noise_dim
         self.g, self.d = channels_last(g, device), channels_last(d, device)
         self.optimiser_g = torch.optim.Adam(self.g.parameters(), choice.lr_g, choice.betas, fused=True)
@@ -47,7 +49,7 @@ class Gan(Variant):
 
     def seen(self, images: Tensor) -> Tensor:
         """Images as the discriminator sees them."""
-        return diff_augment(images, self.rule.augment)
+        return diff_augment(images, self.choice.augment)
 
     def step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """One step of the discriminator, and one of the generator at every n_dis-th call.
@@ -55,14 +57,14 @@ class Gan(Variant):
         The generated batch that D learns from also teaches G, against the updated D.
         """
         self._set_rates()
-        turn = self.turns.take(self.rule.n_dis)
+        turn = self.turns.take(self.choice.n_dis)
         real = images * 2 - 1
         with self.autocast, torch.set_grad_enabled(turn):
             noise = torch.randn(images.shape[0], self.noise_dim, device=images.device)
             fake = self.g(noise, labels) * 2 - 1
         with self.autocast:
             verdict = self.judge(self.seen(real), self.seen(fake.detach()), labels)
-        norm_d = self._descend(verdict.loss, self.d, self.optimiser_d)
+        norm_d = descend(verdict.loss, self.optimiser_d, self.choice.clip_norm)
         told = {
             "loss_d": verdict.loss.detach(),
             "accuracy_real": (verdict.real > 0).float().mean(),
@@ -75,23 +77,14 @@ class Gan(Variant):
             self.d.requires_grad_(False)  # G's step needs the gradient through D, not of D's weights
             with self.autocast:
                 loss = self.forge(self.seen(real), self.seen(fake), labels)
-            self.turns.last = {"loss_g": loss.detach(), "grad_norm_g": self._descend(loss, self.g, self.optimiser_g)}
+            self.turns.last = {"loss_g": loss.detach(), "grad_norm_g": descend(loss, self.optimiser_g, self.choice.clip_norm)}
             self.d.requires_grad_(True)
         return {**told, **(self.turns.last or {name: torch.zeros_like(verdict.loss.detach()) for name in ("loss_g", "grad_norm_g")})}
 
-    def _descend(self, loss: Tensor, network: nn.Module, optimiser: torch.optim.Optimizer) -> Tensor:
-        """One optimisation step on `loss`; the norm of the gradient, before it is clipped."""
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(network.parameters(), self.rule.clip_norm or math.inf)
-        optimiser.step()
-        return norm
-
     def _set_rates(self) -> None:
-        share = 1.0 if self.rule.schedule == "constant" else 0.1 + 0.9 * (0.5 + 0.5 * math.cos(math.pi * self.progress))
-        for optimiser, rate in ((self.optimiser_g, self.rule.lr_g), (self.optimiser_d, self.rule.lr_d)):
-            for group in optimiser.param_groups:
-                group["lr"] = rate * share
+        share = 1.0 if self.choice.schedule == "constant" else cosine(self.progress, floor=0.1)
+        set_rate(self.optimiser_g, self.choice.lr_g * share)
+        set_rate(self.optimiser_d, self.choice.lr_d * share)
 
     def generator(self) -> nn.Module:
         """See Variant.generator."""

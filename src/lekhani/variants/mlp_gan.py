@@ -74,9 +74,9 @@ class MlpGan(Gan):
 
     name = "mlp_gan"
     conditional = False
+    choice: params.MlpGan
 
     def __init__(self, choice: params.MlpGan, image_size: int, device: torch.device) -> None:
-        self.choice = choice
         g = Generator(choice.noise_dim, choice.width, image_size)
         d = Discriminator(choice.width, image_size, choice.dropout, choice.spectral_norm)
         super().__init__(choice, g, d, device)

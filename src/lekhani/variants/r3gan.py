@@ -102,9 +102,9 @@ class R3gan(Gan):
 
     name = "r3gan"
     conditional = True
+    choice: params.R3gan
 
     def __init__(self, choice: params.R3gan, image_size: int, n_classes: int, device: torch.device) -> None:
-        self.choice = choice
         super().__init__(choice, Generator(choice, image_size, n_classes), Discriminator(choice, image_size, n_classes), device)
 
     @classmethod

@@ -22,6 +22,7 @@ from lekhani import params
 from lekhani.variants.base import Variant
 from lekhani.variants.flow_matching import Encoder, Sampler, Velocity
 from lekhani.variants.nets import channels_last
+from lekhani.variants.optimise import cosine, descend, set_rate, warm_up
 
 NEARLY_CLEAN = 0.9  # the time at which the teacher's features compare two images
 VEILED = 0.4  # the earliest time at which the critic sees an image
@@ -81,9 +82,9 @@ class Turbo(Variant):
         """One step of the critic on real images and of the student on pairs; rates warm up, then fall along a cosine to a tenth."""
         if not len(self.pairs):
             self.pairs.make(self.master, self.choice.pairs_per_class, self.n_classes, self.noise_dim)
-        share = min(1.0, self.progress / 0.02 + 0.02) * (0.55 + 0.45 * math.cos(math.pi * self.progress))
-        for group in (*self.optimiser_g.param_groups, *self.optimiser_c.param_groups):
-            group["lr"] = self.choice.lr * share
+        share = warm_up(self.progress) * cosine(self.progress, floor=0.1)
+        for optimiser in (self.optimiser_g, self.optimiser_c):
+            set_rate(optimiser, self.choice.lr * share)
         noise, asked, wanted = self.pairs.draw(images.shape[0])
         with self.autocast:
             fake = _last(self.student(noise, asked) * 2 - 1)
@@ -93,10 +94,7 @@ class Turbo(Variant):
             pixels, features = F.mse_loss(fake, wanted), self._feature_loss(fake, wanted, asked)
             t, veil = self._veil(fake)
             loss = pixels + features - self.choice.adversarial * self.critic(_mixed(fake, t, veil), t, asked).mean()
-        self.optimiser_g.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.student.parameters(), 10.0)
-        self.optimiser_g.step()
+        norm = descend(loss, self.optimiser_g, max_norm=10.0)
         self.critic.requires_grad_(True)
         return {"loss_g": loss.detach(), "pixels": pixels.detach(), "features": features.detach(), "grad_norm_g": norm, **told}
 
@@ -108,9 +106,7 @@ class Turbo(Variant):
             logits = self.critic(x, torch.cat([t, t]), torch.cat([labels, asked]))
             on_real, on_fake = logits[: len(real)], logits[len(real) :]
             loss = F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
-        self.optimiser_c.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser_c.step()
+        descend(loss, self.optimiser_c)
         accuracies = {"accuracy_real": (on_real > 0).float().mean(), "accuracy_fake": (on_fake < 0).float().mean()}
         return {"loss_d": loss.detach(), **accuracies, "logit_gap": (on_real - on_fake).detach().float().mean()}
 

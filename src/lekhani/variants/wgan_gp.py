@@ -43,9 +43,9 @@ class WganGp(Gan):
 
     name = "wgan_gp"
     conditional = False
+    choice: params.WganGp
 
     def __init__(self, choice: params.WganGp, image_size: int, device: torch.device) -> None:
-        self.choice = choice
         super().__init__(choice, Generator(choice.noise_dim, choice.channels, image_size), Critic(choice.channels, image_size), device)
 
     @classmethod

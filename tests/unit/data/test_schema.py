@@ -16,7 +16,8 @@ from lekhani import params
 from lekhani.data.checks import printable
 from lekhani.data.fetch import fetch
 from lekhani.data.prepare import prepare
-from lekhani.data.schema import report_text, validate
+from lekhani.data.report import report_text
+from lekhani.data.schema import validate
 from lekhani.errors import LekhaniError
 
 NAMES = [name for name, value in params.Validate() if value in {"error", "warn"}]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from outside import without_settings
 
 from lekhani.data import versions
 from lekhani.data.prepare import manifest
@@ -60,17 +61,7 @@ def make(folder: Path, n: int) -> None:
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """No settings and no index of DVC from outside."""
-    place = tmp_path_factory.mktemp("settings")
-    (place / "gitconfig").write_text("[user]\nname = t\nemail = t@example.org\n[init]\ndefaultBranch = main\n")
-    return {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "DVC_NO_ANALYTICS": "1",
-        "DVC_GLOBAL_CONFIG_DIR": str(place / "global"),
-        "DVC_SYSTEM_CONFIG_DIR": str(place / "system"),
-        "DVC_SITE_CACHE_DIR": str(place / "site"),
-        "GIT_CONFIG_GLOBAL": str(place / "gitconfig"),
-        "GIT_CONFIG_NOSYSTEM": "1",
-    }
+    return without_settings(tmp_path_factory.mktemp("settings"))
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,7 @@ def test_figures_between_two_reports_survive(tiny: params.Variants, tmp_path: Pa
     run(tiny, reporter=unbroken, log_every=4)
     kept = Checkpoints(tmp_path, MADE_WITH)
 
-    def break_off(generator: Any) -> dict[str, float]:
+    def break_off(variant: Variant, generator: Any) -> dict[str, float]:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -91,9 +91,9 @@ def test_figures_between_two_reports_survive(tiny: params.Variants, tmp_path: Pa
 
 
 def test_the_best_weights_are_kept_across_a_break(tiny: params.Variants, tmp_path: Path) -> None:
-    def scorer(*values: float) -> Callable[[Any], dict[str, float]]:
+    def scorer(*values: float) -> Callable[..., dict[str, float]]:
         rest = iter(values)
-        return lambda _: {"judge_fid": next(rest)}
+        return lambda *_: {"judge_fid": next(rest)}
 
     unbroken = run(tiny, score=scorer(3.0, 1.0, 2.0, 4.0), score_every=24)
     assert unbroken.best_step == 6
@@ -107,7 +107,7 @@ def test_the_best_weights_are_kept_across_a_break(tiny: params.Variants, tmp_pat
 
 def test_scoring_changes_no_weight(tiny: params.Variants) -> None:
     falling = iter(range(100, 0, -1))
-    scored = run(tiny, score=lambda _: {"judge_fid": float(next(falling))}, score_every=8)
+    scored = run(tiny, score=lambda *_: {"judge_fid": float(next(falling))}, score_every=8)
     assert_equal(weights(scored), weights(run(tiny)))
 
 

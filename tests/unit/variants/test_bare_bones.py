@@ -2,7 +2,7 @@
 
 import copy
 import math
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lekhani import params
-from lekhani.export.onnx_file import export_onnx, generator_inputs, parity
-from lekhani.variants import bare_bones
+from lekhani.variants import Variant, bare_bones
 from lekhani.variants.bare_bones import BareBones, Player, discriminator_gradients, generator_gradients, player
 
 N, SIZE = 64, 28
@@ -232,9 +231,7 @@ def test_the_generator_learns_a_simple_picture() -> None:
 
 
 @pytest.mark.parametrize("size", [28, 32])
-def test_what_is_exported_computes_the_same(size: int, tmp_path: Path) -> None:
+def test_what_is_exported_computes_the_same(size: int, exported_difference: Callable[[Variant, int], float]) -> None:
     variant = gan(size)
     variant.step(*batch(8, size))
-    inputs = generator_inputs(variant.noise_dim, 3)
-    export_onnx(variant.generator(), inputs, ["images"], tmp_path / "generator.onnx", {})
-    assert parity(variant.generator(), tmp_path / "generator.onnx", inputs) < 1e-5
+    assert exported_difference(variant, 3) < 1e-5

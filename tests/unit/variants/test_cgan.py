@@ -1,6 +1,6 @@
 """The conditional GAN: its recipe's sizes, its losses, and that both players heed the label."""
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lekhani import params
-from lekhani.export.onnx_file import export_onnx, generator_inputs, parity
+from lekhani.variants import Variant
 from lekhani.variants.cgan import Cgan
 
 CPU = torch.device("cpu")
@@ -45,7 +45,7 @@ def test_the_recipe_as_it_stands() -> None:
     assert leaky == [0.2] * 5
     for optimiser in (variant.optimiser_g, variant.optimiser_d):
         assert (optimiser.param_groups[0]["lr"], tuple(optimiser.param_groups[0]["betas"])) == (2e-4, (0.5, 0.999))
-    assert variant.rule.batch_size == 128
+    assert variant.choice.batch_size == 128
 
 
 def test_the_embedding_is_a_dense_layer_on_the_one_hot_label() -> None:
@@ -112,9 +112,7 @@ def test_a_batch_of_one_trains() -> None:
 
 
 @pytest.mark.parametrize("size", [28, 32])
-def test_what_is_exported_computes_the_same(size: int, tmp_path: Path) -> None:
+def test_what_is_exported_computes_the_same(size: int, exported_difference: Callable[[Variant, int], float]) -> None:
     variant = gan(size)
     variant.step(*batch(8, size))
-    inputs = generator_inputs(variant.noise_dim, K)
-    export_onnx(variant.generator(), inputs, ["images"], tmp_path / "generator.onnx", {})
-    assert parity(variant.generator(), tmp_path / "generator.onnx", inputs) < 1e-5
+    assert exported_difference(variant, K) < 1e-5

@@ -1,6 +1,6 @@
 """The fully connected GAN: its recipe's sizes, its losses, and each of its switches."""
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lekhani import params
-from lekhani.export.onnx_file import export_onnx, generator_inputs, parity
+from lekhani.variants import Variant
 from lekhani.variants.mlp_gan import MlpGan
 
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def test_the_recipe_as_it_stands() -> None:
     assert [layer.negative_slope for layer in variant.d.modules() if isinstance(layer, nn.LeakyReLU)] == [0.2, 0.2]
     for optimiser in (variant.optimiser_g, variant.optimiser_d):
         assert (optimiser.param_groups[0]["lr"], tuple(optimiser.param_groups[0]["betas"])) == (2e-4, (0.5, 0.999))
-    assert variant.rule.batch_size == 64
+    assert variant.choice.batch_size == 64
 
 
 @pytest.mark.parametrize("width", [0.0, 0.1])
@@ -111,9 +111,7 @@ def test_a_batch_of_one_trains() -> None:
 
 
 @pytest.mark.parametrize("size", [28, 32])
-def test_what_is_exported_computes_the_same(size: int, tmp_path: Path) -> None:
+def test_what_is_exported_computes_the_same(size: int, exported_difference: Callable[[Variant, int], float]) -> None:
     variant = gan(size)
     variant.step(*batch(8, size))
-    inputs = generator_inputs(variant.noise_dim, 3)
-    export_onnx(variant.generator(), inputs, ["images"], tmp_path / "generator.onnx", {})
-    assert parity(variant.generator(), tmp_path / "generator.onnx", inputs) < 1e-5
+    assert exported_difference(variant, 3) < 1e-5
