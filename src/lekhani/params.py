@@ -126,15 +126,23 @@ class Validate(_Model):
 
 
 class Judge(_Model):
-    """The classifier that measures every variant."""
+    """The classifiers that measure every variant: the judge, and a second one of another make that confirms its labels."""
 
     width: int = Field(ge=4, le=512, multiple_of=4, description="channels of the first block; later blocks have two and four times as many")
     images_seen: Count = Field(description="training budget, repeats counted")
+    second_budget: float = Field(1.0, gt=0, description="the second classifier's training budget, in parts of images_seen")
     batch_size: Count = 128
     lr: Rate = 2e-3
     weight_decay: float = Field(0.01, ge=0)
     label_smoothing: Fraction = 0.05
-    shift: int = Field(2, ge=0, le=8, description="random shift in training, pixels")
+    shift: float = Field(2.0, ge=0, le=8, description="largest random shift in training, pixels")
+    rotation: float = Field(8.0, ge=0, le=45, description="largest random turn in training, degrees")
+    scale: Fraction = Field(0.1, description="largest random stretch of height and of width in training, natural logarithm of the factor")
+    shear: Fraction = Field(0.15, description="largest random slant in training, shift of the top line per half of the height")
+    bend: float = Field(0.6, ge=0, le=4, description="deviation of a smooth random bending in training, pixels")
+    thickness: Fraction = Field(0.6, description="largest random change of strokes in training, in parts of a dilation or erosion by 3x3 pixels")
+    nonsense: Fraction = Field(0.05, description="share of each batch in training that shows no glyph, so that confidence falls on what is none")
+    held_out: Fraction = Field(0.05, description="share of the train images kept from training, to calibrate the confidence; 0 leaves it as it is")
 
 
 class Gan(_Model):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from lekhani.evaluate.judge import Classifier, JudgeReport
     from lekhani.evaluate.quick import QuickScore
     from lekhani.params import Params, Variants
     from lekhani.train.checkpoint import Checkpoints
@@ -72,41 +73,68 @@ def validate(p: "Params", dataset: str) -> None:
 
 
 def judge(p: "Params", dataset: str) -> None:
-    """Prepared data -> models/D/judge/{judge.safetensors, judge.onnx}, reports/D/{judge.json, confusion.png}."""
-    import torch
-
-    from lekhani.evaluate.judge import train_judge
+    """Prepared data -> models/D/judge/{judge,second}.{safetensors,onnx}, reports/D/{judge.json, confusion.png}."""
+    from lekhani.evaluate.judge import JudgeNet, SecondNet
     from lekhani.evaluate.report import confusion_figure, save_figure
-    from lekhani.export.onnx_file import export_onnx, parity
-    from lekhani.export.weights import save_weights
-    from lekhani.train.loop import pick_device
 
     data = _validated(dataset)
-    info, folder = data.info, MODELS / dataset / "judge"
-    net, report = train_judge(
-        p.judge,
-        data.split("train"),
-        data.split("test"),
-        info.n_classes,
-        p.seed,
-        pick_device(p.train.device),
-        lambda done, loss: log.info("judge of %s: %.0f%%, loss %.3f", dataset, 100 * done, loss),
-    )
-    save_weights(net, folder / "judge.safetensors")
-    inputs = {"images": torch.zeros(3, 1, info.image_size, info.image_size)}
-    export_onnx(net, inputs, ["features", "logits"], folder / "judge.onnx", {"dataset": dataset, "classes": _classes_json(info)})
-    # Logits reach tens, so the bound is looser than for images in [0, 1].
-    _check_parity(parity(net, folder / "judge.onnx", inputs), 1e-3, folder / "judge.onnx")
+    info = data.info
+    report = _trained_judge(p, data, "judge", JudgeNet, p.judge.images_seen, p.seed)
+    second = _trained_judge(p, data, "second", SecondNet, max(1, round(p.judge.images_seen * p.judge.second_budget)), p.seed + 1)
     card: dict[str, Any] = {
         "accuracy": report.accuracy,
         "worst_class_accuracy": float(report.per_class.min()),
+        "ece": report.ece,
+        "ece_unscaled": report.ece_unscaled,
+        "temperature": report.temperature,
+        "second_accuracy": second.accuracy,
+        "second_ece": second.ece,
+        "second_ece_unscaled": second.ece_unscaled,
+        "second_temperature": second.temperature,
+        "second_agreement": float((report.predicted == second.predicted).mean()),
         "n_test": info.counts["test"],
         "seconds": round(report.seconds, 1),
+        "second_seconds": round(second.seconds, 1),
     }
     card["per_class"] = {c.name: round(float(value), 4) for c, value in zip(info.classes, report.per_class, strict=True)}
     files.write_json(REPORTS / dataset / "judge.json", card)
     save_figure(confusion_figure(report.confusion, info.classes, report.accuracy), REPORTS / dataset / "confusion.png")
-    log.info("The judge of %s reads %.2f%% of its test split right", dataset, 100 * report.accuracy)
+    log.info(
+        "The judge of %s reads %.2f%% of its test split right, a second one %.2f%%, and both agree on %.2f%%",
+        dataset,
+        *(100 * card[key] for key in ("accuracy", "second_accuracy", "second_agreement")),
+    )
+
+
+def _trained_judge(
+    p: "Params", data: spec.Prepared, name: str, network: Callable[[int, int], "Classifier"], images_seen: int, seed: int
+) -> "JudgeReport":
+    """Train one classifier and write models/D/judge/NAME.{safetensors,onnx}."""
+    import torch
+
+    from lekhani.evaluate.judge import train_judge
+    from lekhani.export.onnx_file import export_onnx, parity
+    from lekhani.export.weights import save_weights
+    from lekhani.train.loop import pick_device
+
+    info = data.info
+    folder = MODELS / info.name / "judge"
+    net, report = train_judge(
+        p.judge.model_copy(update={"images_seen": images_seen}),
+        data.split("train"),
+        data.split("test"),
+        info.n_classes,
+        seed,
+        pick_device(p.train.device),
+        lambda done, loss: log.info("%s of %s: %.0f%%, loss %.3f", name, info.name, 100 * done, loss),
+        network,
+    )
+    save_weights(net, folder / f"{name}.safetensors")
+    inputs, path = {"images": torch.zeros(3, 1, info.image_size, info.image_size)}, folder / f"{name}.onnx"
+    export_onnx(net, inputs, ["features", "logits"], path, {"dataset": info.name, "classes": _classes_json(info)})
+    # Logits reach tens, so the bound is looser than for images in [0, 1].
+    _check_parity(parity(net, path, inputs), 1e-3, path)
+    return report
 
 
 def train(p: "Params", dataset: str, variant: str) -> None:

@@ -28,7 +28,7 @@ class QuickScore:
         self.labels = torch.arange(count) % n_classes
         features, _ = self._read(images)
         self.real = _moments(features)
-        self.spread = _spread(features, real[1][rows])
+        self.spread = _spread_within(features, real[1][rows])
 
     @torch.no_grad()
     def __call__(self, variant: Variant, generator: nn.Module) -> dict[str, float]:
@@ -49,7 +49,7 @@ class QuickScore:
             "judge_fid": frechet(*self.real, *_moments(features)),
             "classes_covered": len(np.unique(answer)) / self.n_classes,
             "judge_entropy": float(-(mean * mean.clamp_min(1e-12).log()).sum()),
-            "class_diversity": _spread(features, labels) / max(self.spread, 1e-12),
+            "class_diversity": _spread_within(features, labels) / max(self.spread, 1e-12),
             **agreement,
         }
 
@@ -70,8 +70,13 @@ def _moments(features: Doubles) -> tuple[Doubles, Doubles]:
     return features.mean(0), np.cov(features, rowvar=False)
 
 
-def _spread(features: Doubles, labels: Labels) -> float:
-    """Root of the mean variance of the features within a class."""
+def spread(features: Doubles) -> float:
+    """How much features [N,F] of one class differ, N at least 2: the root of their mean variance."""
+    return float(np.sqrt(features.var(axis=0, ddof=1).mean()))
+
+
+def _spread_within(features: Doubles, labels: Labels) -> float:
+    """The spread of a class, as the root of the mean square over classes."""
     groups = [features[labels == label] for label in np.unique(labels)]
-    spreads = [group.var(axis=0, ddof=1).mean() for group in groups if len(group) > 1]
+    spreads = [spread(group) ** 2 for group in groups if len(group) > 1]
     return float(np.sqrt(np.mean(spreads))) if spreads else 0.0

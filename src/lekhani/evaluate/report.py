@@ -40,8 +40,14 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
 
 
-def confusion_figure(confusion: npt.NDArray[np.int64], classes: Sequence[GlyphClass], accuracy: float) -> Figure:
-    """The confusion matrix [K,K], rows true and columns read, each row as shares; errors are what catches the eye."""
+def confusion_figure(
+    confusion: npt.NDArray[np.int64],
+    classes: Sequence[GlyphClass],
+    accuracy: float,
+    title: str = "The judge on the test split",
+    rows: str = "true class",
+) -> Figure:
+    """The confusion matrix [K,K], rows true (or asked for) and columns read, each row as shares; errors are what catches the eye."""
     use_devanagari_font()
     k = len(classes)
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
@@ -51,8 +57,8 @@ def confusion_figure(confusion: npt.NDArray[np.int64], classes: Sequence[GlyphCl
     axes.set_xticks(range(k), [c.glyph for c in classes], fontsize=9)
     axes.set_yticks(range(k), [c.glyph for c in classes], fontsize=9)
     axes.set_xlabel("read as")
-    axes.set_ylabel("true class")
-    axes.set_title(f"The judge on the test split: {accuracy:.2%} right")
+    axes.set_ylabel(rows)
+    axes.set_title(f"{title}: {accuracy:.2%} right")
     bar = figure.colorbar(image, ax=axes, shrink=0.7, ticks=[0, 0.1**0.5, 0.5**0.5, 1])
     bar.ax.set_yticklabels(["0", "10%", "50%", "100%"])
     return figure

@@ -1,18 +1,24 @@
 """All metrics of one generator beside the floor that real data itself scores."""
 
-from dataclasses import dataclass
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from lekhani.data.spec import Labels
-from lekhani.evaluate.fidelity import fidelity
-
-Floats = npt.NDArray[np.float32]
-Readings = tuple[Floats, Floats]  # the judge's features [N,128] and logits [N,K]
+from lekhani import files
+from lekhani.data.spec import Bytes, Labels
+from lekhani.evaluate import fidelity as metrics
+from lekhani.evaluate.fidelity import Floats, Readings, fidelity
 
 # Metrics for which real train images against the test split give a floor, or a ceiling, to hold a generator against.
 FLOORED = ("fid", "kid", "inception_score", "precision", "recall")
+# Deviations within one reading, which say nothing of the next one.
+_WITHIN = {"kid": "subset_std", "inception_score": "split_std"}
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,14 @@ class Read:
     label_agreement: float | None  # None for a generator that takes no label
     class_entropy: float  # of predicted classes, in nats; at most log K
     classes_covered: int  # classes that at least one image in a hundred per fair share was read as
+
+
+@dataclass(frozen=True)
+class Real:
+    """What every variant of a dataset is held against, as one extractor sees it."""
+
+    test: Readings
+    floor: dict[str, float]  # what real train images, as many as are generated, score against the test split
 
 
 def read_labels(logits: Floats, labels: Labels | None) -> Read:
@@ -37,46 +51,80 @@ def read_labels(logits: Floats, labels: Labels | None) -> Read:
     )
 
 
-def score(
-    generated: Readings, labels: Labels | None, test: Readings, test_labels: Labels, train: Readings, kid_subset_size: int, seed: int
-) -> dict[str, float]:
-    """The metrics of scorecard.json: generated against the test split, with real train images against it as the floor.
+def read_real(
+    read: Callable[[Bytes], Readings], test: Bytes, train: Bytes, kid_subset_size: int, seed: int, cache: Path, extractor_sha256: str
+) -> Real:
+    """Read the test split and hold train images against it, both uint8 [N,H,W], or take both from the file `cache`.
 
-    Generated and train readings should be equally many, since FID depends on the number of images.
+    `train` should be as many as are generated, since FID depends on the number of images. `cache` (.npz) is valid for the very images,
+    extractor, arguments and code of the metrics that it was made with, and is made anew for any other or when it is damaged.
     """
-    card: dict[str, float] = {}
-    got = fidelity(generated, test, kid_subset_size, seed)
-    floor = fidelity(train, test, kid_subset_size, seed)
-    for name in FLOORED:
-        card[name] = got[name]
-        if f"{name}_std" in got:
-            card[f"{name}_std"] = got[f"{name}_std"]
-        card[f"{name}_floor"] = floor[name]
-        # An unbiased KID of real against real may come out at or below 0, where a ratio means nothing.
-        if floor[name] > 0 and name != "kid":
-            card[f"{name}_ratio"] = got[name] / floor[name]
-    read = read_labels(generated[1], labels)
-    if read.label_agreement is not None:
-        card["label_agreement"] = read.label_agreement
-        card["label_agreement_floor"] = float((test[1].argmax(1) == test_labels).mean())
-    real = read_labels(test[1], None)
-    card |= {"class_entropy": read.class_entropy, "class_entropy_floor": real.class_entropy}
-    card |= {"classes_covered": read.classes_covered, "classes_covered_floor": real.classes_covered}
+    key = hashlib.sha256(json.dumps([extractor_sha256, test.shape, train.shape, kid_subset_size, seed]).encode())
+    for content in (test, train):
+        key.update(np.ascontiguousarray(content).data)
+    key.update(Path(metrics.__file__).read_bytes())
+    with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(cache, allow_pickle=False) as saved:
+        if saved["key"] == key.hexdigest():
+            return Real((saved["features"], saved["logits"]), json.loads(str(saved["floor"])))
+    features, logits = read(test)
+    floor = fidelity(read(train), (features, logits), kid_subset_size, seed)
+    with files.replacing(cache) as temporary, temporary.open("wb") as file:
+        np.savez(file, key=np.array(key.hexdigest()), features=features, logits=logits, floor=np.array(json.dumps(floor)))
+    return Real((features, logits), floor)
+
+
+def score(generated: Sequence[Readings], labels: Labels | None, real: Real, test_labels: Labels, kid_subset_size: int, seed: int) -> dict[str, float]:
+    """The judge's metrics of scorecard.json: generated images, one reading of N per sampling seed, against the test split.
+
+    `labels` int64 [N] are those every sampling seed was asked for, None for an unconditional generator; label_agreement, class_entropy
+    and classes_covered are counted over all seeds together. `sampling_seeds` is how many; for the rest see `fidelity_card`.
+    """
+    card = {"sampling_seeds": len(generated), **fidelity_card(generated, real, kid_subset_size, seed)}
+    logits = np.concatenate([one[1] for one in generated])
+    pooled = asdict(read_labels(logits, None if labels is None else np.tile(labels, len(generated))))
+    each = [asdict(read_labels(one[1], labels)) for one in generated]
+    floor = asdict(read_labels(real.test[1], test_labels))
+    for name, value in pooled.items():
+        if value is not None:
+            card |= {name: value, **_spread(name, [one[name] for one in each]), f"{name}_floor": floor[name]}
     return card
 
 
-def per_class(logits: Floats, labels: Labels | None, k: int) -> list[dict[str, float]]:
-    """One row per class: how many images were asked for (nothing for an unconditional generator), read as it, and agreement."""
-    predicted = logits.argmax(1)
-    confidence = np.exp(logits - logits.max(1, keepdims=True))
-    confidence = confidence.max(1) / confidence.sum(1)
-    rows = []
-    for label in range(k):
-        read_as = predicted == label
-        row = {"label": float(label), "read_as": float(read_as.sum())}
-        if labels is not None:
-            asked = labels == label
-            row |= {"asked": float(asked.sum()), "agreement": float((predicted[asked] == label).mean()) if asked.any() else float("nan")}
-        row["confidence"] = float(confidence[read_as].mean()) if read_as.any() else float("nan")
-        rows.append(row)
-    return rows
+def fidelity_card(generated: Sequence[Readings], real: Real, kid_subset_size: int, seed: int, suffix: str = "") -> dict[str, float]:
+    """Each fidelity metric as `name + suffix`, its mean over the readings of several sampling seeds, with what stands beside it.
+
+    `_std` is the standard deviation between sampling seeds, absent for a single one; `_floor` is what real train images score and
+    `_ratio` the metric in parts of it. KID's deviation between subsets of one reading is `_subset_std`, the inception score's between
+    splits `_split_std`, both as means over the readings.
+    """
+    got = [fidelity(readings, real.test, kid_subset_size, seed) for readings in generated]
+    card: dict[str, float] = {}
+    for name in FLOORED:
+        key, values, floor = name + suffix, [one[name] for one in got], real.floor[name]
+        card |= {key: float(np.mean(values)), **_spread(key, values), f"{key}_floor": floor}
+        if name in _WITHIN:
+            card[f"{key}_{_WITHIN[name]}"] = float(np.mean([one[f"{name}_{_WITHIN[name]}"] for one in got]))
+        # An unbiased KID of real against real may come out at or below 0, where a ratio means nothing.
+        if floor > 0 and name != "kid":
+            card[f"{key}_ratio"] = card[key] / floor
+    return card
+
+
+def _spread(name: str, values: Sequence[float]) -> dict[str, float]:
+    return {f"{name}_std": float(np.std(values, ddof=1))} if len(values) > 1 else {}
+
+
+def tie(one: Mapping[str, float], other: Mapping[str, float], metric: str = "fid") -> bool:
+    """Whether chance in sampling alone may explain how two scorecards differ in `metric`.
+
+    Welch's t-test at 5%: with many sampling seeds that is a difference below two standard errors, with few of them below more, as
+    their spread is itself unsure. A scorecard of a single sampling seed knows no spread, so then only equal values tie.
+    """
+    from scipy.stats import ttest_ind_from_stats
+
+    if f"{metric}_std" not in one or f"{metric}_std" not in other:
+        return one[metric] == other[metric]
+    moments = [(card[metric], card[f"{metric}_std"], card["sampling_seeds"]) for card in (one, other)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        chance = ttest_ind_from_stats(*moments[0], *moments[1], equal_var=False).pvalue
+    return not chance <= 0.05  # undefined, hence a tie, for two equal values without any spread

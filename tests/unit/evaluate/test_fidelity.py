@@ -1,16 +1,24 @@
-"""Every metric against its own formula in NumPy and SciPy."""
+"""Every metric against its own formula in NumPy and SciPy; Inception-v3 with random weights, since its own are not at hand everywhere."""
+
+import hashlib
+import pickle
+import shutil
+from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
+import torch
 from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
 from scipy.special import log_softmax
 
-from lekhani.evaluate.fidelity import Floats, fidelity
+from lekhani.errors import LekhaniError
+from lekhani.evaluate.fidelity import Floats, Inception, Readings, fidelity, precision_recall, torch_fidelity
 from lekhani.evaluate.judge import FEATURES
 
 K = 5
-Readings = tuple[Floats, Floats]
+CPU = torch.device("cpu")
 
 
 def readings(n: int, seed: int, offset: float = 0.0, scale: float = 1.0) -> Readings:
@@ -28,11 +36,21 @@ def frechet(a: Floats, b: Floats) -> float:
     return float(((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(cross[0] + cross[1] - 2 * root))
 
 
+def frechet_by_eigenvalues(a: Floats, b: Floats) -> float:
+    """The same where a covariance has no full rank, which `sqrtm` cannot bear."""
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    one, other = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    values, vectors = np.linalg.eigh(one)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    between = np.sqrt(np.linalg.eigvalsh(root @ other @ root).clip(0)).sum()
+    return float(((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(one) + np.trace(other) - 2 * between)
+
+
 def kernel_distance(a: Floats, b: Floats) -> float:
     x, y = a.astype(np.float64), b.astype(np.float64)
 
     def kernel(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        return (one @ other.T / FEATURES + 1) ** 3
+        return (one @ other.T / a.shape[1] + 1) ** 3
 
     n, m = len(x), len(y)
     xx, yy, xy = kernel(x, x), kernel(y, y), kernel(x, y)
@@ -67,13 +85,35 @@ def test_fid(pair: tuple[Readings, Readings, dict[str, float]]) -> None:
 def test_kid_over_whole_sets(pair: tuple[Readings, Readings, dict[str, float]]) -> None:
     generated, real, got = pair
     assert got["kid"] == pytest.approx(kernel_distance(generated[0], real[0]), rel=1e-3)
-    assert got["kid_std"] == pytest.approx(0, abs=1e-6), "every subset is the whole set"
+    assert got["kid_subset_std"] == pytest.approx(0, abs=1e-6), "every subset is the whole set"
+
+
+def test_kid_over_subsets(pair: tuple[Readings, Readings, dict[str, float]]) -> None:
+    (a, _), (b, _) = pair[:2]
+    rng = np.random.RandomState(4)
+    values = [kernel_distance(a[rng.choice(len(a), 60, replace=False)], b[rng.choice(len(b), 60, replace=False)]) for _ in range(50)]
+    got = fidelity(*pair[:2], kid_subset_size=60, seed=4)
+    assert got["kid"] == pytest.approx(np.mean(values), rel=1e-3)
+    assert got["kid_subset_std"] == pytest.approx(np.std(values), rel=1e-3)
+
+
+def test_fid_of_sets_far_from_the_origin_and_close_to_each_other() -> None:
+    a, b = readings(300, 1), readings(500, 2)
+    far = (a[0] + 300).astype(np.float32), (b[0] + 300).astype(np.float32)
+    assert fidelity((far[0], a[1]), (far[1], b[1]), 50, 1)["fid"] == pytest.approx(frechet(*far), rel=1e-3)
+
+
+def test_fid_of_dead_features_and_of_fewer_images_than_features() -> None:
+    a, b = readings(90, 1, offset=0.2), readings(70, 2)
+    for features, _ in (a, b):
+        features[:, ::3] = 0
+    assert fidelity(a, b, 50, 1)["fid"] == pytest.approx(frechet_by_eigenvalues(a[0], b[0]), rel=1e-3)
 
 
 def test_inception_score(pair: tuple[Readings, Readings, dict[str, float]]) -> None:
     mean, std = inception(pair[0][1], seed=4)
     assert pair[2]["inception_score"] == pytest.approx(mean, rel=1e-3)
-    assert pair[2]["inception_score_std"] == pytest.approx(std, rel=1e-2)
+    assert pair[2]["inception_score_split_std"] == pytest.approx(std, rel=1e-3)
 
 
 def test_precision_and_recall_are_not_mixed_up() -> None:
@@ -93,6 +133,14 @@ def test_precision_and_recall(pair: tuple[Readings, Readings, dict[str, float]])
     assert got["recall"] == pytest.approx(inside(real[0], generated[0]), abs=0.005)
 
 
+def test_precision_and_recall_are_those_of_torch_fidelity() -> None:
+    x, y = (torch.from_numpy(one[0]) for one in (readings(330, 1, offset=0.1), readings(270, 2)))
+    theirs = torch_fidelity.metric_prc.calculate_precision_recall_full(x, y)
+    assert precision_recall(x, y) == pytest.approx(theirs, abs=1e-6)
+    assert precision_recall(x, y, rows=64) == pytest.approx(theirs, abs=1e-6), "in parts, the last of them smaller"
+    assert 0 < theirs[0] != theirs[1] > 0
+
+
 @pytest.mark.parametrize(("certainty", "score"), [(0.0, 1.0), (200.0, K)])
 def test_inception_score_at_its_ends(certainty: float, score: float) -> None:
     features, _ = readings(5 * 800, 1)
@@ -103,9 +151,22 @@ def test_inception_score_at_its_ends(certainty: float, score: float) -> None:
 
 def test_a_set_against_itself_is_at_distance_0() -> None:
     same = readings(300, 1)
-    got = fidelity(same, same, 300, 1)
-    assert got["fid"] == pytest.approx(0, abs=1e-3)
-    assert got["precision"] == got["recall"] == 1
+    mixed = tuple(part[::-1].copy() for part in same)
+    for other in (same, mixed):
+        got = fidelity(same, other, 300, 1)
+        assert got["fid"] == pytest.approx(0, abs=1e-4)
+        assert got["precision"] == got["recall"] == 1
+
+
+def test_few_images_of_any_width() -> None:
+    rng = np.random.default_rng(3)
+    one, other = ((rng.normal(size=(n, 7)).astype(np.float32), rng.normal(size=(n, K)).astype(np.float32)) for n in (4, 6))
+    got = fidelity(one, other, 1000, 1)
+    assert np.isfinite(list(got.values())).all()
+    assert got["fid"] == pytest.approx(frechet_by_eigenvalues(one[0], other[0]), rel=1e-3)
+    assert got["kid"] != 0
+    with pytest.raises(LekhaniError, match="more than 3 images on each side and one side has 3"):
+        fidelity((one[0][:3], one[1][:3]), other, 1000, 1)
 
 
 def test_more_noise_is_farther_away() -> None:
@@ -125,9 +186,162 @@ def test_the_seed_decides_the_subsets() -> None:
     assert first == again
     assert first["kid"] != other["kid"]
     assert first["fid"] == other["fid"]
-    assert first["kid_std"] > 0
+    assert first["kid_subset_std"] > 0
 
 
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     fidelity(readings(60, 1), readings(60, 2), 20, 1)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of random weights, large enough for the signal to come through."""
+    kind, path = torch_fidelity.FeatureExtractorInceptionV3, tmp_path_factory.mktemp("inception") / "random.pth"
+    torch.manual_seed(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "load_state_dict", lambda *_: None)
+        patch.setattr(torch, "load", lambda *_, **__: None)
+        net = kind("inception-v3-compat", ["2048"], "no file")
+    for part in net.modules():
+        if isinstance(part, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(part.weight)
+    torch.save(net.state_dict(), path)
+    return path
+
+
+def glyphs(n: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, 28, 28)).astype(np.uint8)
+
+
+def test_inception_reads_grey_as_equal_colours(weights: Path) -> None:
+    extractor = Inception(weights, CPU)
+    images = glyphs(5, 1)
+    features, logits = extractor.read(images, batch_size=3)
+    assert (features.shape, logits.shape, features.dtype, logits.dtype) == ((5, 2048), (5, 1008), np.float32, np.float32)
+    with torch.no_grad():
+        colours = torch.from_numpy(np.stack([images[3:]] * 3, axis=1))
+        direct = extractor.net(colours)
+        kernel = extractor.net.fc.weight.numpy()
+    np.testing.assert_allclose(features[3:], direct[0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(logits, features @ kernel.T, rtol=1e-3, atol=1e-5)
+    assert features.std(0).mean() > 0, "each image has a reading of its own"
+    assert extractor.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+def test_missing_weights_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(
+        LekhaniError, match=r"no Inception-v3 weights at .*gone\.pth, which evaluate\.inception_weights.*put https://.*\.pth there"
+    ) as error:
+        Inception(tmp_path / "gone.pth", CPU)
+    assert "\n" not in str(error.value)
+
+
+def test_weights_that_cannot_be_downloaded_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(
+        LekhaniError, match=r"could not be had from https://.*no route to host.*evaluate\.inception_weights.*evaluate\.extractors"
+    ) as error:
+        Inception(None, CPU)
+    assert "\n" not in str(error.value)
+
+
+def test_weights_are_downloaded_once_and_by_their_hash(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(url: str, path: str, hash_prefix: str, progress: bool) -> None:
+        asked.append((url, hash_prefix))
+        shutil.copy(weights, path)
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    assert Inception(None, CPU).sha256 == Inception(None, CPU).sha256
+    ((url, prefix),) = asked
+    assert url == torch_fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3
+    assert prefix == "6726825d"
+    assert (tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]).exists()
+
+
+class Trap:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.mark,)
+
+
+def test_code_in_a_file_of_weights_never_runs(tmp_path: Path) -> None:
+    plain, zipped = tmp_path / "plain.pth", tmp_path / "zipped.pth"
+    plain.write_bytes(pickle.dumps(Trap(tmp_path / "ran"), protocol=2))
+    torch.save({"Conv2d_1a_3x3.conv.weight": Trap(tmp_path / "ran")}, zipped)
+    for path in (plain, zipped):
+        with pytest.raises(LekhaniError, match=f"{path.name} holds no weights of torch-fidelity's Inception-v3"):
+            Inception(path, CPU)
+    assert not (tmp_path / "ran").exists()
+    torch.load(zipped, weights_only=False)
+    assert (tmp_path / "ran").exists(), "the trap works"
+
+
+@pytest.mark.parametrize("content", [{"weight": torch.zeros(3)}, torch.zeros(3), None])
+def test_a_file_of_other_weights_is_refused(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "other.pth"
+    if content is None:
+        path.write_bytes(b"<html>not found</html>")
+    else:
+        torch.save(content, path)
+    with pytest.raises(LekhaniError, match=r"other\.pth holds no weights") as error:
+        Inception(path, CPU)
+    assert "\n" not in str(error.value)
+
+
+class Coloured(torch.utils.data.Dataset[torch.Tensor]):
+    """Images as torch-fidelity itself wants them."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = torch.from_numpy(images)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.images[index].expand(3, -1, -1)
+
+
+@pytest.mark.slow
+def test_inception_metrics_are_those_of_torch_fidelity(weights: Path) -> None:
+    generated, real = glyphs(14, 1) // 2, glyphs(12, 2)
+    extractor = Inception(weights, CPU)
+    got = fidelity(extractor.read(generated), extractor.read(real), 8, 3)
+    theirs = torch_fidelity.calculate_metrics(
+        input1=Coloured(generated),
+        input2=Coloured(real),
+        feature_extractor="inception-v3-compat",
+        feature_extractor_weights_path=str(weights),  # made by this very test
+        isc=True,
+        fid=True,
+        kid=True,
+        prc=True,
+        kid_subset_size=8,
+        kid_subsets=50,
+        rng_seed=3,
+        cuda=False,
+        cache=False,
+        save_cpu_ram=True,
+        verbose=False,
+    )
+    names = {
+        "fid": "frechet_inception_distance",
+        "kid": "kernel_inception_distance_mean",
+        "kid_subset_std": "kernel_inception_distance_std",
+        "inception_score": "inception_score_mean",
+        "inception_score_split_std": "inception_score_std",
+        "precision": "precision",
+        "recall": "recall",
+    }
+    assert got == pytest.approx({name: theirs[key] for name, key in names.items()}, rel=1e-3, abs=1e-6)

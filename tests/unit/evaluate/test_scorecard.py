@@ -2,18 +2,22 @@
 
 import json
 import math
+import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lekhani.evaluate.scorecard import Floats, per_class, read_labels, score
+from lekhani.data.spec import Bytes
+from lekhani.evaluate.fidelity import Floats, Readings, fidelity
+from lekhani.evaluate.scorecard import Real, fidelity_card, read_labels, read_real, score, tie
 
 
 def logits_for(predicted: list[int], k: int, certainty: float = 5.0) -> Floats:
     return (certainty * np.eye(k)[predicted]).astype(np.float32)
 
 
-def readings(n: int, k: int, seed: int) -> tuple[Floats, Floats]:
+def readings(n: int, k: int, seed: int) -> Readings:
     rng = np.random.default_rng(seed)
     features = np.abs(rng.normal(size=(n, 128))).astype(np.float32)
     return features, logits_for((np.arange(n) % k).tolist(), k)
@@ -42,17 +46,26 @@ def test_an_unconditional_generator_has_no_agreement() -> None:
     assert read_labels(logits_for([0, 1], 2), None).label_agreement is None
 
 
+LABELS = (np.arange(120) % 3).astype(np.int64)
+
+
 @pytest.fixture(scope="module")
-def cards() -> tuple[dict[str, float], dict[str, float]]:
+def real() -> Real:
     test, train = readings(120, 3, 1), readings(120, 3, 2)
-    generated = (readings(120, 3, 3)[0] * 1.5, readings(120, 3, 3)[1])
-    labels = (np.arange(120) % 3).astype(np.int64)
-    wrong = labels.copy()
+    return Real(test, fidelity(train, test, 40, 1))
+
+
+@pytest.fixture(scope="module")
+def generated() -> list[Readings]:
+    """Three sampling seeds."""
+    return [(1.5 * features, logits) for features, logits in (readings(120, 3, seed) for seed in (3, 4, 5))]
+
+
+@pytest.fixture(scope="module")
+def cards(generated: list[Readings], real: Real) -> tuple[dict[str, float], dict[str, float]]:
+    wrong = LABELS.copy()
     wrong[:30] = (wrong[:30] + 1) % 3
-    return (
-        score(generated, wrong, test, labels, train, 40, 1),
-        score(generated, None, test, labels, train, 40, 1),
-    )
+    return score(generated[:1], wrong, real, LABELS, 40, 1), score(generated[:1], None, real, LABELS, 40, 1)
 
 
 def test_a_conditional_scorecard(cards: tuple[dict[str, float], dict[str, float]]) -> None:
@@ -65,7 +78,7 @@ def test_a_conditional_scorecard(cards: tuple[dict[str, float], dict[str, float]
     assert card["classes_covered"] == card["classes_covered_floor"] == 3
     assert card["fid"] > card["fid_floor"] > 0
     assert card["fid_ratio"] == pytest.approx(card["fid"] / card["fid_floor"])
-    assert {"kid_std", "inception_score_std"} <= set(card)
+    assert {"kid_subset_std", "inception_score_split_std"} <= set(card)
     assert "kid_ratio" not in card, "an unbiased KID of real images may be zero or below"
 
 
@@ -73,32 +86,176 @@ def test_what_does_not_apply_is_absent(cards: tuple[dict[str, float], dict[str, 
     conditional, unconditional = cards
     assert set(conditional) - set(unconditional) == {"label_agreement", "label_agreement_floor"}
     assert all(unconditional[name] == conditional[name] for name in unconditional)
+    assert conditional["sampling_seeds"] == 1
+    assert not [name for name in conditional if name.endswith("_std") and name not in ("kid_subset_std", "inception_score_split_std")]
+
+
+def test_several_sampling_seeds_by_hand(generated: list[Readings], real: Real) -> None:
+    asked = LABELS.copy()
+    logits = [one[1].copy() for one in generated]
+    for k, one in enumerate(logits):  # seed k gets k times 12 labels wrong
+        one[: 12 * k] = np.roll(one[: 12 * k], 1, axis=1)
+    samples = [(features, one) for (features, _), one in zip(generated, logits, strict=True)]
+    card = score(samples, asked, real, LABELS, 40, 1)
+    each = [fidelity(one, real.test, 40, 1) for one in samples]
+    assert card["sampling_seeds"] == 3
+    for name in ("fid", "kid", "inception_score", "precision", "recall"):
+        values = [one[name] for one in each]
+        assert card[name] == pytest.approx(sum(values) / 3)
+        assert card[f"{name}_std"] == pytest.approx(statistics.stdev(values))
+        assert card[f"{name}_floor"] == real.floor[name]
+    assert card["fid_ratio"] == pytest.approx(card["fid"] / real.floor["fid"])
+    assert card["kid_subset_std"] == pytest.approx(sum(one["kid_subset_std"] for one in each) / 3)
+    assert card["label_agreement"] == pytest.approx(1 - (0 + 12 + 24) / 360)
+    assert card["label_agreement_std"] == pytest.approx(0.1)
+    assert card["class_entropy_std"] >= 0
+    assert isinstance(card["classes_covered"], int)
+
+
+def test_classes_are_counted_over_all_sampling_seeds(generated: list[Readings], real: Real) -> None:
+    samples = [(features, logits_for([k] * 120, 3)) for k, (features, _) in enumerate(generated)]
+    card = score(samples, LABELS, real, LABELS, 40, 1)
+    assert card["classes_covered"] == 3, "each seed writes one class alone, and each another one"
+    assert card["class_entropy"] == pytest.approx(math.log(3))
+    assert card["label_agreement"] == pytest.approx(1 / 3)
+
+
+def test_another_extractor_has_names_of_its_own(generated: list[Readings], real: Real) -> None:
+    plain, suffixed = fidelity_card(generated, real, 40, 1), fidelity_card(generated, real, 40, 1, suffix="_inception")
+    assert not set(plain) & set(suffixed)
+    assert {"fid_inception", "fid_inception_std", "fid_inception_floor", "fid_inception_ratio", "kid_inception_subset_std"} <= set(suffixed)
+    assert sorted(plain.values()) == sorted(suffixed.values())
+
+
+class Counter:
+    """An extractor that counts how often it is asked; its features are means of rows and columns."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, images: Bytes) -> Readings:
+        self.asked += 1
+        flat = images.astype(np.float32)
+        return np.concatenate([flat.mean(1), flat.mean(2)], axis=1), flat[:, 0, :3]
+
+
+def pictures(n: int, seed: int) -> Bytes:
+    return np.random.default_rng(seed).integers(0, 256, (n, 6, 6)).astype(np.uint8)
+
+
+def test_real_images_are_read_once(tmp_path: Path) -> None:
+    read, cache = Counter(), tmp_path / "readings" / "toy.npz"
+    test, train = pictures(30, 1), pictures(40, 2)
+    first = read_real(read, test, train, 20, 7, cache, "abc")
+    assert read.asked == 2
+    again = read_real(read, test.copy(), train.copy(), 20, 7, cache, "abc")
+    assert read.asked == 2
+    assert again.floor == first.floor == fidelity(read(train), read(test), 20, 7)
+    for one, other in zip(first.test, again.test, strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.dtype == other.dtype == np.float32
+    assert list(cache.parent.iterdir()) == [cache]
+
+
+@pytest.mark.parametrize("changed", ["test", "train", "subsets", "seed", "extractor"])
+def test_what_was_read_of_other_images_is_not_taken(tmp_path: Path, changed: str) -> None:
+    read, cache = Counter(), tmp_path / "toy.npz"
+    test, train = pictures(30, 1), pictures(40, 2)
+    read_real(read, test, train, 20, 7, cache, "abc")
+    if changed in ("test", "train"):
+        (test if changed == "test" else train)[3, 2, 1] ^= 1
+    choices = (10 if changed == "subsets" else 20, 8 if changed == "seed" else 7, cache, "abd" if changed == "extractor" else "abc")
+    got = read_real(read, test, train, *choices)
+    assert read.asked == 4
+    assert got.floor == fidelity(read(train), read(test), *choices[:2])
+
+
+class Trap:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "pickle", "other arrays"])
+def test_a_damaged_cache_is_made_anew(tmp_path: Path, damage: str) -> None:
+    read, cache = Counter(), tmp_path / "toy.npz"
+    test, train = pictures(30, 1), pictures(40, 2)
+    first = read_real(read, test, train, 20, 7, cache, "abc")
+    whole = cache.read_bytes()
+    if damage == "pickle":
+        np.savez(cache, key=np.array([Trap(tmp_path / "ran")], dtype=object))
+    elif damage == "other arrays":
+        np.savez(cache, rows=np.zeros(3))
+    else:
+        cache.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"hello"}[damage])
+    assert read_real(read, test, train, 20, 7, cache, "abc").floor == first.floor
+    assert read.asked == 4
+    assert not (tmp_path / "ran").exists()
+    read_real(read, test, train, 20, 7, cache, "abc")
+    assert read.asked == 4, "mended"
+
+
+def sampled_card(seed: int, shift: float, real: Real, seeds: int = 3) -> dict[str, float]:
+    """A generator of Gaussian features: its scorecard over sampling seeds."""
+    rng = np.random.default_rng([seed, 11])
+    return score([gaussian(rng, 150, shift) for _ in range(seeds)], None, real, np.zeros(150, np.int64), 50, 1)
+
+
+def gaussian(rng: np.random.Generator, n: int, shift: float) -> Readings:
+    return (shift + rng.normal(size=(n, 6))).astype(np.float32), rng.normal(size=(n, 4)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def noisy() -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """Scorecards of one and the same generator, sampled with ever other seeds, and of one that is a little worse."""
+    rng = np.random.default_rng(12)
+    test = gaussian(rng, 150, 0.0)
+    real = Real(test, fidelity(gaussian(rng, 150, 0.0), test, 50, 1))
+    return [sampled_card(k, 0.5, real) for k in range(12)], [sampled_card(100 + k, 0.7, real) for k in range(6)]
+
+
+def test_two_samples_of_one_model_tie(noisy: tuple[list[dict[str, float]], list[dict[str, float]]]) -> None:
+    same, _ = noisy
+    pairs = [(a, b) for i, a in enumerate(same) for b in same[:i]]
+    assert all(a["fid"] != b["fid"] for a, b in pairs), "there is noise"
+    for metric in ("fid", "kid", "class_entropy"):
+        share = np.mean([tie(a, b, metric) for a, b in pairs])
+        assert share >= 0.9, metric
+
+
+def test_a_worse_model_does_not_tie(noisy: tuple[list[dict[str, float]], list[dict[str, float]]]) -> None:
+    same, worse = noisy
+    assert min(card["fid"] for card in worse) > max(card["fid"] for card in same)
+    assert np.mean([tie(a, b) for a in same for b in worse]) <= 0.1
+    assert all(tie(a, b) == tie(b, a) for a in same[:3] for b in worse)
+
+
+def test_ties_by_hand() -> None:
+    def card(value: float, spread: float, seeds: int = 3) -> dict[str, float]:
+        return {"fid": value, "fid_std": spread, "sampling_seeds": seeds}
+
+    # Three seeds each: the standard error of the difference is 0.1 * sqrt(2 / 3) = 0.0816, Student's t with 4 degrees of freedom 2.776.
+    assert tie(card(1.0, 0.1), card(1.0 + 2.77 * 0.08165, 0.1))
+    assert not tie(card(1.0, 0.1), card(1.0 + 2.79 * 0.08165, 0.1))
+    # A hundred seeds each: 1.97 standard errors.
+    assert tie(card(1.0, 0.1, 100), card(1.0 + 1.96 * 0.01414, 0.1, 100))
+    assert not tie(card(1.0, 0.1, 100), card(1.0 + 2.0 * 0.01414, 0.1, 100))
+    assert tie(card(1.0, 0.0), card(1.0, 0.0))
+    assert not tie(card(1.0, 0.0), card(1.1, 0.0))
+
+
+def test_without_a_spread_only_equal_values_tie() -> None:
+    spread = {"fid": 1.0, "fid_std": 0.5, "sampling_seeds": 3}
+    assert not tie({"fid": 1.01, "sampling_seeds": 1}, spread)
+    assert not tie(spread, {"fid": 1.01, "sampling_seeds": 1})
+    assert tie({"fid": 1.0, "sampling_seeds": 1}, {"fid": 1.0, "sampling_seeds": 1})
 
 
 def test_a_scorecard_is_flat_json(cards: tuple[dict[str, float], dict[str, float]]) -> None:
     for card in cards:
         again = json.loads(json.dumps(card, allow_nan=False))
         assert all(isinstance(value, int | float) for value in again.values())
-
-
-def test_rows_per_class_by_hand() -> None:
-    labels = np.array([0, 0, 1, 1, 1, 2], np.int64)
-    rows = per_class(logits_for([0, 1, 1, 1, 0, 1], 4, certainty=2.0), labels, 4)
-    assert [row["label"] for row in rows] == [0, 1, 2, 3]
-    assert [row["asked"] for row in rows] == [2, 3, 1, 0]
-    assert [row["read_as"] for row in rows] == [2, 4, 0, 0]
-    assert [row["agreement"] for row in rows[:3]] == pytest.approx([1 / 2, 2 / 3, 0])
-    assert math.isnan(rows[3]["agreement"])
-    assert rows[0]["confidence"] == pytest.approx(math.e**2 / (math.e**2 + 3), rel=1e-5)
-    assert math.isnan(rows[2]["confidence"])
-
-
-def test_confidence_of_huge_logits_is_a_number() -> None:
-    (row, _) = per_class(np.array([[1e4, -1e4]], np.float32), None, 2)
-    assert row["confidence"] == 1
-
-
-def test_rows_of_an_unconditional_generator() -> None:
-    rows = per_class(logits_for([0, 0, 1], 2), None, 2)
-    assert [set(row) for row in rows] == [{"label", "read_as", "confidence"}] * 2
-    assert [row["read_as"] for row in rows] == [2, 1]

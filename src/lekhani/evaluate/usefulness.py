@@ -1,0 +1,216 @@
+"""Do generated characters help an OCR model? Accuracy on real test images after training on real images, on generated ones, or on both.
+
+Training on synthetic images alone and testing on real ones is the Classification Accuracy Score of Ravuri and Vinyals 2019, and adding
+them to real ones their Naive Augmentation Score. The OCR model is the judge's network at a small width, and every training sees equally
+many images in equally many steps, so that only the data differ.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+
+from lekhani import params
+from lekhani.data.spec import Bytes, Labels
+from lekhani.errors import LekhaniError
+from lekhani.evaluate.judge import train_judge
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Labelled = tuple[Bytes, Labels]  # images uint8 [N,H,W] white on black, labels int64 [N]
+Kind = Literal["real", "real+synthetic", "synthetic"]
+
+
+class Usefulness(params.Judge):
+    """How a small OCR model, a judge of small width, is trained on real and on generated characters."""
+
+    seeds: params.Count = Field(3, description="trainings per figure, each with a seed and a subset of its own; they give mean and deviation")
+    shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = Field(
+        (0.01, 0.1, 1.0),
+        description="shares of the real train images to train on, of each class; 1 gives the figure that synthetic images are held to",
+    )
+
+
+@dataclass(frozen=True)
+class Point:
+    """Accuracies in [0,1] on the real test split, one per training, after training on `n_real` real and `n_synthetic` generated images."""
+
+    kind: Kind
+    share: float  # of the real train images, in (0,1]; 0 for `synthetic`
+    n_real: int
+    n_synthetic: int
+    accuracies: Sequence[float]
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy."""
+        return float(np.mean(self.accuracies))
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation over the trainings; None for a single one."""
+        return _std(self.accuracies)
+
+    def row(self) -> dict[str, Any]:
+        """The point as a row of a table; a deviation that does not exist is empty."""
+        row = {**asdict(self), "accuracy_mean": self.mean, "accuracy_std": self.std, "seeds": len(self.accuracies)}
+        del row["accuracies"]
+        return row
+
+
+def real_alone(
+    train: Labelled, test: Labelled, n_classes: int, choice: Usefulness, seed: int, device: torch.device, on_point: Callable[[Point], None]
+) -> list[Point]:
+    """The points of kind `real`, one per share of `choice`; no generator enters, so that one dataset needs them once.
+
+    `on_point` hears each point when it is known.
+    """
+    return [_point("real", share, train, None, test, n_classes, choice, seed, device, on_point) for share in choice.shares]
+
+
+def usefulness(
+    synthetic: Labelled,
+    train: Labelled,
+    test: Labelled,
+    n_classes: int,
+    choice: Usefulness,
+    seed: int,
+    device: torch.device,
+    on_point: Callable[[Point], None],
+) -> list[Point]:
+    """The point of kind `synthetic`, then those of kind `real+synthetic`, one per share, on the very subsets and seeds of `real_alone`.
+
+    The labels of `synthetic` are those that a conditional generator was asked for. An unconditional one has none, so its images
+    carry what the judge reads in them. Generator and judge have learnt from all real train images: a gain at a small share tells how
+    much of them the generator hands on, not what somebody gains who has only that share to train a generator with.
+    """
+    shares = [0.0, *choice.shares]
+    return [
+        _point("real+synthetic" if share else "synthetic", share, train, synthetic, test, n_classes, choice, seed, device, on_point)
+        for share in shares
+    ]
+
+
+def metrics(points: Sequence[Point]) -> dict[str, float]:
+    """The entries of scorecard.json from the points of `real_alone` and `usefulness`, accuracies in [0,1] and their differences.
+
+    `usefulness` is the accuracy of training on synthetic images alone and `usefulness_floor` that on all real images, which a perfect
+    generator reaches; `usefulness_gain_10` is what adding synthetic images to 10% of the real ones gains, 0.05 for five percentage
+    points. Deviations are over trainings, those of gains over pairs of equal seed and subset. Raises LekhaniError when the two
+    parts were not made with the same shares and seeds.
+    """
+    of = {(point.kind, point.share): point for point in points}
+    alone = of["synthetic", 0.0]
+    card = {"usefulness": alone.mean, **_with_std("usefulness", alone.std)}
+    if whole := of.get(("real", 1.0)):
+        card |= {"usefulness_floor": whole.mean, **_with_std("usefulness_floor", whole.std)}
+        if whole.mean > 0:
+            card["usefulness_ratio"] = alone.mean / whole.mean
+    for (kind, share), point in of.items():
+        if kind != "real+synthetic":
+            continue
+        real = of.get(("real", share))
+        if real is None or len(real.accuracies) != len(point.accuracies):
+            raise LekhaniError(f"Training on {100 * share:g}% of the real images alone was not measured with these params; run `dvc repro`.")
+        gains = np.subtract(point.accuracies, real.accuracies)
+        name = f"usefulness_gain_{100 * share:g}"
+        card |= {name: float(gains.mean()), **_with_std(name, _std(gains.tolist()))}
+    return card
+
+
+def usefulness_figure(points: Sequence[Point], title: str) -> "Figure":
+    """Test accuracy against the share of real train images, with its deviation; synthetic images alone are a horizontal line."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    figure = Figure(figsize=(7, 4.5))
+    axes = figure.add_subplot()
+    (alone,) = (point for point in points if point.kind == "synthetic")
+    for kind, label, form in (("real", "real alone", "C0o-"), ("real+synthetic", f"real and {alone.n_synthetic:,} synthetic", "C1s-")):
+        line = sorted((point for point in points if point.kind == kind), key=lambda point: point.share)
+        axes.errorbar([p.share for p in line], [p.mean for p in line], [p.std or 0 for p in line], fmt=form, capsize=4, label=label)
+        axes.set_xscale("log")
+        axes.set_xticks([p.share for p in line], [f"{100 * p.share:g}%\n{p.n_real:,} images" for p in line])
+    axes.axhline(alone.mean, color="C2", linestyle="--", label=f"{alone.n_synthetic:,} synthetic alone")
+    axes.axhspan(alone.mean - (alone.std or 0), alone.mean + (alone.std or 0), color="C2", alpha=0.2, linewidth=0)
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_xlabel("real train images")
+    axes.set_ylabel("accuracy on real test images")
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def subset(labels: Labels, share: float, seed: int) -> npt.NDArray[np.int64]:
+    """Row numbers, in random order, of a random `share` of each class in labels int64 [N], at least one of each.
+
+    For one seed a smaller share lies within a larger one.
+    """
+    order = np.random.default_rng([seed, 5]).permutation(len(labels))
+    classes = [order[labels[order] == label] for label in np.unique(labels)]
+    chosen = np.concatenate([rows[: max(1, round(share * len(rows)))] for rows in classes])
+    # Not class by class: where some images are repeated once more than others, that must not fall to the first classes.
+    return order[np.isin(order, chosen)]
+
+
+def mix(real: Labelled, synthetic: Labelled) -> Labelled:
+    """Both in one set, with real images repeated until they are at least half of it.
+
+    Few real images would drown among many synthetic ones, so half of what is seen is real then, both kinds in every step as in the mix
+    training of He et al. 2023. Where real images are the more, each image of either kind counts once, as in the Naive Augmentation
+    Score: halving the real ones for a few synthetic ones would measure their loss.
+    """
+    more = _repeated(real, len(synthetic[0]))
+    return np.concatenate([more[0], synthetic[0]]), np.concatenate([more[1], synthetic[1]])
+
+
+def _repeated(data: Labelled, at_least: int) -> Labelled:
+    rows = np.resize(np.arange(len(data[0])), max(len(data[0]), at_least))
+    return data[0][rows], data[1][rows]
+
+
+def _point(
+    kind: Kind,
+    share: float,
+    train: Labelled,
+    synthetic: Labelled | None,
+    test: Labelled,
+    n_classes: int,
+    choice: Usefulness,
+    seed: int,
+    device: torch.device,
+    on_point: Callable[[Point], None],
+) -> Point:
+    accuracies = []
+    for trial in range(seed, seed + choice.seeds):
+        # A set smaller than a batch would be seen in smaller steps, and more of them, than the others.
+        data = _repeated(_data(share, train, synthetic, trial), choice.batch_size)
+        _, report = train_judge(choice, data, test, n_classes, trial, device, lambda *_: None)
+        accuracies.append(report.accuracy)
+    n_real = len(subset(train[1], share, seed)) if share else 0
+    point = Point(kind, share, n_real, len(synthetic[0]) if synthetic else 0, tuple(accuracies))
+    on_point(point)
+    return point
+
+
+def _data(share: float, train: Labelled, synthetic: Labelled | None, trial: int) -> Labelled:
+    if synthetic is not None and share == 0:
+        return synthetic
+    rows = subset(train[1], share, trial)
+    real = train[0][rows], train[1][rows]
+    return real if synthetic is None else mix(real, synthetic)
+
+
+def _std(values: Sequence[float]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _with_std(name: str, std: float | None) -> dict[str, float]:
+    return {} if std is None else {f"{name}_std": std}

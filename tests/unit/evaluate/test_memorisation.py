@@ -1,0 +1,254 @@
+"""A planted replay is found with the right share, and honest images are left in peace."""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from scipy.spatial.distance import cdist
+
+from lekhani.data.embedded import devanagari, mnist
+from lekhani.errors import LekhaniError
+from lekhani.evaluate import memorisation as module
+from lekhani.evaluate.memorisation import closest_figure, descriptors, memorisation, nearest
+
+Images = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+@pytest.fixture(scope="module")
+def letters() -> Images:
+    """1,610 embedded letters, 35 of each class, in mixed order."""
+    drawn = np.asarray(devanagari(seed=7, per_class_train=34, per_class_test=1).images)
+    return drawn[np.random.default_rng(0).permutation(len(drawn))]
+
+
+@pytest.fixture(scope="module")
+def train(letters: Images) -> Images:
+    return letters[:900]
+
+
+@pytest.fixture(scope="module")
+def test(letters: Images) -> Images:
+    return letters[900:1200]
+
+
+@pytest.fixture(scope="module")
+def fresh(letters: Images) -> Images:
+    """What an honest generator draws: letters of neither split."""
+    return letters[1200:1600]
+
+
+def each(images: Images, change: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]) -> Images:
+    return np.stack([np.rint(np.clip(change(image.astype(float)), 0, 255)).astype(np.uint8) for image in images])
+
+
+CHANGES: dict[str, Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]] = {
+    "exact": lambda image: image,
+    "shifted": lambda image: np.roll(image, (1, -1), (0, 1)),
+    "blurred": lambda image: ndimage.gaussian_filter(image, 0.6),
+    "dimmed": lambda image: image * 0.75,
+    "brighter": lambda image: image * 1.2,
+    "noisy": lambda image: image + np.random.default_rng(int(image.sum())).normal(0, 12, image.shape),
+    "all at once": lambda image: 0.85 * ndimage.gaussian_filter(np.roll(image, 1, 1), 0.5) + np.random.default_rng(1).normal(0, 8, image.shape),
+}
+
+
+def test_honest_letters_are_no_copies(train: Images, test: Images, fresh: Images) -> None:
+    metrics, pairs = memorisation(fresh, train, test, 1)
+    assert set(metrics) == {"near_copies", "near_copies_floor", "train_excess", "train_excess_std", "train_excess_floor"}
+    assert metrics["near_copies"] == metrics["near_copies_floor"] == 0
+    assert abs(metrics["train_excess"]) < 3 * metrics["train_excess_std"] < 0.5
+    assert len(pairs) == 12
+    assert not any(pair.near_copy for pair in pairs)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_replay_in_other_pixels_is_a_near_copy(train: Images, test: Images, name: str) -> None:
+    replayed = np.arange(0, 900, 6)
+    metrics, pairs = memorisation(each(train[replayed], CHANGES[name]), train, test, 1)
+    assert metrics["near_copies"] >= 0.99
+    assert metrics["train_excess"] >= 0.95
+    assert all(pair.train == replayed[pair.generated] for pair in pairs)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_the_share_of_replays_is_told(train: Images, test: Images, fresh: Images, share: float) -> None:
+    n = int(share * 400)
+    generated = np.concatenate([each(train[:n], CHANGES["all at once"]), fresh[n:]])
+    metrics, pairs = memorisation(generated, train, test, 1, closest=n)
+    honest, _ = memorisation(fresh[n:], train, test, 1)
+    assert metrics["near_copies"] == pytest.approx(share, abs=0.005)
+    assert metrics["train_excess"] == pytest.approx(share + (1 - share) * honest["train_excess"], abs=0.01)
+    assert sorted(pair.generated for pair in pairs) == list(range(n))
+
+
+def test_turned_replays_draw_to_train_without_being_near_copies(train: Images, test: Images) -> None:
+    turned = np.stack([ndimage.rotate(image, angle, reshape=False, order=1) for image, angle in zip(train[:300], [-9, 9] * 150, strict=True)])
+    metrics, _ = memorisation(turned, train, test, 1)
+    assert metrics["near_copies"] < 0.3
+    assert metrics["train_excess"] > 0.4
+
+
+def test_plain_ones_are_no_copies_of_one_another() -> None:
+    """Scanned digits: of all drawings a 1 is the most like another hand's."""
+    digits = mnist()
+    images = np.stack([np.rint(ndimage.zoom(image, 3, order=1)).astype(np.uint8) for image in np.asarray(digits.images)])
+    train, test, ones = images[:1200], images[1200:1500], images[1500:][digits.labels[1500:] == 1]
+    metrics, pairs = memorisation(ones, train, test, 1)
+    assert sum(pair.distance < 0.15 for pair in pairs) >= 4, "several lie as close as copies"
+    assert metrics["near_copies"] <= 1 / len(ones)
+    replays = train[digits.labels[:1200] == 1]
+    assert memorisation(each(replays, CHANGES["noisy"]), train, test, 1)[0]["near_copies"] > 0.9
+
+
+@pytest.mark.parametrize(("times", "name"), [(5, "noisy"), (40, "exact"), (40, "dimmed")])
+def test_an_image_that_the_train_split_repeats_is_still_found(train: Images, test: Images, times: int, name: str) -> None:
+    repeated = np.concatenate([train, *[train[:20]] * (times - 1)])
+    metrics, _ = memorisation(each(train[:20], CHANGES[name]), repeated, test, 1)
+    assert metrics["near_copies"] == 1
+
+
+def test_the_floor_of_near_copies_counts_test_images_that_repeat_train(train: Images, test: Images, fresh: Images) -> None:
+    leaking = np.concatenate([each(train[:75], CHANGES["noisy"]), test[75:]])
+    metrics, _ = memorisation(fresh, train, leaking, 1)
+    assert metrics["near_copies"] == 0
+    assert metrics["near_copies_floor"] == pytest.approx(75 / 300, abs=0.01)
+
+
+def test_where_other_hands_wrote_the_test_split_the_floor_tells(train: Images, test: Images, fresh: Images) -> None:
+    """A generator of the train split's thin letters is not to blame when the test split's are thick."""
+    thick = each(test, lambda image: ndimage.grey_dilation(image, (3, 3)))
+    metrics, _ = memorisation(fresh, train, thick, 1)
+    assert metrics["train_excess"] > 0.5
+    assert metrics["train_excess_floor"] > 0.3
+    assert abs(metrics["train_excess"] - metrics["train_excess_floor"]) < 2 * metrics["train_excess_std"]
+    assert metrics["near_copies"] == 0
+
+
+def test_excess_and_its_floor_by_brute_force(train: Images, test: Images, fresh: Images) -> None:
+    train, test, fresh = train[:120], test[:60], fresh[:200]
+    metrics, _ = memorisation(fresh, train, test, 1)
+    real = descriptors(np.concatenate([train, test]))
+    closest = cdist(descriptors(fresh), real).argmin(1)
+    chance = 120 / 180
+    assert metrics["train_excess"] == pytest.approx(((closest < 120).mean() - chance) / (1 - chance))
+    among = cdist(real[:120], real)
+    np.fill_diagonal(among, np.inf)
+    chance = 119 / 179
+    assert metrics["train_excess_floor"] == pytest.approx(((among.argmin(1) < 120).mean() - chance) / (1 - chance))
+
+
+def test_the_spread_of_chance_by_every_choice_of_training_images(train: Images, test: Images, fresh: Images) -> None:
+    metrics, _ = memorisation(fresh[:100], train[:4], test[:3], 1)
+    closest = cdist(descriptors(fresh[:100]), descriptors(np.concatenate([train[:4], test[:3]]))).argmin(1)
+    shares = [np.isin(closest, chosen).mean() for chosen in itertools.combinations(range(7), 4)]
+    assert metrics["train_excess_std"] == pytest.approx(np.std(shares) / (3 / 7))
+
+
+def test_closeness_by_brute_force(train: Images, test: Images, fresh: Images) -> None:
+    _, pairs = memorisation(fresh, train, test, 1, closest=400)
+    ordered = np.sort(cdist(descriptors(fresh), descriptors(train)), axis=1)
+    for pair in pairs:
+        assert pair.distance == pytest.approx(ordered[pair.generated, 0], abs=1e-3)
+        assert pair.closeness == pytest.approx(ordered[pair.generated, 0] / np.median(ordered[pair.generated, 1:10]), abs=1e-2)
+
+
+def test_pairs_are_ordered_and_name_a_training_image_once(train: Images, test: Images, fresh: Images) -> None:
+    """A generator that draws three training images over and over shows them once each."""
+    collapsed = np.concatenate([fresh[:50], *[each(train[:3], CHANGES["noisy"])] * 30])
+    metrics, pairs = memorisation(collapsed, train, test, 1, closest=5)
+    assert metrics["near_copies"] == pytest.approx(90 / 140)
+    assert len(pairs) == 5
+    assert {pair.train for pair in pairs[:3]} == {0, 1, 2}
+    assert len({pair.train for pair in pairs}) == 5
+    assert [pair.closeness for pair in pairs] == sorted(pair.closeness for pair in pairs)
+    assert [pair.near_copy for pair in pairs] == [True, True, True, False, False]
+
+
+def test_the_same_seed_gives_the_same_and_another_only_other_floors(
+    train: Images, test: Images, fresh: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FLOOR", 41)
+    test = np.concatenate([test, train[:100]])
+    first, again, other = (memorisation(fresh, train, test, seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first[1] == other[1]
+    assert {name for name in first[0] if first[0][name] != other[0][name]} == {"near_copies_floor", "train_excess_floor"}
+
+
+def test_the_order_of_the_images_does_not_matter(train: Images, test: Images, fresh: Images) -> None:
+    order = np.random.default_rng(3).permutation(len(train))
+    before, after = memorisation(fresh, train, test, 1)[0], memorisation(fresh[::-1].copy(), train[order], test, 1)[0]
+    assert before == pytest.approx(after)
+
+
+@pytest.mark.parametrize("size", [12, 28, 33, 64])
+def test_descriptors_see_the_drawing_and_neither_its_place_nor_its_brightness(size: int) -> None:
+    image = np.zeros((1, size, size), np.uint8)
+    image[0, size // 3 : 2 * size // 3, size // 3 : size // 2] = 200
+    image[0, size // 2 : size // 2 + 2, size // 3 : 2 * size // 3] = 240
+    found = descriptors(image)
+    assert (found.shape, found.dtype) == ((1, 256), np.float32)
+    assert float(found.mean()) == pytest.approx(0, abs=1e-6)
+    assert float(np.linalg.norm(found)) == pytest.approx(1, rel=1e-5)
+    for other in (np.roll(image, (1, -2), (1, 2)), (image * 0.5).astype(np.uint8)):
+        assert np.linalg.norm(found - descriptors(other)) < 0.01
+    assert np.linalg.norm(found - descriptors(image.transpose(0, 2, 1).copy())) > 0.3
+
+
+def test_descriptors_do_not_depend_on_what_else_is_in_the_set(letters: Images) -> None:
+    assert np.array_equal(descriptors(letters)[1020:1030], descriptors(letters[1020:1030]))
+
+
+@pytest.mark.parametrize("block", [1, 700, 10**6])
+def test_neighbours_are_exact_whatever_the_block(letters: Images, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(module, "_BLOCK", block)
+    queries, references = descriptors(letters[:70]), descriptors(letters[100:300])
+    distances, rows = nearest(queries, references, 4)
+    assert (distances.shape, distances.dtype, rows.shape, rows.dtype) == ((70, 4), np.float32, (70, 4), np.int64)
+    by_hand = cdist(queries, references)
+    assert np.array_equal(rows, by_hand.argsort(1)[:, :4])
+    assert np.allclose(distances, np.sort(by_hand, axis=1)[:, :4], atol=1e-3)
+
+
+@pytest.mark.parametrize(("n_generated", "n_train", "n_test"), [(1, 1, 1), (3, 1, 2), (1, 2, 1), (2, 5, 3), (1, 11, 1)])
+def test_few_images_give_numbers(letters: Images, n_generated: int, n_train: int, n_test: int) -> None:
+    generated, train, test = letters[:n_generated], letters[10 : 10 + n_train], letters[30 : 30 + n_test]
+    metrics, pairs = memorisation(generated, train, test, 1)
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert ("train_excess_floor" in metrics) == (n_train > 1), "a metric that does not apply is absent"
+    assert metrics["near_copies"] == 0
+    assert len(pairs) == len({pair.train for pair in pairs}) <= min(n_generated, n_train)
+    assert memorisation(train[:1], train, test, 1)[0]["near_copies"] == 1
+
+
+def test_blank_and_flat_images_are_nobodys_copies(train: Images, test: Images) -> None:
+    empty = np.concatenate([np.zeros((20, 32, 32), np.uint8), np.full((20, 32, 32), 255, np.uint8)])
+    metrics, _ = memorisation(empty, np.concatenate([train, empty[:1]]), test, 1)
+    assert metrics["near_copies"] == 0
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert abs(metrics["train_excess"]) < 2 * metrics["train_excess_std"], "forty times the same says little"
+
+
+@pytest.mark.parametrize(("place", "name"), [(0, "generated set"), (1, "train split"), (2, "test split")])
+def test_an_empty_set_is_an_error_for_people(letters: Images, place: int, name: str) -> None:
+    sets = [letters[:3]] * 3
+    sets[place] = letters[:0]
+    with pytest.raises(LekhaniError, match=f"The {name} holds no image"):
+        memorisation(*sets, 1)
+
+
+def test_the_picture_shows_each_pair_and_marks_copies(train: Images, test: Images, fresh: Images) -> None:
+    generated = np.concatenate([fresh[:20], train[:2]])
+    _, pairs = memorisation(generated, train, test, 1, closest=6)
+    figure = closest_figure(pairs, generated, train)
+    assert len(figure.axes) == 6
+    for axes, pair in zip(figure.axes, pairs, strict=True):
+        shown = np.asarray(axes.images[0].get_array())
+        assert np.array_equal(shown[:, :32], generated[pair.generated])
+        assert np.array_equal(shown[:, -32:], train[pair.train])
+        assert axes.get_title() == f"distance {pair.distance:.2f}, closeness {pair.closeness:.2f}"
+    assert [axes.title.get_color() for axes in figure.axes] == ["tab:red"] * 2 + ["black"] * 4

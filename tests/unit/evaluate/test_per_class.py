@@ -1,0 +1,455 @@
+"""Each class against formulas of others, planted faults named, and nothing invented where there are too few images."""
+
+import csv
+import math
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.linalg import sqrtm
+from scipy.spatial.distance import cdist
+from sklearn.covariance import ledoit_wolf
+from sklearn.metrics import confusion_matrix
+
+from lekhani.data.spec import DEVANAGARI, Labels
+from lekhani.evaluate.fidelity import Floats, Readings
+from lekhani.evaluate.per_class import (
+    ClassScore,
+    by_class,
+    collapsed,
+    confusion,
+    heat_map,
+    table,
+    worst,
+    worst_figure,
+)
+from lekhani.evaluate.report import confusion_figure, save_figure, save_table
+
+K, F = 5, 24
+CLASSES = DEVANAGARI[33:38]  # conjuncts and digits: what fonts lack first
+CLOSENESS = ("fid", "fid_floor", "fid_ratio", "recall", "recall_floor", "diversity")
+Set = tuple[Readings, Labels]
+
+# --- a small world: classes are Gaussians with correlated features, and its judge answers with the nearest centre ---
+
+_WORLD = np.random.default_rng(99)
+CENTRES = 3 * _WORLD.normal(size=(K, F))
+MIX = _WORLD.normal(size=(K, F, F)) / F**0.5
+
+
+def judged(features: np.ndarray[Any, Any]) -> Readings:
+    return features.astype(np.float32), (-cdist(features, CENTRES, "sqeuclidean") / 4).astype(np.float32)
+
+
+def drawn(per_class: int, seed: int, wider: float = 1.0) -> Set:
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(per_class * K) % K).astype(np.int64)
+    return judged(np.stack([CENTRES[label] + wider * rng.normal(size=F) @ MIX[label] for label in labels])), labels
+
+
+TEST, TRAIN = drawn(60, 1), drawn(80, 2)
+
+
+def scored(generated: Set, *, conditional: bool = True, test: Set = TEST, train: Set = TRAIN, seed: int = 7) -> list[ClassScore]:
+    return by_class(generated[0], generated[1] if conditional else None, *test, *train, seed)
+
+
+def of(one: Set, label: int) -> Floats:
+    return one[0][0][one[1] == label]
+
+
+def logits_for(predicted: list[int], k: int, certainty: float = 5.0) -> Floats:
+    return (certainty * np.eye(k)[predicted]).astype(np.float32)
+
+
+def counted(logits: Floats, asked: Labels | None) -> list[ClassScore]:
+    """Scores where only what the judge reads matters."""
+    none = np.zeros((0, F), np.float32), logits[:0]
+    return by_class((np.zeros((len(logits), F), np.float32), logits), asked, none, np.zeros(0, np.int64), none, np.zeros(0, np.int64), 1)
+
+
+# --- distance, recall, diversity ---
+
+
+def shrunk_frechet(a: Floats, b: Floats) -> float:
+    (one, _), (other, _) = (ledoit_wolf(x.astype(np.float64)) for x in (a, b))
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(one + other - 2 * sqrtm(one @ other).real))
+
+
+def inside(points: Floats, among: Floats) -> float:
+    radii = np.sort(cdist(among, among), axis=1)[:, 3]
+    return float((cdist(points, among) <= radii).any(axis=1).mean())
+
+
+def test_each_class_by_the_formulas_of_others() -> None:
+    generated = drawn(80, 3, wider=0.7)  # as many as train images, so that all of both are taken
+    for score in scored(generated):
+        ours, real, train = (of(one, score.label) for one in (generated, TEST, TRAIN))
+        assert score.fid == pytest.approx(shrunk_frechet(ours, real), rel=1e-3)
+        assert score.fid_floor == pytest.approx(shrunk_frechet(train, real), rel=1e-3)
+        assert score.fid_ratio == pytest.approx(shrunk_frechet(ours, real) / shrunk_frechet(train, real), rel=1e-3)
+        assert score.recall == pytest.approx(inside(real, ours), abs=1e-9)
+        assert score.recall_floor == pytest.approx(inside(real, train), abs=1e-9)
+        spreads = [np.sqrt(np.trace(np.cov(x, rowvar=False)) / F) for x in (ours, real)]
+        assert score.diversity == pytest.approx(spreads[0] / spreads[1], rel=1e-5)
+
+
+def test_the_distance_is_defined_for_fewer_images_than_features() -> None:
+    (features, logits), labels = drawn(12, 3)
+    score = scored(((features + 0.5, logits), labels))[2]
+    assert np.linalg.matrix_rank(np.cov(of(drawn(12, 3), 2), rowvar=False)) < F
+    assert score.fid is not None
+    assert score.fid_floor is not None
+    # A shift of every feature adds its square, and chance in the means a little.
+    assert score.fid - scored(drawn(12, 3))[2].fid == pytest.approx(0.25 * F, rel=0.35)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("per_class", [12, 30, 80])
+def test_real_images_are_about_as_far_as_their_floor_at_any_number(per_class: int) -> None:
+    scores = [score for seed in range(6) for score in scored(drawn(per_class, 10 + seed), train=drawn(300, 20 + seed))]
+    assert np.mean([score.fid_ratio for score in scores]) == pytest.approx(1, abs=0.2)  # type: ignore[arg-type]
+    gain = [score.recall - score.recall_floor for score in scores]  # type: ignore[operator]
+    assert np.mean(gain) == pytest.approx(0, abs=0.1)
+
+
+def test_the_floor_is_of_as_many_images_as_there_are_on_both_sides() -> None:
+    few, many = (np.mean([score.fid_floor for score in scored(drawn(n, 4))]) for n in (12, 80))  # type: ignore[arg-type]
+    assert few > 1.3 * many, "fewer images, more bias"
+    generated, short = drawn(80, 4), drawn(12, 6)
+    took = [score.fid for score in scored(generated, train=short)]
+    assert np.mean(took) > 1.3 * np.mean([score.fid for score in scored(generated)]), "few train images limit both"  # type: ignore[arg-type]
+
+
+def test_one_class_does_not_hang_on_another() -> None:
+    generated = drawn(40, 3)
+    (features, logits), labels = generated
+    fewer = labels != 0
+    again = scored(((features[fewer], logits[fewer]), labels[fewer]))
+    for one, other in zip(scored(generated)[1:], again[1:], strict=True):
+        assert [getattr(one, name) for name in CLOSENESS] == [getattr(other, name) for name in CLOSENESS]
+    assert again[0].fid is None
+
+
+def test_the_seed_decides_which_images_are_taken() -> None:
+    first, again, other = (scored(drawn(30, 3), seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first[0].fid == pytest.approx(other[0].fid, rel=1e-9), "all generated images were taken"
+    assert first[0].fid_floor != other[0].fid_floor
+    variant = scored(drawn(30, 9, wider=0.5), seed=1)
+    assert [score.fid_floor for score in variant] == [score.fid_floor for score in first], "every variant stands beside the same floor"
+
+
+def test_too_few_images_are_no_metric() -> None:
+    for generated, test, train in (
+        (drawn(9, 3), TEST, TRAIN),
+        (drawn(30, 3), drawn(9, 1), TRAIN),
+        (drawn(30, 3), TEST, drawn(9, 2)),
+    ):
+        score = scored(generated, test=test, train=train)[0]
+        assert [getattr(score, name) for name in CLOSENESS] == [None] * 6
+        assert score.agreement is not None
+    assert None not in [getattr(scored(drawn(10, 3))[0], name) for name in CLOSENESS]
+
+
+def test_a_class_of_one_image_over_and_over_divides_by_nothing() -> None:
+    (features, logits), labels = drawn(20, 1)
+    same = (np.repeat(features[:K], 20, axis=0), np.repeat(logits[:K], 20, axis=0)), np.repeat(np.arange(K), 20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        alike = scored(same, test=same, train=same)[1]
+        score = scored(((features, logits), labels), test=same)[1]
+    assert alike.diversity is score.diversity is None, "nothing to compare with"
+    assert alike.fid == pytest.approx(0, abs=1e-9)
+    assert alike.fid_ratio is None or math.isfinite(alike.fid_ratio)
+
+
+def test_one_class_alone() -> None:
+    rng = np.random.default_rng(1)
+    generated, test, train = ((rng.normal(size=(n, F)).astype(np.float32), np.zeros((n, 1), np.float32)) for n in (20, 30, 40))
+    (score,) = by_class(generated, np.zeros(20, np.int64), test, np.zeros(30, np.int64), train, np.zeros(40, np.int64), 1)
+    assert (score.agreement, score.read_as, score.mistaken_for, score.confidence) == (1, 20, None, 1)
+    assert 0.5 < score.fid_ratio < 2  # type: ignore[operator]
+    assert worst([score]) == [score]
+
+
+# --- what is read ---
+
+
+def test_counts_by_hand() -> None:
+    asked = np.array([0, 0, 1, 1, 1, 2], np.int64)
+    scores = counted(logits_for([0, 1, 1, 1, 0, 1], 4, certainty=2.0), asked)
+    assert [score.label for score in scores] == [0, 1, 2, 3]
+    assert [score.asked for score in scores] == [2, 3, 1, 0]
+    assert [score.read_as for score in scores] == [2, 4, 0, 0]
+    assert [score.agreement for score in scores] == [1 / 2, 2 / 3, 0, None]
+    assert scores[0].confidence == pytest.approx(math.e**2 / (math.e**2 + 3), rel=1e-5)
+    assert scores[2].confidence is None
+    assert [score.mistaken_for for score in scores] == [1, 0, 1, None]
+
+
+def test_the_commonest_mistake_counts() -> None:
+    scores = counted(logits_for([0, 3, 2, 2, 0, 0], 4), np.zeros(6, np.int64))
+    assert scores[0].mistaken_for == 2
+
+
+def test_confidence_is_of_the_images_that_are_read_as_the_class() -> None:
+    logits = np.array([[1.0, 0], [3, 0], [0, 2]], np.float32)
+    scores = counted(logits, np.array([0, 1, 1], np.int64))
+    one, three, two = (1 / (1 + math.exp(-gap)) for gap in (1, 3, 2))
+    assert [score.confidence for score in scores] == pytest.approx([(one + three) / 2, two], rel=1e-6)
+
+
+def test_confidence_of_huge_logits_is_a_number() -> None:
+    score, _ = counted(np.array([[1e4, -1e4]], np.float32), None)
+    assert score.confidence == 1
+
+
+def test_confusion_has_what_was_asked_in_rows() -> None:
+    rng = np.random.default_rng(3)
+    asked, read = rng.integers(0, 4, 200), rng.integers(0, 5, 200)  # class 4 is never asked for
+    counts = confusion(asked, logits_for(read.tolist(), 6))  # and class 5 neither asked for nor read
+    np.testing.assert_array_equal(counts, confusion_matrix(asked, read, labels=range(6)))
+    assert counts.dtype == np.int64
+
+
+def test_an_unconditional_generator_is_grouped_by_what_is_read() -> None:
+    generated = drawn(40, 3)
+    (features, _), labels = generated
+    shown_as = np.where(labels == 0, 1, labels)  # nothing is read as class 0, twice as much as class 1
+    moved = np.where((labels == 0)[:, None], features + (CENTRES[1] - CENTRES[0]).astype(np.float32), features)
+    scores = scored((judged(moved), labels), conditional=False)
+    assert [score.read_as for score in scores] == [0, 80, 40, 40, 40]
+    assert {(score.asked, score.agreement, score.mistaken_for) for score in scores} == {(None, None, None)}
+    assert scores[0].fid is None
+    told = scored((judged(moved), shown_as))
+    assert [score.fid for score in scores] == [score.fid for score in told]
+    assert scores[2] == replace(scored(generated)[2], asked=None, agreement=None)
+
+
+# --- tables ---
+
+
+def test_rows_of_a_conditional_generator(tmp_path: Path) -> None:
+    (features, logits), labels = drawn(30, 3)
+    logits[labels == 1] = logits[labels == 2]
+    keep = labels != 4
+    rows = table(scored(((features[keep], logits[keep]), labels[keep])), CLASSES)
+    head = "name glyph label asked read_as agreement confidence fid fid_floor fid_ratio recall recall_floor diversity mistaken_for"
+    assert [list(row) for row in rows] == [head.split()] * K
+    save_table(rows, tmp_path / "t.csv")
+    cells = list(csv.DictReader((tmp_path / "t.csv").open(encoding="utf-8", newline="")))
+    assert [cell["glyph"] for cell in cells] == [c.glyph for c in CLASSES]
+    assert [cell["mistaken_for"] for cell in cells] == ["", CLASSES[2].name, "", "", ""]
+    assert (cells[1]["agreement"], cells[2]["agreement"], cells[4]["agreement"], cells[4]["fid"]) == ("0.0", "1.0", "", "")
+    assert float(cells[0]["fid"]) / float(cells[0]["fid_floor"]) == pytest.approx(float(cells[0]["fid_ratio"]))
+    assert "nan" not in (tmp_path / "t.csv").read_text(encoding="utf-8").lower()
+
+
+def test_rows_of_an_unconditional_generator() -> None:
+    head = "name glyph label read_as confidence fid fid_floor fid_ratio recall recall_floor diversity"
+    rows = table(scored(drawn(30, 3), conditional=False), CLASSES)
+    assert [list(row) for row in rows] == [head.split()] * K
+
+
+# --- what is wrong ---
+
+
+def planted(collapse: int | None = None, lost: tuple[int, int] | None = None) -> Set:
+    """Class `collapse` as copies of a single image, class `lost[0]` drawn as class `lost[1]`."""
+    (features, _), labels = drawn(40, 3)
+    if collapse is not None:
+        features[labels == collapse] = features[labels == collapse][0]
+    if lost is not None:
+        features[labels == lost[0]] = of(drawn(40, 8), lost[1])
+    return judged(features), labels
+
+
+def named(sentence: str) -> list[str]:
+    return [c.name for c in CLASSES if c.name in sentence]
+
+
+def test_nothing_is_wrong_with_real_images() -> None:
+    for conditional in (True, False):
+        assert collapsed(scored(drawn(40, 3), conditional=conditional), CLASSES) == []
+    assert collapsed(scored(drawn(40, 3, wider=0.5)), CLASSES) == []
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_a_planted_collapse_is_named(conditional: bool) -> None:
+    scores = scored(planted(collapse=3), conditional=conditional)
+    (finding,) = collapsed(scores, CLASSES)
+    assert finding.name == "collapsed_classes"
+    assert named(finding.sentence) == [CLASSES[3].name]
+    assert f"within 1 of {K} classes" in finding.sentence
+    assert f"{CLASSES[3].glyph} ({CLASSES[3].name}) 0.00" in finding.sentence
+    assert scores[3].diversity == pytest.approx(0, abs=1e-6)
+    assert scores[3].recall is not None
+    assert scores[3].recall < 0.1 < scores[2].recall  # type: ignore[operator]
+    assert [score.label for score in worst(scores, 1)] == [3]
+
+
+def test_near_copies_are_a_collapse_too() -> None:
+    (features, logits), labels = planted(collapse=0)
+    features = features + np.where((labels == 0)[:, None], 0.2 * np.random.default_rng(1).normal(size=features.shape), 0).astype(np.float32)
+    scores = scored(((features, logits), labels))
+    assert 0.05 < scores[0].diversity < 0.3  # type: ignore[operator]
+    assert [finding.name for finding in collapsed(scores, CLASSES)] == ["collapsed_classes"]
+
+
+def test_a_planted_loss_is_named_with_what_is_drawn_instead() -> None:
+    scores = scored(planted(lost=(1, 4)))
+    (finding,) = collapsed(scores, CLASSES)
+    assert finding.name == "lost_classes"
+    one, other = (f"{CLASSES[i].glyph} ({CLASSES[i].name})" for i in (1, 4))
+    assert f"in 1 of {K} classes: {one}, 0% right, mostly read as {other}." in finding.sentence
+    assert named(finding.sentence) == [CLASSES[1].name, CLASSES[4].name]
+    assert scores[1].mistaken_for == 4
+    assert scores[1].fid_ratio > 5 > scores[4].fid_ratio  # type: ignore[operator]
+
+
+def test_an_unconditional_generator_that_never_draws_a_class() -> None:
+    scores = scored(planted(lost=(1, 4)), conditional=False)
+    (finding,) = collapsed(scores, CLASSES)
+    assert finding.name == "lost_classes"
+    assert named(finding.sentence) == [CLASSES[1].name]
+    assert "read 0 times" in finding.sentence
+
+
+def test_both_at_once() -> None:
+    findings = collapsed(scored(planted(collapse=2, lost=(1, 4))), CLASSES)
+    assert [(finding.name, named(finding.sentence)[0]) for finding in findings] == [
+        ("collapsed_classes", CLASSES[2].name),
+        ("lost_classes", CLASSES[1].name),
+    ]
+
+
+def test_a_hundredth_of_a_fair_share_is_not_lost() -> None:
+    # A fair share of 2,000 images in 4 classes is 500; a hundredth of it is 5.
+    (finding,) = collapsed(counted(logits_for([0] * 1991 + [1] * 4 + [2] * 5, 4), None), DEVANAGARI[:4])
+    assert [c.name for c in DEVANAGARI[:4] if c.name in finding.sentence] == [DEVANAGARI[1].name, DEVANAGARI[3].name]
+
+
+def test_a_class_never_asked_for_is_not_lost() -> None:
+    scores = counted(logits_for([0, 0, 1, 1], 3), np.array([0, 0, 1, 1], np.int64))
+    assert collapsed(scores, CLASSES[:3]) == []
+    assert [score.label for score in worst(scores)] == [0, 1]
+
+
+def test_a_long_list_is_cut() -> None:
+    scores = counted(logits_for([45] * 450, 46), (np.arange(450) % 45).astype(np.int64))
+    (finding,) = collapsed(scores, DEVANAGARI)
+    assert "in 45 of 46 classes" in finding.sentence
+    assert "; and 35 more." in finding.sentence
+    assert DEVANAGARI[9].name in finding.sentence
+    assert DEVANAGARI[11].name not in finding.sentence
+
+
+# --- the worst ---
+
+
+def one(label: int, agreement: float | None = 1.0, ratio: float | None = 1.0, **more: Any) -> ClassScore:
+    values = {"asked": None if agreement is None else 50, "read_as": 50, "confidence": 0.9, "fid_floor": 2.0, "diversity": 1.0}
+    return ClassScore(label=label, agreement=agreement, fid=None if ratio is None else 2 * ratio, **(values | more))
+
+
+def test_agreement_comes_before_distance_and_single_errors_do_not_count() -> None:
+    scores = [one(0, 1.0, 9.0), one(1, 0.6, 1.5), one(2, 0.98, 1.1), one(3, 0.8, 3.0), one(4, 1.0, 2.0), one(5, 0.0, 4.0), one(6, 0.79, 8.0)]
+    assert [score.label for score in worst(scores)] == [5, 1, 6, 3, 0]
+    assert [score.label for score in worst(scores, 99)] == [5, 1, 6, 3, 0, 4, 2]
+
+
+def test_a_collapsed_class_is_worse_than_one_with_mistakes() -> None:
+    scores = [one(0, 0.5, 9.0), one(1, 1.0, 2.0, diversity=0.1), one(2, 0.05, 1.0)]
+    assert [score.label for score in worst(scores)] == [2, 1, 0]
+
+
+def test_without_labels_the_ratio_decides_and_too_few_images_come_first() -> None:
+    scores = [one(0, None, 3.0), one(1, None, None, read_as=4), one(2, None, 7.0), one(3, None, None, read_as=0), one(4, None, 1.0, diversity=0.0)]
+    assert [score.label for score in worst(scores)] == [3, 4, 1, 2, 0]
+
+
+# --- figures ---
+
+
+def saved(figure: Any, path: Path) -> bytes:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a glyph that no font has is a warning
+        save_figure(figure, path)
+    return path.read_bytes()
+
+
+def texts(figure: Any) -> list[str]:
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def marked(count: int, start: int, classes: int = K) -> tuple[Any, Labels]:
+    """Images whose one value says which they are."""
+    values = (start + np.arange(count)).astype(np.uint8)
+    return np.broadcast_to(values[:, None, None], (count, 6, 7)), (np.arange(count) % classes).astype(np.int64)
+
+
+def test_the_worst_as_a_picture(tmp_path: Path) -> None:
+    scores = [one(3, 0.62, 2.3, mistaken_for=1, recall=0.25, recall_floor=0.8), one(0, 0.98, 1.5, recall=0.5, recall_floor=0.75)]
+    figure = worst_figure(scores, CLASSES, marked(100, 0), marked(30, 100))
+    words = texts(figure)
+    assert words[:3] == [CLASSES[3].glyph, CLASSES[3].name, words[2]]
+    assert f"agreement 62.0% of 50, else mostly {CLASSES[1].glyph}" in words[2]
+    assert "FID 4.60, floor 2.00 (2.3x)" in words[2]
+    assert "recall 25% (real 80%), diversity 1.00" in words[2]
+    strips = [np.asarray(axes.images[0].get_array())[3] for axes in figure.axes if axes.images]
+    places = slice(3, None, 8)
+    assert strips[0][places].tolist() == [3 + 5 * i for i in range(8)], "the generated images of class 3"
+    assert strips[1][places].tolist() == [103 + 5 * i for i in range(6)] + [255] * 2, "the real ones, of which there are six"
+    assert strips[2][places].tolist() == [5 * i for i in range(8)]
+    assert saved(figure, tmp_path / "w.png") == saved(worst_figure(scores, CLASSES, marked(100, 0), marked(30, 100)), tmp_path / "again.png")
+
+
+def test_the_worst_of_an_unconditional_generator_without_images(tmp_path: Path) -> None:
+    images, labels = marked(30, 0)
+    figure = worst_figure([one(0, None, None, read_as=0, diversity=None)], CLASSES, (images[labels != 0], labels[labels != 0]), (images, labels))
+    assert "0 images are read as it\ntoo few images for an FID" in texts(figure)[2]
+    assert (np.asarray(figure.axes[1].images[0].get_array()) == 255).all()
+    assert saved(figure, tmp_path / "w.png")
+
+
+def test_the_heat_map_shows_every_number(tmp_path: Path) -> None:
+    values = {"turbo": [1.0, 2.34, 12.6, 1.0, 0.9], "dcgan": [5.0, float("nan"), 40.0, 2.0, 3.0]}
+    figure = heat_map(values, CLASSES, "fid_ratio")
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["turbo", "dcgan"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == [c.glyph for c in CLASSES]
+    where = {(int(text.get_position()[1]), int(text.get_position()[0])): text.get_text() for text in axes.texts}
+    assert where == {(0, 0): "1.0", (0, 1): "2.3", (0, 2): "13", (0, 3): "1.0", (0, 4): "0.9"} | {
+        (1, 0): "5.0",
+        (1, 2): "40",
+        (1, 3): "2.0",
+        (1, 4): "3.0",
+    }
+    assert axes.images[0].norm.vmax == 40
+    assert saved(figure, tmp_path / "h.png")
+
+
+@pytest.mark.parametrize(("metric", "good", "bad"), [("agreement", 1.0, 0.2), ("fid_ratio", 1.0, 9.0)])
+def test_what_is_bad_is_dark(metric: Any, good: float, bad: float) -> None:
+    (axes,) = heat_map({"turbo": [good, bad]}, CLASSES[:2], metric).axes
+    image = axes.images[0]
+    bright, dark = image.cmap(image.norm(np.array([good, bad])))[:, :3].mean(1)
+    assert bright > 0.5 > dark
+    assert [text.get_color() for text in axes.texts] == ["black", "white"]
+
+
+def test_a_heat_map_of_a_single_cell_and_of_nothing(tmp_path: Path) -> None:
+    for name, value in (("a", 0.5), ("b", float("nan"))):
+        for metric in ("agreement", "fid_ratio"):
+            assert saved(heat_map({"turbo": [value]}, CLASSES[:1], metric), tmp_path / f"{name}-{metric}")  # type: ignore[arg-type]
+
+
+def test_the_confusion_of_a_generator_says_what_its_rows_are() -> None:
+    asked, read = np.array([0, 0, 1, 2], np.int64), [0, 1, 1, 2]
+    figure = confusion_figure(confusion(asked, logits_for(read, 3)), CLASSES[:3], 0.75, "What turbo writes", "asked for")
+    assert figure.axes[0].get_title() == "What turbo writes: 75.00% right"
+    assert figure.axes[0].get_ylabel() == "asked for"
+    assert np.asarray(figure.axes[0].images[0].get_array())[0, 1] == pytest.approx(0.5**0.5)
