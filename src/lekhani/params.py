@@ -132,7 +132,7 @@ class Judge(_Model):
     images_seen: Count = Field(description="training budget, repeats counted")
     second_budget: float = Field(1.0, gt=0, description="the second classifier's training budget, in parts of images_seen")
     batch_size: Count = 128
-    lr: Rate = 2e-3
+    lr: Rate = 5e-3
     weight_decay: float = Field(0.01, ge=0)
     label_smoothing: Fraction = 0.05
     shift: float = Field(2.0, ge=0, le=8, description="largest random shift in training, pixels")

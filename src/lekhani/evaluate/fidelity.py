@@ -55,8 +55,7 @@ def fidelity(generated: Readings, real: Readings, kid_subset_size: int, seed: in
         raise LekhaniError(f"Precision and recall need more than {NEIGHBOURS} images on each side and one side has {fewest}; evaluate more images.")
     tf = torch_fidelity
     ours, theirs = torch.from_numpy(generated[0]), torch.from_numpy(real[0])
-    # Means and covariances of nearly equal sets cancel, hence double precision.
-    fid = tf.metric_fid.fid_statistics_to_metric(*(tf.metric_fid.fid_features_to_statistics(one.double()) for one in (ours, theirs)), False)
+    fid = tf.metric_fid.fid_statistics_to_metric(*(tf.metric_fid.fid_features_to_statistics(one) for one in (ours, theirs)), False)
     subset_size = min(kid_subset_size, fewest)
     kid = tf.metric_kid.kid_features_to_metric(ours, theirs, kid_subsets=50, kid_subset_size=subset_size, rng_seed=seed, verbose=False)
     isc = tf.metric_isc.isc_features_to_metric(torch.from_numpy(generated[1]), splits=min(10, len(ours)), rng_seed=seed)

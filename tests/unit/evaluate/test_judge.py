@@ -308,7 +308,7 @@ def test_nonsense_teaches_to_be_unsure() -> None:
 def test_calibration_error_of_a_worked_example() -> None:
     # Two classes. Of fifteen bins, confidences fall into (8/15, 9/15], (9/15, 10/15] and (13/15, 14/15].
     confidence = np.array([0.54, 0.59, 0.59, 0.59, 0.61, 0.66, 0.90, 0.90])
-    right = np.array([1, 1, 1, 0, 0, 0, 1, 0])
+    right = np.array([0, 1, 1, 1, 0, 0, 1, 0])
     logits = np.stack([np.log(confidence), np.log1p(-confidence)], 1).astype(np.float32)
     by_hand = 4 / 8 * abs(3 / 4 - 2.31 / 4) + 2 / 8 * abs(0 - 1.27 / 2) + 2 / 8 * abs(1 / 2 - 0.90)
     assert calibration_error(logits, 1 - right) == pytest.approx(by_hand, abs=1e-6)

@@ -118,6 +118,8 @@ def test_classes_are_counted_over_all_sampling_seeds(generated: list[Readings], 
     assert card["classes_covered"] == 3, "each seed writes one class alone, and each another one"
     assert card["class_entropy"] == pytest.approx(math.log(3))
     assert card["label_agreement"] == pytest.approx(1 / 3)
+    assert card["label_agreement_floor"] == 1
+    assert card["class_entropy_floor"] == pytest.approx(math.log(3))
 
 
 def test_another_extractor_has_names_of_its_own(generated: list[Readings], real: Real) -> None:

@@ -17,7 +17,7 @@ from lekhani.evaluate.usefulness import Labelled, Point, Usefulness, metrics, mi
 
 CPU = torch.device("cpu")
 K, SIZE = 6, 16
-PLAIN = {name: 0.0 for name in ("shift", "rotation", "scale", "shear", "bend", "thickness", "nonsense", "held_out")}
+PLAIN = dict.fromkeys(("shift", "rotation", "scale", "shear", "bend", "thickness", "nonsense", "held_out"), 0.0)
 CHOICE = Usefulness(width=4, images_seen=1600, batch_size=32, lr=1e-2, seeds=2, shares=(0.01, 1.0), **PLAIN)
 THREE = (0.01, 0.1, 1.0)
 BARS = [np.s_[2:5, :], np.s_[7:10, :], np.s_[11:14, :], np.s_[:, 2:5], np.s_[:, 7:10], np.s_[:, 11:14]]
