@@ -312,7 +312,9 @@ class Train(_Model):
     sample_every: Count = Field(20_000, description="images seen between two sample grids")
     log_every: Count = Field(50, description="steps between two rows of losses.csv")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of forward passes; auto takes bf16 on a GPU that has it, fp32 elsewhere")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of forward passes; auto takes bf16 where GPU or CPU has instructions for it, else fp32"
+    )
     compile: bool = Field(False, description="torch.compile the networks: a minute at the start that long runs on a GPU earn back")
     checkpoint_seconds: float = Field(60.0, gt=0, description="seconds between two checkpoints")
     checkpoint_steps: int = Field(0, ge=0, description="steps between two checkpoints, beside those by time; 0: by time alone")

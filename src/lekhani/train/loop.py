@@ -277,7 +277,7 @@ class _Session:
 
 def speed_up(variant: Variant, choice: params.Train, device: torch.device) -> None:
     """Half precision where the device is made for it, and compiled networks where that was asked for."""
-    bf16 = choice.precision == "bf16" or (choice.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+    bf16 = choice.precision == "bf16" or (choice.precision == "auto" and _made_for_bf16(device))
     variant.autocast = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
@@ -285,6 +285,14 @@ def speed_up(variant: Variant, choice: params.Train, device: torch.device) -> No
     if choice.compile:
         for network in variant.networks():
             network.compile()
+
+
+def _made_for_bf16(device: torch.device) -> bool:
+    """True where bfloat16 has instructions of its own; elsewhere it is emulated and slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    can = torch.cpu.get_capabilities()
+    return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
 
 
 def _check_finite(name: str, run: _Run) -> None:
