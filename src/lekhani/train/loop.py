@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from types import FrameType
 from typing import Any
 
@@ -154,7 +155,6 @@ class _Session:
         if not self.batch_size:
             raise LekhaniError(f"A batch is smaller than the {self.here.world} processes that are to share it; raise batch_size or start fewer.")
         self.steps = max(1, math.ceil(images_seen / self.batch_size))
-        self.order = batches(len(images), self.batch_size, seed)
         noise, sample_labels = fixed_inputs(self.variant.noise_dim, int(labels.max()) + 1, seed)
         self.noise, self.sample_labels = noise.to(device), sample_labels.to(device)
         self.run = _Run()
@@ -166,8 +166,6 @@ class _Session:
             self.variant.load_state_dict(state["variant"])
             self.ema.load_state_dict(state["ema"])
             self.run = _Run(**state["run"])
-            for _ in range(self.run.step):
-                next(self.order)
             log.info("%s goes on from step %d of %d.", self.variant.name, self.run.step, self.steps)
         if self.here.rank:  # every process its own noise; the first has the same as when it is alone
             torch.manual_seed(self.seed + self.here.rank + self.here.world * self.run.step)
@@ -175,13 +173,13 @@ class _Session:
             torch.set_rng_state(state["random"])
             if self.device.type == "cuda":
                 torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        self.rows = self._rows()
         self.reporter.resume(self.run.step)
         self.saved = self.run.started = time.perf_counter()
 
     def step(self) -> None:
         """Show the next batch, or this process's share of it."""
-        rows = next(self.order)[self.here.rank :: self.here.world]
-        chosen = torch.from_numpy(rows.copy()).to(self.device)
+        chosen = next(self.rows)
         self.variant.progress = self.run.step / self.steps
         self.run.pending.append(self.variant.step(self.pixels[chosen].unsqueeze(1).float().div_(255), self.classes[chosen]))
         if self.run.step >= self.ema_start * self.steps:
@@ -189,6 +187,12 @@ class _Session:
         else:
             self.ema.copy()
         self.run.step += 1
+
+    def _rows(self) -> Iterator[Tensor]:
+        """Row numbers of each batch from here on, on the device: many batches come over at once, since each crossing waits for the device."""
+        order = islice(batches(len(self.pixels), self.batch_size, self.seed), self.run.step, None)
+        while True:
+            yield from torch.from_numpy(np.stack(list(islice(order, 64)))[:, self.here.rank :: self.here.world].copy()).to(self.device)
 
     def report(self) -> None:
         """Tell figures, scores, samples and findings when their time has come."""
