@@ -278,7 +278,7 @@ class Turbo(_Model):
     steps: int = Field(1, ge=1, le=2, description="network evaluations per image")
     pairs_per_class: Count = Field(200, description="images that the teacher draws, once, for the student to imitate")
     adversarial: float = Field(0.3, ge=0, description="weight of the critic beside imitation; 0 leaves it out of the student's loss")
-    lr: Rate = 2e-3
+    lr: Rate = 1e-3
     betas: Betas = (0.5, 0.99)
     ema_decay: Fraction = 0.998
 
