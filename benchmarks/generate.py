@@ -1,6 +1,6 @@
 """Images per second of exported generators in ONNX Runtime, by turns in one process.
 
-    python benchmarks/generate.py models/devanagari/*/generator.onnx [--batch-sizes 1 64 256] [--seconds 3] [--out benchmarks/results/generate_cpu.json]
+    python benchmarks/generate.py models/devanagari/*/generator.onnx [--batch-sizes 1 64 256] [--seconds 3] [--out FILE.json]
 
 The ratio is to the first file named.
 """
