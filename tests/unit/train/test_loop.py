@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from itertools import islice
@@ -343,3 +344,11 @@ def test_half_precision_where_it_pays(monkeypatch: pytest.MonkeyPatch, tiny: par
     speed_up(variant, params.Train.model_validate({"images_seen": {"per_class": 1}, "precision": precision}), CPU)
     with variant.autocast:
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (torch.bfloat16 if half else torch.float32)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_networks_learn_the_same(tiny: params.Variants, data: tuple[Bytes, Labels]) -> None:
+    plain, compiled = (run(lambda device: VARIANTS["cgan"].build(tiny, 28, K, device), data, compile=on, precision="fp32") for on in (False, True))
+    for (name, one), (other_name, other) in zip(plain.generator.state_dict().items(), compiled.generator.state_dict().items(), strict=True):
+        assert name == other_name
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-2)
