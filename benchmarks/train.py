@@ -4,6 +4,7 @@
 
 The textbook loop is what tutorials show: a DataLoader with two workers and a per-image transform, eager float32 in torch's default memory
 format, Adam as it comes, the discriminator's gradients computed in the generator's step too, and `.item()` of every loss at every step.
+Ours is the loop that trains, in the precision that the profile asks for, averaging of the weights included.
 Both loops run by turns in this one process, so that a busy machine slows both; the ratio is of their medians. On a GPU the peak memory is the
 device's. The share of the roofline is the step's floating-point operations, counted by torch, against a large matrix product timed here.
 """
@@ -16,6 +17,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lekhani import params
 from lekhani.data.embedded import devanagari
-from lekhani.train.loop import batches, pick_device, speed_up
+from lekhani.train.loop import _Session, pick_device
+from lekhani.train.reporter import Silent
 from lekhani.variants import VARIANTS, Variant
 from lekhani.variants.gan import Gan
 
@@ -93,16 +96,11 @@ def textbook_draw(variant: Any, images: Tensor, labels: Tensor) -> None:
     variant.told = (loss.item(), reconstruction.mean().item(), kl.mean().item())
 
 
-def ours(variant: Variant, data: Any, batch_size: int, device: torch.device) -> Iterator[None]:
-    """The loop's own way: pixels on the device as uint8, losses read every 20 steps."""
-    pixels, classes = (torch.from_numpy(array).to(device) for array in data)
-    order, told = batches(len(data[0]), batch_size, 7), []
+def ours(session: _Session) -> Iterator[None]:
+    """The loop's own steps and reports, without scores and sample grids, which are as many as one asks for."""
     while True:
-        chosen = torch.from_numpy(next(order)).to(device)
-        told.append(variant.step(pixels[chosen].unsqueeze(1).float().div_(255), classes[chosen]))
-        if len(told) == 20:
-            torch.stack([torch.stack([value.float() for value in row.values()]) for row in told]).mean(0).tolist()
-            told.clear()
+        session.step()
+        session.report()
         yield
 
 
@@ -147,9 +145,12 @@ def measure(name: str, p: params.Params, data: Any, device: torch.device, second
     theirs = build(name, p.variants, device)
     for part in theirs.networks():
         part.to(memory_format=torch.contiguous_format)
-    mine = build(name, p.variants, device)
-    speed_up(mine, p.train, device)
-    loops = {"textbook": textbook(theirs, data, batch_size, device), "lekhani": ours(mine, data, batch_size, device)}
+    train = p.train.model_copy(update={"score_every": 0, "sample_every": 10**12})
+    choice = getattr(p.variants, name)
+    session = _Session(lambda on: build(name, p.variants, on), *data, 10**9, batch_size, (choice.ema_decay, 0.0), 7, train, device)
+    session.reporter, session.checkpoints, session.score = Silent(), None, None
+    session.restore()
+    loops = {"textbook": textbook(theirs, data, batch_size, device), "lekhani": ours(session)}
     for steps in loops.values():
         for _ in range(3):
             next(steps)  # warm-up outside the clock
@@ -159,13 +160,14 @@ def measure(name: str, p: params.Params, data: Any, device: torch.device, second
             torch.set_flush_denormal(loop == "lekhani")
             speeds[loop].append(run(steps, seconds / 10, batch_size, device))
     with FlopCounterMode(display=False) as counter:
-        mine.step(torch.rand(batch_size, 1, 32, 32, device=device), torch.zeros(batch_size, dtype=torch.int64, device=device))
+        session.variant.step(torch.rand(batch_size, 1, 32, 32, device=device), torch.zeros(batch_size, dtype=torch.int64, device=device))
     medians = {loop: statistics.median(values) for loop, values in speeds.items()}
     per_image = counter.get_total_flops() / batch_size
     return {
         "batch_size": batch_size,
         "images_per_second": {loop: round(value, 1) for loop, value in medians.items()},
         "spread": {loop: [round(min(values), 1), round(max(values), 1)] for loop, values in speeds.items()},
+        "precision": "fp32" if isinstance(session.variant.autocast, nullcontext) else "bf16",
         "ratio": round(medians["lekhani"] / medians["textbook"], 2),
         "mflop_per_image": round(per_image / 1e6, 2),
         "roofline_share": round(medians["lekhani"] * per_image / peak_flops(device), 3),
@@ -178,18 +180,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", nargs="+", default=["dcgan", "cgan", "draw"])
     parser.add_argument("--profile", choices=["quick", "full"], default="full")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], help="of our loop; else as the profile says")
     parser.add_argument("--seconds", type=float, default=60.0, help="per variant")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     p = params.resolve(params.read(Path("params.yaml")) | {"profile": given.profile})
+    if given.precision:
+        p = p.model_copy(update={"train": p.train.model_copy(update={"precision": given.precision})})
     device = pick_device("auto")
     glyphs = devanagari(7, 40, 1)
     data = np.stack(list(glyphs.images)), glyphs.labels
     results = {name: measure(name, p, data, device, given.seconds) for name in given.variants}
-    print(f"{'variant':10} {'batch':>5} {'textbook':>10} {'lekhani':>10} {'ratio':>6}  roofline")
+    print(f"{'variant':10} {'batch':>5} {'textbook':>10} {'lekhani':>10} {'ratio':>6}  in    roofline")
     for name, one in results.items():
         speed = one["images_per_second"]
-        print(f"{name:10} {one['batch_size']:5} {speed['textbook']:10.1f} {speed['lekhani']:10.1f} {one['ratio']:6.2f}  {one['roofline_share']:.1%}")
+        row = f"{name:10} {one['batch_size']:5} {speed['textbook']:10.1f} {speed['lekhani']:10.1f} {one['ratio']:6.2f}"
+        print(f"{row}  {one['precision']}  {one['roofline_share']:.1%}")
     if given.out:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
         named = torch.cuda.get_device_name() if device.type == "cuda" else f"{len(os.sched_getaffinity(0))} x {platform.machine()}"

@@ -286,7 +286,7 @@ class Turbo(_Model):
     steps: int = Field(1, ge=1, le=2, description="network evaluations per image")
     pairs_per_class: Count = Field(200, description="images that the teacher draws, once, for the student to imitate")
     adversarial: float = Field(0.3, ge=0, description="weight of the critic beside imitation; 0 leaves it out of the student's loss")
-    lr: Rate = 2e-3
+    lr: Rate = 1e-3
     betas: Betas = (0.5, 0.99)
     ema_decay: Fraction = 0.998
 
@@ -320,7 +320,9 @@ class Train(_Model):
     sample_every: Count = Field(20_000, description="images seen between two sample grids")
     log_every: Count = Field(50, description="steps between two rows of losses.csv")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of forward passes; auto takes bf16 on a GPU that has it, fp32 elsewhere")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of forward passes; auto takes bf16 where GPU or CPU has instructions for it, else fp32"
+    )
     compile: bool = Field(False, description="torch.compile the networks: a minute at the start that long runs on a GPU earn back")
     checkpoint_seconds: float = Field(60.0, gt=0, description="seconds between two checkpoints")
     checkpoint_steps: int = Field(0, ge=0, description="steps between two checkpoints, beside those by time; 0: by time alone")

@@ -52,10 +52,10 @@ def diagnose(rows: Sequence[Mapping[str, float]], scores: Sequence[Mapping[str, 
             if first and _all(recent, lambda row, name=name, first=first: row[name] > 1e3 * max(first), name):  # type: ignore[misc]
                 found.append(Finding("exploding_gradients", f"{name} has grown a thousandfold: set clip_norm to 1 or lower the learning rate."))
                 break
-    if scores:
-        last = scores[-1]
-        covered, diversity = last.get("classes_covered", 1.0), last.get("class_diversity", 1.0)
-        if covered < 0.5:
+    if len(scores) > 1:  # a generator that has just begun shows few classes and little else, and is on its way
+        before, last = ({"classes_covered": 1.0, "class_diversity": 1.0} | dict(score) for score in scores[-2:])
+        covered, diversity = last["classes_covered"], last["class_diversity"]
+        if covered < 0.5 and covered <= before["classes_covered"]:
             found.append(
                 Finding(
                     "mode_collapse",
@@ -63,7 +63,7 @@ def diagnose(rows: Sequence[Mapping[str, float]], scores: Sequence[Mapping[str, 
                     "instance_noise or a larger batch, or train wgan_gp or r3gan.",
                 )
             )
-        elif diversity < 0.3:
+        elif diversity < 0.3 and diversity <= before["class_diversity"]:
             found.append(
                 Finding(
                     "collapse_within_classes",

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from types import FrameType
 from typing import Any
 
@@ -154,7 +155,6 @@ class _Session:
         if not self.batch_size:
             raise LekhaniError(f"A batch is smaller than the {self.here.world} processes that are to share it; raise batch_size or start fewer.")
         self.steps = max(1, math.ceil(images_seen / self.batch_size))
-        self.order = batches(len(images), self.batch_size, seed)
         noise, sample_labels = fixed_inputs(self.variant.noise_dim, int(labels.max()) + 1, seed)
         self.noise, self.sample_labels = noise.to(device), sample_labels.to(device)
         self.run = _Run()
@@ -166,8 +166,6 @@ class _Session:
             self.variant.load_state_dict(state["variant"])
             self.ema.load_state_dict(state["ema"])
             self.run = _Run(**state["run"])
-            for _ in range(self.run.step):
-                next(self.order)
             log.info("%s goes on from step %d of %d.", self.variant.name, self.run.step, self.steps)
         if self.here.rank:  # every process its own noise; the first has the same as when it is alone
             torch.manual_seed(self.seed + self.here.rank + self.here.world * self.run.step)
@@ -175,13 +173,13 @@ class _Session:
             torch.set_rng_state(state["random"])
             if self.device.type == "cuda":
                 torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        self.rows = self._rows()
         self.reporter.resume(self.run.step)
         self.saved = self.run.started = time.perf_counter()
 
     def step(self) -> None:
         """Show the next batch, or this process's share of it."""
-        rows = next(self.order)[self.here.rank :: self.here.world]
-        chosen = torch.from_numpy(rows.copy()).to(self.device)
+        chosen = next(self.rows)
         self.variant.progress = self.run.step / self.steps
         self.run.pending.append(self.variant.step(self.pixels[chosen].unsqueeze(1).float().div_(255), self.classes[chosen]))
         if self.run.step >= self.ema_start * self.steps:
@@ -189,6 +187,12 @@ class _Session:
         else:
             self.ema.copy()
         self.run.step += 1
+
+    def _rows(self) -> Iterator[Tensor]:
+        """Row numbers of each batch from here on, on the device: many batches come over at once, since each crossing waits for the device."""
+        order = islice(batches(len(self.pixels), self.batch_size, self.seed), self.run.step, None)
+        while True:
+            yield from torch.from_numpy(np.stack(list(islice(order, 64)))[:, self.here.rank :: self.here.world].copy()).to(self.device)
 
     def report(self) -> None:
         """Tell figures, scores, samples and findings when their time has come."""
@@ -277,7 +281,7 @@ class _Session:
 
 def speed_up(variant: Variant, choice: params.Train, device: torch.device) -> None:
     """Half precision where the device is made for it, and compiled networks where that was asked for."""
-    bf16 = choice.precision == "bf16" or (choice.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+    bf16 = choice.precision == "bf16" or (choice.precision == "auto" and _made_for_bf16(device))
     variant.autocast = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
@@ -285,6 +289,14 @@ def speed_up(variant: Variant, choice: params.Train, device: torch.device) -> No
     if choice.compile:
         for network in variant.networks():
             network.compile()
+
+
+def _made_for_bf16(device: torch.device) -> bool:
+    """True where bfloat16 has instructions of its own; elsewhere it is emulated and slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    can = torch.cpu.get_capabilities()
+    return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
 
 
 def _check_finite(name: str, run: _Run) -> None:

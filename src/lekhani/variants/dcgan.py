@@ -4,6 +4,14 @@ Radford, Metz and Chintala, "Unsupervised Representation Learning with Deep Conv
 the non-saturating loss (Goodfellow et al. 2014), inverted labels, random label smoothing on one or both sides (Salimans
 et al. 2016), Gaussian noise on the discriminator's inputs that fades as training goes on (Arjovsky and Bottou 2017), and
 gradient clipping. Unconditional: the generator ignores its labels.
+
+    L_D = E[CE(D(x + n), t)] + E[CE(D(G(z)), 0)]        L_G = E[CE(D(G(z)), 1)], or -E[CE(D(G(z)), 0)] for `minimax`
+
+CE is the cross entropy of a logit and a target, t ~ U(0.9, 1) and n ~ N(0, sigma^2) with a sigma that falls to 0 over the budget.
+`profile: full` has the settings of the project that this variant follows: Adam with 1e-4 for D and 2e-4 for G, batches of 128, noise
+on real images alone, gradients clipped at norm 1; its 100 epochs of 78,200 images are a `budget` of 0.65. Different from it:
+G learns from the images that D has just learned from, an exponential moving average of G ships, and the paper's initialisation
+and layer sizes are used. `profile: quick` learns faster and puts the noise on generated images too, so that D cannot tell by it.
 """
 
 import torch

@@ -61,7 +61,7 @@ class Gan(Variant):
         real = images * 2 - 1
         with self.autocast, torch.set_grad_enabled(turn):
             noise = torch.randn(images.shape[0], self.noise_dim, device=images.device)
-            fake = self.g(noise, labels) * 2 - 1
+            fake = self.g(noise, labels).float() * 2 - 1  # images are float32 in whatever precision they were made
         with self.autocast:
             verdict = self.judge(self.seen(real), self.seen(fake.detach()), labels)
         norm_d = descend(verdict.loss, self.optimiser_d, self.choice.clip_norm)

@@ -50,5 +50,12 @@ def test_scores(ill: dict[str, Any], name: str) -> None:
     assert names([HEALTHY] * 10, [WELL | ill, WELL]) == [], "the last score counts"
 
 
+@pytest.mark.parametrize("name", ["classes_covered", "class_diversity"])
+def test_a_beginner_on_its_way_has_not_collapsed(name: str) -> None:
+    assert names([HEALTHY] * 10, [WELL | {name: 0.05}]) == []
+    assert names([HEALTHY] * 10, [WELL | {name: 0.05}, WELL | {name: 0.2}]) == []
+    assert names([HEALTHY] * 10, [WELL | {name: 0.05}, WELL | {name: 0.2}, WELL | {name: 0.2}]) != []
+
+
 def test_what_a_variant_does_not_report_is_passed_over() -> None:
     assert names([{"loss": 1.0, "grad_norm": 0.5}] * 10, [{"judge_fid": 1.0}]) == []

@@ -67,7 +67,7 @@ class _Paints(nn.Module):
 
 def trained() -> dict[str, Tensor]:
     images = np.random.default_rng(0).integers(0, 256, (40, 4, 4), np.uint8)
-    choice = params.Train(images_seen=params.Budget(per_class=1), log_every=5, sample_every=10_000)
+    choice = params.Train(images_seen=params.Budget(per_class=1), log_every=5, sample_every=10_000, precision="fp32")
     arguments: dict[str, Any] = {"images_seen": STEPS * BATCH, "batch_size": BATCH, "ema_decay": 0.5, "seed": 3, "choice": choice}
     return dict(
         train(lambda _: Toy(), images, np.zeros(40, np.int64), **arguments, device=torch.device("cpu"), reporter=Silent()).generator.state_dict()

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from itertools import islice
@@ -20,7 +21,7 @@ from lekhani.errors import LekhaniError
 from lekhani.export.weights import save_weights
 from lekhani.pictures import Picture
 from lekhani.train.ema import Ema
-from lekhani.train.loop import Trained, batches, fixed_inputs, pick_device, sample, train
+from lekhani.train.loop import Trained, batches, fixed_inputs, pick_device, sample, speed_up, train
 from lekhani.train.reporter import Fanout, LossFile
 from lekhani.variants import VARIANTS, Variant
 from lekhani.variants.flow_matching import FlowMatching
@@ -332,3 +333,22 @@ def test_flow_matching_learns_a_handful_of_images(tiny: params.Variants) -> None
     losses = [values["loss"] for _, values in recorder.rows]
     assert np.mean(losses[-3:]) < 0.5 * losses[0]
     assert all(math.isfinite(loss) for loss in losses)
+
+
+@pytest.mark.parametrize(
+    ("precision", "capable", "half"), [("auto", True, True), ("auto", False, False), ("fp32", True, False), ("bf16", False, True)]
+)
+def test_half_precision_where_it_pays(monkeypatch: pytest.MonkeyPatch, tiny: params.Variants, precision: str, capable: bool, half: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": capable})
+    variant = VARIANTS["mlp_gan"].build(tiny, 28, K, CPU)
+    speed_up(variant, params.Train.model_validate({"images_seen": {"per_class": 1}, "precision": precision}), CPU)
+    with variant.autocast:
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (torch.bfloat16 if half else torch.float32)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_networks_learn_the_same(tiny: params.Variants, data: tuple[Bytes, Labels]) -> None:
+    plain, compiled = (run(lambda device: VARIANTS["cgan"].build(tiny, 28, K, device), data, compile=on, precision="fp32") for on in (False, True))
+    for (name, one), (other_name, other) in zip(plain.generator.state_dict().items(), compiled.generator.state_dict().items(), strict=True):
+        assert name == other_name
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-2)

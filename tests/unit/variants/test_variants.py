@@ -64,6 +64,17 @@ def test_a_step_tells_finite_numbers_and_changes_weights(built: tuple[Variant, i
     assert not all(torch.equal(old, new) for old, new in zip(before, weights(variant), strict=True))
 
 
+def test_half_precision_trains_too(built: tuple[Variant, int]) -> None:
+    variant, size = built
+    variant.autocast = torch.autocast("cpu", torch.bfloat16)
+    before = weights(variant)
+    for _ in range(2):
+        told = variant.step(*batch(size))
+    assert all(torch.isfinite(value) for value in told.values())
+    assert not all(torch.equal(old, new) for old, new in zip(before, weights(variant), strict=True))
+    assert {weight.dtype for weight in weights(variant)} == {torch.float32}
+
+
 @pytest.mark.parametrize("n", [1, 4])
 def test_the_generator_makes_images(built: tuple[Variant, int], n: int) -> None:
     variant, size = built

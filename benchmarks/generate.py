@@ -1,0 +1,69 @@
+"""Images per second of exported generators in ONNX Runtime, by turns in one process.
+
+    python benchmarks/generate.py models/devanagari/*/generator.onnx [--batch-sizes 1 64 256] [--seconds 3] [--out FILE.json]
+
+The ratio is to the first file named.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from lekhani.serve.session import Generator
+
+
+def speed(generator: Generator, batch_size: int, seconds: float) -> float:
+    """Images per second over about `seconds`, noise included."""
+    rng, labels = np.random.default_rng(0), np.arange(batch_size, dtype=np.int64) % len(generator.classes)
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        for images in generator.draw(labels, rng):
+            done += len(images)
+    return done / (time.perf_counter() - start)
+
+
+def main() -> None:
+    """Measure, print a table and write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 64, 256])
+    parser.add_argument("--seconds", type=float, default=3.0, help="per model and batch size")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    generators = {str(path.parent): Generator(path) for path in given.models}
+    results: dict[str, dict[int, float]] = {name: {} for name in generators}
+    print(f"{'images/s at batch':40}" + "".join(f"{size:>18}" for size in given.batch_sizes))
+    for size in given.batch_sizes:
+        taken: dict[str, list[float]] = {name: [] for name in generators}
+        for turn in range(6):
+            for name, generator in generators.items():
+                one = speed(generator, size, given.seconds / 5 if turn else 0.1)
+                if turn:  # the first one warms up
+                    taken[name].append(one)
+        for name, values in taken.items():
+            results[name][size] = round(statistics.median(values), 1)
+    first = next(iter(results.values()))
+    for name, speeds in results.items():
+        print(f"{name:40}" + "".join(f"{value:>10.0f} ({value / first[size]:4.1f}x)" for size, value in speeds.items()))
+    if given.out:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+        report = {
+            "commit": commit,
+            "device": f"{len(os.sched_getaffinity(0))} x {platform.machine()}",
+            "onnxruntime": version("onnxruntime-gpu"),
+            "images_per_second": results,
+        }
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
