@@ -109,6 +109,22 @@ def export(dataset: Dataset, variant: Variant) -> None:
 
 
 @app.command(rich_help_panel=STAGES)
+def baseline(dataset: Dataset) -> None:
+    """Train OCR models on real images alone, to hold `usefulness` against."""
+    from lekhani import stages
+
+    stages.baseline(_params(dataset), dataset)
+
+
+@app.command(rich_help_panel=STAGES)
+def usefulness(dataset: Dataset, variant: Variant) -> None:
+    """Train OCR models on generated images, alone and beside real ones."""
+    from lekhani import stages
+
+    stages.usefulness(_params(dataset, variant), dataset, variant)
+
+
+@app.command(rich_help_panel=STAGES)
 def evaluate(dataset: Dataset, variant: Variant) -> None:
     """Score an exported generator."""
     from lekhani import stages

@@ -1,5 +1,6 @@
 """Whole files or none: everything is written beside its target and renamed when it is complete."""
 
+import csv
 import hashlib
 import json
 import os
@@ -83,6 +84,15 @@ def read_json(path: Path) -> Any:
         raise LekhaniError(f"{path} is missing; run the stage that writes it first, or `dvc repro`.") from None
     except (OSError, ValueError) as error:
         raise LekhaniError(f"{path} cannot be read ({error}); remove it and run `dvc repro`.") from None
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file that an earlier stage wrote, by the names in its first line; a missing one is a LekhaniError."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise LekhaniError(f"{path} is missing; run the stage that writes it first, or `dvc repro`.") from None
 
 
 def sha256(path: Path, without: Path | None = None) -> str:

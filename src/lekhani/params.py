@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
@@ -125,12 +125,11 @@ class Validate(_Model):
     previous: str = Field("HEAD", description="the git revision whose prepared data is the previous version")
 
 
-class Judge(_Model):
-    """The classifiers that measure every variant: the judge, and a second one of another make that confirms its labels."""
+class Classifier(_Model):
+    """How a classifier of glyphs is trained, and by how much its train images are changed from one view to the next."""
 
     width: int = Field(ge=4, le=512, multiple_of=4, description="channels of the first block; later blocks have two and four times as many")
     images_seen: Count = Field(description="training budget, repeats counted")
-    second_budget: float = Field(1.0, gt=0, description="the second classifier's training budget, in parts of images_seen")
     batch_size: Count = 128
     lr: Rate = 5e-3
     weight_decay: float = Field(0.01, ge=0)
@@ -143,6 +142,22 @@ class Judge(_Model):
     thickness: Fraction = Field(0.6, description="largest random change of strokes in training, in parts of a dilation or erosion by 3x3 pixels")
     nonsense: Fraction = Field(0.05, description="share of each batch in training that shows no glyph, so that confidence falls on what is none")
     held_out: Fraction = Field(0.05, description="share of the train images kept from training, to calibrate the confidence; 0 leaves it as it is")
+
+
+class Judge(Classifier):
+    """The classifiers that measure every variant: the judge, and a second one of another make that confirms its labels."""
+
+    second_budget: float = Field(1.0, gt=0, description="the second classifier's training budget, in parts of images_seen")
+
+
+class Usefulness(Classifier):
+    """How a small OCR model, a judge of small width, is trained on real and on generated characters."""
+
+    seeds: int = Field(3, ge=0, description="trainings per figure, each with a seed and a subset of its own, for mean and deviation; 0: leave it out")
+    shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = Field(
+        (0.01, 0.1, 1.0),
+        description="shares of the real train images to train on, of each class; 1 gives the figure that synthetic images are held to",
+    )
 
 
 class Gan(_Model):
@@ -317,6 +332,7 @@ class Train(_Model):
     """What all variants share in training."""
 
     images_seen: Budget = Field(description="training budget; it grows with the number of classes, so that a new dataset needs no entry")
+    seed: int | None = Field(None, ge=0, lt=2**32, description="of training alone, to repeat it on the same data before the same judge; null: `seed`")
     sample_every: Count = Field(20_000, description="images seen between two sample grids")
     log_every: Count = Field(50, description="steps between two rows of losses.csv")
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -334,9 +350,21 @@ class Train(_Model):
 class Evaluate(_Model):
     """How scorecards are made."""
 
-    n_generated: int = Field(ge=100, description="images generated for the metrics")
+    n_generated: int = Field(ge=100, description="images generated for the metrics, per sampling seed")
+    sampling_seeds: Count = Field(3, description="how often they are generated, each time from other noise; gives every metric mean and deviation")
     kid_subset_size: int = Field(ge=10, description="images per KID subset; smaller than both image sets")
+    extractors: Annotated[tuple[Literal["judge", "inception"], ...], Field(min_length=1)] = Field(
+        ("judge",), description="networks whose features are compared; inception (Inception-v3) adds figures that can be held against papers"
+    )
+    inception_weights: str | None = Field(None, description="torch-fidelity's file of its weights; null: the one in torch's hub folder")
     parity_tolerance: float = Field(1e-4, gt=0, description="largest difference between torch and ONNX Runtime in one pixel of [0, 1]")
+
+    @field_validator("extractors")
+    @classmethod
+    def _judge_leads(cls, extractors: tuple[str, ...]) -> tuple[str, ...]:
+        if "judge" not in extractors:
+            raise ValueError("the judge's features give the leading metric, so `judge` must be among them; add it beside `inception`")
+        return extractors
 
 
 class Tracking(_Model):
@@ -380,6 +408,7 @@ class Params(_Model):
     train: Train
     variants: Variants
     evaluate: Evaluate
+    usefulness: Usefulness
     tracking: Tracking
 
     @model_validator(mode="after")
@@ -390,6 +419,11 @@ class Params(_Model):
             if not re.fullmatch(r"[a-z][a-z0-9_]*", name):  # it becomes part of file, stage and model names
                 raise ValueError(f"data: {name!r} is no dataset name; use small letters, digits and underscores, a letter first")
         return self
+
+    @property
+    def train_seed(self) -> int:
+        """What training draws its random numbers from."""
+        return self.seed if self.train.seed is None else self.train.seed
 
     def dataset(self, name: str) -> Data:
         """Where dataset `name` comes from; raises ParamsError when params.yaml does not describe it."""

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,19 +18,24 @@ from lekhani.errors import LekhaniError, UsageError
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from lekhani.evaluate.judge import Classifier, JudgeReport
+    from lekhani.evaluate.per_class import ClassScore
     from lekhani.evaluate.quick import QuickScore
+    from lekhani.evaluate.usefulness import Point
     from lekhani.params import Params, Variants
+    from lekhani.pictures import Picture
+    from lekhani.serve.session import Generator
     from lekhani.train.checkpoint import Checkpoints
     from lekhani.train.reporter import Reporter
+    from lekhani.variants import Variant
 
 log = logging.getLogger("lekhani")
 
 RAW, MODELS, REPORTS = Path("data/raw"), Path("models"), Path("reports")
+CACHE = Path("cache")  # what judges read of real images, made anew when it is missing or of other images
 CHECKPOINTS = Path("checkpoints")  # outside the outputs, which DVC removes before a stage runs
-SCORECARDS = REPORTS / "scorecards"  # every scorecard again with a strip of glyphs, in one folder: DVC's way to say "all of them" to compare
+SCORECARDS = REPORTS / "scorecards"  # D-V/: a scorecard again and what goes with it, all in one folder, since a stage cannot depend on a matrix
 
 
 def fetch(p: "Params", dataset: str) -> None:
@@ -115,9 +120,9 @@ def _trained_judge(
     from lekhani.evaluate.judge import train_judge
     from lekhani.export.onnx_file import export_onnx, parity
     from lekhani.export.weights import save_weights
-    from lekhani.train.loop import pick_device
+    from lekhani.train.loop import pick_device, takes_bf16
 
-    info = data.info
+    info, device = data.info, pick_device(p.train.device)
     folder = MODELS / info.name / "judge"
     net, report = train_judge(
         p.judge.model_copy(update={"images_seen": images_seen}),
@@ -125,9 +130,10 @@ def _trained_judge(
         data.split("test"),
         info.n_classes,
         seed,
-        pick_device(p.train.device),
+        device,
         lambda done, loss: log.info("%s of %s: %.0f%%, loss %.3f", name, info.name, 100 * done, loss),
         network,
+        takes_bf16(p.train, device),
     )
     save_weights(net, folder / f"{name}.safetensors")
     inputs, path = {"images": torch.zeros(3, 1, info.image_size, info.image_size)}, folder / f"{name}.onnx"
@@ -157,12 +163,13 @@ def train(p: "Params", dataset: str, variant: str) -> None:
         weights = MODELS / dataset / taught_by / "generator.safetensors"
         if not weights.exists():
             raise LekhaniError(f"{variant} learns from {taught_by}, but {weights} is not there; run `dvc repro train@{dataset}-{taught_by}` first.")
-        choices, teacher = _trained(p, dataset, taught_by)
+        choices, trained_teacher = _trained(p, dataset, taught_by)
+        teacher = trained_teacher.generator()
     folder, reports = MODELS / dataset / variant, REPORTS / dataset / variant
     images_seen = round(max(p.train.images_seen.per_class * info.n_classes, p.train.images_seen.at_least) * choice.budget)
     device = distributed.device_of(pick_device(p.train.device))
     leads = distributed.ranks().leads
-    settings = {"profile": p.profile, "seed": p.seed, "images_seen": images_seen, **_flat(choice.model_dump())}
+    settings = {"profile": p.profile, "seed": p.train_seed, "images_seen": images_seen, **_flat(choice.model_dump())}
     checkpoints = Checkpoints(CHECKPOINTS / dataset / variant, _made_with(p, dataset, variant, info, images_seen), p.train.keep_checkpoints)
     reporters: list[Reporter] = [
         ProgressBar(f"{dataset}/{variant}", images_seen),
@@ -189,7 +196,7 @@ def train(p: "Params", dataset: str, variant: str) -> None:
             batch_size=choice.batch_size,
             ema_decay=choice.ema_decay,
             ema_start=getattr(choice, "ema_start", 0.0),
-            seed=p.seed,
+            seed=p.train_seed,
             choice=p.train,
             device=device,
             reporter=reporter,
@@ -214,7 +221,7 @@ def train(p: "Params", dataset: str, variant: str) -> None:
         "conditional": trained.variant.conditional,
         "parameters": sum(weight.numel() for weight in trained.generator.parameters()),
         "choices": {name: getattr(choices, name).model_dump() for name in (variant, taught_by) if name},
-        "seed": p.seed,
+        "seed": p.train_seed,
         "profile": p.profile,
         "data_digest": info.digest,
         "generator_sha256": files.sha256(folder / "generator.safetensors"),
@@ -233,8 +240,8 @@ def train(p: "Params", dataset: str, variant: str) -> None:
     checkpoints.clear()
 
 
-def _trained(p: "Params", dataset: str, variant: str) -> tuple["Variants", "nn.Module"]:
-    """A trained generator on the CPU, rebuilt from what training wrote down rather than from today's params.yaml, and those choices."""
+def _trained(p: "Params", dataset: str, variant: str) -> tuple["Variants", "Variant"]:
+    """A variant with trained weights on the CPU, rebuilt from what training wrote down rather than from today's params.yaml, and those choices."""
     import torch
 
     from lekhani.export.weights import load_weights
@@ -244,9 +251,9 @@ def _trained(p: "Params", dataset: str, variant: str) -> tuple["Variants", "nn.M
     facts = files.read_json(folder / "training.json")
     made_with = {name: type(getattr(p.variants, name)).model_validate_json(json.dumps(choice)) for name, choice in facts["choices"].items()}
     choices = p.variants.model_copy(update=made_with)
-    generator = VARIANTS[variant].build(choices, facts["image_size"], facts["n_classes"], torch.device("cpu")).generator().eval()
-    load_weights(generator, folder / "generator.safetensors")
-    return choices, generator
+    built = VARIANTS[variant].build(choices, facts["image_size"], facts["n_classes"], torch.device("cpu"))
+    load_weights(built.generator().eval(), folder / "generator.safetensors")
+    return choices, built
 
 
 def _made_with(p: "Params", dataset: str, variant: str, info: spec.DatasetInfo, images_seen: int) -> dict[str, Any]:
@@ -257,7 +264,7 @@ def _made_with(p: "Params", dataset: str, variant: str, info: spec.DatasetInfo, 
     return {
         **({f"the weights of {taught_by}": files.sha256(MODELS / dataset / taught_by / "generator.safetensors")[:16]} if taught_by else {}),
         f"data.{dataset} (its digest)": info.digest[:16],
-        "seed": p.seed,
+        "seed": p.train_seed,
         "train.images_seen": images_seen,
         **{f"train.{key}": getattr(p.train, key) for key in ("precision", "score_every", "score_images")},
         **{f"variants.{variant}.{key}": value for key, value in getattr(p.variants, variant).model_dump().items()},
@@ -309,7 +316,7 @@ def export(p: "Params", dataset: str, variant: str) -> None:
 
     info, folder = _info(dataset), MODELS / dataset / variant
     facts = files.read_json(folder / "training.json")
-    _, generator = _trained(p, dataset, variant)
+    generator = _trained(p, dataset, variant)[1].generator()
     inputs, path = generator_inputs(facts["noise_dim"], facts["n_classes"]), folder / "generator.onnx"
     metadata = {
         **{key: str(facts[key]) for key in ("dataset", "variant", "noise_dim", "image_size", "seed", "profile")},
@@ -335,72 +342,191 @@ def export(p: "Params", dataset: str, variant: str) -> None:
             runs.log_model(path, facts["noise_dim"], facts["image_size"])
 
 
-def evaluate(p: "Params", dataset: str, variant: str) -> None:
-    """generator.onnx, judge and prepared data -> reports/D/V/{scorecard.json, per_class.csv, grid.png}. What ships is what is scored."""
-    from lekhani.evaluate.report import save_table
-    from lekhani.evaluate.scorecard import per_class, score
-    from lekhani.pictures import grid, save_png
-    from lekhani.serve.session import Generator, Reader
+def baseline(p: "Params", dataset: str) -> None:
+    """Prepared data -> reports/D/usefulness_real.json: how well an OCR model reads after training on real images alone."""
+    from lekhani.evaluate.usefulness import real_alone
+    from lekhani.train.loop import pick_device
 
     data = _validated(dataset)
-    info, reports, weights = data.info, REPORTS / dataset / variant, MODELS / dataset / "judge" / "judge.safetensors"
+    points = real_alone(
+        data.split("train"), data.split("test"), data.info.n_classes, p.usefulness, p.seed, pick_device(p.train.device), _point_log(dataset)
+    )
+    files.write_json(REPORTS / dataset / "usefulness_real.json", {"points": [asdict(point) for point in points]})
+
+
+def usefulness(p: "Params", dataset: str, variant: str) -> None:
+    """generator.onnx, judge, prepared data, reports/D/usefulness_real.json -> reports/D/V/usefulness.json and usefulness/{points.csv, curve.png}.
+
+    With `usefulness.seeds: 0` it is left out: the file is then empty and the folder too.
+    """
+    from lekhani.evaluate import usefulness as useful
+    from lekhani.evaluate.report import save_figure, save_table
+    from lekhani.serve.session import Generator, Reader
+    from lekhani.train.loop import pick_device
+
+    reports = REPORTS / dataset / variant
+    card: dict[str, float] = {}
+    with files.replacing(reports / "usefulness") as folder:
+        folder.mkdir()
+        if p.usefulness.seeds:
+            data, generator = _validated(dataset), Generator(MODELS / dataset / variant / "generator.onnx")
+            images, labels = _draw(p, generator, data, 0)
+            if not generator.conditional:
+                labels = Reader(MODELS / dataset / "judge" / "judge.onnx").read(images)[1].argmax(1)
+            real = [useful.Point(**point) for point in files.read_json(REPORTS / dataset / "usefulness_real.json")["points"]]
+            points = real + useful.usefulness(
+                (images, labels),
+                data.split("train"),
+                data.split("test"),
+                data.info.n_classes,
+                p.usefulness,
+                p.seed,
+                pick_device(p.train.device),
+                _point_log(f"{dataset}/{variant}"),
+            )
+            card = useful.metrics(points)
+            save_table([point.row() for point in points], folder / "points.csv")
+            save_figure(useful.usefulness_figure(points, f"{dataset} / {variant}"), folder / "curve.png")
+    files.write_json(reports / "usefulness.json", card)
+
+
+def evaluate(p: "Params", dataset: str, variant: str) -> None:
+    """generator.onnx, both judges and prepared data -> reports/D/V/{scorecard.json, per_class.csv, grid.png, figures/}, reports/scorecards/D-V/.
+
+    What ships is what is scored.
+    """
+    from lekhani.evaluate.likelihood import nats
+    from lekhani.evaluate.memorisation import closest_figure, memorisation
+    from lekhani.evaluate.per_class import collapsed, table
+    from lekhani.evaluate.report import save_figure, save_table
+    from lekhani.evaluate.scorecard import curve
+    from lekhani.pictures import grid, save_png
+    from lekhani.serve.session import Generator
+
+    data, reports = _validated(dataset), REPORTS / dataset / variant
     facts, exported = files.read_json(MODELS / dataset / variant / "training.json"), files.read_json(reports / "export.json")
-    reader, generator = Reader(MODELS / dataset / "judge" / "judge.onnx"), Generator(MODELS / dataset / variant / "generator.onnx")
-
-    train_images, _ = data.split("train")
-    test_images, test_labels = data.split("test")
-    n = min(p.evaluate.n_generated, len(train_images))
-    rng = np.random.default_rng([p.seed, 2])
-    asked = np.arange(n, dtype=np.int64) % info.n_classes
-    images = np.concatenate(list(generator.draw(asked, rng)))
-    labels = asked if generator.conditional else None
-    readings = reader.read(images)
+    generator, built = Generator(MODELS / dataset / variant / "generator.onnx"), _trained(p, dataset, variant)[1]
+    sets = [_draw(p, generator, data, again)[0] for again in range(p.evaluate.sampling_seeds)]
+    train, (test_images, test_labels) = data.split("train"), data.split("test")
     # A stream of its own, so that every variant stands beside the same floor.
-    real = train_images[np.sort(np.random.default_rng([p.seed, 3]).choice(len(train_images), n, replace=False))]
-    metrics = score(readings, labels, reader.read(test_images), test_labels, reader.read(real), p.evaluate.kid_subset_size, p.seed)
+    some = np.sort(np.random.default_rng([p.seed, 3]).choice(len(train[0]), len(sets[0]), replace=False))
+    few = train[0][some], train[1][some]
 
-    card = {
+    card: dict[str, Any] = {
         "dataset": dataset,
         "variant": variant,
         "model_sha256": generator.sha256,
-        "judge_sha256": files.sha256(weights),
-        "n_generated": n,
+        "judge_sha256": files.sha256(MODELS / dataset / "judge" / "judge.safetensors"),
+        "data_digest": data.info.digest,
+        "n_generated": len(sets[0]),
         "n_real": len(test_images),
         "seed": p.seed,
-        **metrics,
-        **{key: exported[key] for key in ("parity_max_abs", "latency_ms", "size_mb")},
-        **{key: facts[key] for key in ("images_seen", "train_seconds", "images_per_second")},
+        "train_seed": facts["seed"],
     }
-    rows = [{"name": c.name, "glyph": c.glyph, **row} for c, row in zip(info.classes, per_class(readings[1], labels, info.n_classes), strict=True)]
+    copies, pairs = memorisation(sets[0], train[0], test_images, p.seed)
+    with files.replacing(reports / "figures") as folder:
+        folder.mkdir()
+        measured, classes = _judged(p, data, generator, sets, few, folder)
+        save_figure(closest_figure(pairs, sets[0], train[0]), folder / "closest.png")
+    card |= measured | copies | nats(built, test_images, test_labels, p.seed) | nats(built, *few, p.seed, "_train")
+    if (reports / "usefulness.json").exists():
+        card |= files.read_json(reports / "usefulness.json")
+    card |= {key: exported[key] for key in ("parity_max_abs", "latency_ms", "size_mb")}
+    card |= {key: facts[key] for key in ("images_seen", "train_seconds", "images_per_second")}
+    card["batch_size"] = facts["choices"][variant]["batch_size"]
+
+    rows, picture = table(classes, data.info.classes), _in_class_order(sets[0], data.info.n_classes)
     save_table(rows, reports / "per_class.csv")
-    # Generated glyphs in class order, eight of each (a column a class), at the very noise that was scored.
-    shown = 8 if info.n_classes * 8 <= n else max(1, n // info.n_classes)
-    columns = min(info.n_classes, 23)
-    blocks = [
-        images[row * info.n_classes + np.arange(first, min(first + columns, info.n_classes))]
-        for first in range(0, info.n_classes, columns)
-        for row in range(shown)
-    ]
-    save_png(grid(np.concatenate(blocks), columns), reports / "grid.png", scale=2)
-    save_png(grid(images[:46], 23), SCORECARDS / f"{dataset}-{variant}.png")
-    files.write_json(SCORECARDS / f"{dataset}-{variant}.json", card)
+    save_png(picture, reports / "grid.png", scale=2)
+    with files.replacing(SCORECARDS / f"{dataset}-{variant}") as folder:
+        folder.mkdir()
+        save_table(rows, folder / "per_class.csv")
+        save_table(curve(files.read_csv(reports / "scores.csv"), files.read_csv(reports / "losses.csv")), folder / "curve.csv")
+        save_png(grid(sets[0][:46], 23), folder / "strip.png")
+        save_png(picture, folder / "grid.png")
+        files.write_json(folder / "scorecard.json", card)
     files.write_json(reports / "scorecard.json", card)
     if p.tracking.backend == "mlflow":
         from lekhani.tracking import runs
 
         runs.deliver(_backlog(dataset, variant))
         with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", _revision(facts)):
-            runs.log_scorecard(
-                card, [reports / "grid.png", reports / "per_class.csv", reports / "scorecard.json"], MODELS / dataset / "judge" / "judge.onnx"
-            )
-    log.info(
-        "%s/%s: FID %.2f (floor %.2f)%s",
-        dataset,
-        variant,
-        card["fid"],
-        card["fid_floor"],
-        f", label agreement {card['label_agreement']:.1%}" if labels is not None else "",
-    )
+            made = [reports / name for name in ("grid.png", "per_class.csv", "scorecard.json")]
+            made += [path for part in ("figures", "usefulness") for path in sorted((reports / part).glob("*"))]
+            runs.log_scorecard(card, made, [MODELS / dataset / "judge" / name for name in ("judge.onnx", "second.onnx")])
+    for finding in collapsed(classes, data.info.classes):
+        log.warning("%s/%s: %s", dataset, variant, finding.sentence)
+    agreement = f", label agreement {card['label_agreement']:.1%}" if "label_agreement" in card else ""
+    log.info("%s/%s: FID %.2f (floor %.2f)%s", dataset, variant, card["fid"], card["fid_floor"], agreement)
+
+
+def _judged(
+    p: "Params",
+    data: spec.Prepared,
+    generator: "Generator",
+    sets: Sequence[spec.Bytes],
+    few: tuple[spec.Bytes, spec.Labels],
+    figures: Path,
+) -> tuple[dict[str, Any], list["ClassScore"]]:
+    """What all extractors say of the images of each sampling seed beside `few` train images; the judge's view of each class, drawn in `figures`."""
+    from lekhani.evaluate import per_class
+    from lekhani.evaluate.fidelity import Inception
+    from lekhani.evaluate.report import confusion_figure, save_figure
+    from lekhani.evaluate.scorecard import fidelity_card, read_real, score, second_opinion
+    from lekhani.serve.session import Reader
+    from lekhani.train.loop import pick_device
+
+    info, (test_images, test_labels), choice = data.info, data.split("test"), p.evaluate
+    asked = _asked(p, data) if generator.conditional else None
+    reader, second = (Reader(MODELS / info.name / "judge" / f"{name}.onnx") for name in ("judge", "second"))
+    readings = [reader.read(images) for images in sets]
+    real = read_real(reader.read, test_images, few[0], choice.kid_subset_size, p.seed, CACHE / info.name / "judge.npz", reader.sha256)
+    card: dict[str, Any] = score(readings, asked, real, test_labels, choice.kid_subset_size, p.seed)
+    card |= second_opinion(readings, [second.read(images) for images in sets], asked, real.test, second.read(test_images), test_labels)
+    if "inception" in choice.extractors:
+        inception = Inception(Path(choice.inception_weights) if choice.inception_weights else None, pick_device(p.train.device))
+        cache = CACHE / info.name / "inception.npz"
+        seen = read_real(inception.read, test_images, few[0], choice.kid_subset_size, p.seed, cache, inception.sha256)
+        card |= fidelity_card([inception.read(images) for images in sets], seen, choice.kid_subset_size, p.seed, "_inception")
+        card["inception_sha256"] = inception.sha256
+
+    features, logits = (np.concatenate(columns) for columns in zip(*readings, strict=True))
+    labels = None if asked is None else np.tile(asked, len(sets))
+    classes = per_class.by_class((features, logits), labels, real.test, test_labels, real.train, few[1], p.seed)
+    card["collapsed_classes"] = sum(one.is_collapsed for one in classes)
+    shown = np.concatenate(sets), logits.argmax(1) if labels is None else labels
+    save_figure(per_class.worst_figure(per_class.worst(classes), info.classes, shown, (test_images, test_labels)), figures / "worst.png")
+    if labels is not None:
+        counts, title = per_class.confusion(labels, logits), f"{generator.variant}, read by the judge"
+        save_figure(confusion_figure(counts, info.classes, card["label_agreement"], title, "asked for"), figures / "confusion.png")
+    return card, classes
+
+
+def _asked(p: "Params", data: spec.Prepared) -> spec.Labels:
+    """Equally many labels of each class, no more than there are train images."""
+    return np.arange(min(p.evaluate.n_generated, data.info.counts["train"]), dtype=np.int64) % data.info.n_classes
+
+
+def _draw(p: "Params", generator: "Generator", data: spec.Prepared, again: int) -> tuple[spec.Bytes, spec.Labels]:
+    """Images of one sampling seed and the labels that they were asked for."""
+    asked = _asked(p, data)
+    return np.concatenate(list(generator.draw(asked, np.random.default_rng([p.seed, 2, again])))), asked
+
+
+def _in_class_order(images: spec.Bytes, n_classes: int) -> "Picture":
+    """Generated glyphs, a column a class and eight of each, of images whose labels count up and start anew."""
+    from lekhani.pictures import grid
+
+    shown = 8 if n_classes * 8 <= len(images) else max(1, len(images) // n_classes)
+    columns = min(n_classes, 23)
+    blocks = [
+        images[row * n_classes + np.arange(first, min(first + columns, n_classes))] for first in range(0, n_classes, columns) for row in range(shown)
+    ]
+    return grid(np.concatenate(blocks), columns)
+
+
+def _point_log(name: str) -> Callable[["Point"], None]:
+    return lambda point: log.info("%s: %s, %d real images, reads %.1f%%", name, point.kind, point.n_real, 100 * point.mean)
 
 
 def compare(p: "Params") -> None:

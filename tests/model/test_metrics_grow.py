@@ -92,7 +92,8 @@ def _assert_grows(got: list[dict[str, float]]) -> None:
 
 
 def test_one_source_of_glyphs_ties_with_itself_and_not_with_a_spoilt_one(glyphs: Glyphs) -> None:
-    real = Real(glyphs.test, fidelity(read(glyphs.judge, glyphs.some(200, 3)), glyphs.test, 100, 1))
+    train = read(glyphs.judge, glyphs.some(200, 3))
+    real = Real(glyphs.test, train, fidelity(train, glyphs.test, 100, 1))
 
     def card(seeds: range, grey: float) -> dict[str, float]:
         samples = [read(glyphs.judge, noisy(glyphs.some(200, seed), grey)) for seed in seeds]

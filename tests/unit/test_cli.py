@@ -14,7 +14,7 @@ from lekhani import __version__, cli, params, stages
 from lekhani.errors import LekhaniError
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("fetch", "prepare", "validate", "judge", "train", "export", "evaluate")
+STAGES = ("fetch", "prepare", "validate", "judge", "train", "export", "baseline", "usefulness", "evaluate")
 WITH_VARIANT = ("train", "export", "evaluate")
 
 

@@ -63,7 +63,7 @@ def test_a_teacher_is_built_from_what_its_training_wrote_down(tmp_path: Path, mo
     files.write_json(folder / "training.json", facts)
     today = params.load(ROOT / "params.yaml")
     assert today.variants.flow_matching.channels != tiny.flow_matching.channels
-    choices, generator = stages._trained(today, "own", "flow_matching")
+    choices, built = stages._trained(today, "own", "flow_matching")
     assert choices.flow_matching == tiny.flow_matching
     for name, value in taught.state_dict().items():
-        assert torch.equal(value, generator.state_dict()[name]), name
+        assert torch.equal(value, built.generator().state_dict()[name]), name

@@ -1,8 +1,6 @@
 """What validation found, for people: pages with the pictures of offenders, the data card and the contact sheet."""
 
-import base64
 import html
-import io
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from lekhani import files
 from lekhani.data.checks import PAIRED, printable
 from lekhani.data.spec import Bytes, Prepared, load_prepared
+from lekhani.pages import glyph_image, page
 from lekhani.pictures import enlarged, grid, use_devanagari_font
 
 PAGES = ("validation.json", "validation.md", "validation.html", "data_card.md", "contact_sheet.png")
@@ -151,30 +149,17 @@ def validation_markdown(report: Mapping[str, Any], cases: Mapping[str, Sequence[
 
 
 _STYLE = """
-:root { color-scheme: light; }
-body { margin: 0 auto; max-width: 64rem; padding: 2rem 1.5rem 4rem; background: #fff; color: #1c2024;
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "Noto Sans", "Noto Sans Devanagari", sans-serif; }
-h1 { font-size: 1.75rem; line-height: 1.25; margin: 0 0 .25rem; }
-h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; }
-p { margin: .4rem 0; max-width: 46rem; overflow-wrap: anywhere; }
-.lead { color: #596069; }
-table { border-collapse: collapse; width: 100%; margin-top: 1rem; font-size: .94rem; }
-th { text-align: left; font-weight: 600; color: #596069; }
-th, td { padding: .45rem .75rem .45rem 0; border-bottom: 1px solid #e3e6ea; vertical-align: top; }
 td:last-child { overflow-wrap: anywhere; }
-.number { text-align: right; font-variant-numeric: tabular-nums; }
 .verdict { display: inline-block; padding: 0 .55rem; border-radius: .75rem; font-size: .85rem; font-weight: 600; white-space: nowrap; }
 .failed { background: #fbe3e1; color: #8f1d14; }
 .warning { background: #fdf0cf; color: #6b4700; }
 .ok { background: #e0f2e5; color: #14532d; }
 h1 .verdict { font-size: 1rem; padding: .1rem .8rem; vertical-align: .25rem; margin-left: .5rem; }
 .cases { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0 0; padding: 0; list-style: none; }
-.case { display: flex; gap: .75rem; padding: .75rem; border: 1px solid #e3e6ea; border-radius: .5rem; }
-figure { margin: 0; width: 8.5rem; }
-img { display: block; image-rendering: pixelated; max-width: 100%; height: auto; }
-figcaption { margin-top: .4rem; font-size: .82rem; line-height: 1.4; overflow-wrap: anywhere; }
-figcaption b { font-weight: 600; }
-figcaption span { display: block; color: #596069; }
+.case { display: flex; gap: .75rem; padding: .75rem; border: 1px solid var(--line); border-radius: .5rem; }
+figure { width: 8.5rem; }
+img { image-rendering: pixelated; }
+figcaption span { display: block; color: var(--quiet); }
 """
 
 
@@ -205,11 +190,7 @@ def validation_html(report: Mapping[str, Any], data: Prepared, cases: Mapping[st
             body.append("</ul></section>")
     if report["notes"]:
         body += ["<section><h2>How it was prepared</h2><ul>", *(f"<li>{_html(note)}</li>" for note in report["notes"]), "</ul></section>"]
-    head = (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Validation of {name}: {word}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-    )
-    return head + "\n".join(line for line in body if line) + "\n</body>\n</html>\n"
+    return page(f"Validation of {name}: {word}", _STYLE, body)
 
 
 def _html(text: Any) -> str:
@@ -218,15 +199,10 @@ def _html(text: Any) -> str:
 
 def _figure(case: Case) -> str:
     scale = max(1, 96 // max(case.picture.shape))
-    picture = enlarged(case.picture, scale)
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="PNG", optimize=True)
-    source = base64.b64encode(file.getvalue()).decode()
-    height, width = picture.shape
     alt = _html(f"Image {case.id:,} of class {case.label}, {case.split}")
     facts = f"<span>{_html(case.why)}</span>" if case.why else ""
     return (
-        f'<figure><img src="data:image/png;base64,{source}" width="{width}" height="{height}" alt="{alt}">'
+        f"<figure>{glyph_image(enlarged(case.picture, scale), alt)}"
         f"<figcaption><b><bdi>{_html(case.label)}</bdi></b>, {case.split}, image {case.id:,}{facts}"
         f"<span><bdi>{_html(case.member)}</bdi></span></figcaption></figure>"
     )

@@ -97,7 +97,7 @@ class JudgeReport:
 
 
 def train_judge(
-    choice: params.Judge,
+    choice: params.Classifier,
     train: tuple[Bytes, Labels],
     test: tuple[Bytes, Labels],
     n_classes: int,
@@ -170,7 +170,7 @@ def train_judge(
     )
 
 
-def augment(images: Tensor, choice: params.Judge) -> Tensor:
+def augment(images: Tensor, choice: params.Classifier) -> Tensor:
     """Images uint8 [N,H,W] -> float32 [N,1,H,W] in [0,1], each as another hand may have written it.
 
     One bilinear sampling shifts, turns, stretches, slants and bends each image by amounts of its own, uniform up to those of `choice`;

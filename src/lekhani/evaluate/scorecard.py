@@ -35,7 +35,8 @@ class Real:
     """What every variant of a dataset is held against, as one extractor sees it."""
 
     test: Readings
-    floor: dict[str, float]  # what real train images, as many as are generated, score against the test split
+    train: Readings  # of as many train images as are generated
+    floor: dict[str, float]  # what those train images score against the test split
 
 
 def read_labels(logits: Floats, labels: Labels | None) -> Read:
@@ -65,12 +66,13 @@ def read_real(
     key.update(Path(metrics.__file__).read_bytes())
     with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(cache, allow_pickle=False) as saved:
         if saved["key"] == key.hexdigest():
-            return Real((saved["features"], saved["logits"]), json.loads(str(saved["floor"])))
-    features, logits = read(test)
-    floor = fidelity(read(train), (features, logits), kid_subset_size, seed)
+            return Real((saved["test"], saved["test_logits"]), (saved["train"], saved["train_logits"]), json.loads(str(saved["floor"])))
+    real, ours = read(test), read(train)
+    floor = fidelity(ours, real, kid_subset_size, seed)
+    arrays = {"test": real[0], "test_logits": real[1], "train": ours[0], "train_logits": ours[1]}
     with files.replacing(cache) as temporary, temporary.open("wb") as file:
-        np.savez(file, key=np.array(key.hexdigest()), features=features, logits=logits, floor=np.array(json.dumps(floor)))
-    return Real((features, logits), floor)
+        np.savez(file, key=np.array(key.hexdigest()), floor=np.array(json.dumps(floor)), **arrays)
+    return Real(real, ours, floor)
 
 
 def score(generated: Sequence[Readings], labels: Labels | None, real: Real, test_labels: Labels, kid_subset_size: int, seed: int) -> dict[str, float]:
@@ -108,6 +110,37 @@ def fidelity_card(generated: Sequence[Readings], real: Real, kid_subset_size: in
         if floor > 0 and name != "kid":
             card[f"{key}_ratio"] = card[key] / floor
     return card
+
+
+def second_opinion(
+    judge: Sequence[Readings], second: Sequence[Readings], labels: Labels | None, judge_test: Readings, second_test: Readings, test_labels: Labels
+) -> dict[str, float]:
+    """What another classifier says of the images, one reading of each per sampling seed: a generator may please the judge alone.
+
+    `judges_agree` is the share of images that both read as the same class, `label_agreement_second` the share that the second reads as
+    what was asked for, absent for an unconditional generator; each with `_std`, and as `_floor` what real test images get.
+    """
+    read = [(one[1].argmax(1), other[1].argmax(1)) for one, other in zip(judge, second, strict=True)]
+    floor = judge_test[1].argmax(1), second_test[1].argmax(1)
+    agree = [float((one == other).mean()) for one, other in read]
+    card = {"judges_agree": float(np.mean(agree)), **_spread("judges_agree", agree), "judges_agree_floor": float((floor[0] == floor[1]).mean())}
+    if labels is not None:
+        name, right = "label_agreement_second", [float((other == labels).mean()) for _, other in read]
+        card |= {name: float(np.mean(right)), **_spread(name, right), f"{name}_floor": float((floor[1] == test_labels).mean())}
+    return card
+
+
+def curve(scores: Sequence[Mapping[str, str]], losses: Sequence[Mapping[str, str]]) -> list[dict[str, float]]:
+    """Rows images_seen, seconds, judge_fid from the rows of scores.csv and losses.csv; seconds are those spent in training steps."""
+    seen = np.array([0.0, *(float(row["images_seen"]) for row in losses)])
+    speed = np.array([float(row["images_per_second"]) for row in losses])
+    seconds = np.concatenate([[0.0], np.cumsum(np.diff(seen) / speed)])
+    at = np.array([float(row["images_seen"]) for row in scores])
+    fid = [float(row["judge_fid"]) for row in scores]
+    return [
+        {"images_seen": int(images), "seconds": round(float(spent), 2), "judge_fid": value}
+        for images, spent, value in zip(at, np.interp(at, seen, seconds), fid, strict=True)
+    ]
 
 
 def _spread(name: str, values: Sequence[float]) -> dict[str, float]:

@@ -7,12 +7,11 @@ many images in equally many steps, so that only the data differ.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
 
 from lekhani import params
 from lekhani.data.spec import Bytes, Labels
@@ -24,16 +23,6 @@ if TYPE_CHECKING:
 
 Labelled = tuple[Bytes, Labels]  # images uint8 [N,H,W] white on black, labels int64 [N]
 Kind = Literal["real", "real+synthetic", "synthetic"]
-
-
-class Usefulness(params.Judge):
-    """How a small OCR model, a judge of small width, is trained on real and on generated characters."""
-
-    seeds: params.Count = Field(3, description="trainings per figure, each with a seed and a subset of its own; they give mean and deviation")
-    shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = Field(
-        (0.01, 0.1, 1.0),
-        description="shares of the real train images to train on, of each class; 1 gives the figure that synthetic images are held to",
-    )
 
 
 @dataclass(frozen=True)
@@ -64,7 +53,7 @@ class Point:
 
 
 def real_alone(
-    train: Labelled, test: Labelled, n_classes: int, choice: Usefulness, seed: int, device: torch.device, on_point: Callable[[Point], None]
+    train: Labelled, test: Labelled, n_classes: int, choice: params.Usefulness, seed: int, device: torch.device, on_point: Callable[[Point], None]
 ) -> list[Point]:
     """The points of kind `real`, one per share of `choice`; no generator enters, so that one dataset needs them once.
 
@@ -78,7 +67,7 @@ def usefulness(
     train: Labelled,
     test: Labelled,
     n_classes: int,
-    choice: Usefulness,
+    choice: params.Usefulness,
     seed: int,
     device: torch.device,
     on_point: Callable[[Point], None],
@@ -183,7 +172,7 @@ def _point(
     synthetic: Labelled | None,
     test: Labelled,
     n_classes: int,
-    choice: Usefulness,
+    choice: params.Usefulness,
     seed: int,
     device: torch.device,
     on_point: Callable[[Point], None],

@@ -82,11 +82,11 @@ class Generator:
 
 
 class Reader:
-    """The judge as ONNX: images -> features and logits."""
+    """A judge as ONNX: images -> features and logits. Attributes: `classes` in label order, `dataset`, `sha256`."""
 
     def __init__(self, path: Path, provider: str = "auto") -> None:
         """Open judge.onnx; raises LekhaniError when it is none of ours."""
-        self.session = open_session(path, provider)
+        self.session, self.sha256 = open_session(path, provider), sha256(path)
         metadata: dict[str, Any] = self.session.get_modelmeta().custom_metadata_map
         try:
             self.dataset = metadata["dataset"]

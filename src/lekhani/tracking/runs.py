@@ -182,13 +182,14 @@ def _is_active(client: mlflow.MlflowClient, run_id: str) -> bool:
         return False
 
 
-def log_scorecard(card: Mapping[str, Any], files: list[Path], judge: Path) -> None:
-    """Add a scorecard's numbers as metrics, its files and the judge that made it as artifacts to the active run."""
+def log_scorecard(card: Mapping[str, Any], files: Sequence[Path], judges: Sequence[Path]) -> None:
+    """Add a scorecard's numbers as metrics, its files and the classifiers that made it as artifacts to the active run."""
     mlflow.log_metrics({key: float(value) for key, value in card.items() if isinstance(value, int | float) and not isinstance(value, bool)})
     mlflow.set_tags({key: str(card[key]) for key in ("dataset", "variant", "model_sha256", "judge_sha256") if key in card})
     for path in files:
         mlflow.log_artifact(str(path), "evaluation")
-    mlflow.log_artifact(str(judge), "judge")
+    for path in judges:
+        mlflow.log_artifact(str(path), "judge")
 
 
 def logged_model(run_id: str) -> str | None:

@@ -281,14 +281,18 @@ class _Session:
 
 def speed_up(variant: Variant, choice: params.Train, device: torch.device) -> None:
     """Half precision where the device is made for it, and compiled networks where that was asked for."""
-    bf16 = choice.precision == "bf16" or (choice.precision == "auto" and _made_for_bf16(device))
-    variant.autocast = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
+    variant.autocast = torch.autocast(device.type, torch.bfloat16) if takes_bf16(choice, device) else nullcontext()
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
     if choice.compile:
         for network in variant.networks():
             network.compile()
+
+
+def takes_bf16(choice: params.Train, device: torch.device) -> bool:
+    """Whether forward passes of training run in bfloat16."""
+    return choice.precision == "bf16" or (choice.precision == "auto" and _made_for_bf16(device))
 
 
 def _made_for_bf16(device: torch.device) -> bool:

@@ -95,6 +95,14 @@ class Variant(ABC):
         It maps noise float32 [N, noise_dim] (standard normal) and labels int64 [N] to images float32 [N,1,H,W] in [0,1].
         """
 
+    def bound(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Reconstruction and KL divergence, float32 [N] in nats, whose sum bounds -log p(image) from above; None without a likelihood.
+
+        `images` float32 [N,1,H,W] in [0,1] and `labels` int64 [N] as in `step`; one sample of the latent each, in float32 and with
+        the weights of `generator`. Where labels steer the image, the bound is on -log p(image | label).
+        """
+        return None
+
     @abstractmethod
     def _parts(self) -> dict[str, Any]:
         """Everything with a state: networks and optimisers by name."""

@@ -99,11 +99,32 @@ class Lstm(nn.Module):
         return out * torch.tanh(cell), cell
 
 
+class Encoder(nn.Module):
+    """What reads an image and says q(z_t) of each step."""
+
+    def __init__(self, choice: params.Draw, image_size: int, n_classes: int) -> None:
+        super().__init__()
+        self.side = image_size
+        self.grid = Grid(choice.read_size, image_size) if choice.attention else None
+        self.glance = nn.Linear(choice.hidden, 5) if choice.attention else None
+        self.lstm = Lstm(2 * (choice.read_size if choice.attention else image_size) ** 2 + choice.hidden, choice.hidden)
+        self.posterior = nn.Linear(choice.hidden, 2 * choice.latent_dim)
+        self.label = _labels(choice, n_classes)
+
+    def look(self, image: Tensor, error: Tensor, output: Tensor) -> Tensor:
+        """What the encoder reads of the image and of what the canvas lacks, both [N, H*W]; the decoder's last output says where."""
+        if self.grid is None or self.glance is None:
+            return torch.cat([image, error], 1)
+        pictures = torch.stack([image.reshape(-1, self.side, self.side), error.reshape(-1, self.side, self.side)], 2)
+        return self.grid.read(pictures, self.glance(output))
+
+
 class Painter(Stepwise):
     """The decoder as a generator: noise float32 [N, steps*latent_dim], labels int64 [N] -> images float32 [N,1,H,W] in [0,1].
 
     Its state is one tensor [N, H*W + 2*hidden + steps*latent_dim]: the canvas, the LSTM's output and cell, and the noise,
-    turned by one step's share each time, so that the next share always comes first.
+    turned by one step's share each time, so that the next share always comes first. Painting needs no encoder, and an exported
+    file holds none; it is kept here so that it is averaged, chosen and saved with the rest, and what ships keeps its bound.
     """
 
     def __init__(self, choice: params.Draw, image_size: int, n_classes: int) -> None:
@@ -115,6 +136,7 @@ class Painter(Stepwise):
         self.brush = nn.Linear(choice.hidden, choice.write_size**2 + 5 if self.grid else self.pixels)
         self.canvas = nn.Parameter(torch.full((self.pixels,), -2.0))
         self.label = _labels(choice, n_classes)
+        self.encoder = Encoder(choice, image_size, n_classes)
 
     def told(self, labels: Tensor) -> Tensor:
         """See `_told`."""
@@ -147,29 +169,24 @@ class Painter(Stepwise):
 
 
 class Autoencoder(nn.Module):
-    """The encoder around a painter: binary images float32 [N,1,H,W] -> the bound's two parts, as `forward` says."""
+    """A training pass through a painter and its encoder: binary images float32 [N,1,H,W] -> the bound's two parts, as `forward` says."""
 
-    def __init__(self, choice: params.Draw, painter: Painter, n_classes: int) -> None:
+    def __init__(self, painter: Painter) -> None:
         super().__init__()
         self.painter = painter
-        self.grid = Grid(choice.read_size, painter.side) if choice.attention else None
-        self.glance = nn.Linear(choice.hidden, 5) if choice.attention else None
-        self.lstm = Lstm(2 * (choice.read_size**2 if choice.attention else painter.pixels) + choice.hidden, choice.hidden)
-        self.posterior = nn.Linear(choice.hidden, 2 * choice.latent_dim)
-        self.label = _labels(choice, n_classes)
 
     def forward(self, images: Tensor, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstruction and KL divergence float32 [N], nats, of images in {0, 1} under posterior samples made of `noise` [T,N,latent_dim]."""
-        n, painter = images.shape[0], self.painter
+        n, painter, encoder = images.shape[0], self.painter, self.painter.encoder
         pixels = images.reshape(n, painter.pixels)
-        told_encoder, told_decoder = _told(self.lstm, self.label, labels), painter.told(labels)
+        told_encoder, told_decoder = _told(encoder.lstm, encoder.label, labels), painter.told(labels)
         canvas = painter.canvas.expand(n, -1)
-        (seen, seen_cell), (output, cell) = self.lstm.begin(n), painter.lstm.begin(n)
+        (seen, seen_cell), (output, cell) = encoder.lstm.begin(n), painter.lstm.begin(n)
         posteriors = []
         for t in range(painter.steps):
-            glimpse = self.look(pixels, pixels - torch.sigmoid(canvas), output)
-            seen, seen_cell = self.lstm.move(self.lstm.weigh(torch.cat([glimpse, output, seen], 1), told_encoder), seen_cell)
-            posterior = self.posterior(seen)
+            glimpse = encoder.look(pixels, pixels - torch.sigmoid(canvas), output)
+            seen, seen_cell = encoder.lstm.move(encoder.lstm.weigh(torch.cat([glimpse, output, seen], 1), told_encoder), seen_cell)
+            posterior = encoder.posterior(seen)
             mean, log_deviation = posterior.chunk(2, 1)
             posteriors.append(posterior)
             share = torch.addcmul(mean, log_deviation.exp(), noise[t])
@@ -177,14 +194,6 @@ class Autoencoder(nn.Module):
             canvas = canvas + painter.stroke(painter.brush(output))
         reconstruction = F.binary_cross_entropy_with_logits(canvas, pixels, reduction="none").sum(1)
         return reconstruction, divergence(torch.stack(posteriors, 1))
-
-    def look(self, image: Tensor, error: Tensor, output: Tensor) -> Tensor:
-        """What the encoder reads of the image and of what the canvas lacks, both [N, H*W]; the decoder's last output says where."""
-        if self.grid is None or self.glance is None:
-            return torch.cat([image, error], 1)
-        side = self.painter.side
-        pictures = torch.stack([image.reshape(-1, side, side), error.reshape(-1, side, side)], 2)
-        return self.grid.read(pictures, self.glance(output))
 
 
 def divergence(posteriors: Tensor) -> Tensor:
@@ -202,7 +211,7 @@ class Draw(Variant):
         self.choice, self.conditional = choice, choice.conditional
         self.noise_dim = choice.steps * choice.latent_dim
         self.painter = Painter(choice, image_size, n_classes)
-        self.autoencoder = Autoencoder(choice, self.painter, n_classes).to(device)
+        self.autoencoder = Autoencoder(self.painter).to(device)
         self.optimiser = torch.optim.Adam(self.autoencoder.parameters(), choice.lr, choice.betas, fused=True)
 
     @classmethod
@@ -212,23 +221,21 @@ class Draw(Variant):
 
     def step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Lower the bound on a fresh binarisation of the images, x ~ Bernoulli(grey)."""
-        reconstruction, kl = (part.mean() for part in self._parts_of_bound(images, labels))
+        with self.autocast:
+            parts = self._parts_of_bound(images, labels)
+        reconstruction, kl = (part.mean() for part in parts)
         loss = reconstruction + kl
         norm = descend(loss, self.optimiser, self.choice.clip_norm)
         return {"loss": loss.detach(), "reconstruction": reconstruction.detach(), "kl": kl.detach(), "grad_norm": norm}
 
     @torch.no_grad()
     def bound(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Reconstruction and KL float32 [N], nats, whose sum bounds -log p(x) from above; one sample of z.
-
-        `images` float32 [N,1,H,W] in [0,1] are binarised first, x ~ Bernoulli(grey), which leaves binary ones as they are.
-        """
+        """See Variant.bound; the images are binarised first, x ~ Bernoulli(grey), which leaves binary ones as they are."""
         return self._parts_of_bound(images, labels)
 
     def _parts_of_bound(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         noise = torch.randn(self.choice.steps, images.shape[0], self.choice.latent_dim, device=images.device)
-        with self.autocast:
-            reconstruction, kl = self.autoencoder(torch.bernoulli(images), labels, noise)
+        reconstruction, kl = self.autoencoder(torch.bernoulli(images), labels, noise)
         return reconstruction, kl
 
     def generator(self) -> nn.Module:

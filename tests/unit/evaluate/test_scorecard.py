@@ -52,7 +52,7 @@ LABELS = (np.arange(120) % 3).astype(np.int64)
 @pytest.fixture(scope="module")
 def real() -> Real:
     test, train = readings(120, 3, 1), readings(120, 3, 2)
-    return Real(test, fidelity(train, test, 40, 1))
+    return Real(test, train, fidelity(train, test, 40, 1))
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +216,8 @@ def noisy() -> tuple[list[dict[str, float]], list[dict[str, float]]]:
     """Scorecards of one and the same generator, sampled with ever other seeds, and of one that is a little worse."""
     rng = np.random.default_rng(12)
     test = gaussian(rng, 150, 0.0)
-    real = Real(test, fidelity(gaussian(rng, 150, 0.0), test, 50, 1))
+    train = gaussian(rng, 150, 0.0)
+    real = Real(test, train, fidelity(train, test, 50, 1))
     return [sampled_card(k, 0.5, real) for k in range(12)], [sampled_card(100 + k, 0.7, real) for k in range(6)]
 
 

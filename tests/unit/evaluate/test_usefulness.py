@@ -13,7 +13,8 @@ import torch
 from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import LekhaniError
 from lekhani.evaluate import usefulness as module
-from lekhani.evaluate.usefulness import Labelled, Point, Usefulness, metrics, mix, real_alone, subset, usefulness, usefulness_figure
+from lekhani.evaluate.usefulness import Labelled, Point, metrics, mix, real_alone, subset, usefulness, usefulness_figure
+from lekhani.params import Usefulness
 
 CPU = torch.device("cpu")
 K, SIZE = 6, 16

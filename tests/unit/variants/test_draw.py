@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from lekhani import params
+from lekhani.export.onnx_file import export_onnx, generator_inputs
 from lekhani.variants.draw import Draw, Grid, Lstm, divergence
 
 K = 3
@@ -126,7 +128,7 @@ def test_the_bound_is_the_slow_one(form: dict[str, Any]) -> None:
     variant = trained(**form)
     images, labels, noise = torch.bernoulli(torch.rand(5, 1, 28, 28)), torch.arange(5) % K, torch.randn(4, 5, 3)
     posteriors: list[Normal] = []
-    variant.autoencoder.posterior.register_forward_hook(lambda _, __, out: posteriors.append(Normal(out[:, :3], out[:, 3:].exp())))
+    variant.painter.encoder.posterior.register_forward_hook(lambda _, __, out: posteriors.append(Normal(out[:, :3], out[:, 3:].exp())))
     with torch.no_grad():
         reconstruction, kl = variant.autoencoder(images, labels, noise)
         # Samples of the posteriors, given to the generator that ships, lead to the same canvas.
@@ -206,7 +208,31 @@ def test_half_precision_keeps_the_grid_and_the_bound_whole() -> None:
         torch.testing.assert_close(one, other, rtol=0.02, atol=0.1)
 
 
+def test_the_bound_is_in_float32_whatever_training_runs_in() -> None:
+    variant = trained()
+    images, labels = torch.bernoulli(torch.rand(4, 1, 28, 28)), torch.zeros(4, dtype=torch.int64)
+    random = torch.get_rng_state()
+    whole = variant.bound(images, labels)
+    variant.autocast = torch.autocast("cpu", torch.bfloat16)
+    torch.set_rng_state(random)
+    again = variant.bound(images, labels)
+    for one, other in zip(whole, again, strict=True):
+        assert torch.equal(one, other)
+        assert one.shape == (4,)
+
+
 # --- the generator ---
+
+
+def test_the_generator_keeps_its_encoder_but_no_exported_file_does(tmp_path: Path) -> None:
+    variant = trained(conditional=True)
+    weights = {name: value.numpy().tobytes() for name, value in variant.generator().state_dict().items()}
+    encoder = {name for name in weights if name.startswith("encoder.")}
+    assert encoder == {f"encoder.{name}" for name in variant.painter.encoder.state_dict()}
+    assert len(encoder) == 9
+    export_onnx(variant.generator(), generator_inputs(variant.noise_dim, K), ["images"], tmp_path / "generator.onnx", {})
+    exported = (tmp_path / "generator.onnx").read_bytes()
+    assert {name for name, content in weights.items() if content in exported} == weights.keys() - encoder
 
 
 @pytest.mark.parametrize("form", FORMS)
