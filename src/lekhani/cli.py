@@ -133,11 +133,15 @@ def evaluate(dataset: Dataset, variant: Variant) -> None:
 
 
 @app.command(rich_help_panel=STAGES)
-def compare() -> None:
+def compare(
+    repeats: Annotated[
+        bool, typer.Option("--repeats", help="Pool the training seeds of DVC experiments, and write to reports/repeats/.", show_default=False)
+    ] = False,
+) -> None:
     """Write the leaderboard from all scorecards."""
     from lekhani import stages
 
-    stages.compare(_params())
+    stages.compare(_params(), repeats)
 
 
 @app.command(rich_help_panel=REGISTRY)

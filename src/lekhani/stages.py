@@ -529,22 +529,50 @@ def _point_log(name: str) -> Callable[["Point"], None]:
     return lambda point: log.info("%s: %s, %d real images, reads %.1f%%", name, point.kind, point.n_real, 100 * point.mean)
 
 
-def compare(p: "Params") -> None:
-    """All scorecards -> reports/leaderboard.{csv,md,png}."""
+def compare(p: "Params", repeats: bool = False) -> None:
+    """All scorecards -> reports/leaderboard.{csv,md,png,html} and reports/leaderboard/.
+
+    With `repeats`, those of DVC experiments that repeat the training with other seeds are pooled with the workspace's, and all that is
+    written lies in reports/repeats/.
+    """
     from PIL import Image
 
-    from lekhani.evaluate.report import leaderboard_csv, leaderboard_figure, leaderboard_markdown, save_figure
+    from lekhani.evaluate import leaderboard
+    from lekhani.evaluate.report import save_figure
 
-    cards = [files.read_json(SCORECARDS / f"{d}-{v}.json") for d in p.data for v in p.pipeline.everyone]
-    strips = {}
+    folders = {(d, v): SCORECARDS / f"{d}-{v}" for d in p.data for v in p.pipeline.everyone}
+    cards = [files.read_json(folder / "scorecard.json") for folder in folders.values()]
+    if repeats:
+        from lekhani.tracking.experiments import repeats as experiments
+
+        found = experiments([folder / "scorecard.json" for folder in folders.values()])
+        seen = {json.dumps(card) for card in cards}
+        others = [card for of_path in found.values() for card in of_path if json.dumps(card) not in seen]
+        if not others:
+            raise UsageError("No experiment on top of HEAD repeats this training; queue some with `dvc exp run --queue -S train.seed=8`.")
+        cards = list(leaderboard.repeats(cards + others))
+    entries, strips = [], {}
     for card in cards:
         key = card["dataset"], card["variant"]
-        with Image.open(SCORECARDS / f"{key[0]}-{key[1]}.png") as picture:
-            strips[key] = np.asarray(picture)
-    files.write_text(REPORTS / "leaderboard.csv", leaderboard_csv(cards))
-    text = leaderboard_markdown(cards)
-    files.write_text(REPORTS / "leaderboard.md", text)
-    save_figure(leaderboard_figure(cards, strips), REPORTS / "leaderboard.png")
+        with Image.open(folders[key] / "strip.png") as strip, Image.open(folders[key] / "grid.png") as grid:
+            strips[key] = np.asarray(strip)
+            curve, classes = (files.read_csv(folders[key] / f"{name}.csv") for name in ("curve", "per_class"))
+            entries.append(leaderboard.Entry(card, curve, classes, np.asarray(grid)))
+    target, text = REPORTS / "repeats" if repeats else REPORTS, leaderboard.leaderboard_markdown(cards)
+    with files.replacing(target / "leaderboard") as folder:
+        folder.mkdir()
+        for dataset in p.data:
+            for name, figure in leaderboard.figures([entry for entry in entries if entry.card["dataset"] == dataset]).items():
+                save_figure(figure, folder / f"{dataset}-{name}.png")
+    save_figure(leaderboard.leaderboard_figure(cards, strips), target / "leaderboard.png")
+    files.write_text(target / "leaderboard.csv", leaderboard.leaderboard_csv(cards))
+    files.write_text(target / "leaderboard.md", text)
+    files.write_text(target / "leaderboard.html", leaderboard.leaderboard_html(entries))
+    if p.tracking.backend == "mlflow":
+        from lekhani.tracking import runs
+
+        made = [target / f"leaderboard.{kind}" for kind in ("csv", "md", "png", "html")]
+        runs.log_leaderboard(p.tracking.experiment, [*made, *sorted((target / "leaderboard").iterdir())], _revision())
     log.info("%s", text)
 
 
@@ -552,12 +580,12 @@ def register(p: "Params", dataset: str) -> str:
     """Register the variant of `dataset` that leads the leaderboard and return one sentence that says what was done."""
     if p.tracking.backend != "mlflow":
         raise UsageError("tracking.backend is `none` in params.yaml, so there is no registry; set it to `mlflow`.")
-    from lekhani.evaluate.report import rank
+    from lekhani.evaluate.leaderboard import rank
     from lekhani.registry import models
     from lekhani.tracking import runs
 
     p.dataset(dataset)
-    best = rank([files.read_json(SCORECARDS / f"{dataset}-{v}.json") for v in p.pipeline.everyone])[0]
+    best = rank([files.read_json(SCORECARDS / f"{dataset}-{v}" / "scorecard.json") for v in p.pipeline.everyone])[0].card
     folder = MODELS / dataset / best["variant"]
     facts = files.read_json(folder / "training.json")
     if files.sha256(folder / "generator.onnx") != best["model_sha256"]:

@@ -6,11 +6,13 @@ import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from statistics import fmean, stdev
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from matplotlib import color_sequences
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
 
@@ -32,6 +34,7 @@ _SETTINGS = (
     *("images_seen", "batch_size"),
 )
 _MARKERS = "osD^vP"
+_BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1), "borderaxespad": 0, "frameon": False}  # a legend right of its axes
 
 
 @dataclass(frozen=True)
@@ -187,16 +190,18 @@ def _notes(cards: Sequence[Card]) -> list[str]:
         over = next(iter(kinds)) if len(kinds) == 1 else " or ".join(f"{seeds} ({', '.join(names)})" for seeds, names in kinds.items())
         notes.append(f"± is the standard deviation over {over}. Equal places (=) are ties: chance may explain the difference (Welch's t-test at 5%).")
     if len(spreads) < len(cards):
-        which = ", ".join(card["variant"] for card in cards if card not in spreads) if spreads else "each variant"
+        which = ", ".join(card["variant"] for card in cards if "fid_std" not in card) if spreads else "each variant"
         notes.append(f"A single sampling seed was drawn of {which}, so that how much of a difference is chance is not known.")
-    for key, what in (
-        ("images_seen", "images seen in training"),
-        ("batch_size", "images per training step"),
-        ("n_generated", "images generated to be scored"),
+    for key, unlike in (
+        ("images_seen", "trained on equally many images"),
+        ("batch_size", "trained in steps of equally many images"),
+        ("n_generated", "scored on equally many images"),
     ):
-        groups = _by_value([card for card in cards if key in card], lambda card, key=key: card[key])  # type: ignore[misc]
+        groups = _by_value([card for card in cards if key in card], itemgetter(key))
         if len(groups) > 1:
-            notes.append(f"Not alike: {what} are {_listed(groups)}.")
+            most = sum(map(len, groups.values())) / 2
+            each = [f"{value:,} for {'most' if len(names) > most else ', '.join(names)}" for value, names in groups.items()]
+            notes.append(f"Not all were {unlike}: {'; '.join(each)}.")
     return notes
 
 
@@ -206,12 +211,6 @@ def _by_value(cards: Sequence[Card], value: Callable[[Card], Any]) -> dict[Any, 
     for card in cards:
         groups.setdefault(value(card), []).append(card["variant"])
     return dict(sorted(groups.items(), key=lambda pair: -len(pair[1])))
-
-
-def _listed(groups: Mapping[Any, Sequence[str]]) -> str:
-    (common, names), *others = groups.items()
-    rest = [f"{value:,} for {', '.join(of)}" for value, of in others]
-    return f"{common:,} for {'most' if len(names) > 1 else names[0]}, {', '.join(rest)}"
 
 
 def leaderboard_csv(cards: Sequence[Card]) -> str:
@@ -251,7 +250,7 @@ def leaderboard_figure(cards: Sequence[Card], strips: Mapping[tuple[str, str], P
         axes = figure.add_subplot(len(ranked), 1, row + 1)
         axes.imshow(strips[card["dataset"], card["variant"]], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_axis_off()
-        axes.set_title(f"{card['dataset']}  {place}  {card['variant']}: {_in_words(card)}", loc="left", fontsize=10)
+        axes.set_title(f"{card['dataset']} / {card['variant']}, place {place}: {_in_words(card)}", loc="left", fontsize=10)
     figure.tight_layout()
     return figure
 
@@ -271,14 +270,14 @@ def figures(entries: Sequence[Entry]) -> dict[str, Figure]:
 
 def curves_figure(entries: Sequence[Entry]) -> Figure | None:
     """The judge's FID in training against images seen and against the wall clock, entries of one dataset; None without any score."""
-    panels = {
-        axis: lines
-        for axis in ("images_seen", "seconds")
-        if any(lines := {e.card["variant"]: points for e in _in_order(entries) if len(points := _points(e.curve, axis))})
-    }
+    panels = {}
+    for axis in ("images_seen", "seconds"):
+        lines = {e.card["variant"]: _points(e.curve, axis) for e in _in_order(entries)}
+        if any(map(len, lines.values())):
+            panels[axis] = {variant: points for variant, points in lines.items() if len(points)}
     if not panels:
         return None
-    figure = Figure(figsize=(6.2 * len(panels), 4.4), layout="constrained")
+    figure = Figure(figsize=(5.1 * len(panels), 4.4), layout="constrained")
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (axis, lines) in zip(all_axes, panels.items(), strict=True):
         for variant, points in lines.items():
@@ -300,7 +299,7 @@ def curves_figure(entries: Sequence[Entry]) -> Figure | None:
     all_axes[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     all_axes[0].yaxis.set_minor_formatter(NullFormatter())
     all_axes[0].set_ylabel("FID against train images")
-    figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    all_axes[-1].legend(*all_axes[0].get_legend_handles_labels(), **_BESIDE)
     figure.suptitle("FID while training, by the judge's features")
     return figure
 
@@ -321,12 +320,14 @@ def scatter_figure(entries: Sequence[Entry]) -> Figure | None:
     of_both = [e.card for e in _in_order(entries) if {"precision", "recall"} <= set(e.card)]
     if not of_both:
         return None
-    figure = Figure(figsize=(7, 5), layout="constrained")
+    figure = Figure(figsize=(5.2, 5.2))
     axes = figure.add_subplot()
     for card in of_both:
         colour, marker = _look(card["variant"])
-        deviations = {"xerr": card.get("precision_std"), "yerr": card.get("recall_std")}
-        axes.errorbar(card["precision"], card["recall"], **deviations, color=colour, fmt=marker, markersize=8, capsize=3, label=card["variant"])
+        xerr, yerr = card.get("precision_std"), card.get("recall_std")
+        axes.errorbar(
+            card["precision"], card["recall"], xerr=xerr, yerr=yerr, color=colour, fmt=marker, markersize=8, capsize=3, label=card["variant"]
+        )
     real = next((card for card in of_both if {"precision_floor", "recall_floor"} <= set(card)), None)
     if real is not None:
         axes.plot(real["precision_floor"], real["recall_floor"], "k*", markersize=14, label="real train images")
@@ -339,7 +340,7 @@ def scatter_figure(entries: Sequence[Entry]) -> Figure | None:
     )
     axes.grid(alpha=0.3)
     axes.set_title("Precision and recall")
-    figure.legend(loc="outside right upper", frameon=False)
+    axes.legend(**_BESIDE)
     return figure
 
 
@@ -362,8 +363,7 @@ def _look(variant: str) -> tuple[str, str]:
     """Colour and marker of a variant, the same in every figure, whichever others stand beside it."""
     names = sorted(VARIANTS)
     place = names.index(variant) if variant in names else len(names) + sum(variant.encode())
-    colour: str = "#" + "".join(f"{round(255 * part):02x}" for part in color_sequences["tab10"][place % 10])
-    return colour, _MARKERS[place % len(_MARKERS)]
+    return to_hex(color_sequences["tab10"][place % 10]), _MARKERS[place % len(_MARKERS)]
 
 
 _STYLE = """

@@ -69,9 +69,9 @@ def read_real(
             return Real((saved["test"], saved["test_logits"]), (saved["train"], saved["train_logits"]), json.loads(str(saved["floor"])))
     real, ours = read(test), read(train)
     floor = fidelity(ours, real, kid_subset_size, seed)
-    arrays = {"test": real[0], "test_logits": real[1], "train": ours[0], "train_logits": ours[1]}
     with files.replacing(cache) as temporary, temporary.open("wb") as file:
-        np.savez(file, key=np.array(key.hexdigest()), floor=np.array(json.dumps(floor)), **arrays)
+        key_text, floor_text = np.array(key.hexdigest()), np.array(json.dumps(floor))
+        np.savez(file, key=key_text, floor=floor_text, test=real[0], test_logits=real[1], train=ours[0], train_logits=ours[1])
     return Real(real, ours, floor)
 
 

@@ -192,6 +192,14 @@ def log_scorecard(card: Mapping[str, Any], files: Sequence[Path], judges: Sequen
         mlflow.log_artifact(str(path), "judge")
 
 
+def log_leaderboard(experiment: str, files: Sequence[Path], tags: Mapping[str, str]) -> None:
+    """Keep the leaderboard's tables, figures and page as artifacts of a run of its own, named leaderboard."""
+    use_experiment(experiment)
+    with mlflow.start_run(run_name="leaderboard", tags=dict(tags)):
+        for path in files:
+            mlflow.log_artifact(str(path))
+
+
 def logged_model(run_id: str) -> str | None:
     """The URI of the model that a run has logged, if any."""
     client = mlflow.MlflowClient()

@@ -99,7 +99,7 @@ def data() -> tuple[Bytes, Labels]:
 
 
 def run(build: Callable[[torch.device], Variant], data: tuple[Bytes, Labels], reporter: Any = None, **choices: Any) -> Trained:
-    own = {key: choices.pop(key) for key in list(choices) if key in params.Train.model_fields and key != "images_seen"}
+    own = {key: choices.pop(key) for key in list(choices) if key in params.Train.model_fields and key not in {"images_seen", "seed"}}
     choice = params.Train(images_seen=params.Budget(per_class=1), **{"log_every": 2, "sample_every": 1000, **own})
     settings: dict[str, Any] = {"images_seen": 24, "batch_size": 8, "ema_decay": 0.9, "seed": 5}
     return train(build, *data, **{**settings, **choices}, choice=choice, device=CPU, reporter=reporter or Recorder())
