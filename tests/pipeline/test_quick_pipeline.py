@@ -65,7 +65,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     quick["train"]["images_seen"] = {"per_class": 150}
     quick["variants"]["dcgan"]["channels"] = 8
     quick["variants"]["flow_matching"] |= {"channels": [16, 24], "steps": 3}
-    quick["evaluate"] = {"n_generated": 300, "kid_subset_size": 100}
+    quick["evaluate"] = {"n_generated": 300, "sampling_seeds": 2, "kid_subset_size": 100}
+    quick["usefulness"] |= {"images_seen": 600, "seeds": 2}
     params["train"]["sample_every"] = 700
     space.write_params(params)
     space.run("git", "init", "-q")
@@ -95,9 +96,23 @@ def test_every_output_is_there_and_keeps_its_contract(workspace: Workspace) -> N
         assert len(losses) > 1
         assert len(list((workspace.path / f"reports/mnist/{variant}/samples").glob("*.png"))) == (1 if variant == "turbo" else 3)
         assert (workspace.path / f"reports/mnist/{variant}/grid.png").stat().st_size > 1000
+        assert card["sampling_seeds"] == 2
+        assert card["train_seed"] == card["seed"] == 7
+        assert card["fid_std"] > 0
+        assert {"near_copies", "train_excess", "usefulness", "usefulness_gain_10", "judges_agree", "collapsed_classes"} <= set(card)
+        assert "nats_per_image" not in card, "none of them has a likelihood"
+        assert card["usefulness"] == workspace.json(f"reports/mnist/{variant}/usefulness.json")["usefulness"]
+        pictures = {path.name for path in (workspace.path / f"reports/mnist/{variant}/figures").iterdir()}
+        assert pictures == {"worst.png", "closest.png"} | ({"confusion.png"} if variant != "dcgan" else set())
+        curve = (workspace.path / f"reports/scorecards/mnist-{variant}/curve.csv").read_text().splitlines()
+        assert len(curve) == len((workspace.path / f"reports/mnist/{variant}/scores.csv").read_text().splitlines())
+    assert {path.name for path in (workspace.path / "cache/mnist").iterdir()} == {"judge.npz"}
     board = (workspace.path / "reports/leaderboard.csv").read_text().splitlines()
     assert len(board) == 4
     assert (workspace.path / "reports/leaderboard.png").stat().st_size > 1000
+    assert "flow_matching" in (workspace.path / "reports/leaderboard.html").read_text(encoding="utf-8")
+    shown = {path.name for path in (workspace.path / "reports/leaderboard").iterdir()}
+    assert shown == {f"mnist-{name}.png" for name in ("curves", "precision_recall", "agreement", "class_fid")}
 
 
 def test_a_second_repro_runs_nothing(workspace: Workspace) -> None:
@@ -209,4 +224,38 @@ def test_a_failed_validation_stops_what_follows(workspace: Workspace, tmp_path: 
 
 def test_the_prefect_flow_shows_cached_stages(workspace: Workspace) -> None:
     out = workspace.run(sys.executable, "pipelines/retrain.py", "--root", str(workspace.path), "--no-register")
-    assert "14 stages: 14 cached, 0 run" in out
+    assert "18 stages: 18 cached, 0 run" in out
+
+
+def test_training_again_with_other_seeds_gives_mean_and_deviation(workspace: Workspace, tmp_path: Path) -> None:
+    space = Workspace(tmp_path / "repeats")
+    shutil.copytree(workspace.path, space.path, ignore=shutil.ignore_patterns("mlruns"), symlinks=True)
+    assert "No experiment on top of HEAD repeats this training" in space.run("lekhani", "compare", "--repeats", code=2)
+    change = (
+        "-S",
+        "pipeline.variants=[dcgan]",
+        "-S",
+        "pipeline.students=[]",
+        "-S",
+        "profiles.quick.usefulness.seeds=0",
+        "-S",
+        "tracking.backend=none",
+    )
+    space.run("dvc", "exp", "run", *change)
+    assert space.json("reports/mnist/dcgan/usefulness.json") == {}, "usefulness can be left out"
+    assert "usefulness" not in space.json("reports/mnist/dcgan/scorecard.json")
+    space.run("git", "add", "-A")
+    space.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "one variant")
+    first = space.json("reports/mnist/dcgan/scorecard.json")
+    space.run("dvc", "exp", "run", "-S", "train.seed=8")
+    second = space.json("reports/mnist/dcgan/scorecard.json")
+    assert (first["train_seed"], second["train_seed"]) == (7, 8)
+    assert first["judge_sha256"] == second["judge_sha256"], "only training is repeated"
+    space.run("git", "checkout", "-q", ".")
+    space.run("dvc", "checkout", "-q")
+    space.run("lekhani", "compare", "--repeats")
+    header, row = (line.split(",") for line in (space.path / "reports/repeats/leaderboard.csv").read_text().splitlines())
+    card = dict(zip(header, row, strict=True))
+    assert card["training_seeds"] == "2"
+    assert float(card["fid"]) == pytest.approx((first["fid"] + second["fid"]) / 2, rel=1e-4)
+    assert float(card["fid_std"]) == pytest.approx(abs(first["fid"] - second["fid"]) / 2**0.5, rel=1e-3)

@@ -64,8 +64,11 @@ def rank(cards: Sequence[Card]) -> list[Ranked]:
     for dataset in sorted({card["dataset"] for card in cards}):
         of_it = [card for card in cards if card["dataset"] == dataset]
         metric = "fid_ratio" if all("fid_ratio" in card for card in of_it) else "fid"
-        # Equal models come next to each other, whatever else has their FID.
-        held = sorted(((_held(card, metric), card) for card in of_it), key=lambda pair: (*pair[0].values(), pair[1]["variant"]))
+        # Equal models come next to each other, so that no third of the same FID but another deviation parts them.
+        held = sorted(
+            ((_held(card, metric), card) for card in of_it),
+            key=lambda pair: (pair[0][metric], pair[0].get(f"{metric}_std", 0), pair[0]["sampling_seeds"], pair[1]["variant"]),
+        )
         places, leader = [], held[0][0]
         for position, (moments, _) in enumerate(held, 1):
             if position == 1 or not tie(leader, moments, metric):
