@@ -380,8 +380,7 @@ td b { font-weight: 700; }
 .floor td { color: var(--quiet); }
 .dot { display: inline-block; width: .7rem; height: .7rem; border-radius: 50%; margin-right: .45rem; }
 .figure img { background: #fff; border-radius: .5rem; }
-.grids { display: flex; flex-wrap: wrap; gap: 1.25rem; align-items: flex-start; }
-.grids figure { flex: 1 1 34rem; }
+.grids { display: grid; gap: 1.25rem; align-items: start; }
 """
 _TITLES = {
     "curves": "Training",
@@ -403,7 +402,9 @@ def leaderboard_html(entries: Sequence[Entry]) -> str:
         for key, figure in figures(of_it).items():
             shown = image(figure_png(figure), f"{_TITLES[key]}, {name}: {variants}")
             body.append(f'<h3>{_TITLES[key]}</h3><figure class="figure scroll">{shown}</figure>')
-        body.append('<h3>What they write</h3><div class="grids">')
+        widest = max(e.grid.shape[1] for e in of_it)
+        columns = f"grid-template-columns: repeat(auto-fill, minmax(min(100%, 34rem, {widest}px), 1fr))"  # all at one scale
+        body.append(f'<h3>What they write</h3><div class="grids" style="{columns}">')
         body += [_html_grid(one, e.grid) for one, e in zip(ranked, _in_order(of_it), strict=True)]
         body.append("</div></section>")
     return page("Leaderboard", _STYLE, body)
