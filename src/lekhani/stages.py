@@ -471,6 +471,7 @@ def _judged(
     """What all extractors say of the images of each sampling seed beside `few` train images; the judge's view of each class, drawn in `figures`."""
     from lekhani.evaluate import per_class
     from lekhani.evaluate.fidelity import Inception
+    from lekhani.evaluate.memorisation import among_features
     from lekhani.evaluate.report import confusion_figure, save_figure
     from lekhani.evaluate.scorecard import fidelity_card, read_real, score, second_opinion
     from lekhani.serve.session import Reader
@@ -493,6 +494,7 @@ def _judged(
     features, logits = (np.concatenate(columns) for columns in zip(*readings, strict=True))
     labels = None if asked is None else np.tile(asked, len(sets))
     classes = per_class.by_class((features, logits), labels, real.test, test_labels, real.train, few[1], p.seed)
+    card |= among_features(readings[0][0], real.train[0], real.test[0])
     card["collapsed_classes"] = sum(one.is_collapsed for one in classes)
     shown = np.concatenate(sets), logits.argmax(1) if labels is None else labels
     save_figure(per_class.worst_figure(per_class.worst(classes), info.classes, shown, (test_images, test_labels)), figures / "worst.png")

@@ -1,8 +1,8 @@
 """Copied or new: whether a generator replays the images that it was trained on.
 
-Images are compared as small blurred pictures of equal contrast, moved so that the ink lies in the middle. The judge's features are no
-measure here: it learned the train split and not the test split, so the two lie differently among its features, and a generator that
-copies nothing can seem drawn to one of them.
+Images are compared as small blurred pictures of equal contrast, moved so that the ink lies in the middle. The judge's features prove
+nothing here: it learned the train split and not the test split, so the two lie differently among its features, and a generator that
+copies nothing can seem drawn to one of them. Distances among them are told, beside what real images have, and nothing is concluded.
 
 Near copies: Carlini et al. 2023 (Extracting Training Data from Diffusion Models), who set the distance to the nearest training image
 against the distances to its next neighbours. Nearest neighbours as a test of what a sample belongs to: Schilling 1986 (Multivariate
@@ -73,6 +73,8 @@ def memorisation(generated: Bytes, train: Bytes, test: Bytes, seed: int, closest
       when all are. `train_excess_std` is the standard deviation if chance had decided which real images to train on.
       `train_excess_floor`: the same for training images, each without itself. Where other hands wrote the test split it lies above
       0, and copying begins above it. Absent with a single training image.
+    - `nearest_train`, `nearest_test`: median distance to the nearest image of either split; `nearest_train_floor` that of real test
+      images, `nearest_test_floor` that of training images. The larger split lies nearer: compare each with its floor.
 
     The excess needs no train subset of the test split's size: such a subset lacks most of the images that a generator could have
     copied. `seed` draws at most 3,000 real images for each floor. Raises LekhaniError on an empty set.
@@ -84,22 +86,39 @@ def memorisation(generated: Bytes, train: Bytes, test: Bytes, seed: int, closest
     drawn, known, unseen = descriptors(generated), descriptors(train), descriptors(test)
     distances, rows = nearest(drawn, known, _NEIGHBOURS)
     repeats, _ = nearest(unseen[_some(unseen, rng)], known, _NEIGHBOURS)
-    excess, std = _excess(distances[:, 0], rows[:, 0], *nearest(drawn, unseen, 1), n_train=len(known), n_test=len(unseen))
+    to_test, test_rows = nearest(drawn, unseen, 1)
+    excess, std = _excess(distances[:, 0], rows[:, 0], to_test, test_rows, n_train=len(known), n_test=len(unseen))
     metrics = {
         "near_copies": _near_copies(distances),
         "near_copies_floor": _near_copies(repeats),
         "train_excess": excess,
         "train_excess_std": std,
+        "nearest_train": float(np.median(distances[:, 0])),
+        "nearest_train_floor": float(np.median(repeats[:, 0])),
+        "nearest_test": float(np.median(to_test)),
     }
+    own = _some(known, rng)
+    away, away_rows = nearest(known[own], unseen, 1)
+    metrics["nearest_test_floor"] = float(np.median(away))
     if len(known) > 1:
-        own = _some(known, rng)
         apart, others = nearest(known[own], known, 2)
         other = (np.arange(len(own)), (others[:, 0] == own).astype(int))  # the second where the first is the image itself
-        metrics["train_excess_floor"], _ = _excess(apart[other], others[other], *nearest(known[own], unseen, 1), len(known) - 1, len(unseen))
+        metrics["train_excess_floor"], _ = _excess(apart[other], others[other], away, away_rows, len(known) - 1, len(unseen))
     closeness = _closeness(distances)
     order = np.lexsort((distances[:, 0], closeness))
     first = np.sort(np.unique(rows[order, 0], return_index=True)[1])
     return metrics, [Pair(int(i), int(rows[i, 0]), float(distances[i, 0]), float(closeness[i])) for i in order[first[:closest]]]
+
+
+def among_features(generated: Floats, train: Floats, test: Floats) -> dict[str, float]:
+    """Median distances as in `memorisation` among a judge's features [N,F], 0 to 2 for features brought to unit length.
+
+    `nearest_train_judge` and `nearest_test_judge`, each with its `_floor`.
+    """
+    drawn, known, unseen = (features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12) for features in (generated, train, test))
+    pairs = {"nearest_train_judge": (drawn, known), "nearest_test_judge": (drawn, unseen)}
+    pairs |= {"nearest_train_judge_floor": (unseen, known), "nearest_test_judge_floor": (known, unseen)}
+    return {name: float(np.median(nearest(one, other, 1)[0])) for name, (one, other) in pairs.items()}
 
 
 def closest_figure(pairs: Sequence[Pair], generated: Bytes, train: Bytes) -> "Figure":

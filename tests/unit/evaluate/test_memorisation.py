@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist
 from lekhani.data.embedded import devanagari, mnist
 from lekhani.errors import LekhaniError
 from lekhani.evaluate import memorisation as module
-from lekhani.evaluate.memorisation import closest_figure, descriptors, memorisation, nearest
+from lekhani.evaluate.memorisation import among_features, closest_figure, descriptors, memorisation, nearest
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -58,7 +58,10 @@ CHANGES: dict[str, Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]] = {
 
 def test_honest_letters_are_no_copies(train: Images, test: Images, fresh: Images) -> None:
     metrics, pairs = memorisation(fresh, train, test, 1)
-    assert set(metrics) == {"near_copies", "near_copies_floor", "train_excess", "train_excess_std", "train_excess_floor"}
+    names = {"near_copies", "train_excess", "nearest_train", "nearest_test"}
+    assert set(metrics) == {*names, *(f"{name}_floor" for name in names), "train_excess_std"}
+    assert metrics["nearest_train"] == pytest.approx(metrics["nearest_train_floor"], rel=0.1), "as far as other real letters"
+    assert metrics["nearest_test"] == pytest.approx(metrics["nearest_test_floor"], rel=0.1)
     assert metrics["near_copies"] == metrics["near_copies_floor"] == 0
     assert abs(metrics["train_excess"]) < 3 * metrics["train_excess_std"] < 0.5
     assert len(pairs) == 12
@@ -141,6 +144,29 @@ def test_excess_and_its_floor_by_brute_force(train: Images, test: Images, fresh:
     assert metrics["train_excess_floor"] == pytest.approx(((among.argmin(1) < 120).mean() - chance) / (1 - chance))
 
 
+def test_median_distances_by_brute_force(train: Images, test: Images, fresh: Images) -> None:
+    metrics, _ = memorisation(fresh, train, test, 1)
+    drawn, known, unseen = map(descriptors, (fresh, train, test))
+    for name, (one, other) in {
+        "nearest_train": (drawn, known),
+        "nearest_test": (drawn, unseen),
+        "nearest_train_floor": (unseen, known),
+        "nearest_test_floor": (known, unseen),
+    }.items():
+        assert metrics[name] == pytest.approx(np.median(cdist(one, other).min(1)), abs=1e-3), name
+
+
+def test_a_replay_lies_on_train_among_features_as_well() -> None:
+    rng = np.random.default_rng(3)
+    train, test, other = (rng.standard_normal((n, 12)).astype(np.float32) for n in (80, 60, 50))
+    replay, honest = among_features(7 * train[:50], train, test), among_features(other, train, test)
+    assert replay["nearest_train_judge"] < 0.01 < 0.5 * honest["nearest_train_judge"], "the length of a feature does not count"
+    unit = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in (other, train, test)]
+    assert honest["nearest_test_judge"] == pytest.approx(np.median(cdist(unit[0], unit[2]).min(1)), abs=1e-3)
+    assert honest["nearest_train_judge_floor"] == pytest.approx(np.median(cdist(unit[2], unit[1]).min(1)), abs=1e-3)
+    assert honest["nearest_test_judge_floor"] == pytest.approx(np.median(cdist(unit[1], unit[2]).min(1)), abs=1e-3)
+
+
 def test_the_spread_of_chance_by_every_choice_of_training_images(train: Images, test: Images, fresh: Images) -> None:
     metrics, _ = memorisation(fresh[:100], train[:4], test[:3], 1)
     closest = cdist(descriptors(fresh[:100]), descriptors(np.concatenate([train[:4], test[:3]]))).argmin(1)
@@ -176,7 +202,9 @@ def test_the_same_seed_gives_the_same_and_another_only_other_floors(
     first, again, other = (memorisation(fresh, train, test, seed) for seed in (1, 1, 2))
     assert first == again
     assert first[1] == other[1]
-    assert {name for name in first[0] if first[0][name] != other[0][name]} == {"near_copies_floor", "train_excess_floor"}
+    assert {name for name in first[0] if first[0][name] != other[0][name]} == {
+        f"{name}_floor" for name in ("near_copies", "train_excess", "nearest_train", "nearest_test")
+    }
 
 
 def test_the_order_of_the_images_does_not_matter(train: Images, test: Images, fresh: Images) -> None:
