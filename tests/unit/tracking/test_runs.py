@@ -234,11 +234,23 @@ def test_a_scorecard_becomes_metrics_tags_and_files(started: str, tmp_path: Path
         (tmp_path / name).write_text(name)
     card: dict[str, Any] = {"dataset": "mnist", "variant": "dcgan", "model_sha256": "aa", "fid": 3.5, "classes_covered": np.int64(9).item()}
     with runs.resume(started, EXPERIMENT, "mnist/dcgan", {}):
-        runs.log_scorecard({**card, "flag": True}, [tmp_path / "grid.png"], tmp_path / "judge.onnx")
+        runs.log_scorecard({**card, "flag": True}, [tmp_path / "grid.png"], [tmp_path / "judge.onnx"])
     run = stored(started)
     assert run.data.metrics == {"fid": 3.5, "classes_covered": 9.0}
     assert run.data.tags["model_sha256"] == "aa"
     assert {"evaluation/grid.png", "judge/judge.onnx"} <= set(artifacts(started))
+
+
+def test_the_leaderboard_is_kept_in_a_run_of_its_own(store: Path, tmp_path: Path) -> None:
+    for name in ("leaderboard.html", "mnist-curves.png"):
+        (tmp_path / name).write_text(name)
+    runs.log_leaderboard(EXPERIMENT, [tmp_path / "leaderboard.html", tmp_path / "mnist-curves.png"], {"git.commit": "none"})
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    (found,) = client.search_runs([experiment.experiment_id], "tags.`mlflow.runName` = 'leaderboard'")
+    assert set(artifacts(found.info.run_id)) == {"leaderboard.html", "mnist-curves.png"}
+    assert found.info.status == "FINISHED"
 
 
 def test_a_logged_model_is_found_by_its_run(started: str, toy_generator: Callable[..., Path], tmp_path: Path) -> None:
