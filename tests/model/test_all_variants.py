@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from lekhani import params, stages
+from lekhani.data.spec import Bytes
+from lekhani.evaluate import fidelity
+from lekhani.evaluate.fidelity import Readings
 from lekhani.variants import VARIANTS, Variant
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +57,36 @@ def test_from_training_to_a_scorecard(project: tuple[params.Params, str], varian
     assert len(Path(f"reports/{dataset}/{variant}/scores.csv").read_text().splitlines()) >= 2
     assert list(Path(f"reports/{dataset}/{variant}/samples").glob("*.png"))
     assert not Path(f"checkpoints/{dataset}/{variant}").exists()
+
+
+class OtherEyes:
+    """In the place of Inception-v3, whose weights are 96 MB: two plain features."""
+
+    sha256 = "ab"
+
+    def __init__(self, weights: Path | None, device: torch.device) -> None:
+        assert weights == Path("weights.pth")
+
+    def read(self, images: Bytes) -> Readings:
+        features = np.stack([images.mean((1, 2)), images.std((1, 2))], 1).astype(np.float32)
+        return features, np.repeat(features, 3, 1) / 100
+
+
+def test_inception_adds_its_own_figures(project: tuple[params.Params, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    choices, dataset = project
+    for stage in (stages.train, stages.export, stages.evaluate):
+        stage(choices, dataset, "cgan")
+    path = Path(f"reports/{dataset}/cgan/scorecard.json")
+    alone = json.loads(path.read_text())
+    monkeypatch.setattr(fidelity, "Inception", OtherEyes)
+    changes = {"extractors": ("judge", "inception"), "inception_weights": "weights.pth"}
+    stages.evaluate(choices.model_copy(update={"evaluate": choices.evaluate.model_copy(update=changes)}), dataset, "cgan")
+    card = json.loads(path.read_text())
+    assert {key: card[key] for key in alone} == alone, "the judge's figures are what they were"
+    names = [f"{name}_inception" for name in ("fid", "kid", "inception_score", "precision", "recall")]
+    assert {*names, *(f"{name}_floor" for name in names), *(f"{name}_std" for name in names), "inception_sha256"} <= set(card)
+    assert card["fid_inception"] > card["fid_inception_floor"]
+    assert Path(f"cache/{dataset}/inception.npz").exists()
 
 
 def handful() -> tuple[Tensor, Tensor]:
