@@ -367,6 +367,30 @@ class Evaluate(_Model):
         return extractors
 
 
+class Gate(_Model):
+    """What a candidate must reach to become champion; the policy of lekhani.registry.gate."""
+
+    metric: Literal["fid_ratio", "kid", "precision", "recall", "label_agreement"] = Field(
+        "fid_ratio", description="the leading metric: the one in which a candidate must be better than the champion"
+    )
+    min_improvement: Fraction = Field(0.02, description="by how much at least, in parts of the champion's; it must exceed chance in sampling too")
+    conditional: Literal["any", "required"] = Field(
+        "any", description="required: only generators that take a label; any: others too, yet never in place of a champion that takes one"
+    )
+    max_fid_ratio: float = Field(12.0, gt=0, description="largest FID, in parts of its floor")
+    min_label_agreement: Fraction = Field(description="smallest share of images that the judge reads as the letter asked for")
+    min_label_agreement_second: Fraction = Field(description="the same by the second classifier")
+    max_label_agreement_drop: Fraction = Field(0.02, description="how far label agreement may fall below the champion's")
+    min_recall_ratio: float = Field(0.3, ge=0, description="smallest recall, in parts of its floor")
+    max_collapsed_classes: int = Field(0, ge=0, description="how many classes may be collapsed")
+    max_near_copies_excess: Fraction = Field(0.02, description="by how much the share of near copies may exceed that among real images")
+    max_train_excess_deviations: float = Field(4.0, ge=0, description="how many of its deviations train_excess may lie above its floor")
+    min_usefulness_ratio: float = Field(0.8, ge=0, description="smallest usefulness, in parts of its floor; where it was measured")
+    max_parity: float = Field(1e-4, gt=0, description="largest difference between torch and ONNX Runtime in one pixel of [0, 1]")
+    max_size_mb: float = Field(100.0, gt=0, description="largest generator.onnx, MB")
+    max_latency_ms: float = Field(250.0, gt=0, description="longest time for one image on the CPU, milliseconds")
+
+
 class Tracking(_Model):
     """Where runs are remembered."""
 
@@ -409,6 +433,7 @@ class Params(_Model):
     variants: Variants
     evaluate: Evaluate
     usefulness: Usefulness
+    gate: Gate
     tracking: Tracking
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 
 from lekhani.errors import LekhaniError, first_line
+from lekhani.files import sha256
 from lekhani.tracking.store import connect
 
 
@@ -58,14 +59,21 @@ def find(dataset: str) -> Registered:
             folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version.version}"))
         except (mlflow.MlflowException, OSError) as error:
             raise LekhaniError(f"{name} version {version.version} cannot be fetched from MLflow: {first_line(error)}") from error
-        return Registered(name, str(version.version), alias, _only(folder, name), _judge(version))
+        return Registered(name, str(version.version), alias, _only(folder, version), _judge(version))
     raise LekhaniError(f"Nothing is registered as {name} in MLflow at {mlflow.get_tracking_uri()}; run `make demo` or pass --model FILE.onnx.")
 
 
-def _only(folder: Path, name: str) -> Path:
-    files = sorted(folder.glob("*.onnx"))
+def _only(folder: Path, version: ModelVersion) -> Path:
+    """The generator in a version's folder, if it is the very file that was registered."""
+    files = sorted([*folder.glob("artifacts/*.onnx"), *folder.glob("*.onnx")])  # at the top in models logged as ONNX alone
     if len(files) != 1:
-        raise LekhaniError(f"The artifact of {name} in {folder} holds {len(files)} ONNX files instead of one; register the model again.")
+        raise LekhaniError(f"The artifact of {version.name} in {folder} holds {len(files)} ONNX files instead of one; register the model again.")
+    found = sha256(files[0])
+    if found != version.tags.get("model_sha256", found):
+        raise LekhaniError(
+            f"{files[0]} is not the file that was registered as {version.name} version {version.version}, for its SHA-256 differs; "
+            "put that file back or register the model again."
+        )
     return files[0]
 
 

@@ -1,5 +1,6 @@
 """One MLflow run per (dataset, variant): training opens it, export and evaluation add to it."""
 
+import json
 import logging
 import time
 import warnings
@@ -13,13 +14,14 @@ import numpy as np
 import onnx
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Metric
+from mlflow.entities import LoggedModelStatus, Metric
 from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import AnyType, Array
 
 from lekhani.data.spec import DatasetInfo
 from lekhani.errors import first_line
-from lekhani.files import read_json, remove, write_json
+from lekhani.files import read_json, remove, sha256, write_json
 from lekhani.pictures import Picture, enlarged
 from lekhani.tracking.store import use_experiment
 
@@ -200,24 +202,47 @@ def log_leaderboard(experiment: str, files: Sequence[Path], tags: Mapping[str, s
             mlflow.log_artifact(str(path))
 
 
-def logged_model(run_id: str) -> str | None:
-    """The URI of the model that a run has logged, if any."""
+def logged_model(run_id: str, model_sha256: str) -> str | None:
+    """The URI of the model that a run has logged with this very generator.onnx, if any."""
     client = mlflow.MlflowClient()
-    found = client.search_logged_models([client.get_run(run_id).info.experiment_id], f"source_run_id = '{run_id}'", max_results=1)
-    return f"models:/{found[0].model_id}" if found else None
+    wanted = f"source_run_id = '{run_id}' AND tags.model_sha256 = '{model_sha256}'"
+    found = client.search_logged_models([client.get_run(run_id).info.experiment_id], wanted)
+    return next((model.model_uri for model in found if model.status == LoggedModelStatus.READY), None)
 
 
-def log_model(path: Path, noise_dim: int, image_size: int) -> str:
-    """Log the exported generator with its signature to the active run and return the model's URI."""
+def log_model(path: Path, beside: Sequence[Path] = ()) -> str:
+    """Log the exported generator to the active run as a model that MLflow can load and serve (see `pyfunc`), and return its URI.
+
+    The files `beside`, such as the model card and its pictures, lie next to the generator in the model's folder artifacts/. The SHA-256
+    of the generator stands in the model's tags, metadata and configuration; loading checks it.
+    """
+    import onnxruntime as ort
+    import pandas as pd
+
+    told = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    conditional, digest = told["conditional"] == "true", sha256(path)
+    known = {key: told[key] for key in ("dataset", "variant")} | {"model_sha256": digest}
+    glyphs = [c["glyph"] for c in json.loads(told["classes"])]
+    asked = [ColSpec(DataType.long, "label"), ColSpec(DataType.string, "class_name"), ColSpec(DataType.string, "glyph")]
+    given = ColSpec(AnyType(), "label")  # type: ignore[no-untyped-call] # a glyph or a name as text, or a number
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype("float32"), (-1, noise_dim), "noise"), TensorSpec(np.dtype("int64"), (-1,), "labels")]),
-        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, 1, image_size, image_size), "images")]),
+        inputs=Schema([given, ColSpec(Array(DataType.double), "noise", required=False)]),
+        outputs=Schema([*(asked if conditional else []), ColSpec(Array(Array(DataType.long)), "image")]),
+        params=ParamSchema([ParamSpec("seed", DataType.long, 0)]),
     )
-    info = mlflow.onnx.log_model(
-        onnx.load(path),
+    info = mlflow.pyfunc.log_model(
         name="generator",
+        python_model=Path(__file__).with_name("pyfunc.py"),
+        artifacts={"generator": path.resolve().as_uri(), **{file.name: file.resolve().as_uri() for file in beside}},
+        model_config={"model_sha256": digest},
         signature=signature,
-        save_as_external_data=False,
-        pip_requirements=["onnxruntime", "numpy"],
+        input_example=(pd.DataFrame({"label": glyphs[:3]}), {"seed": 0}),
+        pip_requirements=[f"{module.__name__}=={module.__version__}" for module in (ort, np, pd)],
+        metadata={
+            **known,
+            **{"conditional": conditional, "noise_dim": int(told["noise_dim"]), "image_size": int(told["image_size"]), "classes": glyphs},
+            "label": "a glyph, class name or number" if conditional else "ignored: this generator takes no label",
+        },
+        tags=known,
     )
     return str(info.model_uri)

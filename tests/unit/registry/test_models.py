@@ -32,7 +32,7 @@ def log(store: Path, toy_generator: ToyGenerator, tmp_path: Path) -> Callable[..
         path = toy_generator(tmp_path / f"{name}.onnx", metadata={"lineage": name})
         (tmp_path / "judge.onnx").write_text("the judge")
         with runs.resume(None, EXPERIMENT, name, {}) as run_id:
-            uri = runs.log_model(path, 16, 4)
+            uri = runs.log_model(path)
             if judge:
                 mlflow.log_artifact(str(tmp_path / "judge.onnx"), "judge")
         return Logged(run_id, uri, path)
@@ -90,6 +90,26 @@ def test_what_is_found_is_the_generator_that_was_logged(log: Callable[..., Logge
     assert generator.session.get_modelmeta().custom_metadata_map["lineage"] == "whole"
     assert generator.noise_dim == 16
     assert sha256(models.find("whole").generator) == generator.sha256
+
+
+def test_a_model_logged_as_onnx_alone_is_found_too(store: Path, toy_generator: ToyGenerator, tmp_path: Path) -> None:
+    import onnx
+
+    path = toy_generator(tmp_path / "generator.onnx")
+    with runs.resume(None, EXPERIMENT, "old form", {}) as run_id:
+        info = mlflow.onnx.log_model(onnx.load(path), name="generator", save_as_external_data=False, pip_requirements=["onnxruntime"])
+    models.register("old_form", run_id, info.model_uri, {})
+    assert sha256(models.find("old_form").generator) == sha256(path)
+
+
+def test_a_file_that_was_changed_is_a_sentence(log: Callable[..., Logged]) -> None:
+    logged = log("changed")
+    models.register("changed", logged.run_id, logged.uri, {"model_sha256": sha256(logged.file)})
+    path = models.find("changed").generator
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(LekhaniError, match="is not the file that was registered as lekhani-changed version 1, for its SHA-256 differs") as caught:
+        models.find("changed")
+    assert "\n" not in str(caught.value)
 
 
 def test_datasets_do_not_share_versions(log: Callable[..., Logged]) -> None:

@@ -17,6 +17,7 @@ from mlflow.entities import Run
 
 from lekhani.data.spec import MNIST, DatasetInfo
 from lekhani.errors import LekhaniError
+from lekhani.files import sha256
 from lekhani.tracking import runs
 from lekhani.tracking.store import connect, use_experiment
 
@@ -253,16 +254,32 @@ def test_the_leaderboard_is_kept_in_a_run_of_its_own(store: Path, tmp_path: Path
     assert found.info.status == "FINISHED"
 
 
-def test_a_logged_model_is_found_by_its_run(started: str, toy_generator: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_logged_model_is_found_by_its_run_and_its_file(started: str, toy_generator: Callable[..., Path], tmp_path: Path) -> None:
     use_experiment(EXPERIMENT)
-    assert runs.logged_model(started) is None
-    path = toy_generator(tmp_path / "generator.onnx")
+    first, second = (toy_generator(tmp_path / f"{name}.onnx", metadata={"lineage": name}) for name in ("first", "second"))
+    assert runs.logged_model(started, sha256(first)) is None
     with runs.resume(started, EXPERIMENT, "mnist/dcgan", {}):
-        uri = runs.log_model(path, 16, 4)
-    assert runs.logged_model(started) == uri
-    info = mlflow.models.get_model_info(uri)
-    assert [(spec.name, spec.shape) for spec in info.signature.inputs] == [("noise", (-1, 16)), ("labels", (-1,))]
-    assert [(spec.name, spec.shape) for spec in info.signature.outputs] == [("images", (-1, 1, 4, 4))]
+        uri = runs.log_model(first)
+        assert runs.logged_model(started, sha256(second)) is None, "a run that exports anew has another model"
+        other = runs.log_model(second)
+    assert runs.logged_model(started, sha256(first)) == uri
+    assert runs.logged_model(started, sha256(second)) == other
+    with runs.resume(None, EXPERIMENT, "mnist/another", {}) as run_id:
+        assert runs.logged_model(run_id, sha256(first)) is None
+
+
+def test_a_model_that_was_logged_in_part_is_not_found(
+    started: str, toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = toy_generator(tmp_path / "generator.onnx", metadata={"lineage": "in part"})
+    with monkeypatch.context() as patch, runs.resume(started, EXPERIMENT, "mnist/dcgan", {}):
+        patch.setattr("mlflow.models.Model.save", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+        with pytest.raises(OSError, match="no space left"):
+            runs.log_model(path)
+    assert runs.logged_model(started, sha256(path)) is None
+    with runs.resume(started, EXPERIMENT, "mnist/dcgan", {}):
+        uri = runs.log_model(path)
+    assert runs.logged_model(started, sha256(path)) == uri
 
 
 def test_a_deleted_experiment_is_a_sentence(store: Path) -> None:

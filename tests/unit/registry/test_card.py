@@ -1,0 +1,274 @@
+"""The model card says what was made from what, how good it is and where it fails, and no name can break it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from lekhani.data.spec import DEVANAGARI, DatasetInfo, GlyphClass
+from lekhani.errors import LekhaniError
+from lekhani.evaluate.per_class import ClassScore, table, worst
+from lekhani.registry.card import headline, model_card
+
+DIGEST, MODEL = "ab" * 32, "cd" * 32
+CLASSES = DEVANAGARI[:14]
+SOURCE = {
+    "name": "kaggle",
+    "version": "3",
+    "sha256": "ef" * 32,
+    "origin": "DHCD, by Acharya",
+    "licence": "CC BY 4.0",
+    "citation": "S. Acharya: DHCD. 2015.",
+}
+INFO = DatasetInfo("devanagari", "Devanagari", 32, CLASSES, {"train": 7820, "test": 1380}, SOURCE, DIGEST, ("Read 9,200 images.",))
+FACTS: dict[str, Any] = {
+    **{"dataset": "devanagari", "variant": "turbo", "conditional": True, "parameters": 663812, "choices": {"turbo": {"lr": 0.001, "steps": 1}}},
+    **{"seed": 7, "profile": "full", "data_digest": DIGEST, "generator_sha256": "12" * 32, "images_seen": 240000, "steps": 3750, "best_step": 3700},
+    **{"findings": [], "train_seconds": 791.4, "images_per_second": 303.2, "peak_memory_mb": 860, "device": "cuda", "torch": "2.13.0"},
+    "mlflow_run_id": "b1e08ed5",
+}
+CARD: dict[str, Any] = {
+    **{"dataset": "devanagari", "variant": "turbo", "model_sha256": MODEL, "judge_sha256": "34" * 32, "n_generated": 2300, "n_real": 1380, "seed": 7},
+    **{"sampling_seeds": 3, "fid": 1.5875, "fid_std": 0.0327, "fid_floor": 0.5204, "fid_ratio": 3.049, "kid": 0.00796, "kid_subset_std": 0.001},
+    **{"kid_floor": -0.0016, "recall": 0.69, "recall_floor": 0.82, "label_agreement": 0.981, "label_agreement_floor": 0.998, "classes_covered": 14},
+    **{
+        "classes_covered_floor": 14,
+        "near_copies": 0.001,
+        "near_copies_floor": 0.002,
+        "collapsed_classes": 0,
+        "size_mb": 2.802,
+        "images_seen": 240000,
+    },
+    **{"usefulness": 0.971, "usefulness_floor": 0.994, "usefulness_floor_std": 0.001},
+}
+ABOUT = """Turbo: a student that makes in one step
+what its teacher makes in many.
+
+Pairs: the teacher draws images, as in Song et al. 2023.
+
+    L = |x - y|
+"""
+LINEAGE = {"git.commit": "71a76fb", "git.dirty": "false", "dvc.lock_sha256": "56" * 32}
+
+
+def scores(conditional: bool = True) -> list[ClassScore]:
+    rng = np.random.default_rng(3)
+    return [
+        ClassScore(
+            label=label,
+            asked=50 if conditional else None,
+            read_as=int(rng.integers(20, 60)),
+            agreement=float(rng.integers(10, 51) / 50) if conditional else None,
+            confidence=0.9,
+            fid=float(rng.uniform(2, 9)),
+            fid_floor=1.5,
+            recall=0.8,
+            recall_floor=0.9,
+            diversity=float(rng.uniform(0.5, 1.5)),
+            mistaken_for=(label + 1) % len(CLASSES) if conditional else None,
+        )
+        for label in range(len(CLASSES))
+    ]
+
+
+def written(
+    info: DatasetInfo = INFO,
+    facts: Mapping[str, Any] = FACTS,
+    card: Mapping[str, Any] = CARD,
+    classes: Sequence[ClassScore] | None = None,
+) -> str:
+    rows = table(scores(bool(facts["conditional"])) if classes is None else classes, info.classes)
+    return model_card("lekhani-devanagari", info, facts, card, rows, LINEAGE, ABOUT)
+
+
+def section(text: str, title: str) -> str:
+    return text.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """Cells of every table, split where a reader of Markdown splits them."""
+    found: list[list[list[str]]] = [[]]
+    for line in text.splitlines():
+        if line.startswith("|"):
+            found[-1].append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+        elif found[-1]:
+            found.append([])
+    return [part for part in found if part]
+
+
+def test_the_front_matter_is_what_the_hub_reads() -> None:
+    _, head, body = written().split("---\n", 2)
+    assert yaml.safe_load(head) == {
+        "license": "cc-by-4.0",
+        "library_name": "onnx",
+        "tags": ["handwriting", "image-generation", "onnx", "turbo", "Devanagari"],
+        "datasets": ["devanagari"],
+        "metrics": ["fid", "kid", "recall", "label_agreement"],
+    }
+    assert body.startswith("\n# lekhani-devanagari: turbo\n")
+
+
+@pytest.mark.parametrize(
+    ("licence", "said"),
+    [
+        ("CC BY-SA 3.0", {"license": "cc-by-sa-3.0"}),
+        ("OFL 1.1 (the typefaces)", {"license": "ofl-1.1"}),
+        ("our own: [ask] #1", {"license": "other", "license_name": "our own: [ask] #1"}),
+        (None, {"license": "unknown"}),
+    ],
+)
+def test_a_licence_by_its_name_on_the_hub(licence: str | None, said: dict[str, str]) -> None:
+    text = written(replace(INFO, source=SOURCE | {"licence": licence}))
+    head = yaml.safe_load(text.split("---\n")[1])
+    assert {key: head[key] for key in head if key.startswith("license")} == said
+    assert ("not stated (`data.devanagari.licence`" in section(text, "Licence")) == (licence is None)
+
+
+def test_it_says_where_everything_comes_from() -> None:
+    text = written()
+    for fact in ("DHCD, by Acharya", "CC BY 4.0", "S. Acharya: DHCD. 2015.", "7,820 train, 1,380 test", "kaggle, version 3", "Read 9,200 images."):
+        assert fact in section(text, "Data")
+    for fact in (
+        "240,000 in 3,750 steps",
+        "step 3,700",
+        "791 s",
+        "cuda",
+        "torch 2.13.0",
+        "663,812",
+        "in one step what its teacher makes",
+        "Song et al. 2023",
+    ):
+        assert fact in section(text, "Training")
+    assert '"lr": 0.001' in section(text, "Training")
+    for fact in (MODEL, DIGEST, "34" * 32, "12" * 32, "ef" * 32, "56" * 32, "71a76fb", "b1e08ed5"):
+        assert fact in section(text, "Lineage")
+    assert "Cite: S. Acharya: DHCD. 2015." in section(text, "Licence")
+    assert "![Eight glyphs of every class](grid.png)" in text
+
+
+def test_metrics_stand_beside_their_floors() -> None:
+    text = section(written(), "Metrics")
+    floored, others = tables(text)
+    by_name = {row[0]: row[1:5] for row in floored[2:]}
+    assert by_name["`fid`"] == ["1.587", "0.0327", "0.5204", "3.049"]
+    assert by_name["`kid`"] == ["0.00796", "", "-0.0016", ""]
+    assert set(by_name) == {f"`{name}`" for name in ("fid", "kid", "recall", "label_agreement", "classes_covered", "near_copies", "usefulness")}
+    assert [row[0] for row in others[2:]] == ["`collapsed_classes`", "`size_mb`"]
+    assert "2,300 images of each of 3 sampling seeds" in text
+
+
+def test_a_metric_that_does_not_apply_is_absent() -> None:
+    few = {key: value for key, value in CARD.items() if not key.startswith(("near_copies", "usefulness", "label_agreement", "collapsed"))}
+    text = written(card=few)
+    for name in ("near_copies", "usefulness", "label_agreement", "training image again", "reader trained"):
+        assert name not in text
+    assert headline(few) == "FID 1.59, 3.0 times what real images score."
+    assert headline(CARD) == (
+        "FID 1.59, 3.0 times what real images score; the judge reads 98.1% as what was asked for; 0.10% near copies of training images."
+    )
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_the_worst_classes_come_first_and_the_rest_is_folded(conditional: bool) -> None:
+    some = scores(conditional)
+    text = section(written(facts=FACTS | {"conditional": conditional}, classes=some), "Classes")
+    shown, rest = text.split("<summary>The other 4</summary>")
+    (first,), (others,) = tables(shown), tables(rest)
+    order = [row[0].split()[0] for row in first[2:] + others[2:]]
+    assert order == [CLASSES[score.label].glyph for score in worst(some, len(some))]
+    assert len(first) == 12
+    assert ("else mostly" in first[0]) == conditional
+    assert ("read as asked" in first[0]) == conditional
+
+
+def test_few_classes_need_no_fold() -> None:
+    text = section(written(replace(INFO, classes=CLASSES[:3]), classes=[replace(one, mistaken_for=None) for one in scores()[:3]]), "Classes")
+    assert "<details>" not in text
+    assert len(tables(text)[0]) == 5
+
+
+def test_limits_are_named_from_the_numbers() -> None:
+    some = scores()
+    some[4] = replace(some[4], diversity=0.1, agreement=1.0)
+    some[6] = replace(some[6], agreement=0.2, fid=60.0)
+    numbers = {
+        "collapsed_classes": 1,
+        "classes_covered": 12,
+        "near_copies": 0.05,
+        "train_excess": 0.3,
+        "train_excess_floor": 0.1,
+        "train_excess_std": 0.05,
+    }
+    found = {"name": "mode_collapse", "sentence": "The judge sees <few> classes."}
+    text = section(written(facts=FACTS | {"profile": "quick", "findings": [found]}, card=CARD | numbers, classes=some), "Limits")
+    assert "hardly differ: ङ (character\\_5\\_kna)." in text
+    assert "weakest in ङ" in text
+    assert "छ (character\\_7\\_chha): 20% right, else mostly character\\_8\\_ja, FID 40.0 times its floor" in text
+    assert "only 12 of 14 classes" in text
+    assert "1.9% of its images are read as another letter than was asked for; of real test images it is 0.2%." in text
+    assert "5.00% of its images show a training image again, of real test images 0.20%: what it draws may be somebody's own hand." in text
+    assert "nearer to training images than chance explains (excess 0.300)" in text
+    assert "In training: The judge sees \\<few\\> classes." in text
+    assert "profile `quick`" in text
+    assert "recall 0.69, where theirs is 0.82" in text
+
+
+def test_what_is_fine_is_no_limit() -> None:
+    numbers = {"train_excess": 0.11, "train_excess_floor": 0.1, "train_excess_std": 0.05, "label_agreement": 0.999, "recall": 0.9}
+    text = section(written(card=CARD | numbers), "Limits")
+    for word in (
+        "hardly differ",
+        "judge sees",
+        "another letter",
+        "less variety",
+        "chance explains",
+        "somebody",
+        "quick",
+        "takes no label",
+        "sampled once",
+    ):
+        assert word not in text
+
+
+def test_a_generator_without_labels_says_so() -> None:
+    facts = FACTS | {"conditional": False}
+    text = written(facts=facts, card={key: value for key, value in CARD.items() if key not in {"label_agreement", "sampling_seeds"}})
+    assert yaml.safe_load(text.split("---\n")[1])["pipeline_tag"] == "unconditional-image-generation"
+    assert "It takes no label: which one it draws is up to the noise." in text
+    assert "so a classifier must pick the letters" in section(text, "Limits")
+    assert "sampled once" in section(text, "Limits")
+    assert "what they say is ignored" in section(text, "How to use it")
+
+
+def test_no_name_breaks_the_page() -> None:
+    wild = "a|b `c` <b>*_[x](y)\n# no heading\u202e"
+    classes = (GlyphClass(0, wild, "x|y"), *CLASSES[1:])
+    info = replace(INFO, name=wild, classes=classes, script=wild, notes=(wild,), source=dict.fromkeys(SOURCE, wild))
+    facts = FACTS | {"variant": "turbo", "device": wild, "torch": wild, "findings": [{"name": "x", "sentence": wild}]}
+    text = written(info, facts)
+    assert yaml.safe_load(text.split("\n---\n")[0].removeprefix("---\n"))["datasets"] == [wild]
+    body = text.split("\n---\n", 1)[1]
+    assert "\n# no heading" not in body
+    assert "\u202e" not in body
+    shown = re.sub(r"```.*?```|`[^`]*`", "", body, flags=re.DOTALL)  # code shows what it holds as it is
+    assert "<b>" not in shown
+    assert not re.search(r"(?<!\\)\[x\\?\]", shown)
+    for part in tables(body):
+        assert len({len(row) for row in part}) == 1, part
+
+
+def test_rows_may_come_from_the_file() -> None:
+    rows = table(scores(), CLASSES)
+    as_text = [{key: "" if value is None else str(value) for key, value in row.items()} for row in rows]
+    made = [model_card("lekhani-devanagari", INFO, FACTS, CARD, some, LINEAGE, ABOUT) for some in (rows, as_text)]
+    assert made[0] == made[1]
+
+
+def test_a_model_of_other_images_gets_no_card() -> None:
+    with pytest.raises(LekhaniError, match=r"turbo was trained on devanagari 0000.*, but the prepared images are abab.*; run `dvc repro`") as caught:
+        written(facts=FACTS | {"data_digest": "00" * 32})
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,275 @@
+"""A registered generator is loaded and served by MLflow alone, and it is the file that was logged."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import requests
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import PyFuncModel
+
+from lekhani.data.spec import DEVANAGARI, GlyphClass
+from lekhani.files import sha256
+from lekhani.registry import models
+from lekhani.serve.session import Generator
+from lekhani.tracking import runs
+from lekhani.tracking.store import use_experiment
+
+EXPERIMENT = "test-pyfunc"
+ToyGenerator = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory: pytest.TempPathFactory, toy_generator: ToyGenerator) -> Path:
+    """A toy that writes three Devanagari letters."""
+    return toy_generator(tmp_path_factory.mktemp("model") / "generator.onnx", classes=DEVANAGARI[:3])
+
+
+@pytest.fixture
+def register(store: Path) -> Callable[[str, Path], str]:
+    """Logs and registers a file as `lekhani-<name>` and gives the URI of its challenger."""
+
+    def one(name: str, path: Path) -> str:
+        with runs.resume(None, EXPERIMENT, name, {}) as run_id:
+            uri = runs.logged_model(run_id, sha256(path)) or runs.log_model(path)
+        models.register(name, run_id, uri, {"model_sha256": sha256(path)})
+        return f"models:/lekhani-{name}@challenger"
+
+    return one
+
+
+@pytest.fixture
+def model(register: Callable[[str, Path], str], conditional: Path) -> PyFuncModel:
+    return mlflow.pyfunc.load_model(register("letters", conditional))
+
+
+def pictures(found: pd.DataFrame) -> np.ndarray[Any, Any]:
+    return np.stack(found["image"].tolist())
+
+
+def test_it_draws_what_the_exported_file_draws(model: PyFuncModel, conditional: Path) -> None:
+    labels = np.arange(150) % 3
+    found = model.predict(pd.DataFrame({"label": labels}), params={"seed": 5})
+    expected = np.concatenate(list(Generator(conditional, "cpu").draw(labels, np.random.default_rng(5))))
+    assert pictures(found).dtype == np.uint8
+    np.testing.assert_array_equal(pictures(found), expected)
+    assert found["label"].tolist() == labels.tolist()
+    assert found["glyph"].tolist() == [DEVANAGARI[label].glyph for label in labels]
+    assert found["class_name"].tolist() == [DEVANAGARI[label].name for label in labels]
+
+
+def test_the_seed_decides(model: PyFuncModel) -> None:
+    def drawn(**params: int) -> np.ndarray[Any, Any]:
+        return pictures(model.predict(pd.DataFrame({"label": ["क"] * 4}), params=params))
+
+    np.testing.assert_array_equal(drawn(seed=1), drawn(seed=1))
+    np.testing.assert_array_equal(drawn(), drawn(seed=0))
+    assert (drawn(seed=1) != drawn(seed=2)).any()
+    first, second, *_ = drawn(seed=1)
+    assert (first != second).any(), "images of one call differ"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"label": ["ग", "क"]},
+        pd.DataFrame({"label": ["character_3_ga", "0"]}),
+        pd.DataFrame({"label": [2, 0]}),
+        {"label": np.array([2, 0])},
+        pd.DataFrame({"label": [2, "क"]}),
+    ],
+    ids=["dict", "names", "numbers", "array", "mixed"],
+)
+def test_a_label_is_a_glyph_a_name_or_a_number(model: PyFuncModel, asked: Any) -> None:
+    found = model.predict(asked)
+    assert found["label"].tolist() == [2, 0]
+    bright = pictures(found).mean((1, 2))
+    assert bright[0] > bright[1] + 100, "the label reaches the file"
+
+
+def test_text_means_the_glyph_and_an_integer_the_number(register: Callable[[str, Path], str], toy_generator: ToyGenerator, tmp_path: Path) -> None:
+    classes = (GlyphClass(0, "two", "2"), GlyphClass(1, "one", "1"), GlyphClass(2, "none", "0"))
+    loaded = mlflow.pyfunc.load_model(register("backwards", toy_generator(tmp_path / "generator.onnx", classes=classes)))
+    assert loaded.predict(pd.DataFrame({"label": ["2", "0"]}))["label"].tolist() == [0, 2]
+    assert loaded.predict(pd.DataFrame({"label": [2, 0]}))["label"].tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("wrong", ["Q", -1, 3, 1.5, True, None])
+def test_an_unknown_label_is_a_sentence(model: PyFuncModel, wrong: Any) -> None:
+    with pytest.raises(MlflowException, match=r"There is no class '.+'; valid are क ख ग, names such as character_1_ka, and 0 to 2\.") as caught:
+        model.predict(pd.DataFrame({"label": pd.Series(["क", wrong], dtype=object)}))
+    assert "\n" not in str(caught.value)
+    assert caught.value.get_http_status_code() == 400
+
+
+def test_a_negative_seed_is_a_sentence(model: PyFuncModel) -> None:
+    with pytest.raises(MlflowException, match=r"The seed is -1; it must be 0 or more\."):
+        model.predict({"label": "क"}, params={"seed": -1})
+
+
+def test_nothing_asked_for_is_nothing_drawn(model: PyFuncModel) -> None:
+    found = model.predict(pd.DataFrame({"label": []}))
+    assert list(found.columns) == ["label", "class_name", "glyph", "image"]
+    assert len(found) == 0
+
+
+def test_raw_tensors(model: PyFuncModel, conditional: Path) -> None:
+    noise, labels = np.random.default_rng(1).standard_normal((2, 16), dtype=np.float32), np.array([0, 2])
+    raw = model.unwrap_python_model().run(noise, labels)
+    np.testing.assert_array_equal(raw, Generator(conditional, "cpu").run(noise, labels))
+    assert raw.shape == (2, 1, 4, 4)
+    own = model.predict(pd.DataFrame({"label": labels, "noise": [row.tolist() for row in noise]}))
+    np.testing.assert_array_equal(pictures(own), np.rint(raw[:, 0] * 255))
+    one = model.predict({"label": ["क", "ग"], "noise": noise[0].tolist()})
+    assert len(one) == 2, "one vector of noise for several letters"
+
+
+@pytest.mark.parametrize("noise", [[0.0] * 15, [float("nan")] * 16])
+def test_noise_of_another_size_is_a_sentence(model: PyFuncModel, noise: list[float]) -> None:
+    with pytest.raises(MlflowException, match=r"The column noise must hold 16 finite numbers in each row\."):
+        model.predict(pd.DataFrame({"label": [0], "noise": [noise]}))
+
+
+def test_an_unconditional_one_ignores_the_label_and_says_so(
+    register: Callable[[str, Path], str], toy_generator: ToyGenerator, tmp_path: Path
+) -> None:
+    path = toy_generator(tmp_path / "generator.onnx", conditional=False)
+    loaded = mlflow.pyfunc.load_model(register("free", path))
+    found = loaded.predict(pd.DataFrame({"label": ["anything", "at all"]}), params={"seed": 3})
+    assert list(found.columns) == ["image"], "what it draws is not what was asked for"
+    expected = np.concatenate(list(Generator(path, "cpu").draw(np.zeros(2, np.int64), np.random.default_rng(3))))
+    np.testing.assert_array_equal(pictures(found), expected)
+    assert loaded.metadata.metadata["conditional"] is False
+    assert loaded.metadata.metadata["label"] == "ignored: this generator takes no label"
+    assert loaded.metadata.get_output_schema().input_names() == ["image"]
+
+
+def test_a_changed_file_is_refused_in_a_sentence(register: Callable[[str, Path], str], conditional: Path, tmp_path: Path) -> None:
+    stored = Path(mlflow.artifacts.download_artifacts(register("tampered", conditional)))
+    folder = tmp_path / "copy"
+    shutil.copytree(stored, folder)
+    mlflow.pyfunc.load_model(str(folder))
+    path = folder / "artifacts" / "generator.onnx"
+    path.write_bytes(path.read_bytes().replace(b"flow_matching", b"flow_matchinG"))
+    with pytest.raises(
+        MlflowException, match=r"generator.onnx has the SHA-256 \w{12}, but the model was logged with \w{12}; it was changed"
+    ) as caught:
+        mlflow.pyfunc.load_model(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+FOREIGN = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "lekhani", "onnx"}:
+            raise ImportError(f"{name} must not be needed")
+
+sys.meta_path.insert(0, Refuse())
+import mlflow
+model = mlflow.pyfunc.load_model(sys.argv[1])
+found = model.predict(model.input_example, params={"seed": 7})
+print(len(found), sorted({"torch", "lekhani", "onnx"} & set(sys.modules)))
+"""
+
+
+def test_it_needs_neither_torch_nor_lekhani(register: Callable[[str, Path], str], conditional: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", FOREIGN, register("foreign", conditional)]
+    done = subprocess.run(words, cwd=tmp_path, env=elsewhere(), capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.strip() == "3 []", done.stderr[-600:]
+
+
+def elsewhere() -> dict[str, str]:
+    """The environment without the way to this project's source."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"PYTHONSAFEPATH": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+@pytest.fixture
+def served(register: Callable[[str, Path], str], conditional: Path, tmp_path: Path) -> Iterator[str]:
+    """The address of `mlflow models serve`, ended afterwards with all that it started."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["models", "serve", "-m", register("served", conditional), "-h", "127.0.0.1", "-p", str(port), "--env-manager", "local"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with (tmp_path / "log").open("w+") as log:
+        command = [sys.executable, "-m", "mlflow", *words]
+        server = subprocess.Popen(command, cwd=tmp_path, env=elsewhere() | {"PATH": path}, stdout=log, stderr=log, start_new_session=True)
+        try:
+            limit = time.monotonic() + 90
+            while not _answers(f"http://127.0.0.1:{port}/ping"):
+                assert server.poll() is None, (tmp_path / "log").read_text()[-2000:]
+                assert time.monotonic() < limit, (tmp_path / "log").read_text()[-2000:]
+                time.sleep(0.3)
+            yield f"http://127.0.0.1:{port}/invocations"
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            try:
+                server.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(server.pid, signal.SIGKILL)
+                server.wait(10)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=2).ok
+    except requests.RequestException:
+        return False
+
+
+def test_mlflow_serves_it(served: str, conditional: Path) -> None:
+    def ask(**body: Any) -> requests.Response:
+        return requests.post(served, data=json.dumps(body), headers={"Content-Type": "application/json"}, timeout=20)
+
+    expected = np.concatenate(list(Generator(conditional, "cpu").draw(np.array([2, 0]), np.random.default_rng(4)))).tolist()
+    for form in ({"inputs": {"label": ["ग", "क"]}}, {"dataframe_records": [{"label": 2}, {"label": 0}]}):
+        answer = ask(**form, params={"seed": 4})
+        assert answer.status_code == 200, answer.text
+        rows = answer.json()["predictions"]
+        assert [row["glyph"] for row in rows] == ["ग", "क"]
+        assert [row["image"] for row in rows] == expected
+    wrong = ask(inputs={"label": ["Q"]})
+    assert wrong.status_code == 400
+    assert "There is no class 'Q'" in wrong.json()["message"]
+
+
+def test_signature_example_and_requirements(register: Callable[[str, Path], str], conditional: Path) -> None:
+    uri = register("told", conditional)
+    info = mlflow.models.get_model_info(uri)
+    assert [(spec.name, spec.required) for spec in info.signature.inputs] == [("label", True), ("noise", False)]
+    assert info.signature.outputs.input_names() == ["label", "class_name", "glyph", "image"]
+    assert [(spec.name, spec.default) for spec in info.signature.params] == [("seed", 0)]
+    assert info.metadata["model_sha256"] == sha256(conditional)
+    folder = Path(mlflow.artifacts.download_artifacts(uri))
+    wanted = [line.split("==")[0] for line in (folder / "requirements.txt").read_text().split()]
+    assert sorted(wanted) == ["mlflow", "numpy", "onnxruntime", "pandas"]
+    assert mlflow.pyfunc.load_model(uri).input_example["label"].tolist() == ["क", "ख", "ग"]
+    assert not list(folder.rglob("*.pkl"))
+
+
+def test_what_lies_beside_travels_along(store: Path, conditional: Path, tmp_path: Path) -> None:
+    strange = tmp_path / "a folder # of 50%25"
+    strange.mkdir()
+    for name in ("model_card.md", "grid.png"):
+        (strange / name).write_text(name)
+    shutil.copy(conditional, strange / "generator.onnx")
+    use_experiment(EXPERIMENT)
+    with mlflow.start_run():
+        uri = runs.log_model(strange / "generator.onnx", [strange / "model_card.md", strange / "grid.png"])
+    folder = Path(mlflow.artifacts.download_artifacts(uri)) / "artifacts"
+    assert sorted(path.name for path in folder.iterdir()) == ["generator.onnx", "grid.png", "model_card.md"]
+    assert len(mlflow.pyfunc.load_model(uri).predict({"label": "क"})) == 1
