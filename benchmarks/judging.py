@@ -5,7 +5,7 @@
 All ways look through one judge, trained here for some seconds on embedded glyphs; slightly blurred glyphs stand for generated ones.
 
 first    what evaluating the first variant of a dataset does: read generated and real images with ONNX Runtime, compute every metric
-         of the judge, and the floor that real train images score
+         of the judge, those of each class and the search for copies, and what real train images score
 further  every further variant: readings of real images and the floor come from their file
 plain    torch-fidelity as its page shows it, the judge registered as its extractor: FID, KID, inception score, precision and recall one
          by one, without a floor
@@ -44,6 +44,8 @@ from lekhani.data.embedded import devanagari
 from lekhani.data.spec import Bytes, Labels
 from lekhani.evaluate.fidelity import torch_fidelity
 from lekhani.evaluate.judge import FEATURES, Classifier, train_judge
+from lekhani.evaluate.memorisation import among_features, memorisation
+from lekhani.evaluate.per_class import by_class
 from lekhani.evaluate.scorecard import read_real, score
 from lekhani.export.onnx_file import export_onnx
 from lekhani.serve.session import Reader
@@ -61,6 +63,7 @@ class Task:
     test: Bytes
     test_labels: Labels
     train: Bytes
+    train_labels: Labels
     judge: Classifier
     onnx: Path
     cache: Path
@@ -81,7 +84,7 @@ def prepare(count: int, width: int, folder: Path) -> Task:
     path = folder / "judge.onnx"
     export_onnx(judge, {"images": torch.zeros(3, 1, 32, 32)}, ["features", "logits"], path, {"dataset": "devanagari", "classes": "[]"})
     blurred = np.rint(gaussian_filter(images[drawn].astype(np.float32), (0, 0.6, 0.6))).astype(np.uint8)
-    return Task(blurred, raw.labels[drawn], images[test], raw.labels[test], images[own], judge, path, folder / "real.npz")
+    return Task(blurred, raw.labels[drawn], images[test], raw.labels[test], images[own], raw.labels[own], judge, path, folder / "real.npz")
 
 
 def first(task: Task) -> dict[str, float]:
@@ -92,9 +95,13 @@ def first(task: Task) -> dict[str, float]:
 
 def further(task: Task) -> dict[str, float]:
     """Our evaluation, with whatever is in the cache."""
-    read = Reader(task.onnx).read
-    real = read_real(read, task.test, task.train, SUBSET_SIZE, SEED, task.cache, files.sha256(task.onnx))
-    return score([read(task.generated)], task.asked, real, task.test_labels, SUBSET_SIZE, SEED)
+    reader = Reader(task.onnx)
+    real = read_real(reader.read, task.test, task.train, SUBSET_SIZE, SEED, task.cache, reader.sha256)
+    readings = reader.read(task.generated)
+    card = score([readings], task.asked, real, task.test_labels, SUBSET_SIZE, SEED)
+    by_class(readings, task.asked, real.test, task.test_labels, real.train, task.train_labels, SEED)
+    copies, _ = memorisation(task.generated, task.train, task.test, SEED)
+    return card | copies | among_features(readings[0], real.train[0], real.test[0])
 
 
 class Images(torch.utils.data.Dataset[Tensor]):

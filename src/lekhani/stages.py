@@ -441,7 +441,8 @@ def evaluate(p: "Params", dataset: str, variant: str) -> None:
     with files.replacing(SCORECARDS / f"{dataset}-{variant}") as folder:
         folder.mkdir()
         save_table(rows, folder / "per_class.csv")
-        save_table(curve(files.read_csv(reports / "scores.csv"), files.read_csv(reports / "losses.csv")), folder / "curve.csv")
+        points = curve(files.read_csv(reports / "scores.csv"), files.read_csv(reports / "losses.csv"))
+        save_table(points, folder / "curve.csv", ("images_seen", "seconds", "judge_fid"))
         save_png(grid(sets[0][:46], 23), folder / "strip.png")
         save_png(picture, folder / "grid.png")
         files.write_json(folder / "scorecard.json", card)

@@ -52,10 +52,10 @@ def confusion_figure(
     return figure
 
 
-def save_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write rows as CSV."""
+def save_table(rows: Sequence[Mapping[str, Any]], path: Path, heads: Sequence[str] = ()) -> None:
+    """Write rows as CSV, with `heads` for a table that may be without rows."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(file, list(rows[0] if rows else heads), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, file.getvalue())

@@ -131,15 +131,14 @@ def second_opinion(
 
 
 def curve(scores: Sequence[Mapping[str, str]], losses: Sequence[Mapping[str, str]]) -> list[dict[str, float]]:
-    """Rows images_seen, seconds, judge_fid from the rows of scores.csv and losses.csv; seconds are those spent in training steps."""
-    seen = np.array([0.0, *(float(row["images_seen"]) for row in losses)])
-    speed = np.array([float(row["images_per_second"]) for row in losses])
-    seconds = np.concatenate([[0.0], np.cumsum(np.diff(seen) / speed)])
+    """Rows images_seen, seconds, judge_fid from the rows of scores.csv and losses.csv; seconds are those of training until then."""
+    seen = np.array([float(row["images_seen"]) for row in losses])
+    speed = np.array([float(row["images_per_second"]) for row in losses])  # from the start of training
     at = np.array([float(row["images_seen"]) for row in scores])
     fid = [float(row["judge_fid"]) for row in scores]
     return [
         {"images_seen": int(images), "seconds": round(float(spent), 2), "judge_fid": value}
-        for images, spent, value in zip(at, np.interp(at, seen, seconds), fid, strict=True)
+        for images, spent, value in zip(at, np.interp(at, seen, seen / speed), fid, strict=True)
     ]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from lekhani.data.spec import Bytes
 from lekhani.evaluate.fidelity import Floats, Readings, fidelity
-from lekhani.evaluate.scorecard import Real, fidelity_card, read_labels, read_real, score, tie
+from lekhani.evaluate.scorecard import Real, curve, fidelity_card, read_labels, read_real, score, second_opinion, tie
 
 
 def logits_for(predicted: list[int], k: int, certainty: float = 5.0) -> Floats:
@@ -262,3 +262,35 @@ def test_a_scorecard_is_flat_json(cards: tuple[dict[str, float], dict[str, float
     for card in cards:
         again = json.loads(json.dumps(card, allow_nan=False))
         assert all(isinstance(value, int | float) for value in again.values())
+
+
+def test_a_curve_has_the_seconds_that_training_had_taken() -> None:
+    # A start that takes 10 seconds, then 100 images a second; speeds are means from the start.
+    losses = [{"images_seen": str(seen), "images_per_second": str(seen / (10 + seen / 100))} for seen in (500, 1000, 2000)]
+    scores = [{"images_seen": "1000", "judge_fid": "9.5"}, {"images_seen": "1600", "judge_fid": "4.25"}]
+    assert curve(scores, losses) == [
+        {"images_seen": 1000, "seconds": 20.0, "judge_fid": 9.5},
+        {"images_seen": 1600, "seconds": 26.0, "judge_fid": 4.25},
+    ]
+    assert curve([], losses) == []
+
+
+def sees(*classes: int) -> Readings:
+    """A classifier that reads three images so."""
+    return np.zeros((3, 2), np.float32), np.eye(3, dtype=np.float32)[list(classes)]
+
+
+def test_a_second_opinion() -> None:
+    labels, test_labels = np.array([0, 1, 2]), np.array([2, 2, 1])
+    judge, second = [sees(0, 1, 2), sees(0, 1, 0)], [sees(0, 1, 1), sees(0, 0, 0)]
+    card = second_opinion(judge, second, labels, sees(2, 2, 0), sees(2, 1, 1), test_labels)
+    assert card == {
+        "judges_agree": pytest.approx(2 / 3),
+        "judges_agree_std": 0.0,
+        "judges_agree_floor": pytest.approx(1 / 3),
+        "label_agreement_second": pytest.approx(0.5),
+        "label_agreement_second_std": pytest.approx(np.std([2 / 3, 1 / 3], ddof=1)),
+        "label_agreement_second_floor": pytest.approx(2 / 3),
+    }
+    alone = second_opinion(judge[:1], second[:1], None, sees(2, 2, 0), sees(2, 1, 1), test_labels)
+    assert set(alone) == {"judges_agree", "judges_agree_floor"}, "nothing was asked for, and one seed has no deviation"
