@@ -22,6 +22,8 @@ STAGES, PEOPLE, REGISTRY = "Stages (dvc.yaml runs them in order)", "For people",
 Dataset = Annotated[str, typer.Option("--dataset", "-d", help="A dataset described under `data` in params.yaml.")]
 Variant = Annotated[str, typer.Option("--variant", "-v", help="A variant listed under `variants` in params.yaml.")]
 Wanted = Annotated[list[str], typer.Option("--label", "-l", help="WHAT=COUNT, where WHAT is a glyph, a class name or a label number; repeat.")]
+Datasets = Annotated[list[str] | None, typer.Option("--dataset", "-d", help="Repeat for several; all of params.yaml when left out.")]
+Reason = Annotated[str | None, typer.Option("--reason", help="Why, for those who read it later.")]
 Registered = Annotated[str, typer.Option("--dataset", "-d", help="Whose registered generator to use.")]
 Model = Annotated[Path | None, typer.Option("--model", "-m", help="An exported generator.onnx instead of the registered one.")]
 Judge = Annotated[Path | None, typer.Option("--judge", help="judge.onnx, needed by --model when the generator takes no label.")]
@@ -146,14 +148,51 @@ def compare(
 
 @app.command(rich_help_panel=REGISTRY)
 def register(
-    dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d", help="Repeat for several; all of the pipeline's when left out.")] = None,
+    dataset: Datasets = None,
+    variant: Annotated[str | None, typer.Option("--variant", "-v", help="This one instead of the leaderboard's best.")] = None,
 ) -> None:
-    """Register the best variant of each dataset in MLflow as lekhani-<dataset>."""
+    """Register the best variant of each dataset in MLflow as lekhani-<dataset>, alias challenger."""
     from lekhani import stages
 
-    choices = _params()
+    choices = _params(variant=variant)
     for name in dataset or choices.data:
-        typer.echo(stages.register(choices, name))
+        typer.echo(stages.register(choices, name, variant))
+
+
+@app.command(rich_help_panel=REGISTRY)
+def promote(
+    dataset: Datasets = None,
+    version: Annotated[str | None, typer.Option("--version", metavar="N", help="This version instead of the challenger.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only decide: exit code 0 would promote, 3 refuses.", show_default=False)] = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote whatever the gate says; needs --reason.", show_default=False)] = False,
+    reason: Reason = None,
+) -> None:
+    """Make the challenger champion if the gate lets it through; exit code 3 when it does not."""
+    from lekhani import stages
+    from lekhani.errors import UsageError
+
+    choices = _params()
+    names = dataset or list(choices.data)
+    if version is not None and len(names) != 1:
+        raise UsageError("--version is of one registered model; say which with --dataset.")
+    if check and force:
+        raise UsageError("--check changes nothing, so there is nothing to --force; leave one of them out.")
+    verdicts = []
+    for name in names:
+        choices.dataset(name)
+        promoted, table = stages.promote(choices, name, version, check, force, reason)
+        typer.echo(table)
+        verdicts.append(promoted)
+    if not all(verdicts):
+        raise typer.Exit(3)
+
+
+@app.command(rich_help_panel=REGISTRY)
+def rollback(dataset: Dataset, reason: Reason = None) -> None:
+    """Give the alias champion back to the version that had it before."""
+    from lekhani import stages
+
+    typer.echo(stages.rollback(_params(dataset), dataset, reason))
 
 
 @app.command(rich_help_panel=PEOPLE)

@@ -4,8 +4,10 @@ import json
 import logging
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from lekhani.evaluate.usefulness import Point
     from lekhani.params import Params, Variants
     from lekhani.pictures import Picture
+    from lekhani.registry.models import Registered
     from lekhani.serve.session import Generator
     from lekhani.train.checkpoint import Checkpoints
     from lekhani.train.reporter import Reporter
@@ -334,12 +337,6 @@ def export(p: "Params", dataset: str, variant: str) -> None:
         "model_sha256": files.sha256(path),
     }
     files.write_json(REPORTS / dataset / variant / "export.json", report)
-    if p.tracking.backend == "mlflow":
-        from lekhani.tracking import runs
-
-        runs.deliver(_backlog(dataset, variant))
-        with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", _revision(facts)):
-            runs.log_model(path, facts["noise_dim"], facts["image_size"])
 
 
 def baseline(p: "Params", dataset: str) -> None:
@@ -359,35 +356,43 @@ def usefulness(p: "Params", dataset: str, variant: str) -> None:
 
     With `usefulness.seeds: 0` it is left out: the file is then empty and the folder too.
     """
-    from lekhani.evaluate import usefulness as useful
     from lekhani.evaluate.report import save_figure, save_table
-    from lekhani.serve.session import Generator, Reader
-    from lekhani.train.loop import pick_device
+    from lekhani.evaluate.usefulness import metrics, usefulness_figure
+    from lekhani.serve.session import Generator
 
     reports = REPORTS / dataset / variant
     card: dict[str, float] = {}
     with files.replacing(reports / "usefulness") as folder:
         folder.mkdir()
         if p.usefulness.seeds:
-            data, generator = _validated(dataset), Generator(MODELS / dataset / variant / "generator.onnx")
-            images, labels = _draw(p, generator, data, 0)
-            if not generator.conditional:
-                labels = Reader(MODELS / dataset / "judge" / "judge.onnx").read(images)[1].argmax(1)
-            real = [useful.Point(**point) for point in files.read_json(REPORTS / dataset / "usefulness_real.json")["points"]]
-            points = real + useful.usefulness(
-                (images, labels),
-                data.split("train"),
-                data.split("test"),
-                data.info.n_classes,
-                p.usefulness,
-                p.seed,
-                pick_device(p.train.device),
-                _point_log(f"{dataset}/{variant}"),
-            )
-            card = useful.metrics(points)
+            points = _useful(p, _validated(dataset), Generator(MODELS / dataset / variant / "generator.onnx"))
+            card = metrics(points)
             save_table([point.row() for point in points], folder / "points.csv")
-            save_figure(useful.usefulness_figure(points, f"{dataset} / {variant}"), folder / "curve.png")
+            save_figure(usefulness_figure(points, f"{dataset} / {variant}"), folder / "curve.png")
     files.write_json(reports / "usefulness.json", card)
+
+
+def _useful(p: "Params", data: spec.Prepared, generator: "Generator") -> list["Point"]:
+    """What OCR models read after training on the generator's images, beside what they read after real ones alone."""
+    from lekhani.evaluate.usefulness import Point, usefulness
+    from lekhani.serve.session import Reader
+    from lekhani.train.loop import pick_device
+
+    name = data.info.name
+    images, labels = _draw(p, generator, data, 0)
+    if not generator.conditional:
+        labels = Reader(MODELS / name / "judge" / "judge.onnx").read(images)[1].argmax(1)
+    real = [Point(**point) for point in files.read_json(REPORTS / name / "usefulness_real.json")["points"]]
+    return real + usefulness(
+        (images, labels),
+        data.split("train"),
+        data.split("test"),
+        data.info.n_classes,
+        p.usefulness,
+        p.seed,
+        pick_device(p.train.device),
+        _point_log(f"{name}/{generator.variant}"),
+    )
 
 
 def evaluate(p: "Params", dataset: str, variant: str) -> None:
@@ -396,9 +401,8 @@ def evaluate(p: "Params", dataset: str, variant: str) -> None:
     What ships is what is scored.
     """
     from lekhani.evaluate.likelihood import nats
-    from lekhani.evaluate.memorisation import closest_figure, memorisation
     from lekhani.evaluate.per_class import collapsed, table
-    from lekhani.evaluate.report import save_figure, save_table
+    from lekhani.evaluate.report import save_table
     from lekhani.evaluate.scorecard import curve
     from lekhani.pictures import grid, save_png
     from lekhani.serve.session import Generator
@@ -406,36 +410,18 @@ def evaluate(p: "Params", dataset: str, variant: str) -> None:
     data, reports = _validated(dataset), REPORTS / dataset / variant
     facts, exported = files.read_json(MODELS / dataset / variant / "training.json"), files.read_json(reports / "export.json")
     generator, built = Generator(MODELS / dataset / variant / "generator.onnx"), _trained(p, dataset, variant)[1]
-    sets = [_draw(p, generator, data, again)[0] for again in range(p.evaluate.sampling_seeds)]
-    train, (test_images, test_labels) = data.split("train"), data.split("test")
-    # A stream of its own, so that every variant stands beside the same floor.
-    some = np.sort(np.random.default_rng([p.seed, 3]).choice(len(train[0]), len(sets[0]), replace=False))
-    few = train[0][some], train[1][some]
-
-    card: dict[str, Any] = {
-        "dataset": dataset,
-        "variant": variant,
-        "model_sha256": generator.sha256,
-        "judge_sha256": files.sha256(MODELS / dataset / "judge" / "judge.safetensors"),
-        "data_digest": data.info.digest,
-        "n_generated": len(sets[0]),
-        "n_real": len(test_images),
-        "seed": p.seed,
-        "train_seed": facts["seed"],
-    }
-    copies, pairs = memorisation(sets[0], train[0], test_images, p.seed)
     with files.replacing(reports / "figures") as folder:
         folder.mkdir()
-        measured, classes = _judged(p, data, generator, sets, few, folder)
-        save_figure(closest_figure(pairs, sets[0], train[0]), folder / "closest.png")
-    card |= measured | copies | nats(built, test_images, test_labels, p.seed) | nats(built, *few, p.seed, "_train")
+        card, classes, images = _scored(p, data, generator, folder)
+    card["train_seed"] = facts["seed"]
+    card |= nats(built, *data.split("test"), p.seed) | nats(built, *_like_generated(p, data), p.seed, "_train")
     if (reports / "usefulness.json").exists():
         card |= files.read_json(reports / "usefulness.json")
     card |= {key: exported[key] for key in ("parity_max_abs", "latency_ms", "size_mb")}
     card |= {key: facts[key] for key in ("images_seen", "train_seconds", "images_per_second")}
     card["batch_size"] = facts["choices"][variant]["batch_size"]
 
-    rows, picture = table(classes, data.info.classes), _in_class_order(sets[0], data.info.n_classes)
+    rows, picture = table(classes, data.info.classes), _in_class_order(images, data.info.n_classes)
     save_table(rows, reports / "per_class.csv")
     save_png(picture, reports / "grid.png", scale=2)
     with files.replacing(SCORECARDS / f"{dataset}-{variant}") as folder:
@@ -443,7 +429,7 @@ def evaluate(p: "Params", dataset: str, variant: str) -> None:
         save_table(rows, folder / "per_class.csv")
         points = curve(files.read_csv(reports / "scores.csv"), files.read_csv(reports / "losses.csv"))
         save_table(points, folder / "curve.csv", ("images_seen", "seconds", "judge_fid"))
-        save_png(grid(sets[0][:46], 23), folder / "strip.png")
+        save_png(grid(images[:46], 23), folder / "strip.png")
         save_png(picture, folder / "grid.png")
         files.write_json(folder / "scorecard.json", card)
     files.write_json(reports / "scorecard.json", card)
@@ -461,15 +447,44 @@ def evaluate(p: "Params", dataset: str, variant: str) -> None:
     log.info("%s/%s: FID %.2f (floor %.2f)%s", dataset, variant, card["fid"], card["fid_floor"], agreement)
 
 
+def _scored(p: "Params", data: spec.Prepared, generator: "Generator", figures: Path) -> tuple[dict[str, Any], list["ClassScore"], spec.Bytes]:
+    """What can be told of a generator from its images alone: scorecard, classes, and the images of the first sampling seed; figures in a folder."""
+    from lekhani.evaluate.memorisation import closest_figure, memorisation
+    from lekhani.evaluate.report import save_figure
+
+    sets = [_draw(p, generator, data, again)[0] for again in range(p.evaluate.sampling_seeds)]
+    train, test = data.split("train")[0], data.split("test")[0]
+    card: dict[str, Any] = {
+        "dataset": data.info.name,
+        "variant": generator.variant,
+        "model_sha256": generator.sha256,
+        "judge_sha256": files.sha256(MODELS / data.info.name / "judge" / "judge.safetensors"),
+        "data_digest": data.info.digest,
+        "n_generated": len(sets[0]),
+        "n_real": len(test),
+        "seed": p.seed,
+    }
+    copies, pairs = memorisation(sets[0], train, test, p.seed)
+    measured, classes = _judged(p, data, generator, sets, figures)
+    save_figure(closest_figure(pairs, sets[0], train), figures / "closest.png")
+    return card | measured | copies, classes, sets[0]
+
+
+def _like_generated(p: "Params", data: spec.Prepared) -> tuple[spec.Bytes, spec.Labels]:
+    """As many train images as are generated, by a stream of its own, so that every variant stands beside the same floor."""
+    images, labels = data.split("train")
+    some = np.sort(np.random.default_rng([p.seed, 3]).choice(len(images), len(_asked(p, data)), replace=False))
+    return images[some], labels[some]
+
+
 def _judged(
     p: "Params",
     data: spec.Prepared,
     generator: "Generator",
     sets: Sequence[spec.Bytes],
-    few: tuple[spec.Bytes, spec.Labels],
     figures: Path,
 ) -> tuple[dict[str, Any], list["ClassScore"]]:
-    """What all extractors say of the images of each sampling seed beside `few` train images; the judge's view of each class, drawn in `figures`."""
+    """What all extractors say of the images of each sampling seed; the judge's view of each class, drawn in `figures`."""
     from lekhani.evaluate import per_class
     from lekhani.evaluate.fidelity import Inception
     from lekhani.evaluate.memorisation import among_features
@@ -478,7 +493,7 @@ def _judged(
     from lekhani.serve.session import Reader
     from lekhani.train.loop import pick_device
 
-    info, (test_images, test_labels), choice = data.info, data.split("test"), p.evaluate
+    info, (test_images, test_labels), few, choice = data.info, data.split("test"), _like_generated(p, data), p.evaluate
     asked = _asked(p, data) if generator.conditional else None
     reader, second = (Reader(MODELS / info.name / "judge" / f"{name}.onnx") for name in ("judge", "second"))
     readings = [reader.read(images) for images in sets]
@@ -579,25 +594,150 @@ def compare(p: "Params", repeats: bool = False) -> None:
     log.info("%s", text)
 
 
-def register(p: "Params", dataset: str) -> str:
-    """Register the variant of `dataset` that leads the leaderboard and return one sentence that says what was done."""
-    if p.tracking.backend != "mlflow":
-        raise UsageError("tracking.backend is `none` in params.yaml, so there is no registry; set it to `mlflow`.")
+def register(p: "Params", dataset: str, variant: str | None = None) -> str:
+    """Register a variant of `dataset`, that which leads the leaderboard unless one is named, and return a sentence that says what was done."""
+    _need_registry(p)
+    from importlib import import_module
+
     from lekhani.evaluate.leaderboard import rank
+    from lekhani.registry import card as cards
     from lekhani.registry import models
     from lekhani.tracking import runs
 
     p.dataset(dataset)
-    best = rank([files.read_json(SCORECARDS / f"{dataset}-{v}" / "scorecard.json") for v in p.pipeline.everyone])[0].card
-    folder = MODELS / dataset / best["variant"]
-    facts = files.read_json(folder / "training.json")
-    if files.sha256(folder / "generator.onnx") != best["model_sha256"]:
+    if variant is None:
+        variant = rank([files.read_json(SCORECARDS / f"{dataset}-{v}" / "scorecard.json") for v in p.pipeline.everyone])[0].card["variant"]
+    folder, scored = MODELS / dataset / variant, SCORECARDS / f"{dataset}-{variant}"
+    facts, card, info = files.read_json(folder / "training.json"), files.read_json(scored / "scorecard.json"), _info(dataset)
+    if files.sha256(folder / "generator.onnx") != card["model_sha256"]:
         raise LekhaniError(f"{folder / 'generator.onnx'} is not the file that was scored; run `dvc repro` first.")
-    with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{best['variant']}", _revision(facts)) as run_id:
-        uri = runs.logged_model(run_id) or runs.log_model(folder / "generator.onnx", facts["noise_dim"], facts["image_size"])
-    tags = {key: str(best[key]) for key in ("variant", "model_sha256", "fid", "fid_ratio", "label_agreement") if key in best}
-    version = models.register(dataset, run_id, uri, {**tags, "data_digest": facts["data_digest"]})
-    return f"{version.name} version {version.version} is {best['variant']} (FID {best['fid']:.2f}), alias challenger."
+    name, revision = models.model_name(dataset), _revision(facts)
+    about = import_module(f"lekhani.variants.{variant}").__doc__ or ""
+    text = cards.model_card(name, info, facts, card, files.read_csv(scored / "per_class.csv"), revision, about)
+    with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", revision) as run_id:
+        uri = runs.logged_model(run_id, card["model_sha256"])
+        if uri is None:
+            with tempfile.TemporaryDirectory() as temporary:
+                page = Path(temporary) / "README.md"
+                files.write_text(page, text)
+                uri = runs.log_model(folder / "generator.onnx", [page, *(scored / one for one in ("grid.png", "scorecard.json", "per_class.csv"))])
+        runs.log_lineage([path for path in (Path("dvc.lock"), Path("params.yaml"), PREPARED / dataset / "dataset.json") if path.exists()])
+    source = {f"source.{key}": str(info.source[key]) for key in ("name", "version", "sha256") if info.source.get(key)}
+    known = {key: str(card[key]) for key in ("variant", "model_sha256", "judge_sha256", "data_digest")}
+    version = models.register(dataset, run_id, uri, _told(card) | known | revision | source, cards.headline(card))
+    return f"{version.name} version {version.version} is {variant} (FID {card['fid']:.2f}), alias challenger."
+
+
+def promote(
+    p: "Params", dataset: str, version: str | None = None, check: bool = False, force: bool = False, reason: str | None = None
+) -> tuple[bool, str]:
+    """Hold the challenger of `dataset`, or the version named, against its champion, both scored anew; it takes its place if the gate says so.
+
+    Returns whether it was promoted and the decision as Markdown. With `check` nothing is changed. Otherwise the decision goes to
+    reports/D/decision.{json,md} and to the version's run, whatever it is; `force` promotes in spite of it, for a `reason`.
+    """
+    _need_registry(p)
+    if force and not (reason or "").strip():
+        raise UsageError("--force goes around the gate, so say why with --reason; it is kept with the version.")
+    from lekhani.registry import gate, models, promotion
+
+    name, data = models.model_name(dataset), _validated(dataset)
+    if not check:
+        promotion.finish(dataset)
+    known = models.aliases(dataset)
+    number, champion = version or known.get("challenger"), known.get("champion")
+    if number is None:
+        raise UsageError(f"{name} has no challenger; register one with `lekhani register --dataset {dataset}`, or name a version with --version.")
+    if force and number == champion:
+        raise UsageError(f"{name} version {number} is champion already.")
+    found = models.fetch(dataset, number)
+    promotion.check_run(dataset, number, found.run_id)
+    ours = _scored_again(p, data, found, is_candidate=True)
+    theirs, broken = ours if number == champion else None, list[gate.Check]()
+    if champion is not None and champion != number:
+        try:
+            theirs = _scored_again(p, data, models.fetch(dataset, champion), is_candidate=False)
+        except LekhaniError as error:
+            if not force:
+                raise
+            broken.append(gate.Check("champion", champion, None, False, f"The champion cannot be scored: {error}"))
+    decision = gate.decide(ours, theirs, gate.Policy(**p.gate.model_dump()))
+    decision = gate.Decision(decision.promote and not broken, (*broken, *decision.checks))
+    table = f"## {name}: version {number} ({found.variant}) against {f'champion {champion}' if champion else 'no champion'}\n\n{decision.markdown()}"
+    if check:
+        return decision.promote, table
+    verdict = "promote" if decision.promote else "forced" if force else "refuse"
+    if verdict == "forced":
+        table += f"\nPromoted all the same, by force: {reason}\n"
+    told = {
+        "dataset": dataset,
+        **decision.as_dict(),
+        "forced": verdict == "forced",
+        "reason": reason,
+        "candidate": {"version": number, "scorecard": ours},
+        "champion": None if champion is None else {"version": champion, "scorecard": theirs},
+        "policy": p.gate.model_dump(),
+        "by": promotion.author(),
+        "at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        **_revision(),
+    }
+    written = REPORTS / dataset / "decision.json", REPORTS / dataset / "decision.md"
+    files.write_json(written[0], told)
+    files.write_text(written[1], table)
+    failed = ", ".join(one.name for one in decision.checks if not one.passed)
+    tags = {"gate.verdict": verdict, "gate.failed": failed or "none", "gate.data_digest": data.info.digest}
+    promotion.record(dataset, number, found.run_id, written, tags | {f"gate.{key}": value for key, value in _told(ours).items()})
+    if verdict != "refuse":
+        promotion.promote(dataset, number, champion, reason)
+    return verdict != "refuse", table
+
+
+def _scored_again(p: "Params", data: spec.Prepared, found: "Registered", is_candidate: bool) -> dict[str, Any]:
+    """The scorecard of a registered version on the data and by the judge of this folder.
+
+    How far it is from torch can only be told with the weights that it came from, so that is taken over from the version's own scorecard;
+    so is its usefulness, if it was of these data. Only a candidate must show usefulness, which takes as long as all else.
+    """
+    from lekhani.export.onnx_file import generator_inputs, latency_ms
+    from lekhani.serve.session import Generator
+
+    what, generator = f"{found.name} version {found.version}", Generator(found.generator)
+    if (generator.classes, generator.image_size) != (data.info.classes, data.info.image_size):
+        raise LekhaniError(f"{what} draws other classes or sizes than {PREPARED / data.info.name} holds, so the two cannot be held together.")
+    log.info("Scoring %s (%s) on the test images of %s", what, generator.variant, data.info.name)
+    with tempfile.TemporaryDirectory() as figures:
+        card = _scored(p, data, generator, Path(figures))[0]
+    own = files.read_json(found.scorecard) if found.scorecard else {}
+    card |= {key: own[key] for key in ("parity_max_abs",) if key in own}
+    card["size_mb"] = found.generator.stat().st_size / 2**20
+    card["latency_ms"] = latency_ms(found.generator, generator_inputs(generator.noise_dim, len(generator.classes)))
+    if is_candidate and p.usefulness.seeds:
+        from lekhani.evaluate.usefulness import metrics
+
+        kept = {key: value for key, value in own.items() if key.startswith("usefulness")} if own.get("data_digest") == data.info.digest else {}
+        card |= kept or metrics(_useful(p, data, generator))
+    return card
+
+
+def rollback(p: "Params", dataset: str, reason: str | None = None) -> str:
+    """Give the alias champion of `dataset` back to the version that had it before; returns a sentence that says what was done."""
+    _need_registry(p)
+    from lekhani.registry import models, promotion
+
+    p.dataset(dataset)
+    restored, left = promotion.rollback(dataset, reason, lambda version: models.fetch(dataset, version))
+    return f"{models.model_name(dataset)} version {restored} is champion again in place of version {left}."
+
+
+def _need_registry(p: "Params") -> None:
+    if p.tracking.backend != "mlflow":
+        raise UsageError("tracking.backend is `none` in params.yaml, so there is no registry; set it to `mlflow`.")
+
+
+def _told(card: Mapping[str, Any]) -> dict[str, str]:
+    """What the registry's pages show of a scorecard, as tags."""
+    names = ("fid", "fid_ratio", "fid_floor", "kid", "precision", "recall", "label_agreement", "label_agreement_second", "near_copies", "usefulness")
+    return {name: f"{card[name]:.5g}" for name in (*names, "collapsed_classes", "size_mb", "latency_ms") if name in card}
 
 
 def _info(dataset: str) -> spec.DatasetInfo:

@@ -1,24 +1,31 @@
-"""Registered models: one per dataset, `lekhani-<dataset>`, and where the file of a version lies."""
+"""Registered models: one per dataset, `lekhani-<dataset>`, and where the files of a version lie."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from lekhani.errors import LekhaniError, first_line
 from lekhani.files import sha256
 from lekhani.tracking.store import connect
 
+MISSING = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
+
 
 @dataclass(frozen=True)
 class Registered:
-    """A registered version made local: the generator's file and, where its run kept one, the judge's."""
+    """A registered version made local: the generator's file and, where they were kept, its scorecard and its run's judge."""
 
     name: str
     version: str
-    alias: str
+    alias: str  # the one that it was found by; "" when it was found by its number
+    run_id: str
+    variant: str
     generator: Path
+    scorecard: Path | None
     judge: Path | None
 
 
@@ -27,40 +34,61 @@ def model_name(dataset: str) -> str:
     return f"lekhani-{dataset}"
 
 
-def register(dataset: str, run_id: str, model_uri: str, tags: dict[str, str]) -> ModelVersion:
+def register(dataset: str, run_id: str, model_uri: str, tags: Mapping[str, str], description: str = "") -> ModelVersion:
     """Register the model that a run logged as a new version of `lekhani-<dataset>` under the alias `challenger`.
 
-    A run whose model is registered already gives its version back, so that calling twice adds nothing.
+    A run whose model is registered already, which its tag model_sha256 tells, gives its version back, so that calling twice adds nothing.
     """
     client = connect()
     name = model_name(dataset)
     try:
         for known in client.search_model_versions(f"name = '{name}'"):
-            if known.run_id == run_id:
+            if known.run_id == run_id and known.tags.get("model_sha256") == tags.get("model_sha256"):
                 client.set_registered_model_alias(name, "challenger", known.version)
                 return known
-        version = mlflow.register_model(model_uri, name, tags=tags)
+        version = mlflow.register_model(model_uri, name, tags=dict(tags))
+        if description:
+            client.update_model_version(name, version.version, description)
         client.set_registered_model_alias(name, "challenger", version.version)
     except mlflow.MlflowException as error:
         raise LekhaniError(f"Could not register {name} in MLflow at {mlflow.get_tracking_uri()}: {first_line(error)}") from error
     return version
 
 
+def aliases(dataset: str) -> dict[str, str]:
+    """Version by alias, as the registry has them now; empty when nothing is registered."""
+    client, name = connect(), model_name(dataset)
+    try:
+        return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
+    except mlflow.MlflowException as error:
+        if error.error_code == MISSING:
+            return {}
+        raise LekhaniError(f"{name} cannot be read from MLflow at {mlflow.get_tracking_uri()}: {first_line(error)}") from error
+
+
 def find(dataset: str) -> Registered:
     """The champion of a dataset, or while there is none the challenger; raises LekhaniError when nothing is registered."""
-    client = connect()
-    name = model_name(dataset)
+    known = aliases(dataset)
     for alias in ("champion", "challenger"):
-        try:
-            version = client.get_model_version_by_alias(name, alias)
-        except mlflow.MlflowException:
-            continue
-        try:
-            folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version.version}"))
-        except (mlflow.MlflowException, OSError) as error:
-            raise LekhaniError(f"{name} version {version.version} cannot be fetched from MLflow: {first_line(error)}") from error
-        return Registered(name, str(version.version), alias, _only(folder, version), _judge(version))
-    raise LekhaniError(f"Nothing is registered as {name} in MLflow at {mlflow.get_tracking_uri()}; run `make demo` or pass --model FILE.onnx.")
+        if alias in known:
+            return fetch(dataset, known[alias], alias)
+    raise LekhaniError(
+        f"Nothing is registered as {model_name(dataset)} in MLflow at {mlflow.get_tracking_uri()}; run `make demo` or pass --model FILE.onnx."
+    )
+
+
+def fetch(dataset: str, number: str, alias: str = "") -> Registered:
+    """Bring the files of one version here; raises LekhaniError when it, its files or the very file that was registered cannot be had."""
+    client, name = connect(), model_name(dataset)
+    try:
+        version = client.get_model_version(name, number)
+        folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{number}"))
+    except (mlflow.MlflowException, OSError) as error:
+        raise LekhaniError(f"{name} version {number} cannot be fetched from MLflow at {mlflow.get_tracking_uri()}: {first_line(error)}") from error
+    generator = _only(folder, version)
+    scorecard = generator.with_name("scorecard.json")
+    run_id, variant = version.run_id or "", version.tags.get("variant", "")
+    return Registered(name, number, alias, run_id, variant, generator, scorecard if scorecard.exists() else None, _judge(version))
 
 
 def _only(folder: Path, version: ModelVersion) -> Path:

@@ -202,6 +202,12 @@ def log_leaderboard(experiment: str, files: Sequence[Path], tags: Mapping[str, s
             mlflow.log_artifact(str(path))
 
 
+def log_lineage(files: Sequence[Path]) -> None:
+    """Keep what the active run's model was made from: DVC's lock, params and the description of the data."""
+    for path in files:
+        mlflow.log_artifact(str(path), "lineage")
+
+
 def logged_model(run_id: str, model_sha256: str) -> str | None:
     """The URI of the model that a run has logged with this very generator.onnx, if any."""
     client = mlflow.MlflowClient()
