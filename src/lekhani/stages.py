@@ -625,7 +625,8 @@ def register(p: "Params", dataset: str, variant: str | None = None) -> str:
     source = {f"source.{key}": str(info.source[key]) for key in ("name", "version", "sha256") if info.source.get(key)}
     known = {key: str(card[key]) for key in ("variant", "model_sha256", "judge_sha256", "data_digest")}
     version = models.register(dataset, run_id, uri, _told(card) | known | revision | source, cards.headline(card))
-    return f"{version.name} version {version.version} is {variant} (FID {card['fid']:.2f}), alias challenger."
+    held = [alias for alias, number in models.aliases(dataset).items() if number == str(version.version)]
+    return f"{version.name} version {version.version} is {variant} (FID {card['fid']:.2f}), alias {' and '.join(sorted(held))}."
 
 
 def promote(
@@ -646,15 +647,15 @@ def promote(
         promotion.finish(dataset)
     known = models.aliases(dataset)
     number, champion = version or known.get("challenger"), known.get("champion")
+    if champion is not None and number in (None, champion):
+        return False, f"## {name}: champion {champion} stands\n\nThere is no challenger; `lekhani register` registers one.\n"
     if number is None:
         raise UsageError(f"{name} has no challenger; register one with `lekhani register --dataset {dataset}`, or name a version with --version.")
-    if force and number == champion:
-        raise UsageError(f"{name} version {number} is champion already.")
     found = models.fetch(dataset, number)
     promotion.check_run(dataset, number, found.run_id)
     ours = _scored_again(p, data, found, is_candidate=True)
-    theirs, broken = ours if number == champion else None, list[gate.Check]()
-    if champion is not None and champion != number:
+    theirs, broken = None, list[gate.Check]()
+    if champion is not None:
         try:
             theirs = _scored_again(p, data, models.fetch(dataset, champion), is_candidate=False)
         except LekhaniError as error:

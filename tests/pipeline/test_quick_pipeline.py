@@ -1,65 +1,22 @@
 """The whole pipeline, cut to a minute, in a folder of its own: what a user of DVC, MLflow and Prefect would check."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
-
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = Path(sys.executable).parent
-
-
-class Workspace:
-    """A clone of the project's pipeline with tiny budgets, and a way to run its commands."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "PREFECT_", "DVC_"))}
-        self.environment |= {
-            "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
-            "DVC_NO_ANALYTICS": "1",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_HOME": str(path.parent / "prefect"),
-            "GIT_AUTHOR_NAME": "t",
-            "GIT_AUTHOR_EMAIL": "t@example.org",
-            "GIT_COMMITTER_NAME": "t",
-            "GIT_COMMITTER_EMAIL": "t@example.org",
-        }
-
-    def run(self, *words: str, code: int = 0) -> str:
-        """Run a command to its end, check its exit code and return stdout and stderr."""
-        done = subprocess.run(words, cwd=self.path, env=self.environment, capture_output=True, text=True, timeout=500, check=False)
-        assert done.returncode == code, f"{words} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
-        return done.stdout + done.stderr
-
-    def params(self) -> dict[str, Any]:
-        return yaml.safe_load((self.path / "params.yaml").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-
-    def write_params(self, params: dict[str, Any]) -> None:
-        (self.path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-
-    def json(self, path: str) -> Any:
-        return json.loads((self.path / path).read_text(encoding="utf-8"))
+from workspace import Workspace
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The pipeline reproduced once on MNIST's embedded scans."""
     space = Workspace(tmp_path_factory.mktemp("pipeline") / "project")
-    space.path.mkdir()
-    for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
-        shutil.copy(ROOT / name, space.path / name)
-    shutil.copytree(ROOT / "pipelines", space.path / "pipelines")
+    space.copy_pipeline()
     params = space.params()
-    del params["data"]["devanagari"]
     quick = params["profiles"]["quick"]
     quick["judge"]["images_seen"] = 12000
     quick["train"]["images_seen"] = {"per_class": 150}
@@ -68,14 +25,13 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     quick["evaluate"] = {"n_generated": 300, "sampling_seeds": 2, "kid_subset_size": 100}
     quick["usefulness"] |= {"images_seen": 600, "seeds": 2}
     params["train"]["sample_every"] = 700
+    params["gate"] |= {"max_fid_ratio": 1000.0, "min_recall_ratio": 0.0, "max_near_copies_excess": 1.0, "max_train_excess_deviations": 1000.0}
+    params["gate"] |= {"min_usefulness_ratio": 0.1, "max_latency_ms": 10000.0}
+    quick["gate"] = {"min_label_agreement": 0.2, "min_label_agreement_second": 0.2}
     space.write_params(params)
-    space.run("git", "init", "-q")
-    space.run("dvc", "init", "-q")
-    space.run("git", "add", "-A")
-    space.run("git", "commit", "-qm", "start")
+    space.commit("start")
     space.run("dvc", "repro")
-    space.run("git", "add", "-A")
-    space.run("git", "commit", "-qm", "reproduced")
+    space.commit("reproduced")
     return space
 
 
@@ -197,6 +153,59 @@ def test_register_then_generate(workspace: Workspace) -> None:
     wrong = workspace.run("lekhani", "generate", "--dataset", "mnist", "--label", "क=1", "--out", "four", code=2)
     assert "0 1 2 3 4 5 6 7 8 9" in wrong
     assert not (workspace.path / "four").exists()
+
+
+def registry(workspace: Workspace) -> dict[str, Any]:
+    script = """
+import json
+from lekhani.tracking.store import connect
+client = connect()
+versions = {str(v.version): dict(v.tags) for v in client.search_model_versions("name = 'lekhani-mnist'")}
+print(json.dumps({"aliases": client.get_registered_model("lekhani-mnist").aliases, "tags": versions}))
+"""
+    return json.loads(workspace.run(sys.executable, "-W", "ignore", "-c", script).splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def test_promote_refuse_force_and_roll_back(workspace: Workspace) -> None:
+    workspace.run("lekhani", "register", "--variant", "flow_matching")
+    before = registry(workspace)
+    assert "**Promote**" in workspace.run("lekhani", "promote", "--check")
+    assert registry(workspace) == before, "--check changes nothing"
+    assert not (workspace.path / "reports/mnist/decision.json").exists()
+    assert "There is no champion yet" in workspace.run("lekhani", "promote")
+    now = registry(workspace)
+    first = now["aliases"]["champion"]
+    assert now["aliases"] == {"champion": first}
+    assert now["tags"][first]["gate.verdict"] == "promote"
+    decision = workspace.json("reports/mnist/decision.json")
+    assert decision["promote"] is True
+    assert decision["forced"] is False
+    assert decision["candidate"]["version"] == first
+    scored, again = workspace.json("reports/mnist/flow_matching/scorecard.json"), decision["candidate"]["scorecard"]
+    measured_anew = {"latency_ms", "size_mb"}
+    assert {key: again[key] for key in again.keys() - measured_anew} == {key: scored[key] for key in again.keys() - measured_anew}
+    assert f"champion {first} stands" in workspace.run("lekhani", "promote", code=3)
+
+    workspace.run("lekhani", "register", "--variant", "dcgan")
+    refused = workspace.run("lekhani", "promote", "--check", code=3)
+    assert "The candidate takes no label, and the champion does" in refused
+    assert "The candidate takes no label" in workspace.run("lekhani", "promote", code=3)
+    now = registry(workspace)
+    second = now["aliases"]["challenger"]
+    assert now["aliases"]["champion"] == first
+    assert now["tags"][second]["gate.verdict"] == "refuse"
+    assert "label_agreement_drop" in now["tags"][second]["gate.failed"]
+    assert "--reason" in workspace.run("lekhani", "promote", "--force", code=2)
+    assert "by force: to see what happens" in workspace.run("lekhani", "promote", "--force", "--reason", "to see what happens")
+    now = registry(workspace)
+    assert now["aliases"] == {"champion": second, "previous": first}
+    assert now["tags"][second]["promoted_because"] == "to see what happens"
+    assert now["tags"][second]["gate.verdict"] == "forced"
+    assert workspace.json("reports/mnist/decision.json")["forced"] is True
+    assert f"version {first} is champion again" in workspace.run("lekhani", "rollback", "--dataset", "mnist", "--reason", "seen")
+    assert registry(workspace)["aliases"] == {"champion": first}
+    assert "nothing to go back to" in workspace.run("lekhani", "rollback", "--dataset", "mnist", code=2)
+    assert workspace.run("git", "status", "--porcelain") == ""
 
 
 def test_a_clone_without_the_run_opens_one_and_says_so(workspace: Workspace, tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""A copy of the project's pipeline in a folder of its own, in which its commands run as a user would run them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = Path(sys.executable).parent
+
+
+class Workspace:
+    """A clone of the project's pipeline with tiny budgets, and a way to run its commands."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "PREFECT_", "DVC_", "AWS_"))}
+        self.environment |= {
+            "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
+            "DVC_NO_ANALYTICS": "1",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_HOME": str(path.parent / "prefect"),
+            "GIT_AUTHOR_NAME": "t",
+            "GIT_AUTHOR_EMAIL": "t@example.org",
+            "GIT_COMMITTER_NAME": "t",
+            "GIT_COMMITTER_EMAIL": "t@example.org",
+        }
+
+    def copy_pipeline(self) -> None:
+        """The files of the pipeline, in a fresh repository of git and DVC; MNIST's embedded scans are the only dataset."""
+        self.path.mkdir()
+        for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
+            shutil.copy(ROOT / name, self.path / name)
+        shutil.copytree(ROOT / "pipelines", self.path / "pipelines", ignore=shutil.ignore_patterns("__pycache__"))
+        params = self.params()
+        del params["data"]["devanagari"]
+        self.write_params(params)
+        self.run("git", "init", "-q")
+        self.run("dvc", "init", "-q")
+
+    def run(self, *words: str, code: int = 0) -> str:
+        """Run a command to its end, check its exit code and return stdout and stderr."""
+        done = subprocess.run(words, cwd=self.path, env=self.environment, capture_output=True, text=True, timeout=500, check=False)
+        assert done.returncode == code, f"{words} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def commit(self, message: str) -> None:
+        """Commit all that git does not ignore."""
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-qm", message)
+
+    def params(self) -> dict[str, Any]:
+        return yaml.safe_load((self.path / "params.yaml").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+    def write_params(self, params: dict[str, Any]) -> None:
+        (self.path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+
+    def json(self, path: str) -> Any:
+        return json.loads((self.path / path).read_text(encoding="utf-8"))
