@@ -134,3 +134,47 @@ def test_a_model_that_was_never_logged_cannot_be_registered(store: Path) -> None
     with pytest.raises(LekhaniError, match="Could not register lekhani-ghost in MLflow at sqlite") as caught:
         models.register("ghost", "0" * 32, "models:/m-0123456789", {})
     assert "\n" not in str(caught.value)
+
+
+def test_the_champion_is_not_its_own_challenger(log: Callable[..., Logged]) -> None:
+    logged = log("champion")
+    models.register("crowned", logged.run_id, logged.uri, {})
+    client = connect()
+    client.set_registered_model_alias("lekhani-crowned", "champion", "1")
+    client.delete_registered_model_alias("lekhani-crowned", "challenger")
+    models.register("crowned", logged.run_id, logged.uri, {})
+    assert models.aliases("crowned") == {"champion": "1"}
+
+
+def test_a_run_that_exported_anew_gives_a_new_version(log: Callable[..., Logged]) -> None:
+    logged = log("anew")
+    models.register("anew", logged.run_id, logged.uri, {"model_sha256": "one"}, "A description.")
+    models.register("anew", logged.run_id, logged.uri, {"model_sha256": "two"})
+    assert models.aliases("anew") == {"challenger": "2"}
+    assert connect().get_model_version("lekhani-anew", "1").description == "A description."
+
+
+def test_files_beside_the_generator_come_with_it(store: Path, toy_generator: ToyGenerator, tmp_path: Path) -> None:
+    path, card = toy_generator(tmp_path / "generator.onnx"), tmp_path / "scorecard.json"
+    card.write_text("{}")
+    with runs.resume(None, EXPERIMENT, "beside", {}) as run_id:
+        uri = runs.log_model(path, [card])
+    models.register("beside", run_id, uri, {"variant": "dcgan"})
+    found = models.fetch("beside", "1")
+    assert found.scorecard is not None
+    assert found.scorecard.read_text() == "{}"
+    assert (found.run_id, found.variant, found.alias) == (run_id, "dcgan", "")
+
+
+def test_a_version_that_is_not_there_is_a_sentence(store: Path) -> None:
+    with pytest.raises(LekhaniError, match="lekhani-nothing version 7 cannot be fetched from MLflow at sqlite"):
+        models.fetch("nothing", "7")
+
+
+def test_a_server_that_is_away_is_a_sentence(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    for ask in (models.aliases, models.find):
+        with pytest.raises(LekhaniError, match=r"cannot be read from MLflow at http://127\.0\.0\.1:9") as caught:
+            ask("away")
+        assert "\n" not in str(caught.value)

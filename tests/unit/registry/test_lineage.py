@@ -1,0 +1,498 @@
+"""A registered version is led back to code, data and raw files; each link says what was verified here, what differs and what is missing."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import yaml
+from outside import without_settings
+
+from lekhani import files
+from lekhani.data.spec import MNIST, DatasetInfo
+from lekhani.errors import LekhaniError, UsageError
+from lekhani.registry import lineage, models
+from lekhani.stages import _revision
+from lekhani.tracking import runs
+from lekhani.tracking.store import connect
+
+EXPERIMENT = "test-lineage"
+
+
+@dataclass(frozen=True)
+class Made:
+    """A version and what the test knows of it."""
+
+    name: str
+    number: str
+    run_id: str
+    tags: dict[str, str]
+    info: DatasetInfo
+
+    def artifact(self, path: str) -> Path:
+        """Where the store keeps a file of the run."""
+        return Path(mlflow.artifacts.download_artifacts(run_id=self.run_id, artifact_path=path))
+
+
+def git(*words: str) -> str:
+    return subprocess.run(["git", *words], check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+
+
+def digest_of(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def md5_of(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
+
+
+@pytest.fixture
+def project(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder we are in: a repository of git and DVC with one commit and without settings from outside."""
+    for key in [key for key in os.environ if key.startswith(("DVC_", "GIT_"))]:
+        monkeypatch.delenv(key)
+    (tmp_path / "settings").mkdir()
+    for key, value in without_settings(tmp_path / "settings").items():
+        monkeypatch.setenv(key, value)
+    path = tmp_path / "project"
+    (path / ".dvc").mkdir(parents=True)
+    (path / ".dvc" / "config").write_text("")
+    monkeypatch.chdir(path)
+    (path / ".gitignore").write_text(".dvc/\ndata/\nmodels/\n")
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "start")
+    return path
+
+
+@pytest.fixture
+def make(project: Path, toy_generator: Callable[..., Path]) -> Callable[..., Made]:
+    """Trains nothing, but leaves what `dvc repro` and `git commit` leave, and registers a version with the run, tags and artifacts that say so."""
+
+    def one(
+        dataset: str,
+        *,
+        about: str = "",
+        data: str = "data",
+        dirty: bool = False,
+        tags: bool = True,
+        artifacts: bool = True,
+        commit: bool = True,
+        log_model: Callable[[Path], str] | None = None,
+    ) -> Made:
+        model = toy_generator(project / "models" / dataset / "turbo" / "generator.onnx", metadata={"lineage": about or dataset})
+        source = {"name": "kaggle", "slug": "who/what", "version": 3, "sha256": digest_of("raw"), "origin": "hands", "licence": "CC BY 4.0"}
+        info = DatasetInfo(dataset, "Latin", 4, MNIST[:3], {"train": 1200, "test": 300}, source, digest_of(f"{dataset} {data}"))
+        described = project / "data" / "prepared" / dataset / "dataset.json"
+        files.write_json(described, info.to_dict())
+        listing = json.dumps(
+            [{"md5": md5_of(described.read_bytes()), "relpath": "dataset.json"}, {"md5": "0" * 32, "relpath": "images.npy"}]
+        ).encode()
+        cached = project / ".dvc" / "cache" / "files" / "md5" / md5_of(listing)[:2] / f"{md5_of(listing)[2:]}.dir"
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        cached.write_bytes(listing)
+        outs = {
+            f"data/raw/{dataset}": f"{'a' * 32}.dir",
+            f"data/prepared/{dataset}": f"{md5_of(listing)}.dir",
+            f"models/{dataset}/turbo/generator.onnx": md5_of(model.read_bytes()),
+        }
+        stages = {f"stage{n}": {"cmd": "c", "outs": [{"path": path, "hash": "md5", "md5": md5}]} for n, (path, md5) in enumerate(outs.items())}
+        lock = project / "dvc.lock"
+        lock.write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
+        if commit:
+            git("add", "-A")
+            git("commit", "-qm", f"Trained {dataset} {about}")
+        if dirty:
+            lock.write_text(f"{lock.read_text()}# not committed\n")
+        revision = _revision({"generator_sha256": "0" * 64})
+        with runs.resume(None, EXPERIMENT, f"{dataset}/turbo", revision if tags else {}) as run_id:
+            mlflow.log_artifact(str(model), "generator")
+            uri = log_model(model) if log_model else f"runs:/{run_id}/generator"
+            if artifacts:
+                runs.log_lineage([lock, described])
+        told = {"variant": "turbo", "model_sha256": files.sha256(model), "data_digest": info.digest, **revision}
+        told |= {f"source.{key}": str(source[key]) for key in ("name", "version", "sha256")}
+        version = models.register(dataset, run_id, uri, told if tags else {})
+        return Made(version.name, str(version.version), run_id, told, info)
+
+    return one
+
+
+def states(found: lineage.Lineage) -> dict[str, list[str]]:
+    """By link what its notes say of themselves."""
+    return {link.name: [note.state for note in link.notes] for link in found.links}
+
+
+def link(found: lineage.Lineage, name: str) -> lineage.Link:
+    return next(one for one in found.links if one.name == name)
+
+
+def sentences(found: lineage.Lineage, name: str) -> str:
+    return " ".join(note.sentence for note in link(found, name).notes)
+
+
+def test_every_link_is_verified(make: Callable[..., Made], project: Path) -> None:
+    made = make("whole", log_model=runs.log_model)  # as `lekhani register` logs it
+    found = lineage.trace("lekhani-whole")
+    assert (found.model, found.version) == ("lekhani-whole", "1")
+    assert {state for of_link in states(found).values() for state in of_link} == {"verified"}, lineage.text(found)
+    counts = {name: len(of_link) for name, of_link in states(found).items()}
+    assert counts == {"version": 1, "run": 1, "commit": 1, "lock": 2, "hashes": 1, "data": 2, "source": 1}
+
+    links = json.loads(json.dumps(lineage.as_dict(found)))["links"]
+    sayings = {name: link.pop("notes") for name, link in links.items()}
+    assert sayings["version"] == [{"state": "verified", "sentence": "The file that the registry holds has this SHA-256."}]
+    for time in (links["version"].pop("created"), links["run"].pop("started")):
+        assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", time)
+    stages = yaml.safe_load((project / "dvc.lock").read_text())["stages"].values()
+    raw, prepared, generator = (stage["outs"][0]["md5"] for stage in stages)
+    commit, committed, subject = git("show", "-s", "--format=%H%n%cI%n%s").split("\n")
+    user = connect().get_run(made.run_id).info.user_id
+    assert links == {
+        "version": {"number": "1", "aliases": ["challenger"], "variant": "turbo", "sha256": made.tags["model_sha256"]},
+        "run": {"id": made.run_id, "name": "whole/turbo", "by": user, "status": "FINISHED"},
+        "commit": {"id": commit, "dirty": False, "subject": subject, "date": committed},
+        "lock": {"sha256": files.sha256(project / "dvc.lock")},
+        "hashes": {"read_from": "the run's artifact lineage/dvc.lock", "raw": raw, "prepared": prepared, "generator": generator},
+        "data": {"digest": made.info.digest, "classes": 3, "counts": {"train": 1200, "test": 300}, "origin": "hands", "licence": "CC BY 4.0"},
+        "source": {"name": "kaggle", "version": "3", "sha256": digest_of("raw"), "slug": "who/what"},
+    }
+
+
+def test_the_text_is_a_tree_on_single_lines(make: Callable[..., Made]) -> None:
+    made = make("text", about="\x1b[31mred")
+    connect().set_model_version_tag("lekhani-text", "1", "variant", "tur\nbo\x1b")
+    lines = lineage.text(lineage.trace("lekhani-text:1")).split("\n")
+    assert lines[0] == "lekhani-text version 1"
+    links = ["model version", "MLflow run", "git commit", "dvc.lock", "DVC's hashes (MD5)", "prepared data"]
+    assert [line for line in lines if line.startswith(("├─", "└─"))] == [*(f"├─ {name}" for name in links), "└─ raw files"]
+    assert f"│    sha256      {made.tags['model_sha256']}" in lines
+    assert "│    dirty       no" in lines
+    assert "│    aliases     challenger" in lines
+    assert "│    counts      1,200 train, 300 test" in lines
+    assert "│    verified    This clone has the commit." in lines
+    assert r"│    variant     tur\nbo\x1b" in lines
+    assert "     version     3" in lines
+    assert all(line.isprintable() for line in lines)
+
+
+def test_a_dirty_tree(make: Callable[..., Made]) -> None:
+    made = make("dirty", dirty=True)
+    found = lineage.trace("lekhani-dirty")
+    assert link(found, "commit").facts["dirty"] is True
+    assert "what differed from this commit is not recorded" in sentences(found, "commit")
+    assert states(found)["lock"] == ["verified", "differs"]
+    committed = hashlib.sha256(f"{git('show', 'HEAD:dvc.lock')}\n".encode()).hexdigest()
+    assert f"The commit's dvc.lock has the SHA-256 {committed}: the tree was dirty." in sentences(found, "lock")
+    assert states(found)["hashes"] == ["verified"], "the artifact is the lock that was in use"
+    connect().set_model_version_tag(made.name, made.number, "git.dirty", "false")
+    assert "though the tree is recorded as clean" in sentences(lineage.trace("lekhani-dirty"), "lock")
+    made.artifact("lineage/dvc.lock").unlink()
+    found = lineage.trace("lekhani-dirty")
+    assert link(found, "hashes").facts == {}, "another dvc.lock than the recorded one tells nothing"
+    assert states(found)["data"] == ["verified"], "so DVC's cache is not asked"
+
+
+def test_a_clone_that_lacks_the_commit(make: Callable[..., Made], project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make("elsewhere")
+    other = tmp_path / "other"
+    shutil.copytree(project, other, ignore=shutil.ignore_patterns(".git"))
+    monkeypatch.chdir(other)
+    assert "This folder is in no git repository" in sentences(lineage.trace("lekhani-elsewhere"), "commit")
+    git("init", "-q")
+    found = lineage.trace("lekhani-elsewhere")
+    assert set(link(found, "commit").facts) == {"id", "dirty"}
+    assert sentences(found, "commit") == "This clone lacks the commit; `git fetch` brings it, if it was pushed."
+    assert states(found)["lock"] == ["verified", "missing"]
+    assert "since the commit is not here" in sentences(found, "lock")
+    assert states(found)["hashes"] == ["verified"]
+    git("fetch", "-q", str(project))
+    assert states(lineage.trace("lekhani-elsewhere"))["lock"] == ["verified", "verified"]
+
+
+def test_a_commit_of_a_folder_below_the_repository(make: Callable[..., Made], project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make("below")
+    (project / "part").mkdir()
+    git("mv", "dvc.lock", "part/dvc.lock")
+    git("commit", "-qm", "moved")
+    connect().set_model_version_tag(made.name, made.number, "git.commit", git("rev-parse", "HEAD"))
+    assert "Git shows no dvc.lock of this folder in the commit." in sentences(lineage.trace("lekhani-below"), "lock")
+    monkeypatch.chdir(project / "part")
+    assert states(lineage.trace("lekhani-below"))["lock"] == ["verified", "verified"]
+
+
+@pytest.mark.parametrize("tag", ["HEAD", "--output=planted", "0" * 39, "none"])
+def test_what_is_no_commit_is_not_given_to_git(make: Callable[..., Made], project: Path, tag: str) -> None:
+    made = make(f"odd-{len(tag)}")
+    connect().set_model_version_tag(made.name, made.number, "git.commit", tag)
+    found = lineage.trace(made.name)
+    assert ("It was made outside of git." if tag == "none" else "This is no commit id.") in sentences(found, "commit")
+    assert "date" not in link(found, "commit").facts
+    assert not (project / "planted").exists()
+
+
+def test_artifacts_that_are_gone(make: Callable[..., Made]) -> None:
+    made = make("gone")
+    for name in ("lineage/dvc.lock", "lineage/dataset.json", "generator/generator.onnx"):
+        made.artifact(name).unlink()
+    found = lineage.trace("lekhani-gone")
+    assert "The registered model holds 0 ONNX files instead of one." in sentences(found, "version")
+    assert link(found, "version").facts["sha256"] == made.tags["model_sha256"], "what is recorded stays known"
+    assert states(found)["lock"] == ["missing", "verified"]
+    assert "The run has no artifact lineage/dvc.lock" in sentences(found, "lock")
+    assert link(found, "hashes").facts["read_from"] == f"dvc.lock of commit {git('rev-parse', 'HEAD')}"
+    assert link(found, "hashes").facts["generator"]
+    assert states(found)["hashes"] == ["missing"], "there is no file to hold the hash against"
+    assert link(found, "data").facts == {"digest": made.info.digest}
+    assert "The run has no artifact lineage/dataset.json" in sentences(found, "data")
+    assert link(found, "source").facts == {"name": "kaggle", "version": "3", "sha256": digest_of("raw")}
+    assert states(found)["source"] == ["missing"]
+
+
+def test_artifacts_that_were_tampered_with(make: Callable[..., Made]) -> None:
+    made = make("tampered")
+    lock = made.artifact("lineage/dvc.lock")
+    lock.write_text(lock.read_text().replace("a" * 32, "b" * 32))
+    found = lineage.trace("lekhani-tampered")
+    assert states(found)["lock"] == ["differs", "verified"]
+    assert f"lineage/dvc.lock has the SHA-256 {files.sha256(lock)}: it was changed" in sentences(found, "lock")
+    assert link(found, "hashes").facts["raw"] == f"{'a' * 32}.dir", "read from the commit instead"
+
+    generator = made.artifact("generator/generator.onnx")
+    generator.write_bytes(generator.read_bytes() + b" ")
+    found = lineage.trace("lekhani-tampered")
+    assert states(found)["version"] == ["differs"]
+    assert states(found)["hashes"] == ["differs"]
+
+    described = made.artifact("lineage/dataset.json")
+    whole = described.read_text()
+    described.write_text(whole.replace("hands", "feet"))
+    found = lineage.trace("lekhani-tampered")
+    assert states(found)["data"] == ["verified", "differs"], "it names the digest, but is not what DVC has"
+    described.write_text(whole.replace('"version": 3', '"version": 4'))
+    assert "lineage/dataset.json says otherwise: version 4." in sentences(lineage.trace("lekhani-tampered"), "source")
+    described.write_text(whole.replace(made.info.digest, digest_of("others")))
+    found = lineage.trace("lekhani-tampered")
+    assert states(found)["data"] == ["differs"]
+    assert link(found, "data").facts == {"digest": made.info.digest}, "what it says is of other data"
+    for broken in ("{", "[]", '{"classes": 1}', '{"name": "a", "classes": ["b"]}'):
+        described.write_text(broken)
+        assert "cannot be read" in sentences(lineage.trace("lekhani-tampered"), "data")
+
+
+def test_a_dvc_cache_that_lacks_or_spoiled_the_data(make: Callable[..., Made], project: Path) -> None:
+    make("cache")
+    (cached,) = project.rglob("*.dir")
+    cached.write_text("[]")
+    found = lineage.trace("lekhani-cache")
+    assert states(found)["data"] == ["verified", "differs"]
+    assert "holds something else under" in sentences(found, "data")
+    cached.unlink()
+    assert "DVC's cache here has no " in sentences(lineage.trace("lekhani-cache"), "data")
+    shutil.rmtree(project / ".dvc")
+    assert states(lineage.trace("lekhani-cache"))["data"] == ["verified", "missing"]
+
+
+def test_a_run_that_is_deleted_or_unknown(make: Callable[..., Made]) -> None:
+    client, made = connect(), make("deleted")
+    client.delete_run(made.run_id)
+    found = lineage.trace("lekhani-deleted")
+    assert f"The run is deleted; until it is purged, `mlflow runs restore --run-id {made.run_id}`" in sentences(found, "run")
+    assert link(found, "run").facts["name"] == "deleted/turbo"
+    assert states(found)["lock"] == ["verified", "verified"], "its artifacts are there until then"
+    client.create_model_version(made.name, f"runs:/{made.run_id}/generator", "f" * 32, tags=made.tags)
+    found = lineage.trace("lekhani-deleted:2")
+    assert link(found, "run").facts == {"id": "f" * 32}
+    assert "MLflow does not know this run" in sentences(found, "run")
+    assert states(found)["version"] == ["verified"]
+    assert states(found)["lock"] == ["missing", "verified"], "the commit still has it"
+    client.create_model_version(made.name, f"runs:/{made.run_id}/generator", tags=made.tags)
+    assert "The version names no run." in sentences(lineage.trace("lekhani-deleted:3"), "run")
+
+
+def test_a_run_that_scored_another_generator_since(make: Callable[..., Made]) -> None:
+    client, made = connect(), make("scored")
+    client.set_tag(made.run_id, "model_sha256", made.tags["model_sha256"])
+    assert states(lineage.trace("lekhani-scored"))["run"] == ["verified", "verified"]
+    client.set_tag(made.run_id, "model_sha256", "9" * 64)
+    assert states(lineage.trace("lekhani-scored"))["run"] == ["verified", "differs"]
+
+
+def test_an_old_version_with_no_tags(make: Callable[..., Made]) -> None:
+    make("old", tags=False, artifacts=False)
+    found = lineage.trace("lekhani-old")
+    facts = {one.name: one.facts for one in found.links}
+    assert facts["version"]["sha256"] is None
+    assert facts["commit"] == {"id": None, "dirty": None}
+    assert facts["lock"] == {"sha256": None}
+    assert facts["hashes"] == {}
+    assert facts["data"] == {"digest": None}
+    assert facts["source"] == {"name": None, "version": None, "sha256": None}
+    assert {state for name, of_link in states(found).items() for state in of_link if name not in ("run", "version")} == {"missing"}
+    assert states(found)["version"] == [], "there is nothing to hold the file against"
+    assert lineage.text(found).count("not recorded") == 9
+
+
+def test_an_old_version_whose_run_knows_more(make: Callable[..., Made]) -> None:
+    """Before versions had these tags, runs did."""
+    client, made = connect(), make("older", artifacts=False)
+    for key in made.tags:
+        if key.startswith(("git", "dvc", "source")):
+            client.delete_model_version_tag(made.name, made.number, key)
+    client.delete_model_version_tag(made.name, made.number, "data_digest")
+    client.set_tag(made.run_id, "dataset.digest", made.info.digest)
+    found = lineage.trace("lekhani-older")
+    assert link(found, "commit").facts["id"] == git("rev-parse", "HEAD")
+    assert states(found)["commit"] == ["missing", "verified"]
+    assert "this is what its run said after the last stage" in sentences(found, "commit")
+    assert states(found)["lock"] == ["missing", "missing", "verified"]
+    assert states(found)["hashes"] == ["verified"]
+    assert link(found, "data").facts == {"digest": made.info.digest}
+    assert [one.model for one in lineage.trained_on(made.info.digest[:8]).versions] == ["lekhani-older"]
+
+
+def test_the_source_from_dataset_json_alone(make: Callable[..., Made]) -> None:
+    client, made = connect(), make("untagged")
+    for key in ("name", "version", "sha256"):
+        client.delete_model_version_tag(made.name, made.number, f"source.{key}")
+    source = link(lineage.trace("lekhani-untagged"), "source")
+    assert source.facts == {"name": "kaggle", "version": "3", "sha256": digest_of("raw"), "slug": "who/what"}
+    assert [note.sentence for note in source.notes] == ["The version has no tags for name and version and sha256; lineage/dataset.json tells this."]
+
+
+def test_a_dvc_lock_without_what_is_looked_for(make: Callable[..., Made], project: Path) -> None:
+    made = make("bare")
+    client, lock = connect(), made.artifact("lineage/dvc.lock")
+    for content, sentence in (
+        ("schema: '2.0'\nstages: {}\n", "dvc.lock has no models/bare/turbo/generator.onnx."),
+        ("stages: [", "That is no dvc.lock that can be read"),
+        ("[]", "That is no dvc.lock that can be read"),
+        ("", "That is no dvc.lock that can be read"),
+    ):
+        lock.write_text(content)
+        client.set_model_version_tag(made.name, made.number, "dvc.lock_sha256", files.sha256(lock))
+        assert sentence in sentences(lineage.trace("lekhani-bare"), "hashes")
+    client.delete_model_version_tag(made.name, made.number, "dvc.lock_sha256")
+    client.delete_model_version_tag(made.name, made.number, "variant")
+    found = lineage.trace("lekhani-bare")  # the run's tag is that of the commit's dvc.lock
+    assert "The variant is not recorded" in sentences(found, "hashes")
+    assert "generator" not in link(found, "hashes").facts
+
+
+def test_which_version_is_meant(make: Callable[..., Made]) -> None:
+    client, name = connect(), "lekhani-many"
+    for n in range(3):
+        make("many", about=str(n))
+    client.set_registered_model_alias(name, "champion", "1")
+    assert lineage.trace(name).version == "1", "the champion goes first"
+    assert lineage.trace(f"{name}@challenger").version == "3"
+    assert lineage.trace(f"{name}:2").version == "2"
+    assert lineage.as_dict(lineage.trace(f"{name}@champion"))["links"]["version"]["aliases"] == ("champion",)
+    with pytest.raises(UsageError, match=r"^lekhani-many has no alias 'best'; there are: @challenger \(version 3\), @champion \(version 1\)\.$"):
+        lineage.trace(f"{name}@best")
+    with pytest.raises(UsageError, match=r"^lekhani-many has no version 7; there are: 1, 2, 3\.$"):
+        lineage.trace(f"{name}:7")
+    with pytest.raises(UsageError, match=r"^No model 'lekhani-man' in MLflow at sqlite.*; there are: .*lekhani-many") as caught:
+        lineage.trace("lekhani-man")
+    assert caught.value.exit_code == 2
+    for wrong in ("", "lekhani-many@", "lekhani-many:x", "models:/lekhani-many/1", "lekhani-many@a:1"):
+        with pytest.raises(UsageError, match="is no model; write lekhani-D, lekhani-D@ALIAS or lekhani-D:VERSION"):
+            lineage.trace(wrong)
+    client.delete_registered_model_alias(name, "champion")
+    assert lineage.trace(name).version == "3", "without a champion the challenger"
+    client.delete_registered_model_alias(name, "challenger")
+    with pytest.raises(UsageError, match=r"^lekhani-many has neither champion nor challenger; there are: :1, :2, :3\.$"):
+        lineage.trace(name)
+
+
+def test_nothing_is_registered(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lineage, "_versions", lambda client: [])
+    with pytest.raises(UsageError, match=r"^Nothing is registered in MLflow at sqlite.*; run `lekhani register`\.$"):
+        lineage.trace("lekhani-devanagari")
+
+
+def test_versions_by_the_data_that_they_were_trained_on(make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch) -> None:
+    client, wanted = connect(), digest_of("shared")
+    made = [make("first"), make("second"), make("second", about="again", dirty=True), make("first", about="other data")]
+    for one, digest in zip(made, (wanted, wanted, wanted[:9] + digest_of("like it")[9:], digest_of("no")), strict=True):
+        client.set_model_version_tag(one.name, one.number, "data_digest", digest)
+    client.set_model_version_tag("lekhani-second", "1", "dvc.experiment", "brave-name")
+    client.set_registered_model_alias("lekhani-first", "champion", "1")
+    client.create_registered_model("another-model")
+    client.create_model_version("another-model", f"runs:/{made[0].run_id}/generator", made[0].run_id, tags={"data_digest": wanted})
+
+    found = lineage.trained_on(wanted[:9].upper())
+    assert [(one.model, one.version) for one in found.versions] == [("lekhani-first", "1"), ("lekhani-second", "1"), ("lekhani-second", "2")]
+    first = found.versions[0]
+    commit, lock = made[0].tags["git.commit"], made[0].tags["dvc.lock_sha256"]
+    assert first == lineage.Trained("lekhani-first", "1", ("champion",), "turbo", first.created, wanted, commit, False, lock, None)
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", first.created)
+    assert [one.git_dirty for one in found.versions] == [False, False, True]
+    exact = lineage.trained_on(wanted)
+    assert [(one.model, one.version) for one in exact.versions] == [("lekhani-first", "1"), ("lekhani-second", "1")]
+
+    told = json.loads(json.dumps(lineage.as_dict(found)))
+    assert told["digest"] == wanted[:9]
+    assert told["versions"][1]["dvc_experiment"] == "brave-name"
+    title, *lines = lineage.text(found).split("\n")
+    assert title == f"Trained on data {wanted[:9]}:"
+    named = f"  lekhani-first version 1 (champion), variant turbo, created {first.created}"
+    assert lines[0] == f"{named}, data {wanted[:12]}, commit {commit[:12]}, dvc.lock {lock[:12]}"
+    assert lines[1].endswith(", experiment brave-name")
+    assert f"commit {made[2].tags['git.commit'][:12]} (dirty)" in lines[2]
+
+    monkeypatch.setattr(lineage, "_run", lambda client, version: None)  # all that was asked for stands in the versions' own tags
+    assert lineage.trained_on(wanted[:9]) == found
+
+
+def test_data_that_nothing_was_trained_on(make: Callable[..., Made]) -> None:
+    make("nowhere", tags=False)
+    with pytest.raises(
+        LekhaniError, match=r"^None of the \d+ versions in MLflow at sqlite.* was trained on data 01234567, and \d+ of them do not"
+    ) as caught:
+        lineage.trained_on("01234567")
+    assert caught.value.exit_code == 1
+    for wrong in ("0123456", "g1234567", "0" * 65, "", "%" * 8):
+        with pytest.raises(UsageError, match="is no digest; give 8 to 64 characters"):
+            lineage.trained_on(wrong)
+
+
+def test_several_pages_of_answers(make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [make("pages", about=str(n)) for n in range(3)]
+    client = mlflow.MlflowClient
+    whole = client.search_model_versions
+    monkeypatch.setattr(client, "search_model_versions", lambda self, where, page_token: whole(self, where, max_results=1, page_token=page_token))
+    assert len(lineage.trained_on(made[0].info.digest).versions) == 3
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:////nowhere/at/all/mlflow.db", "nothing://here"])
+def test_an_mlflow_that_does_not_answer_is_a_sentence(store: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    calls: tuple[Callable[[], Any], ...] = (lambda: lineage.trace("lekhani-any"), lambda: lineage.trained_on("0" * 8))
+    for call in calls:
+        with pytest.raises(LekhaniError, match=r"^MLflow at .* does not answer: .*; see MLFLOW_TRACKING_URI") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_an_artifact_store_that_fails_is_said_in_the_link(make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch) -> None:
+    make("away")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no credentials\nand more")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "list_artifacts", refuse)
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", refuse)
+    found = lineage.trace("lekhani-away")
+    assert "The registered file cannot be fetched: no credentials" in sentences(found, "version")
+    assert "lineage/dvc.lock cannot be fetched: no credentials" in sentences(found, "lock")
+    assert states(found)["hashes"] == ["missing"], "read from the commit, but with no file to hold it against"
