@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,6 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    """The lines of a Markdown table; cells stand as they are, so that a pipe in one must be escaped."""
-    lines = [f"| {' | '.join(map(str, row))} |" for row in (heads, *rows)]
-    return [lines[0], "|" + " --- |" * len(heads), *lines[1:]]
 
 
 def write_json(path: Path, value: Any) -> None:

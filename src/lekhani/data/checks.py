@@ -1,6 +1,5 @@
 """What prepared data must be like, one function per check: from the manifest, from the images, and from the version before."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from lekhani import params
 from lekhani.data.duplicates import joined, near_pairs
 from lekhani.data.prepare import digest
 from lekhani.data.spec import Bytes, DatasetInfo, Prepared
+from lekhani.text import printable
 
 Check = dict[str, Any]  # name, policy, passed, count, sentence and examples: up to 16 ids of images, in pairs where two images make one case
 
@@ -25,12 +25,6 @@ _LEAST_SPREAD, _LEAST_LOG_SPREAD = 0.01, 0.05  # of ink and of its logarithm: no
 _FEATURES = ("ink_mean", "ink_fraction", "centre_x", "centre_y")
 _BINS = 10
 _Floats = npt.NDArray[np.float64]
-_ODD = re.compile(r"[^\S ]|[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def printable(text: Any) -> str:
-    """`text` without what would steer a terminal, break a line or turn the direction of reading; file names may hold anything."""
-    return _ODD.sub("�", str(text))
 
 
 def some(values: Iterable[Any]) -> str:

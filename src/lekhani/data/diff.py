@@ -12,7 +12,7 @@ from lekhani.data import versions
 from lekhani.data.spec import DatasetInfo
 from lekhani.data.versions import Version
 from lekhani.errors import UsageError
-from lekhani.files import markdown_table
+from lekhani.text import markdown_table
 
 By = Literal["sha256", "member"]
 Status = Literal["same", "changed", "added", "removed"]

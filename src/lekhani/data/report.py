@@ -1,7 +1,6 @@
 """What validation found, for people: pages with the pictures of offenders, the data card and the contact sheet."""
 
 import html
-import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from lekhani import files
-from lekhani.data.checks import PAIRED, printable
+from lekhani.data.checks import PAIRED
 from lekhani.data.spec import Bytes, Prepared, load_prepared
 from lekhani.pages import glyph_image, page
 from lekhani.pictures import enlarged, grid, use_devanagari_font
+from lekhani.text import code, escaped, markdown_table, printable
 
 PAGES = ("validation.json", "validation.md", "validation.html", "data_card.md", "contact_sheet.png")
 
@@ -124,27 +124,22 @@ def report_text(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _escaped(text: Any) -> str:
-    """`text` as Markdown that shows it as it is, also in a table."""
-    return re.sub(r"([\\`*_\[\]<>|#&~$])", r"\\\1", printable(text))
-
-
 def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    return [*files.markdown_table(heads, rows), ""]
+    return [*markdown_table(heads, rows), ""]
 
 
 def validation_markdown(report: Mapping[str, Any], cases: Mapping[str, Sequence[Case]]) -> str:
     """validation.md: the verdict, a table of the checks, and where the offenders lie."""
-    lines = [f"# Validation of {_escaped(report['dataset'])}: {'passed' if report['passed'] else 'failed'}", "", _summary(report), ""]
+    lines = [f"# Validation of {escaped(report['dataset'])}: {'passed' if report['passed'] else 'failed'}", "", _summary(report), ""]
     lines += [report["skipped"], ""] if report["skipped"] else []
-    rows = [(check["name"], _verdict(check), f"{check['count']:,}", _escaped(check["sentence"])) for check in _ordered(report["checks"])]
+    rows = [(check["name"], _verdict(check), f"{check['count']:,}", escaped(check["sentence"])) for check in _ordered(report["checks"])]
     lines += _table(("check", "verdict", "count", "what it says"), rows)
     for check in _ordered(report["checks"]):
         if shown := cases.get(check["name"]):
             lines += [f"## {check['name']}", ""]
             heads = ("image", "member", "class", "split", "why")
-            lines += _table(heads, ((one.id, _escaped(one.member), _escaped(one.label), one.split, _escaped(one.why)) for one in shown))
-    lines += ["## How it was prepared", "", *(f"- {_escaped(note)}" for note in report["notes"]), ""] if report["notes"] else []
+            lines += _table(heads, ((one.id, escaped(one.member), escaped(one.label), one.split, escaped(one.why)) for one in shown))
+    lines += ["## How it was prepared", "", *(f"- {escaped(note)}" for note in report["notes"]), ""] if report["notes"] else []
     return "\n".join(lines)
 
 
@@ -214,35 +209,31 @@ def data_card(report: Mapping[str, Any], data: Prepared, table: pd.DataFrame | N
     name = info.name
 
     def told(key: str) -> str:
-        return _escaped(source[key]) if source.get(key) else f"not stated; set `data.{name}.{key}` in params.yaml"
+        return escaped(source[key]) if source.get(key) else f"not stated; set `data.{name}.{key}` in params.yaml"
 
-    place = next((f", `{_code(source[key])}`" for key in ("slug", "id", "path") if source.get(key)), "")
+    place = next((f", `{code(source[key])}`" for key in ("slug", "id", "path") if source.get(key)), "")
     facts = [
         ("origin", told("origin")),
         ("licence", told("licence")),
         ("citation", told("citation")),
-        ("source", f"{_escaped(source.get('name', 'unknown'))}{place}"),
-        ("version", _escaped(source.get("version") or "unknown")),
-        ("SHA-256 of the source", f"`{_code(source.get('sha256') or 'unknown')}`"),
-        ("script", _escaped(info.script)),
+        ("source", f"{escaped(source.get('name', 'unknown'))}{place}"),
+        ("version", escaped(source.get("version") or "unknown")),
+        ("SHA-256 of the source", f"`{code(source.get('sha256') or 'unknown')}`"),
+        ("script", escaped(info.script)),
         ("images", f"{sum(info.counts.values()):,} of {info.image_size} x {info.image_size} pixels, grey, white strokes on black"),
         ("classes", f"{info.n_classes}"),
-        ("SHA-256 of the prepared images", f"`{_code(info.digest)}`"),
+        ("SHA-256 of the prepared images", f"`{code(info.digest)}`"),
     ]
-    lines = [f"# Data card: {_escaped(name)}", "", *_table(("", ""), facts)]
+    lines = [f"# Data card: {escaped(name)}", "", *_table(("", ""), facts)]
     lines += ["![Some images of each class](contact_sheet.png)", ""]
-    lines += ["## How it was prepared", "", *(f"- {_escaped(note)}" for note in info.notes or ["As the source has it."]), ""]
+    lines += ["## How it was prepared", "", *(f"- {escaped(note)}" for note in info.notes or ["As the source has it."]), ""]
     lines += ["## Known faults", "", "What validation found; validation.html shows the images.", ""]
-    faults = [f"- {check['name']}: {_escaped(check['sentence'])}" for check in _ordered(report["checks"]) if not check["passed"]]
+    faults = [f"- {check['name']}: {escaped(check['sentence'])}" for check in _ordered(report["checks"]) if not check["passed"]]
     lines += [*(faults or ["- none"]), *([f"- {report['skipped']}"] if report["skipped"] else []), ""]
     if table is not None:
         lines += ["## Ink", "", "Share of the whole frame; the centre is 0.5 in the middle, x to the right and y down.", "", *_ink(table)]
         lines += ["## Classes", "", *_classes(data)]
     return "\n".join(lines)
-
-
-def _code(text: Any) -> str:
-    return printable(text).replace("`", "'").replace("|", "/")
 
 
 def _ink(table: pd.DataFrame) -> list[str]:
@@ -259,7 +250,7 @@ def _ink(table: pd.DataFrame) -> list[str]:
 def _classes(data: Prepared) -> list[str]:
     known = (data.labels >= 0) & (data.labels < data.info.n_classes)
     counts = [np.bincount(data.labels[known & of], minlength=data.info.n_classes) for of in (~data.is_test, data.is_test)]
-    rows = [(c.label, _escaped(c.name), _escaped(c.glyph), f"{counts[0][c.label]:,}", f"{counts[1][c.label]:,}") for c in data.info.classes]
+    rows = [(c.label, escaped(c.name), escaped(c.glyph), f"{counts[0][c.label]:,}", f"{counts[1][c.label]:,}") for c in data.info.classes]
     return _table(("label", "class", "glyph", "train", "test"), rows)
 
 

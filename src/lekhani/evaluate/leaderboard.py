@@ -21,9 +21,9 @@ from lekhani.errors import LekhaniError
 from lekhani.evaluate.per_class import heat_map
 from lekhani.evaluate.report import figure_png
 from lekhani.evaluate.scorecard import tie
-from lekhani.files import markdown_table
 from lekhani.pages import glyph_image, image, page
 from lekhani.pictures import Picture
+from lekhani.text import markdown_table
 from lekhani.variants import VARIANTS
 
 Card = Mapping[str, Any]  # the content of scorecard.json

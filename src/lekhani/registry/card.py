@@ -7,10 +7,9 @@ from typing import Any
 
 import yaml
 
-from lekhani.data.report import _code, _escaped
 from lekhani.data.spec import DatasetInfo
 from lekhani.errors import LekhaniError
-from lekhani.files import markdown_table
+from lekhani.text import code, escaped, markdown_table
 
 Row = Mapping[str, Any]  # of per_class.csv; cells are numbers or, as the csv module reads them, strings; None and "" are no value
 
@@ -66,9 +65,9 @@ def model_card(
     takes = "It is told which one to draw." if facts["conditional"] else "It takes no label: which one it draws is up to the noise."
     sections = [
         _front_matter(info, facts, card),
-        [f"# {_escaped(name)}: {_escaped(facts['variant'])}", ""],
+        [f"# {escaped(name)}: {escaped(facts['variant'])}", ""],
         [f"A generator of single glyphs, {info.image_size} x {info.image_size} pixels, white on black, in {info.n_classes} classes."],
-        [f"{takes} {_escaped(headline(card))}", "", "![Eight glyphs of every class](grid.png)", ""],
+        [f"{takes} {escaped(headline(card))}", "", "![Eight glyphs of every class](grid.png)", ""],
         _use(name, info, facts),
         ["## Intended use", "", *(f"- {line}" for line in _intended(card)), ""],
         ["## Limits", "", *(f"- {line}" for line in _limits(info, facts, card, worst)), ""],
@@ -107,7 +106,7 @@ def _front_matter(info: DatasetInfo, facts: Mapping[str, Any], card: Mapping[str
 
 
 def _use(name: str, info: DatasetInfo, facts: Mapping[str, Any]) -> list[str]:
-    asked = json.dumps([_code(c.glyph) for c in info.classes[:3]], ensure_ascii=False)
+    asked = json.dumps([code(c.glyph) for c in info.classes[:3]], ensure_ascii=False)
     what = "glyphs, class names or numbers" if facts["conditional"] else "as many entries as images; what they say is ignored"
     return [
         "## How to use it",
@@ -115,7 +114,7 @@ def _use(name: str, info: DatasetInfo, facts: Mapping[str, Any]) -> list[str]:
         "```python",
         "import mlflow",
         "",
-        f'model = mlflow.pyfunc.load_model("models:/{_code(name)}@champion")',
+        f'model = mlflow.pyfunc.load_model("models:/{code(name)}@champion")',
         f'drawn = model.predict({{"label": {asked}}}, params={{"seed": 7}})  # {what}',
         'drawn["image"][0]  # uint8 [H,W]',
         "```",
@@ -143,7 +142,7 @@ def _limits(info: DatasetInfo, facts: Mapping[str, Any], card: Mapping[str, Any]
     """What does not work, from the numbers that say so."""
     lines = ["It draws single glyphs of the classes below and nothing else: no words, no other size, no choice of style."]
     if info.source.get("origin"):
-        lines.append(f"It knows writing from its data alone: {_escaped(info.source['origin'])}.")
+        lines.append(f"It knows writing from its data alone: {escaped(info.source['origin'])}.")
     if not facts["conditional"]:
         lines.append("It takes no label, so a classifier must pick the letters that are wanted from what it draws.")
     if worst:
@@ -158,7 +157,7 @@ def _limits(info: DatasetInfo, facts: Mapping[str, Any], card: Mapping[str, Any]
     if card.get("recall", 1) < card.get("recall_floor", 0):
         lines.append(f"It has less variety than real images: recall {card['recall']:.2f}, where theirs is {card['recall_floor']:.2f}.")
     lines += _copies(card)
-    lines += [f"In training: {_escaped(finding['sentence'])}" for finding in facts["findings"]]
+    lines += [f"In training: {escaped(finding['sentence'])}" for finding in facts["findings"]]
     if facts["profile"] == "quick":
         lines.append("It was trained with the profile `quick`, which is made for minutes on two CPU cores; `full` trains longer.")
     if card.get("sampling_seeds", 1) < 2:
@@ -182,37 +181,37 @@ def _copies(card: Mapping[str, Any]) -> list[str]:
 def _data(info: DatasetInfo) -> list[str]:
     told = info.source
     facts = [
-        ("name", _escaped(info.name)),
-        ("script", _escaped(info.script)),
+        ("name", escaped(info.name)),
+        ("script", escaped(info.script)),
         ("images", ", ".join(f"{count:,} {split}" for split, count in info.counts.items())),
         ("classes", f"{info.n_classes}"),
         ("origin", _told(told, "origin")),
         ("source", f"{_told(told, 'name')}, version {_told(told, 'version')}"),
         ("licence", _told(told, "licence")),
         ("citation", _told(told, "citation")),
-        ("SHA-256 of the prepared images", f"`{_code(info.digest)}`"),
+        ("SHA-256 of the prepared images", f"`{code(info.digest)}`"),
     ]
-    notes = [f"- {_escaped(note)}" for note in info.notes]
+    notes = [f"- {escaped(note)}" for note in info.notes]
     return ["## Data", "", *markdown_table(("", ""), facts), "", *notes, *([""] if notes else [])]
 
 
 def _told(source: Mapping[str, Any], key: str) -> str:
-    return _escaped(source[key]) if source.get(key) else "not stated"
+    return escaped(source[key]) if source.get(key) else "not stated"
 
 
 def _training(facts: Mapping[str, Any], about: str) -> list[str]:
     table = [
-        ("variant", _escaped(facts["variant"])),
+        ("variant", escaped(facts["variant"])),
         ("told the label", "yes" if facts["conditional"] else "no"),
         ("weights of the generator", f"{facts['parameters']:,}"),
         ("images seen", f"{facts['images_seen']:,} in {facts['steps']:,} steps; the weights are those of step {facts['best_step']:,}"),
         ("time", f"{facts['train_seconds']:,.0f} s, {facts['images_per_second']:,.0f} images per second"),
-        ("machine", f"{_escaped(facts['device'])}, at most {facts['peak_memory_mb']:,} MB; torch {_escaped(facts['torch'])}"),
-        ("seed, profile", f"{facts['seed']}, {_escaped(facts['profile'])}"),
+        ("machine", f"{escaped(facts['device'])}, at most {facts['peak_memory_mb']:,} MB; torch {escaped(facts['torch'])}"),
+        ("seed, profile", f"{facts['seed']}, {escaped(facts['profile'])}"),
     ]
     first, _, rest = about.strip().partition("\n\n")
     choices = json.dumps(facts["choices"], indent=2, ensure_ascii=False)
-    lines = ["## Training", "", _escaped(" ".join(first.split())), "", *markdown_table(("", ""), table), ""]
+    lines = ["## Training", "", escaped(" ".join(first.split())), "", *markdown_table(("", ""), table), ""]
     lines += _folded("How it works, its papers, and what differs from them", rest) if rest else []
     return [*lines, *_folded("All choices, as in params.yaml", choices)]
 
@@ -271,13 +270,13 @@ def _number(row: Row, key: str) -> float | None:
 
 
 def _named(row: Row) -> str:
-    return _escaped(row["glyph"]) if row["glyph"] == row["name"] else f"{_escaped(row['glyph'])} ({_escaped(row['name'])})"
+    return escaped(row["glyph"]) if row["glyph"] == row["name"] else f"{escaped(row['glyph'])} ({escaped(row['name'])})"
 
 
 def _weakness(row: Row) -> str:
     agreement, ratio, instead = _number(row, "agreement"), _number(row, "fid_ratio"), row.get("mistaken_for")
     said = [] if agreement is None else [f"{agreement:.0%} right"]
-    said += [f"else mostly {_escaped(instead)}"] if instead else []
+    said += [f"else mostly {escaped(instead)}"] if instead else []
     said += [] if ratio is None else [f"FID {ratio:.1f} times its floor"]
     return f"{_named(row)}: {', '.join(said) or 'hardly ever drawn'}"
 
@@ -293,7 +292,7 @@ def _classes(worst: Sequence[Row]) -> list[str]:
             value = _number(row, key)
             yield "" if value is None else format(value, form)
         if instead:
-            yield _escaped(row.get("mistaken_for") or "")
+            yield escaped(row.get("mistaken_for") or "")
 
     tables = [markdown_table(heads, map(list, map(cells, part))) for part in (worst[:_SHOWN], worst[_SHOWN:]) if part]
     lines = ["## Classes", "", "The worst come first. Hold a class's FID against its own floor.", "", *(tables[0] if tables else []), ""]
@@ -304,8 +303,8 @@ def _classes(worst: Sequence[Row]) -> list[str]:
 
 def _licence(info: DatasetInfo) -> list[str]:
     told = info.source
-    cite = f" Cite: {_escaped(told['citation'])}" if told.get("citation") else ""
-    images = _escaped(told["licence"]) if told.get("licence") else f"not stated (`data.{_code(info.name)}.licence` in params.yaml states it)"
+    cite = f" Cite: {escaped(told['citation'])}" if told.get("citation") else ""
+    images = escaped(told["licence"]) if told.get("licence") else f"not stated (`data.{code(info.name)}.licence` in params.yaml states it)"
     return [
         *("## Licence", ""),
         f"Licence of the images it was trained on: {images}. Who passes these weights or their images on should keep to it.{cite}",
@@ -323,4 +322,4 @@ def _lineage(info: DatasetInfo, facts: Mapping[str, Any], card: Mapping[str, Any
         "MLflow run": facts.get("mlflow_run_id"),
         **lineage,
     }
-    return ["## Lineage", "", *markdown_table(("", ""), [(_escaped(key), f"`{_code(value)}`") for key, value in known.items() if value]), ""]
+    return ["## Lineage", "", *markdown_table(("", ""), [(escaped(key), f"`{code(value)}`") for key, value in known.items() if value]), ""]

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from lekhani import params
-from lekhani.data.checks import printable
 from lekhani.data.fetch import fetch
 from lekhani.data.prepare import prepare
 from lekhani.data.report import report_text
 from lekhani.data.schema import validate
 from lekhani.errors import LekhaniError
+from lekhani.text import printable
 
 NAMES = [name for name, value in params.Validate() if value in {"error", "warn"}]
 WritePrepared = Callable[..., Path]
