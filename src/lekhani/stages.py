@@ -624,7 +624,7 @@ def register(p: "Params", dataset: str, variant: str | None = None) -> str:
         runs.log_lineage([path for path in (Path("dvc.lock"), Path("params.yaml"), PREPARED / dataset / "dataset.json") if path.exists()])
     source = {f"source.{key}": str(info.source[key]) for key in ("name", "version", "sha256") if info.source.get(key)}
     known = {key: str(card[key]) for key in ("variant", "model_sha256", "judge_sha256", "data_digest")}
-    version = models.register(dataset, run_id, uri, _told(card) | known | revision | source, cards.headline(card))
+    version = models.register(dataset, uri, _told(card) | known | revision | source, cards.headline(card))
     held = [alias for alias, number in models.aliases(dataset).items() if number == str(version.version)]
     return f"{version.name} version {version.version} is {variant} (FID {card['fid']:.2f}), alias {' and '.join(sorted(held))}."
 

@@ -34,17 +34,16 @@ def model_name(dataset: str) -> str:
     return f"lekhani-{dataset}"
 
 
-def register(dataset: str, run_id: str, model_uri: str, tags: Mapping[str, str], description: str = "") -> ModelVersion:
+def register(dataset: str, model_uri: str, tags: Mapping[str, str], description: str = "") -> ModelVersion:
     """Register the model that a run logged as a new version of `lekhani-<dataset>` under the alias `challenger`.
 
-    A run whose model is registered already, which the tag model_sha256 tells, gives its version back, so that calling twice adds nothing;
-    it becomes challenger again unless it is champion.
+    A model that is registered already gives its version back, so that calling twice adds nothing; it becomes challenger again unless it is champion.
     """
     client = connect()
     name = model_name(dataset)
     try:
         for known in client.search_model_versions(f"name = '{name}'"):
-            if known.run_id == run_id and known.tags.get("model_sha256") == tags.get("model_sha256"):
+            if known.source == model_uri:
                 if aliases(dataset).get("champion") != str(known.version):
                     client.set_registered_model_alias(name, "challenger", known.version)
                 return known

@@ -10,6 +10,7 @@ from lekhani.errors import LekhaniError, first_line
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
+logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # what it validates is no news
 
 # A server that is away must not hold training up for minutes; who wants more patience sets these.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")

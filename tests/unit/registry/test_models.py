@@ -49,14 +49,14 @@ def test_register_find_and_promote(log: Callable[..., Logged]) -> None:
     client, name = connect(), "lekhani-toys"
     first, second = log("first"), log("second", judge=False)
 
-    version = models.register("toys", first.run_id, first.uri, {"variant": "dcgan", "fid": "3.5"})
+    version = models.register("toys", first.uri, {"variant": "dcgan", "fid": "3.5"})
     assert (version.name, str(version.version)) == (name, "1")
     stored = client.get_model_version(name, "1")
     assert stored.run_id == first.run_id
     assert stored.tags == {"variant": "dcgan", "fid": "3.5"}
     assert str(client.get_model_version_by_alias(name, "challenger").version) == "1"
 
-    again = models.register("toys", first.run_id, first.uri, {})
+    again = models.register("toys", first.uri, {})
     assert str(again.version) == "1", "calling twice adds nothing"
     assert len(client.search_model_versions(f"name = '{name}'")) == 1
 
@@ -67,7 +67,7 @@ def test_register_find_and_promote(log: Callable[..., Logged]) -> None:
     assert found.judge.read_text() == "the judge"
 
     client.set_registered_model_alias(name, "champion", "1")
-    assert str(models.register("toys", second.run_id, second.uri, {}).version) == "2"
+    assert str(models.register("toys", second.uri, {}).version) == "2"
     assert str(client.get_model_version_by_alias(name, "challenger").version) == "2"
     found = models.find("toys")
     assert (found.version, found.alias) == ("1", "champion"), "a champion goes first"
@@ -77,7 +77,7 @@ def test_register_find_and_promote(log: Callable[..., Logged]) -> None:
     assert (found.version, found.alias) == ("2", "challenger")
     assert found.judge is None, "its run kept none"
 
-    assert str(models.register("toys", first.run_id, first.uri, {}).version) == "1"
+    assert str(models.register("toys", first.uri, {}).version) == "1"
     assert str(client.get_model_version_by_alias(name, "challenger").version) == "1", "an older model can be put forward again"
 
 
@@ -85,7 +85,7 @@ def test_what_is_found_is_the_generator_that_was_logged(log: Callable[..., Logge
     from lekhani.serve.session import Generator
 
     logged = log("whole")
-    models.register("whole", logged.run_id, logged.uri, {})
+    models.register("whole", logged.uri, {})
     generator = Generator(models.find("whole").generator, "cpu")
     assert generator.session.get_modelmeta().custom_metadata_map["lineage"] == "whole"
     assert generator.noise_dim == 16
@@ -96,15 +96,15 @@ def test_a_model_logged_as_onnx_alone_is_found_too(store: Path, toy_generator: T
     import onnx
 
     path = toy_generator(tmp_path / "generator.onnx")
-    with runs.resume(None, EXPERIMENT, "old form", {}) as run_id:
+    with runs.resume(None, EXPERIMENT, "old form", {}):
         info = mlflow.onnx.log_model(onnx.load(path), name="generator", save_as_external_data=False, pip_requirements=["onnxruntime"])
-    models.register("old_form", run_id, info.model_uri, {})
+    models.register("old_form", info.model_uri, {})
     assert sha256(models.find("old_form").generator) == sha256(path)
 
 
 def test_a_file_that_was_changed_is_a_sentence(log: Callable[..., Logged]) -> None:
     logged = log("changed")
-    models.register("changed", logged.run_id, logged.uri, {"model_sha256": sha256(logged.file)})
+    models.register("changed", logged.uri, {"model_sha256": sha256(logged.file)})
     path = models.find("changed").generator
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(LekhaniError, match="is not the file that was registered as lekhani-changed version 1, for its SHA-256 differs") as caught:
@@ -114,8 +114,8 @@ def test_a_file_that_was_changed_is_a_sentence(log: Callable[..., Logged]) -> No
 
 def test_datasets_do_not_share_versions(log: Callable[..., Logged]) -> None:
     logged = log("shared")
-    models.register("one", logged.run_id, logged.uri, {})
-    models.register("one_more", logged.run_id, logged.uri, {})
+    models.register("one", logged.uri, {})
+    models.register("one_more", logged.uri, {})
     assert models.find("one").name == "lekhani-one"
     assert len(connect().search_model_versions("name = 'lekhani-one'")) == 1
     with pytest.raises(LekhaniError, match="Nothing is registered as lekhani-on in"):
@@ -124,7 +124,7 @@ def test_datasets_do_not_share_versions(log: Callable[..., Logged]) -> None:
 
 def test_a_model_that_is_gone_is_a_sentence(log: Callable[..., Logged]) -> None:
     logged = log("gone")
-    models.register("gone", logged.run_id, logged.uri, {})
+    models.register("gone", logged.uri, {})
     models.find("gone").generator.rename(logged.file)
     with pytest.raises(LekhaniError, match=r"holds 0 ONNX files|cannot be fetched"):
         models.find("gone")
@@ -132,24 +132,23 @@ def test_a_model_that_is_gone_is_a_sentence(log: Callable[..., Logged]) -> None:
 
 def test_a_model_that_was_never_logged_cannot_be_registered(store: Path) -> None:
     with pytest.raises(LekhaniError, match="Could not register lekhani-ghost in MLflow at sqlite") as caught:
-        models.register("ghost", "0" * 32, "models:/m-0123456789", {})
+        models.register("ghost", "models:/m-0123456789", {})
     assert "\n" not in str(caught.value)
 
 
 def test_the_champion_is_not_its_own_challenger(log: Callable[..., Logged]) -> None:
     logged = log("champion")
-    models.register("crowned", logged.run_id, logged.uri, {})
+    models.register("crowned", logged.uri, {})
     client = connect()
     client.set_registered_model_alias("lekhani-crowned", "champion", "1")
     client.delete_registered_model_alias("lekhani-crowned", "challenger")
-    models.register("crowned", logged.run_id, logged.uri, {})
+    models.register("crowned", logged.uri, {})
     assert models.aliases("crowned") == {"champion": "1"}
 
 
-def test_a_run_that_exported_anew_gives_a_new_version(log: Callable[..., Logged]) -> None:
-    logged = log("anew")
-    models.register("anew", logged.run_id, logged.uri, {"model_sha256": "one"}, "A description.")
-    models.register("anew", logged.run_id, logged.uri, {"model_sha256": "two"})
+def test_another_model_gives_a_new_version(log: Callable[..., Logged]) -> None:
+    models.register("anew", log("anew").uri, {}, "A description.")
+    models.register("anew", log("another").uri, {})
     assert models.aliases("anew") == {"challenger": "2"}
     assert connect().get_model_version("lekhani-anew", "1").description == "A description."
 
@@ -159,7 +158,7 @@ def test_files_beside_the_generator_come_with_it(store: Path, toy_generator: Toy
     card.write_text("{}")
     with runs.resume(None, EXPERIMENT, "beside", {}) as run_id:
         uri = runs.log_model(path, [card])
-    models.register("beside", run_id, uri, {"variant": "dcgan"})
+    models.register("beside", uri, {"variant": "dcgan"})
     found = models.fetch("beside", "1")
     assert found.scorecard is not None
     assert found.scorecard.read_text() == "{}"

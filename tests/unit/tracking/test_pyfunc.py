@@ -44,7 +44,7 @@ def register(store: Path) -> Callable[[str, Path], str]:
     def one(name: str, path: Path) -> str:
         with runs.resume(None, EXPERIMENT, name, {}) as run_id:
             uri = runs.logged_model(run_id, sha256(path)) or runs.log_model(path)
-        models.register(name, run_id, uri, {"model_sha256": sha256(path)})
+        models.register(name, uri, {"model_sha256": sha256(path)})
         return f"models:/lekhani-{name}@challenger"
 
     return one
