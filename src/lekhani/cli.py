@@ -195,6 +195,24 @@ def rollback(dataset: Dataset, reason: Reason = None) -> None:
     typer.echo(stages.rollback(_params(dataset), dataset, reason))
 
 
+@app.command(rich_help_panel=REGISTRY)
+def lineage(
+    model: Annotated[str | None, typer.Argument(help="lekhani-D, lekhani-D@ALIAS or lekhani-D:VERSION.", show_default=False)] = None,
+    data: Annotated[str | None, typer.Option("--data", metavar="DIGEST", help="Which versions were trained on these prepared data.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", show_default=False)] = False,
+) -> None:
+    """Say what a registered model was made from: run, commit, dvc.lock, prepared data, raw archive."""
+    import json
+
+    from lekhani.errors import UsageError
+    from lekhani.registry import lineage as lines
+
+    if (model is None) == (data is None):
+        raise UsageError("Name either a registered model, such as lekhani-devanagari@champion, or the digest of prepared data with --data.")
+    found = lines.trace(model) if model is not None else lines.trained_on(data or "")
+    typer.echo(json.dumps(lines.as_dict(found), indent=2, ensure_ascii=False) if as_json else lines.text(found))
+
+
 @app.command(rich_help_panel=PEOPLE)
 def generate(
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the PNGs and labels.csv.")],
