@@ -190,3 +190,48 @@ def test_every_stage_of_the_graph_is_a_command() -> None:
         assert program == "lekhani"
         assert name == ("train" if stage == "distil" else stage.removesuffix("-student"))
         assert name in commands
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("promote", "--version", "3"), "--version is of one registered model"),
+        (("promote", "--check", "--force", "--reason", "why not", "-d", "mnist"), "there is nothing to --force"),
+        (("promote", "--force", "-d", "mnist"), "say why with --reason"),
+        (("promote", "--force", "--reason", "  ", "-d", "mnist"), "say why with --reason"),
+        (("rollback", "-d", "nothing"), "nothing"),
+        (("lineage",), "or the digest of prepared data with --data"),
+        (("lineage", "lekhani-mnist", "--data", "c6873945"), "or the digest of prepared data with --data"),
+    ],
+)
+def test_wrong_use_of_the_registry(
+    words: tuple[str, ...], said: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, *words) == 2
+    assert said in sentence(capsys.readouterr().err)
+
+
+def test_the_gate_refuses_with_exit_code_3(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = []
+
+    def promote(*args: object) -> tuple[bool, str]:
+        asked.append(args[1:])
+        return args[1] == "mnist", f"the table of {args[1]}"
+
+    monkeypatch.setattr(stages, "promote", promote)
+    assert call(monkeypatch, "promote", "--check") == 3
+    assert asked == [("devanagari", None, True, False, None), ("mnist", None, True, False, None)], "one refusal does not hide the other's verdict"
+    assert capsys.readouterr().out == "the table of devanagari\nthe table of mnist\n"
+    assert call(monkeypatch, "promote", "-d", "mnist", "--version", "4", "--reason", "tried it") == 0
+    assert asked[-1] == ("mnist", "4", False, False, "tried it")
+
+
+@pytest.mark.parametrize("words", [("register",), ("promote",), ("rollback", "-d", "mnist")])
+def test_without_mlflow_there_is_no_registry(
+    words: tuple[str, ...], project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (project / "params.yaml").read_text(encoding="utf-8")
+    assert "backend: mlflow" in text
+    (project / "params.yaml").write_text(text.replace("backend: mlflow", "backend: none"), encoding="utf-8")
+    assert call(monkeypatch, *words) == 2
+    assert "there is no registry" in sentence(capsys.readouterr().err)
