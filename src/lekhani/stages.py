@@ -687,7 +687,7 @@ def promote(
     files.write_text(written[1], table)
     failed = ", ".join(one.name for one in decision.checks if not one.passed)
     tags = {"gate.verdict": verdict, "gate.failed": failed or "none", "gate.data_digest": data.info.digest}
-    promotion.record(dataset, number, found.run_id, written, tags | {f"gate.{key}": value for key, value in _told(ours).items()})
+    promotion.record(dataset, number, found.run_id, written, tags | _told(ours))
     if verdict != "refuse":
         promotion.promote(dataset, number, champion, reason)
     return verdict != "refuse", table
@@ -736,9 +736,8 @@ def _need_registry(p: "Params") -> None:
 
 
 def _told(card: Mapping[str, Any]) -> dict[str, str]:
-    """What the registry's pages show of a scorecard, as tags."""
-    names = ("fid", "fid_ratio", "fid_floor", "kid", "precision", "recall", "label_agreement", "label_agreement_second", "near_copies", "usefulness")
-    return {name: f"{card[name]:.5g}" for name in (*names, "collapsed_classes", "size_mb", "latency_ms") if name in card}
+    """What the registry's pages show of a scorecard, as tags; the rest stands in the model card."""
+    return {name: f"{card[name]:.5g}" for name in ("fid", "fid_ratio", "label_agreement", "near_copies", "usefulness") if name in card}
 
 
 def _info(dataset: str) -> spec.DatasetInfo:

@@ -12,6 +12,10 @@ from lekhani.errors import LekhaniError, first_line
 from lekhani.files import sha256
 from lekhani.tracking.store import connect
 
+ABOUT = (
+    "Generators of one dataset's glyphs. Use the alias `champion`; `challenger` has yet to pass the gate, `previous` is what a rollback restores. "
+    "What the gate said stands in each version's tags `gate.*`, and its report in the version's run. Each version brings its model card."
+)
 MISSING = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 
@@ -48,6 +52,8 @@ def register(dataset: str, model_uri: str, tags: Mapping[str, str], description:
                     client.set_registered_model_alias(name, "challenger", known.version)
                 return known
         version = mlflow.register_model(model_uri, name, tags=dict(tags))
+        if not client.get_registered_model(name).description:
+            client.update_registered_model(name, ABOUT)
         if description:
             client.update_model_version(name, version.version, description)
         client.set_registered_model_alias(name, "challenger", version.version)
