@@ -25,12 +25,14 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python $${PIP_FIND_LINKS:+--find-links $$PIP_FIND_LINKS} -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: setup ## the whole pipeline on the embedded data: judge, train, export, score, compare, register, write
+demo: setup ## the whole pipeline on the embedded data: judge, train, export, score, compare, register, promote, write
 	@echo "==> Running the pipeline (profile as in params.yaml; stages that did not change are skipped)"
 	@dvc repro
 	@echo "==> Registering the best variant of each dataset in MLflow"
 	@lekhani register
-	@echo "==> Writing some glyphs with the registered model"
+	@echo "==> Letting the gate decide whether they become champions"
+	@lekhani promote || [ $$? -eq 3 ]
+	@echo "==> Writing some glyphs with the champion"
 	@lekhani generate --dataset devanagari --label क=8 --label ०=8 --seed 7 --out generated/demo --overwrite
 	@echo
 	@cat reports/leaderboard.md
