@@ -34,10 +34,12 @@ def answers(url: str) -> bool:
 def running(command: Sequence[str], ready: Callable[[], bool], log: Path, *, end: signal.Signals = signal.SIGKILL, **process: Any) -> Iterator[int]:
     """Start a server in a process group of its own, wait until it is `ready` and give its pid; `process` goes to Popen, what it says to `log`.
 
-    When the block ends, the group gets the signal `end`, and what is left of it after 20 seconds is killed.
+    When the block ends, the group gets the signal `end`, and what is left of it after 20 seconds is killed. A server outlives tests that
+    were killed themselves by no more than an hour.
     """
+    bounded = ["timeout", "--kill-after=20", "3600", *command]
     with log.open("a") as told:
-        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=told, stderr=told, start_new_session=True, **process)
+        server = subprocess.Popen(bounded, stdin=subprocess.DEVNULL, stdout=told, stderr=told, start_new_session=True, **process)
     try:
         deadline = time.monotonic() + 240
         while not ready():
