@@ -206,7 +206,7 @@ def test_promote_refuse_force_and_roll_back(workspace: Workspace) -> None:
     assert f"version {first} is champion again" in workspace.run("lekhani", "rollback", "--dataset", "mnist", "--reason", "seen")
     assert registry(workspace)["aliases"] == {"champion": first}
     assert "nothing to go back to" in workspace.run("lekhani", "rollback", "--dataset", "mnist", code=2)
-    assert workspace.run("git", "status", "--porcelain") == ""
+    assert workspace.run("git", "status", "--porcelain", "--untracked-files=no") == ""
 
 
 def test_a_clone_without_the_run_opens_one_and_says_so(workspace: Workspace, tmp_path: Path) -> None:
