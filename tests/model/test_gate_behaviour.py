@@ -129,7 +129,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.setattr("lekhani.evaluate.report.figure_png", lambda _: b"")  # half of the time would go into pictures that nobody sees here
+        patch.setattr("lekhani.evaluate.report.figure_png", lambda _: b"")  # much of the time would go into pictures that nobody sees here
         for stage in (stages.fetch, stages.prepare, stages.validate, stages.judge, stages.baseline):
             stage(choices(), "mnist")
         for name, images_seen in BUDGETS.items():
