@@ -337,6 +337,10 @@ def export(p: "Params", dataset: str, variant: str) -> None:
         "model_sha256": files.sha256(path),
     }
     files.write_json(REPORTS / dataset / variant / "export.json", report)
+    if (missed := _backlog(dataset, variant)).exists():
+        from lekhani.tracking import runs
+
+        runs.deliver(missed)
 
 
 def baseline(p: "Params", dataset: str) -> None:
@@ -436,7 +440,6 @@ def evaluate(p: "Params", dataset: str, variant: str) -> None:
     if p.tracking.backend == "mlflow":
         from lekhani.tracking import runs
 
-        runs.deliver(_backlog(dataset, variant))
         with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", _revision(facts)):
             made = [reports / name for name in ("grid.png", "per_class.csv", "scorecard.json")]
             made += [path for part in ("figures", "usefulness") for path in sorted((reports / part).glob("*"))]
