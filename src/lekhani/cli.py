@@ -21,12 +21,13 @@ STAGES, PEOPLE, REGISTRY = "Stages (dvc.yaml runs them in order)", "For people",
 
 Dataset = Annotated[str, typer.Option("--dataset", "-d", help="A dataset described under `data` in params.yaml.")]
 Variant = Annotated[str, typer.Option("--variant", "-v", help="A variant listed under `variants` in params.yaml.")]
-Wanted = Annotated[list[str], typer.Option("--label", "-l", help="WHAT=COUNT, where WHAT is a glyph, a class name or a label number; repeat.")]
+WANTED = "WHAT=COUNT, where WHAT is a glyph, a class name or a label number; repeat."
+Wanted = Annotated[list[str] | None, typer.Option("--label", "-l", help=WANTED)]
 Datasets = Annotated[list[str] | None, typer.Option("--dataset", "-d", help="Repeat for several; all of params.yaml when left out.")]
 Reason = Annotated[str | None, typer.Option("--reason", help="Why, for those who read it later.")]
-Registered = Annotated[str, typer.Option("--dataset", "-d", help="Whose registered generator to use.")]
+Registered = Annotated[str, typer.Option("--dataset", "-d", help="Whose registered generator to use: D, D@ALIAS or D:VERSION.")]
 Model = Annotated[Path | None, typer.Option("--model", "-m", help="An exported generator.onnx instead of the registered one.")]
-Judge = Annotated[Path | None, typer.Option("--judge", help="judge.onnx, needed by --model when the generator takes no label.")]
+Judge = Annotated[Path | None, typer.Option("--judge", help="judge.onnx, needed by --model to filter, or when the generator takes no label.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out when it exists.")]
 
 
@@ -215,25 +216,39 @@ def lineage(
 
 @app.command(rich_help_panel=PEOPLE)
 def generate(
-    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the PNGs and labels.csv.")],
-    label: Wanted,
+    out: Annotated[str, typer.Option("--out", "-o", help="A new folder, or an address such as s3://bucket/folder.")],
+    label: Wanted = None,
+    each: Annotated[int | None, typer.Option("--each", min=1, help="So many of every class that --label does not name.")] = None,
+    total: Annotated[int | None, typer.Option("--total", min=1, help="So many in all; what --label leaves is spread over the other classes.")] = None,
+    from_csv: Annotated[Path | None, typer.Option("--from-csv", help="A CSV file with the columns label and, if wanted, count.")] = None,
     dataset: Registered = "devanagari",
     model: Model = None,
     judge: Judge = None,
+    style: Annotated[Literal["png", "parquet", "webdataset", "idx", "npz"], typer.Option("--format", "-f", help="What to write.")] = "png",
     seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Same seed, same pictures.")] = 0,
+    min_confidence: Annotated[
+        float | None, typer.Option("--min-confidence", help="Keep what the judge reads as its label at least so surely, from 0 to 1.")
+    ] = None,
+    truncation: Annotated[float | None, typer.Option("--truncation", help="Likelier shapes: noise within so many standard deviations.")] = None,
+    shard_size: Annotated[int, typer.Option("--shard-size", min=1, help="Images in a shard, at most.")] = 10_000,
+    engine: Annotated[Literal["local", "ray"], typer.Option("--engine", help="Where to draw: here, or on the machines of a Ray cluster.")] = "local",
     overwrite: Overwrite = False,
 ) -> None:
-    """Write labelled glyphs with ONNX Runtime."""
+    """Write labelled glyphs by the million with ONNX Runtime; asked for again, it goes on where it was stopped."""
     from lekhani.serve import write
+    from lekhani.serve.draw import Plan, Wishes
+    from lekhani.serve.pen import find
 
-    summary = write.write_folder(write.find(dataset, model, judge), label, seed, out, overwrite)
-    typer.echo(summary)
+    pen = find(dataset, model, judge)
+    runs = write.counts(pen.classes, label or (), each=each, total=total, table=from_csv)
+    request = write.Request(Plan(runs, shard_size), Wishes(seed, min_confidence, truncation), style)
+    typer.echo(write.write_dataset(pen, request, out, engine=engine, overwrite=overwrite))
 
 
 @app.command(rich_help_panel=PEOPLE)
 def animate(
     out: Annotated[Path, typer.Option("--out", "-o", help="A new .gif or .webp file.")],
-    label: Wanted,
+    label: Annotated[list[str], typer.Option("--label", "-l", help=WANTED)],
     dataset: Registered = "devanagari",
     model: Model = None,
     judge: Judge = None,
@@ -244,9 +259,10 @@ def animate(
     overwrite: Overwrite = False,
 ) -> None:
     """Show glyphs come about, step by step, as a GIF or WebP."""
-    from lekhani.serve import animate, write
+    from lekhani.serve import animate
+    from lekhani.serve.pen import find
 
-    pen = write.find(dataset, model, judge)
+    pen = find(dataset, model, judge)
     typer.echo(animate.write_animation(pen, label, seed, out, columns=columns, scale=scale, fps=fps, overwrite=overwrite))
 
 

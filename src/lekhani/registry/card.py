@@ -89,13 +89,16 @@ def headline(card: Mapping[str, Any]) -> str:
     return f"FID {card['fid']:.2f}{ratio}{agreement}{copies}."
 
 
-def _front_matter(info: DatasetInfo, facts: Mapping[str, Any], card: Mapping[str, Any]) -> list[str]:
-    licence = info.source.get("licence")
+def licence_tags(licence: str | None) -> dict[str, str]:
+    """A licence as the front matter of Hugging Face's cards names it."""
     plain = re.sub(r"\s*\(.*", "", licence or "").strip().lower().replace(" ", "-")
-    named = {"license": plain} if plain in _LICENCES else {"license": "other", "license_name": licence} if licence else {"license": "unknown"}
+    return {"license": plain} if plain in _LICENCES else {"license": "other", "license_name": licence} if licence else {"license": "unknown"}
+
+
+def _front_matter(info: DatasetInfo, facts: Mapping[str, Any], card: Mapping[str, Any]) -> list[str]:
     task = {} if facts["conditional"] else {"pipeline_tag": "unconditional-image-generation"}
     head = {
-        **named,
+        **licence_tags(info.source.get("licence")),
         "library_name": "onnx",
         **task,
         "tags": ["handwriting", "image-generation", "onnx", facts["variant"], info.script],

@@ -62,6 +62,16 @@ def register(dataset: str, model_uri: str, tags: Mapping[str, str], description:
     return version
 
 
+def datasets() -> list[str]:
+    """The datasets that have a registered model, by name."""
+    prefix, client = model_name(""), connect()
+    try:
+        found = [model.name.removeprefix(prefix) for model in client.search_registered_models(f"name LIKE '{prefix}%'", max_results=1000)]
+    except mlflow.MlflowException as error:
+        raise LekhaniError(f"The models in MLflow at {mlflow.get_tracking_uri()} cannot be listed: {first_line(error)}") from error
+    return sorted(name for name in found if not name.endswith(".move"))  # see promotion
+
+
 def aliases(dataset: str) -> dict[str, str]:
     """Version by alias, as the registry has them now; empty when nothing is registered."""
     client, name = connect(), model_name(dataset)

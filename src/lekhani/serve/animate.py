@@ -16,8 +16,9 @@ from lekhani.data.spec import Labels
 from lekhani.errors import UsageError
 from lekhani.files import replacing
 from lekhani.pictures import Picture, enlarged, grid, to_uint8
+from lekhani.serve.draw import Plan, Wishes, draw_shard
+from lekhani.serve.pen import Pen, parse_runs
 from lekhani.serve.session import Floats, Generator
-from lekhani.serve.write import Pen, drawn, parse_labels
 
 if TYPE_CHECKING:
     import onnx
@@ -39,18 +40,17 @@ def write_animation(
         raise UsageError(f"--out {out}: animations end in {' or '.join(FORMATS)}.")
     if out.exists() and not overwrite:
         raise UsageError(f"{out} exists already; choose another --out or pass --overwrite.")
-    labels = parse_labels(wanted, pen.generator.classes)
-    if len(labels) > MAX_GLYPHS:
-        raise UsageError(f"{len(labels):,} glyphs are too many to watch; ask for at most {MAX_GLYPHS:,}.")
+    plan = Plan(tuple(parse_runs(wanted, pen.classes)))
+    if plan.total > MAX_GLYPHS:
+        raise UsageError(f"{plan.total:,} glyphs are too many to watch; ask for at most {MAX_GLYPHS:,}.")
+    labels = plan.labels(0)
     columns = columns or min(len(labels), 10)
     side = pen.generator.image_size + 1
     width, height = (scale * (side * cells - 1) for cells in (min(columns, len(labels)), -(-len(labels) // columns)))
     if max(width, height) > MAX_SIDE:
         raise UsageError(f"The picture would be {width:,} x {height:,} pixels, and {MAX_SIDE:,} is the most; choose another --columns or --scale.")
     film = Film(pen.generator)
-    noise = np.empty((len(labels), pen.generator.noise_dim), np.float32)
-    for places, _, made_of in drawn(pen, labels, seed):
-        noise[places] = made_of
+    noise = draw_shard(pen.generator, pen.reader, labels, Wishes(seed)).noise
     frames = [enlarged(grid(to_uint8(images), columns), scale) for images in film.run(noise, labels)]
     save(frames, out, fps)
     height, width = frames[0].shape

@@ -1,144 +1,232 @@
-"""Labelled glyphs on request: which labels, from which generator, into a folder of PNGs."""
+"""Datasets of generated glyphs, shard by shard: a run that was stopped at any point goes on where it was, and ends with the same bytes."""
 
 import csv
-import difflib
-import logging
-import re
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
+from lekhani.data.spec import GlyphClass
+from lekhani.errors import UsageError
+from lekhani.serve.datasheet import MADE_BY, datasheet, readme
+from lekhani.serve.draw import SHARD, Plan, Wishes, draw_shard
+from lekhani.serve.formats import LAYOUTS, Format, Place
+from lekhani.serve.pen import MAX_COUNT, Pen, label_of, parse_runs
+from lekhani.serve.session import Generator, Reader
+from lekhani.serve.store import UNFINISHED, Store
 
-from lekhani.data.spec import Bytes, GlyphClass, Labels
-from lekhani.errors import LekhaniError, UsageError
-from lekhani.files import replacing
-from lekhani.pictures import save_png, to_uint8
-from lekhani.serve.session import Floats, Generator, Reader
-
-log = logging.getLogger("lekhani")
-MAX_COUNT = 1_000_000
+Engine = Literal["local", "ray"]
+_MEASURED = 5000  # images from which on the quickest batch size is worth looking for
+_BATCH = 128
+_BEGUN = f"{UNFINISHED}/request.json"
 
 
 @dataclass(frozen=True)
-class Pen:
-    """A generator, and the judge that an unconditional one needs to serve labels."""
+class Request:
+    """What a dataset is to hold and how: the labels of `plan`, the `wishes` for its images, the `format` of its files."""
 
-    generator: Generator
-    reader: Reader | None
-    origin: str  # for people: where the generator came from
+    plan: Plan
+    wishes: Wishes = Wishes()
+    format: Format = "png"
 
-
-def find(dataset: str, model: Path | None = None, judge: Path | None = None) -> Pen:
-    """The generator in `model`, or without it the registered one of `dataset`; raises LekhaniError when there is none."""
-    if model is None:
-        from lekhani.registry import models
-
-        known = models.find(dataset)
-        if known.alias != "champion":
-            log.warning("%s has no champion yet; writing with its challenger, version %s.", known.name, known.version)
-        model, origin = known.generator, f"{known.name} version {known.version}"
-        judge = judge or known.judge
-    else:
-        origin = str(model)
-    generator = Generator(model)
-    log.info("Writing with %s (%s) on %s", origin, generator.variant, generator.session.get_providers()[0].removesuffix("ExecutionProvider"))
-    if generator.conditional:
-        return Pen(generator, None, origin)
-    if judge is None:
-        raise UsageError(f"{origin} takes no labels, so a judge must pick what to keep; pass --judge models/{generator.dataset}/judge/judge.onnx.")
-    reader = Reader(judge)
-    if reader.classes != generator.classes:
-        raise UsageError(f"{judge} reads other classes than {origin} writes; pass the judge of the same dataset.")
-    return Pen(generator, reader, origin)
+    def told(self, pen: Pen) -> dict[str, Any]:
+        """All that decides the bytes, ready for JSON."""
+        judged = not pen.generator.conditional or self.wishes.min_confidence is not None
+        return {
+            "model_sha256": pen.generator.sha256,
+            "judge_sha256": pen.reader.sha256 if judged and pen.reader else None,
+            "labels": [[pen.classes[label].name, count] for label, count in self.plan.runs],
+            "format": self.format,
+            "seed": self.wishes.seed,
+            "min_confidence": self.wishes.min_confidence,
+            "truncation": self.wishes.truncation,
+            "shard_size": self.plan.shard_size,
+            "device": pen.generator.device,
+            "precision": pen.generator.precision,
+        }
 
 
-def parse_labels(wanted: Sequence[str], classes: Sequence[GlyphClass]) -> Labels:
-    """`["क=8", "digit_0=2", "36"]` -> int64 [N], one entry per image, in the order asked for; raises UsageError naming the valid labels."""
-    by_name: dict[str, int] = {str(c.label): c.label for c in classes}
-    by_name |= {c.name: c.label for c in classes}
-    by_name |= {c.glyph: c.label for c in classes}  # last: the glyph 3 is what a person means by "3"
-    labels: list[int] = []
-    for entry in wanted:
-        what, count = entry.rsplit("=", 1) if "=" in entry else (entry, "1")
-        if not re.fullmatch(r"[0-9]{1,7}", count) or not 1 <= int(count) <= MAX_COUNT:
-            raise UsageError(f"--label {entry}: the count after = must be a whole number from 1 to {MAX_COUNT:,}.")
-        if what not in by_name:
-            close = difflib.get_close_matches(what, by_name, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            glyphs = " ".join(c.glyph for c in classes)
-            raise UsageError(
-                f"--label {entry}: no such class; {hint}valid are {glyphs}, names such as {classes[0].name}, and 0 to {len(classes) - 1}."
-            )
-        labels += [by_name[what]] * int(count)
-    return np.array(labels, np.int64)
+def counts(
+    classes: Sequence[GlyphClass],
+    labels: Sequence[str] = (),
+    *,
+    each: int | None = None,
+    total: int | None = None,
+    table: Path | None = None,
+) -> tuple[tuple[int, int], ...]:
+    """Pairs (label, count) of what is asked for by `labels` (`क=8`) and the rows of the CSV file `table`, in that order.
 
-
-def draw(pen: Pen, labels: Labels, seed: int, patience: int = 200) -> Bytes:
-    """One image per label, uint8 [N,H,W], as `drawn` finds them."""
-    images = np.zeros((len(labels), pen.generator.image_size, pen.generator.image_size), np.uint8)
-    for places, batch, _ in drawn(pen, labels, seed, patience):
-        images[places] = batch
-    return images
-
-
-def drawn(pen: Pen, labels: Labels, seed: int, patience: int = 200) -> Iterator[tuple[Labels, Bytes, Floats]]:
-    """Yield what fills which places of `labels`: places int64 [n], images uint8 [n,H,W], and the noise float32 [n, noise_dim] they are made of.
-
-    A conditional generator is told its label. Any other is sampled until the judge has recognised enough of every class;
-    after `patience` batches in which some class gained nothing, a LekhaniError names what cannot be written.
+    `each` is so many of every class that these do not name; `total` spreads what they leave of it evenly over those classes. Raises
+    UsageError for what cannot be.
     """
-    rng = np.random.default_rng(seed)
-    if pen.reader is None:
-        for start in range(0, len(labels), 128):
-            chosen = labels[start : start + 128]
-            noise = _noise(pen, len(chosen), rng)
-            yield np.arange(start, start + len(chosen)), to_uint8(pen.generator.run(noise, chosen)), noise
-        return
-    open_places = {int(label): list(np.flatnonzero(labels == label)[::-1]) for label in np.unique(labels)}
-    idle = 0
-    while open_places:
-        noise = _noise(pen, 256, rng)
-        batch = to_uint8(pen.generator.run(noise, np.zeros(256, np.int64)))
-        kept, places = [], []
-        for i, label in enumerate(pen.reader.read(batch)[1].argmax(1).tolist()):
-            if label in open_places:
-                kept.append(i)
-                places.append(open_places[label].pop())
-                if not open_places[label]:
-                    del open_places[label]
-        yield np.array(places, np.int64), batch[kept], noise[kept]
-        idle = 0 if kept else idle + 1
-        if idle >= patience:
-            missing = " ".join(pen.generator.classes[label].glyph for label in open_places)
-            raise LekhaniError(
-                f"{pen.origin} wrote nothing that the judge reads as {missing} in {idle * 256:,} tries; use a conditional model for these labels."
-            )
+    runs = parse_runs(labels, classes) + (_rows(table, classes) if table else [])
+    if each is not None and total is not None:
+        raise UsageError("--each and --total both say how many of the other classes; leave one of them out.")
+    named = {label for label, _ in runs}
+    others = [c.label for c in classes if c.label not in named]
+    if each is not None:
+        runs += [(label, each) for label in others]
+    if total is not None:
+        left = total - sum(count for _, count in runs)
+        if left < 0 or (left and not others):
+            raise UsageError(f"--total {total:,} is not what --label and --from-csv add up to ({total - left:,}); leave one of them out.")
+        share, more = divmod(left, max(1, len(others)))
+        runs += [(label, share + (i < more)) for i, label in enumerate(others)]
+    runs = [run for run in runs if run[1]]
+    if not runs:
+        raise UsageError("No labels are asked for; name some, such as --label 0=8, or pass --each N or --total N.")
+    return tuple(runs)
 
 
-def _noise(pen: Pen, n: int, rng: np.random.Generator) -> Floats:
-    return rng.standard_normal((n, pen.generator.noise_dim), dtype=np.float32)
+def _rows(path: Path, classes: Sequence[GlyphClass]) -> list[tuple[int, int]]:
+    """A CSV file with the column `label` and, if wanted, `count`; rows of the same label add up."""
+    found: dict[int, int] = {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            if "label" not in (reader.fieldnames or ()):
+                raise UsageError(f"--from-csv {path} has no column label; its first line must name the columns label and, if wanted, count.")
+            for row in reader:
+                where = f"--from-csv {path}, line {reader.line_num}"
+                count = (row.get("count") or "1").strip()
+                if not (count.isascii() and count.isdigit() and int(count[:11]) <= MAX_COUNT):
+                    raise UsageError(f"{where}: the count {count[:20]!r} must be a whole number from 0 to {MAX_COUNT:,}.")
+                label = label_of((row["label"] or "").strip(), classes, where)
+                found[label] = found.get(label, 0) + int(count)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"--from-csv {path} cannot be read as a CSV file in UTF-8: {error}") from error
+    return list(found.items())
 
 
-def write_folder(pen: Pen, wanted: Sequence[str], seed: int, out: Path, overwrite: bool = False) -> str:
-    """Draw what is `wanted` and write PNGs and labels.csv into the folder `out`, whole or not at all; returns a sentence about it."""
-    target = out.resolve()  # "." has no name of its own to rename
-    if target.exists():
-        if not overwrite:
-            raise UsageError(f"{out} exists already; choose another --out or pass --overwrite.")
-        if not (target / "labels.csv").is_file():
-            raise UsageError(f"{out} holds no labels.csv, so it is none of ours to overwrite; choose another --out.")
-    labels = parse_labels(wanted, pen.generator.classes)
-    images = draw(pen, labels, seed)
-    with replacing(target) as folder:
-        folder.mkdir()
-        with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("file", "label", "name", "glyph"))
-            for i, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-                known = pen.generator.classes[label]
-                safe = re.sub(r"[^\w-]", "_", known.name)[:80]  # a model file may name its classes as it likes
-                name = f"{i:06d}_{safe}.png"
-                save_png(image, folder / name)
-                writer.writerow((name, label, known.name, known.glyph))
-    return f"Wrote {len(images)} images of {len(set(labels.tolist()))} classes to {out} with {pen.origin}, seed {seed}."
+def write_dataset(pen: Pen, request: Request, out: str, *, engine: Engine = "local", overwrite: bool = False) -> str:
+    """Write what is asked for below `out`, a folder or an address such as s3://bucket/folder; returns a sentence about it.
+
+    dataset.json is written last, so that where it is, all is there. A run that was stopped goes on where it was when the same is asked
+    for again. Raises UsageError when `out` holds anything else and is not to be overwritten, and LekhaniError when writing fails.
+    """
+    request.wishes.check(pen.generator, pen.reader)
+    store, told, plan = Store(out), request.told(pen), request.plan
+    with store.errors(), _bar(plan.total) as advance:
+        begun = _begin(store, told, overwrite)
+        if begun is None:
+            batch_size = pen.generator.batch_size if plan.total >= _MEASURED else _BATCH
+            begun = {"made_by": MADE_BY, "batch_size": batch_size, "request": told}
+            store.write(_BEGUN, _json(begun))
+        job = Job(request, store.root if store.local else out, begun.get("batch_size", _BATCH))
+        whole = {one["number"]: one for one in begun.get("shards", ())}
+        missing = []
+        for number in range(plan.shards):
+            if _intact(store, job.place(number, pen.classes), request.format, whole.get(number) or store.read(_record(number))):
+                advance(len(plan.labels(number)))
+            else:
+                missing.append(number)
+        if missing:
+            run = _locally if engine == "local" else _by_ray
+            run(job, pen, missing, advance)
+        if not whole:
+            sheet = datasheet(pen, told, [store.read(_record(number)) for number in range(plan.shards)], plan.runs)
+            store.write("README.md", readme(sheet))
+            store.write("dataset.json", _json(sheet))
+        store.remove(UNFINISHED)
+    classes = len({label for label, _ in plan.runs})
+    kept = plan.shards - len(missing)
+    before = f" ({kept} of {plan.shards} shards were there already)" if kept else ""
+    return f"Wrote {plan.total:,} images of {classes} classes to {out} with {pen.origin}, seed {request.wishes.seed}{before}."
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is needed, besides a pen, to make any shard of a dataset."""
+
+    request: Request
+    out: str
+    batch_size: int
+
+    def place(self, number: int, classes: Sequence[GlyphClass]) -> Place:
+        """Which part of the dataset a shard is."""
+        plan = self.request.plan
+        return Place(number, plan.shards, plan.start(number), plan.labels(number), classes)
+
+
+def write_shard(job: Job, generator: Generator, reader: Reader | None, number: int, advance: Callable[[int], object] = lambda _: None) -> None:
+    """Draw one shard and bring its files to where they belong, then the record that it is finished."""
+    store, place, layout = Store(job.out), job.place(number, generator.classes), LAYOUTS[job.request.format]
+    with store.errors(), store.workplace() as folder:
+        drawn = draw_shard(generator, reader, place.labels, job.request.wishes, number, job.batch_size, advance)
+        layout.write(folder, place, drawn.images, drawn.confidence)
+        names = layout.names(place)
+        record = {
+            "number": number,
+            "images": len(drawn.images),
+            "sha256": Store(str(folder)).digest(names),
+            "seen": None if drawn.seen is None else drawn.seen.tolist(),
+            "good": None if drawn.good is None else drawn.good.tolist(),
+        }
+        store.place(folder, names)
+        store.write(_record(number), json.dumps(record))
+
+
+def _locally(job: Job, pen: Pen, missing: Sequence[int], advance: Callable[[int], object]) -> None:
+    for number in missing:
+        write_shard(job, pen.generator, pen.reader, number, advance)
+
+
+def _by_ray(job: Job, pen: Pen, missing: Sequence[int], advance: Callable[[int], object]) -> None:
+    from lekhani.serve import at_scale
+
+    at_scale.write_shards(job, pen, missing, advance)
+
+
+def _begin(store: Store, told: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+    """What an earlier run of the same request wrote down (dataset.json, or while it is unfinished its beginning), None to start afresh."""
+    earlier = store.read("dataset.json") or store.read(_BEGUN)
+    if earlier is None and set(store.entries()) <= {UNFINISHED}:
+        return None
+    if not isinstance(earlier, dict) or earlier.get("made_by") != MADE_BY:
+        hint = "it holds no dataset.json of ours, so that --overwrite does not touch it either" if overwrite else "or pass --overwrite if it is ours"
+        raise UsageError(f"{store.out} exists already; choose another --out, {hint}.")
+    if overwrite:
+        store.clear()
+        return None
+    differences = [
+        f"{key} {_short(earlier['request'].get(key))} there, {_short(value)} here"
+        for key, value in told.items()
+        if earlier["request"].get(key) != value
+    ]
+    if differences:
+        raise UsageError(
+            f"{store.out} exists already and was asked for otherwise ({'; '.join(differences)}); choose another --out or pass --overwrite."
+        )
+    return earlier
+
+
+def _intact(store: Store, place: Place, form: Format, record: Any) -> bool:
+    return isinstance(record, dict) and store.digest(LAYOUTS[form].names(place)) == record.get("sha256")
+
+
+def _record(number: int) -> str:
+    return f"{UNFINISHED}/{number:05d}.json"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:36]} ..."
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[int], object]]:
+    """A progress bar on the terminal, nothing where there is none; yields what moves it on by so many images."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("images", total=total)
+        yield lambda n: bar.advance(task, n)

@@ -1,0 +1,146 @@
+"""What every request passes first and last: its id, the limits on its body and its time, errors as problem details, log and metrics."""
+
+import asyncio
+import http
+import logging
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lekhani.serve.limits import Limits
+from lekhani.serve.telemetry import Metrics
+
+log = logging.getLogger("lekhani.api")
+_SANE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_METHODS = {method.value for method in http.HTTPMethod}
+
+
+def problem(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """An error as RFC 9457 wants it, with one sentence for people."""
+    value = {"type": "about:blank", "title": http.HTTPStatus(status).phrase, "status": status, "detail": sentence}
+    return JSONResponse(value, status, headers, "application/problem+json")
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status, self.sentence = status, sentence
+
+
+class Edge:
+    """ASGI middleware around the whole application.
+
+    A request's body is read before the application hears of it, whole and within the limits. A client that goes away takes its request
+    with it. Requests below /v1/ must be answered in time; others, such as a page's streams, take as long as they like.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
+        self.app, self.limits, self.metrics = app, limits, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given, started, status = Headers(scope=scope).get("x-request-id", ""), time.perf_counter(), 0
+        request_id = given if _SANE.fullmatch(given) else uuid.uuid4().hex
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                headers["X-Content-Type-Options"] = "nosniff"
+            await send(message)
+
+        async def refuse(code: int, sentence: str, **headers: str) -> None:
+            if not status:  # an answer that has begun cannot become another one
+                await problem(code, sentence, headers)(scope, receive, answer)
+
+        self.metrics.in_flight.inc()
+        try:
+            await self._handle(scope, receive, answer, await self._body(scope, receive))
+        except _RefusedError as refused:
+            await refuse(refused.status, refused.sentence, Connection="close")
+        except TimeoutError:
+            sentence = f"The answer took longer than {self.limits.answer_seconds:g} seconds; ask for less at once, or try again later."
+            await refuse(503, sentence, **{"Retry-After": "10"})
+        except _GoneError:
+            status = 499  # nginx's word for it; nobody hears it but the log
+        except Exception:
+            log.exception("A bug", extra={"request_id": request_id})
+            await refuse(500, f"Something went wrong that should not have; the log has more under the request id {request_id}.")
+        finally:
+            self.metrics.in_flight.dec()
+            self._tell(scope, status or 499, time.perf_counter() - started, request_id)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        """All of the body; raises _RefusedError for one that is too large or too slow."""
+        most = self.limits.body_bytes
+        with suppress(ValueError):
+            if int(Headers(scope=scope).get("content-length", "0")) > most:
+                raise _RefusedError(413, f"The body is larger than {most:,} bytes, the most that is taken; send less.")
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _GoneError
+                    body += message.get("body", b"")
+                    if len(body) > most:
+                        raise _RefusedError(413, f"The body is larger than {most:,} bytes, the most that is taken; send less.")
+                    if not message.get("more_body", False):
+                        return bytes(body)
+        except TimeoutError:
+            raise _RefusedError(408, f"The body did not arrive within {self.limits.body_seconds:g} seconds; send it faster.") from None
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
+        """Run the application until it has answered, time is up (TimeoutError) or the client is gone (_GoneError)."""
+        gone = asyncio.ensure_future(receive())
+        given = complete = False
+
+        async def replay() -> Message:
+            nonlocal given
+            if given:
+                return await asyncio.shield(gone)
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def notice(message: Message) -> None:
+            nonlocal complete
+            complete = message["type"] == "http.response.body" and not message.get("more_body", False)
+            await send(message)
+
+        work = asyncio.ensure_future(self.app(scope, replay, notice))
+        seconds = self.limits.answer_seconds if scope["path"].startswith("/v1/") else None
+        try:
+            await asyncio.wait({work, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done() and not complete:
+                raise _GoneError if gone.done() else TimeoutError
+            await work
+        finally:
+            for task in (work, gone):
+                task.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
+
+    def _tell(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
+        route: str = getattr(scope.get("route"), "path", "other")
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self.metrics.requests.labels(method, route, status).inc()
+        self.metrics.seconds.labels(method, route).observe(seconds)
+        facts: dict[str, Any] = {"request_id": request_id, "method": method, "route": route, "status": status}
+        facts |= {"milliseconds": round(1000 * seconds, 1), "client": (scope.get("client") or ["unknown"])[0], **scope.get("lekhani", {})}
+        log.info("answered", extra=facts)
+
+
+class _GoneError(Exception):
+    """The client went away."""

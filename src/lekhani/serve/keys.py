@@ -1,0 +1,60 @@
+"""API keys: random tokens, of which the server keeps hashes alone."""
+
+import hashlib
+import hmac
+import ipaddress
+import re
+import secrets
+from pathlib import Path
+
+from lekhani.errors import UsageError
+
+_LINE = re.compile(r"(?P<name>[\w.-]{1,64}) sha256:(?P<digest>[0-9a-f]{64})")
+
+
+def new_key(name: str) -> tuple[str, str]:
+    """A key of 256 random bits, and the line for the file of keys that lets it in."""
+    key = f"lk_{secrets.token_urlsafe(32)}"
+    line = f"{name} sha256:{_digest(key)}"
+    if not _LINE.fullmatch(line):
+        raise UsageError(f"A key cannot be named {name!r}; take letters, digits, dots and dashes, 64 at most.")
+    return key, line
+
+
+class Keys:
+    """The keys that a file lets in, a line `NAME sha256:HEX` each; empty lines and those that start with # say nothing."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file; raises UsageError when it cannot be read, holds no key or a line that is none."""
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"The keys in {path} cannot be read ({error}); make one with `lekhani serve --new-key NAME`.") from error
+        self._digests: dict[str, str] = {}
+        for number, line in enumerate(lines, 1):
+            if line.strip() and not line.startswith("#"):
+                found = _LINE.fullmatch(line.strip())
+                if found is None:
+                    raise UsageError(f"{path}, line {number}: a key's line is `NAME sha256:HEX`, as `lekhani serve --new-key NAME` prints it.")
+                self._digests[found["name"]] = found["digest"]
+        if not self._digests:
+            raise UsageError(f"{path} holds no key; make one with `lekhani serve --new-key NAME`.")
+
+    def holder(self, key: str) -> str | None:
+        """Whose key it is, None for nobody's. The time that this takes tells nothing of how much of a guess was right."""
+        given = _digest(key)
+        found = [name for name, digest in self._digests.items() if hmac.compare_digest(digest, given)]
+        return found[0] if found else None
+
+
+def _digest(key: str) -> str:
+    # A key is 256 random bits, which nobody guesses however fast the hash: it needs no salt and no stretching.
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,37 @@
+"""What one client may ask of a server at most."""
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lekhani.errors import UsageError
+
+
+class Limits(BaseModel):
+    """Every limit of the API; `lekhani serve --limit NAME=VALUE` sets one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    images: int = Field(1000, ge=1, le=10_000, description="images of one request")
+    text: int = Field(200, ge=1, le=200, description="characters of a line of text")
+    picture_bytes: int = Field(2_000_000, ge=1000, description="bytes of a picture that is sent, as PNG, JPEG or whatever it is")
+    picture_pixels: int = Field(4_000_000, ge=1000, description="pixels of a picture that is sent")
+    body_bytes: int = Field(3_000_000, ge=1000, description="bytes of a request's body")
+    header_seconds: float = Field(10, gt=0, description="time to send a request's head")
+    body_seconds: float = Field(10, gt=0, description="time to send its body")
+    answer_seconds: float = Field(30, gt=0, description="time to answer it")
+    write_seconds: float = Field(30, gt=0, description="time for a client to take what it was sent")
+    waiting_images: int = Field(4000, ge=1, description="images that all waiting requests ask for together")
+    waiting_pictures: int = Field(256, ge=1, description="pictures that wait to be read")
+    batch: int = Field(64, ge=1, le=4096, description="images drawn in one go")
+
+
+def with_changes(wanted: Sequence[str]) -> Limits:
+    """The limits with some set as NAME=VALUE; raises UsageError for an unknown name or a value that does not do."""
+    pairs = [entry.partition("=") for entry in wanted]
+    try:
+        return Limits.model_validate({name: value for name, _, value in pairs})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise UsageError(f"--limit {name}: {first['msg']}; there are: {', '.join(Limits.model_fields)}.") from error
