@@ -32,7 +32,8 @@ FROM python AS runtime
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends git \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home --uid 1000 lekhani
+    && useradd --create-home --uid 1000 lekhani \
+    && install --directory --owner=1000 /reports
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     DVC_NO_ANALYTICS=1 \

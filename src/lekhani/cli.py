@@ -235,14 +235,152 @@ def generate(
     overwrite: Overwrite = False,
 ) -> None:
     """Write labelled glyphs by the million with ONNX Runtime; asked for again, it goes on where it was stopped."""
+    from lekhani.errors import UsageError
     from lekhani.serve import write
     from lekhani.serve.draw import Plan, Wishes
     from lekhani.serve.pen import find
 
+    if not (label or each or total or from_csv):
+        raise UsageError("Nothing is asked for; name labels, such as --label 0=8, or pass --each N, --total N or --from-csv FILE.")
     pen = find(dataset, model, judge)
     runs = write.counts(pen.classes, label or (), each=each, total=total, table=from_csv)
     request = write.Request(Plan(runs, shard_size), Wishes(seed, min_confidence, truncation), style)
     typer.echo(write.write_dataset(pen, request, out, engine=engine, overwrite=overwrite))
+
+
+@app.command(rich_help_panel=PEOPLE)
+def serve(
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d", help="Repeat for several; all that are registered when left out.")] = None,
+    model: Annotated[list[Path] | None, typer.Option("--model", "-m", help="Exported generators instead of the registered ones; repeat.")] = None,
+    judge: Annotated[list[Path] | None, typer.Option("--judge", help="The judges of --model; repeat.")] = None,
+    host: Annotated[str, typer.Option("--host", help="The address to listen on; any but loopback needs --keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+    keys: Annotated[Path | None, typer.Option("--keys", help="A file of keys, one of which each request must bring.")] = None,
+    new_key: Annotated[str | None, typer.Option("--new-key", metavar="NAME", help="Print a new key and its line for --keys, and end.")] = None,
+    cors: Annotated[list[str] | None, typer.Option("--cors", metavar="ORIGIN", help="Let pages of this origin call the API; repeat.")] = None,
+    limit: Annotated[list[str] | None, typer.Option("--limit", metavar="NAME=VALUE", help="Change a limit (docs/serve.md); repeat.")] = None,
+    poll: Annotated[float, typer.Option("--poll", min=0.1, help="Seconds between two looks for a new champion.")] = 30.0,
+    reports: Annotated[Path, typer.Option("--reports", help="Where the daily report goes.")] = Path("reports/serving"),
+    page: Annotated[bool, typer.Option("--page/--no-page", help="A page to try it, at /.")] = True,
+) -> None:
+    """Serve generators over HTTP: glyphs, lines, recognition and translation, and a page to try them."""
+    from lekhani.errors import UsageError
+    from lekhani.serve import keys as known_keys
+
+    if new_key is not None:
+        key, line = known_keys.new_key(new_key)
+        typer.echo(f"The key, which is shown only now: {key}\nThe line for the file of keys:     {line}")
+        return
+    if keys is None and not known_keys.is_loopback(host):
+        raise UsageError(f"On {host} others can reach the API, so it needs --keys FILE; make a key with `lekhani serve --new-key NAME`.")
+    from lekhani.serve import limits as known_limits
+    from lekhani.serve.api import create_app
+    from lekhani.serve.champions import Choice, from_files, registered_datasets
+    from lekhani.serve.server import add_page
+    from lekhani.serve.server import serve as answer
+    from lekhani.serve.telemetry import json_logs
+
+    bounds = known_limits.with_changes(limit or ())
+    lets_in = None if keys is None else known_keys.Keys(keys)
+    asked = _params().gate.min_label_agreement if _State.params_file.exists() else 0.9
+    choices = from_files(model, judge or ()) if model else [Choice(name) for name in dataset] if dataset else registered_datasets()
+    json_logs()
+    made = create_app(choices, limits=bounds, keys=lets_in, cors=cors or (), agreement=asked, poll_seconds=poll, report_folder=reports)
+    if page:
+        add_page(made, asks_key=lets_in is not None)
+    answer(made, host, port, bounds)
+
+
+@app.command(rich_help_panel=PEOPLE)
+def compose(
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder, or a new .png for a single line.")],
+    text: Annotated[list[str] | None, typer.Option("--text", "-t", help="What to write; repeat for several lines.")] = None,
+    pattern: Annotated[str | None, typer.Option("--pattern", help="Draw texts from a regular expression, or pin_code, amount, date, phone.")] = None,
+    lines: Annotated[Path | None, typer.Option("--lines", help="A UTF-8 file with a text a line.")] = None,
+    count: Annotated[int | None, typer.Option("--count", "-n", min=1, max=1_000_000, help="How many lines; texts are taken in turn.")] = None,
+    dataset: Registered = "devanagari",
+    model: Model = None,
+    judge: Judge = None,
+    layout: Annotated[Literal["tesseract", "paddleocr", "huggingface"], typer.Option("--layout", help="Where transcripts go.")] = "tesseract",
+    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Same seed, same pictures.")] = 0,
+    height: Annotated[int, typer.Option("--height", min=16, max=512, help="Of the pictures, in pixels.")] = 64,
+    variety: Annotated[float, typer.Option("--variety", min=0, max=1, help="How much the glyphs of one line differ in style.")] = 0.3,
+    join: Annotated[bool, typer.Option("--join/--no-join", help="Draw the head line from letter to letter.")] = True,
+    augment: Annotated[Literal["none", "light", "strong"], typer.Option("--augment", help="How much paper, ink and camera do.")] = "light",
+    without: Annotated[
+        list[str] | None, typer.Option("--without", help="An effect to leave out: rotation, ink, paper, blur or noise; repeat.")
+    ] = None,
+    light_on_dark: Annotated[bool, typer.Option("--light-on-dark", help="As on a blackboard.", show_default=False)] = False,
+    min_confidence: Annotated[
+        float, typer.Option("--min-confidence", min=0, max=1, help="Redraw a glyph until the judge, if there is one, is so sure of it.")
+    ] = 0.5,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write lines of text in one hand each, with transcripts as OCR toolkits read them."""
+    from lekhani.serve.compose import Look
+    from lekhani.serve.lines import Order, texts_of, write_lines
+    from lekhani.serve.pen import find
+
+    pen = find(dataset, model, judge)
+    texts = texts_of(pen.generator, text or (), pattern, lines, count, seed)
+    look = Look(height, join, variety, augment, tuple(without or ()), light_on_dark)
+    typer.echo(write_lines(pen, Order(texts, seed, look, min_confidence, layout), out, overwrite))
+
+
+@app.command(rich_help_panel=PEOPLE)
+def recognise(
+    images: Annotated[list[Path], typer.Argument(help="Pictures of one glyph each.", show_default=False)],
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="Whose registered judge to use: D, D@ALIAS or D:VERSION.")] = "devanagari",
+    judge: Annotated[Path | None, typer.Option("--judge", help="A judge.onnx instead of the registered one.")] = None,
+    top: Annotated[int, typer.Option("--top", min=1, max=100, help="How many guesses to show.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", show_default=False)] = False,
+) -> None:
+    """Say which glyph each picture shows, how sure that is, and what else it may be."""
+    import json
+
+    from lekhani.errors import UsageError
+    from lekhani.serve import recognise as eyes
+    from lekhani.serve.pen import load_judge
+
+    found = list(zip(images, eyes.read_files(load_judge(judge or dataset).reader, images, top), strict=True))
+    if as_json:
+        rows = [{"file": str(path), **({"error": str(one)} if isinstance(one, UsageError) else one.as_dict())} for path, one in found]
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        typer.echo(eyes.table([(path, one) for path, one in found if not isinstance(one, UsageError)]), nl=False)
+    failed = [one for _, one in found if isinstance(one, UsageError)]
+    for error in failed:
+        typer.echo(f"lekhani: {error}", err=True)
+    if failed:
+        raise typer.Exit(2)
+
+
+@app.command(rich_help_panel=PEOPLE)
+def translate(
+    image: Annotated[Path, typer.Argument(help="A picture of one digit, or of a row of them.", show_default=False)],
+    to: Annotated[str, typer.Option("--to", help="Whose registered generator writes: D, D@ALIAS or D:VERSION.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new .png: the digits side by side, white on black.")],
+    source: Annotated[str | None, typer.Option("--from", help="Whose registered judge reads; devanagari, or mnist where --to is devanagari.")] = None,
+    reader: Annotated[Path | None, typer.Option("--reader", help="A judge.onnx that reads instead of the registered one.")] = None,
+    model: Model = None,
+    judge: Annotated[Path | None, typer.Option("--judge", help="A judge.onnx that reads over what --model wrote.")] = None,
+    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Same seed, same pictures.")] = 0,
+    scale: Annotated[int, typer.Option("--scale", min=1, max=64, help="Size of one pixel.")] = 1,
+    min_confidence: Annotated[
+        float, typer.Option("--min-confidence", min=0, max=1, help="Redraw a digit until the judge, if there is one, is so sure of it.")
+    ] = 0.95,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", show_default=False)] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Read a number in one script and write it in another's handwriting."""
+    import json
+
+    from lekhani.serve import translate as between
+    from lekhani.serve.pen import find, load_judge
+
+    eyes = load_judge(reader or source or ("mnist" if to.startswith("devanagari") else "devanagari")).reader
+    done = between.translate_file(eyes, image, find(to, model, judge), out, seed, min_confidence, scale=scale, overwrite=overwrite)
+    typer.echo(json.dumps({**done.as_dict(), "file": str(out)}, indent=2, ensure_ascii=False) if as_json else f"{done}, in {out}.")
 
 
 @app.command(rich_help_panel=PEOPLE)

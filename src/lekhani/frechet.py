@@ -1,4 +1,4 @@
-"""The Fréchet distance of two Gaussians, which FID is between features."""
+"""The Frechet distance of two Gaussians, which FID is between features."""
 
 import numpy as np
 import numpy.typing as npt

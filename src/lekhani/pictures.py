@@ -1,6 +1,5 @@
 """Grids of glyphs as arrays, PNG files of them, and the font that plots need."""
 
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +36,10 @@ def enlarged(picture: Picture, scale: int) -> Picture:
 
 def save_png(picture: Picture, path: Path, scale: int = 1) -> None:
     """Write a grey picture [H,W] as PNG, each pixel `scale` pixels wide."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(png_bytes(enlarged(picture, scale)))
-
-
-def png_bytes(picture: Picture, level: int = 6) -> bytes:
-    """A picture [H,W] or [H,W,3] as the content of a PNG file; `level` 1 packs quickest, 9 smallest."""
     from PIL import Image
 
-    content = BytesIO()
-    Image.fromarray(picture).save(content, format="PNG", compress_level=level)
-    return content.getvalue()
+    with replacing(path) as temporary:
+        Image.fromarray(enlarged(picture, scale)).save(temporary, format="PNG")
 
 
 def use_devanagari_font() -> None:

@@ -605,6 +605,8 @@ def register(p: "Params", dataset: str, variant: str | None = None) -> str:
     from lekhani.evaluate.leaderboard import rank
     from lekhani.registry import card as cards
     from lekhani.registry import models
+    from lekhani.serve.session import Reader
+    from lekhani.serve.watch import Reference
     from lekhani.tracking import runs
 
     p.dataset(dataset)
@@ -622,9 +624,11 @@ def register(p: "Params", dataset: str, variant: str | None = None) -> str:
         if uri is None:
             runs.log_lineage([path for path in (Path("dvc.lock"), Path("params.yaml"), PREPARED / dataset / "dataset.json") if path.exists()])
             with tempfile.TemporaryDirectory() as temporary:
-                page = Path(temporary) / "README.md"
+                page, reference = Path(temporary) / "README.md", Path(temporary) / "reference.npz"
                 files.write_text(page, text)
-                uri = runs.log_model(folder / "generator.onnx", [page, *(scored / one for one in ("grid.png", "scorecard.json", "per_class.csv"))])
+                Reference.of(Reader(MODELS / dataset / "judge" / "judge.onnx"), spec.load_prepared(PREPARED / dataset).split("test")[0]).save(reference)
+                beside = [page, reference, *(scored / one for one in ("grid.png", "scorecard.json", "per_class.csv"))]
+                uri = runs.log_model(folder / "generator.onnx", beside)
     source = {f"source.{key}": str(info.source[key]) for key in ("name", "version", "sha256") if info.source.get(key)}
     known = {"variant": variant} | _told(card) | {key: str(card[key]) for key in ("data_digest", "model_sha256", "judge_sha256")}
     version = models.register(dataset, uri, known | revision | source, cards.headline(card))

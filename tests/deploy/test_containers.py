@@ -2,9 +2,11 @@
 
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,7 +78,7 @@ def test_compose_keeps_to_the_specification() -> None:
 
 
 def test_services_start_again_and_wait_for_each_other() -> None:
-    assert set(RAW) == {"postgres", "storage", "mlflow", "prefect", "deployments", "worker"}
+    assert set(RAW) == {"postgres", "storage", "mlflow", "prefect", "deployments", "worker", "api"}
     for name, service in RAW.items():
         once = name == "deployments"
         assert service["restart"] == ("on-failure:3" if once else "unless-stopped"), name
@@ -95,7 +97,7 @@ def test_services_start_again_and_wait_for_each_other() -> None:
 
 def test_services_are_seen_from_this_machine_alone() -> None:
     published = [port for service in RAW.values() for port in service.get("ports", [])]
-    assert len(published) == 3
+    assert len(published) == 4
     assert all(re.fullmatch(r"127\.0\.0\.1:(\d+):\1", port) for port in published)
     assert not any("network_mode" in service or "privileged" in service for service in RAW.values())
     for service in RAW.values():
@@ -133,11 +135,13 @@ class Here:
 
     def __init__(self, project: Project, database: int, storage: str) -> None:
         self.project = project
-        ports = {5000: services.free_port(), 4200: services.free_port(), 8080: services.free_port()}
+        ports = {port: services.free_port() for port in (5000, 4200, 8080, 8000)}
+        self.keys = project.path.parent / "keys.txt"
         text = filled(COMPOSE.read_text(encoding="utf-8"), VALUES)
         text = text.replace("@postgres:5432", f"@127.0.0.1:{database}").replace("http://storage:8333", storage)
         text = re.sub(r"//(mlflow|prefect):", "//127.0.0.1:", text).replace("0.0.0.0", "127.0.0.1").replace("/project", str(project.path))
-        text = re.sub(r"\b(5000|4200|8080)\b", lambda found: str(ports[int(found[0])]), text)
+        text = text.replace("/run/secrets/api_keys", str(self.keys)).replace("--reports=/reports", f"--reports={project.path.parent / 'reports'}")
+        text = re.sub(r"\b(5000|4200|8080|8000)\b", lambda found: str(ports[int(found[0])]), text)
         self.services: dict[str, dict[str, Any]] = yaml.safe_load(text)["services"]
         self.mlflow = self.services["worker"]["environment"]["MLFLOW_TRACKING_URI"]
 
@@ -238,3 +242,30 @@ def test_the_worker_runs_what_is_deployed_and_pushes_what_came_of_it(here: Here)
     assert (here.project.path / "reports" / "leaderboard.md").is_file()
     here.run("worker", "dvc", "push", "-q")
     assert len(list(bucket(here, "dvc").objects.all())) == 1
+
+
+@pytest.mark.slow
+def test_the_api_serves_the_champion_to_whoever_has_a_key(here: Here, toy_generator: Callable[..., Path], tmp_path: Path) -> None:
+    from lekhani.serve.keys import new_key
+
+    script = """
+import sys
+from pathlib import Path
+from lekhani.registry import models
+from lekhani.tracking import runs
+from lekhani.tracking.store import connect
+with runs.resume(None, "test-compose", "toy", {}):
+    uri = runs.log_model(Path(sys.argv[1]))
+models.register("mnist", uri, {"variant": "toy"})
+connect().set_registered_model_alias("lekhani-mnist", "champion", "1")
+"""
+    here.run("api", sys.executable, "-W", "ignore", "-c", script, str(toy_generator(tmp_path / "g.onnx")))
+    key, line = new_key("test")
+    here.keys.write_text(line)
+    with here.start("api"):
+        address = here.health("api").replace("/healthz", "")
+        ask, let_in = {"model": "mnist", "labels": ["1"]}, {"Authorization": f"Bearer {key}"}
+        assert requests.post(f"{address}/v1/generate", json=ask, timeout=20).status_code == 401
+        told = requests.post(f"{address}/v1/generate", json=ask, headers=let_in, timeout=20).json()
+        assert told["model"]["version"] == "1"
+        assert [one["glyph"] for one in told["images"]] == ["1"]

@@ -144,7 +144,10 @@ def test_register_then_generate(workspace: Workspace) -> None:
     for seed, out in (("7", "one"), ("7", "two"), ("8", "three")):
         workspace.run("lekhani", "generate", "--dataset", "mnist", "--label", "3=4", "--label", "5=2", "--seed", seed, "--out", out)
     names = sorted(path.name for path in (workspace.path / "one").iterdir())
-    assert len(names) == 7
+    assert len(names) == 9
+    sheet = workspace.json("one/dataset.json")
+    assert (sheet["images"], sheet["model"]["name"]) == (6, "lekhani-mnist:1")
+    assert sheet["model"]["lineage"]["data"]["digest"] == workspace.json("data/prepared/mnist/dataset.json")["digest"]
     assert (workspace.path / "one/labels.csv").read_text().splitlines()[1] == "000000_3.png,3,3,3"
     same = [(workspace.path / "one" / n).read_bytes() == (workspace.path / "two" / n).read_bytes() for n in names]
     other = [(workspace.path / "one" / n).read_bytes() == (workspace.path / "three" / n).read_bytes() for n in names if n.endswith("png")]

@@ -16,7 +16,9 @@ import pytest
 from team import PASSWORD, SECRET, Team
 from workspace import Workspace
 
-from lekhani.serve import write
+from lekhani.serve.draw import Plan, Wishes
+from lekhani.serve.pen import find
+from lekhani.serve.write import Request, counts, write_dataset
 
 pytestmark = pytest.mark.slow
 NAME = "lekhani-mnist"
@@ -142,9 +144,11 @@ def test_a_champion_comes_and_goes(workspace: Workspace, team: Team, client: mlf
 def test_the_champion_writes_for_whoever_knows_the_address(elsewhere: Workspace, first: Path, tmp_path: Path) -> None:
     said = elsewhere.run("lekhani", "generate", "--dataset", "mnist", "--label", "3=2", "--label", "7=1", "--seed", "5", "--out", "glyphs")
     assert f"{NAME} version 1" in said
-    write.write_folder(write.find("mnist", first), ["3=2", "7=1"], 5, tmp_path / "expected")
-    expected = {path.name: path.read_bytes() for path in (tmp_path / "expected").iterdir()}
-    assert {path.name: path.read_bytes() for path in (elsewhere.path / "glyphs").iterdir()} == expected
+    pen = find("mnist", first)
+    write_dataset(pen, Request(Plan(counts(pen.classes, ["3=2", "7=1"])), Wishes(5)), str(tmp_path / "expected"))
+    origins = {"dataset.json", "README.md"}  # say by which way the model came
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "expected").iterdir() if path.name not in origins}
+    assert {path.name: path.read_bytes() for path in (elsewhere.path / "glyphs").iterdir() if path.name not in origins} == expected
     assert len(expected) == 4
     assert [path.name for path in elsewhere.path.iterdir()] == ["glyphs"]
 

@@ -94,11 +94,12 @@ def decode_chunk(where: str, files: list[str], contents: list[bytes]) -> Bytes |
     """Decode images; one array [N,H,W] when all sizes agree, which travels between processes in one piece."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about broken metadata and large images: our own bound speaks in a sentence
-        images = [_decode(where, file, content) for file, content in zip(files, contents, strict=True)]
+        images = [decode_one(where, file, content) for file, content in zip(files, contents, strict=True)]
     return np.stack(images) if len({image.shape for image in images}) == 1 else images
 
 
-def _decode(where: str, file: str, content: bytes) -> Bytes:
+def decode_one(where: str, file: str, content: bytes, side: int = KEPT_SIDE) -> Bytes:
+    """Grey image uint8 [H,W] at most `side` pixels high and wide; raises UsageError naming the file when it cannot be decoded."""
     kind = next((kind for start, kind in _FORMATS.items() if content.startswith(start)), None)
     if kind is None:
         problem = "it is empty" if not content else "it is in none of the accepted formats"
@@ -107,16 +108,16 @@ def _decode(where: str, file: str, content: bytes) -> Bytes:
         with Image.open(io.BytesIO(content), formats=(kind,)) as image:
             size = image.size
             if size[0] * size[1] <= MAX_PIXELS:
-                return _grey(image)
+                return _grey(image, side)
     except Exception as error:
         raise UsageError(one_line(f"The image {file} in {where} cannot be read ({reason(error)}); remove it or replace it.")) from None
     raise UsageError(one_line(f"The image {file} in {where} has {size[0]} x {size[1]} pixels, more than {MAX_PIXELS:,}; remove it or shrink it."))
 
 
-def _grey(image: Image.Image) -> Bytes:
-    """Grey uint8 [H,W] of an image in any of Pillow's modes."""
-    if image.format == "JPEG" and min(image.size) >= 4 * KEPT_SIDE:
-        image.draft(None, (2 * KEPT_SIDE, 2 * KEPT_SIDE))  # decodes a photo at a fraction of its size
+def _grey(image: Image.Image, side: int) -> Bytes:
+    """Grey uint8 [H,W] at most `side` pixels high and wide of an image in any of Pillow's modes, turned as its EXIF says."""
+    if image.format == "JPEG" and min(image.size) >= 4 * side:
+        image.draft(None, (2 * side, 2 * side))  # decodes a photo at a fraction of its size
     image.load()
     if image.format != "PNG" or not image.info.keys().isdisjoint(_TURNED):
         image = ImageOps.exif_transpose(image)
@@ -126,8 +127,8 @@ def _grey(image: Image.Image) -> Bytes:
         image = image.convert("RGBA")
     elif image.mode != "L":
         image = image.convert("L")
-    if max(image.size) > KEPT_SIDE:
-        image.thumbnail((KEPT_SIDE, KEPT_SIDE), Image.Resampling.LANCZOS)
+    if max(image.size) > side:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
     if image.mode == "RGBA":
         image = _on_paper(image).convert("L")
     return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width)

@@ -1,15 +1,14 @@
 """A cheap score while training goes on: the judge's FID on a few hundred images, and what a diagnosis asks for."""
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from lekhani.data.spec import Bytes, Labels
 from lekhani.evaluate.judge import JudgeNet
+from lekhani.frechet import Doubles, frechet, moments
 from lekhani.variants.base import Variant
 
-Doubles = npt.NDArray[np.float64]
 _REAL = 2000  # real images to compare with: their covariance is settled by then
 
 
@@ -27,7 +26,7 @@ class QuickScore:
         images = torch.from_numpy(real[0][rows]).unsqueeze(1).float().div_(255)
         self.labels = torch.arange(count) % n_classes
         features, _ = self._read(images)
-        self.real = _moments(features)
+        self.real = moments(features)
         self.spread = _spread_within(features, real[1][rows])
 
     @torch.no_grad()
@@ -46,7 +45,7 @@ class QuickScore:
         labels = self.labels.numpy() if variant.conditional else answer
         agreement = {"label_agreement": float((answer == labels).mean())} if variant.conditional else {}
         return {
-            "judge_fid": frechet(*self.real, *_moments(features)),
+            "judge_fid": frechet(*self.real, *moments(features)),
             "classes_covered": len(np.unique(answer)) / self.n_classes,
             "judge_entropy": float(-(mean * mean.clamp_min(1e-12).log()).sum()),
             "class_diversity": _spread_within(features, labels) / max(self.spread, 1e-12),
@@ -57,17 +56,6 @@ class QuickScore:
     def _read(self, images: Tensor) -> tuple[Doubles, Tensor]:
         parts = [self.judge(batch.to(self.device)) for batch in torch.split(images, 256)]
         return torch.cat([p[0] for p in parts]).double().cpu().numpy(), torch.cat([p[1] for p in parts]).float().cpu()
-
-
-def frechet(mean1: Doubles, cov1: Doubles, mean2: Doubles, cov2: Doubles) -> float:
-    """Frechet distance of two Gaussians, |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Dowson and Landau 1982)."""
-    # The trace of the root is the sum of the roots of the product's eigenvalues, which are real and not negative but for rounding.
-    roots = np.sqrt(np.clip(np.linalg.eigvals(cov1 @ cov2).real, 0, None)).sum()
-    return float(((mean1 - mean2) ** 2).sum() + np.trace(cov1) + np.trace(cov2) - 2 * roots)
-
-
-def _moments(features: Doubles) -> tuple[Doubles, Doubles]:
-    return features.mean(0), np.cov(features, rowvar=False)
 
 
 def spread(features: Doubles) -> float:

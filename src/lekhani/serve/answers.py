@@ -59,7 +59,7 @@ def glyphs(kind: str, images: Bytes, labels: Labels, classes: Sequence[GlyphClas
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(("file", "label", "name", "glyph"))
     rows.writerows((f"{i:06d}.png", c.label, c.name, c.glyph) for i, c in enumerate(known))
-    return _zip({"labels.csv": table.getvalue().encode()} | {f"{i:06d}.png": png(image) for i, image in enumerate(images)})
+    return packed({"labels.csv": table.getvalue().encode()} | {f"{i:06d}.png": png(image) for i, image in enumerate(images)})
 
 
 def line(kind: str, picture: Image.Image, text: str, about: Mapping[str, Any]) -> bytes | dict[str, Any]:
@@ -69,11 +69,12 @@ def line(kind: str, picture: Image.Image, text: str, about: Mapping[str, Any]) -
     if kind == NPZ:
         return _npz(image=np.asarray(picture), text=np.array(text))
     if kind == ZIP:
-        return _zip({"line.png": png(picture), "line.gt.txt": f"{text}\n".encode()})
+        return packed({"line.png": png(picture), "line.gt.txt": f"{text}\n".encode()})
     return {**about, "text": text, "png": base64_png(picture)}
 
 
-def _zip(files: Mapping[str, bytes]) -> bytes:
+def packed(files: Mapping[str, bytes]) -> bytes:
+    """A ZIP of files by name."""
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as archive:  # PNGs are compressed already
         for name, content in files.items():

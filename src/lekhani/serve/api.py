@@ -5,10 +5,8 @@ import base64
 import binascii
 import io
 import logging
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,26 +22,41 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from lekhani import __version__
+from lekhani.data.images import decode_one
+from lekhani.data.spec import Bytes
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.serve import answers, compose, reports
+from lekhani.serve import recognise as reading
+from lekhani.serve import translate as translation
 from lekhani.serve.batching import Batcher, BusyError
 from lekhani.serve.champions import Champions, Choice, Served
-from lekhani.serve.draw import Wishes, noise_source
+from lekhani.serve.draw import Wishes, draw_shard, noise_source
 from lekhani.serve.edge import Edge, problem
 from lekhani.serve.keys import Keys
 from lekhani.serve.limits import Limits
-from lekhani.serve.pen import Judge, label_of
+from lekhani.serve.pen import label_of
+from lekhani.serve.recognise import SIDE, Reading
+from lekhani.serve.session import Reader
 from lekhani.serve.telemetry import Metrics
+from lekhani.serve.translate import Translation
 
 log = logging.getLogger("lekhani.api")
-PICTURES = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+PICTURES = ("PNG", "JPEG", "BMP", "GIF", "TIFF")
+
+
+# What the framework says in a word, said to people.
+PLAIN = {
+    "Not Found": "There is nothing at this address; GET /openapi.json says what there is.",
+    "Method Not Allowed": "This address takes another method; GET /openapi.json says which.",
+    "There was an error parsing the body": "The body cannot be read as JSON.",
+}
 
 
 class _Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-Dataset = Annotated[str, Field(max_length=100, description="the dataset whose champion to use, as GET /v1/models names them", examples=["devanagari"])]
+Dataset = Annotated[str, Field(max_length=100, description="whose champion to use, as GET /v1/models names them", examples=["devanagari"])]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1, description="the same seed gives the same picture, as long as the model is the same")]
 Picture = Annotated[
     str,
@@ -108,7 +121,9 @@ class Problem(BaseModel):
 
 def _documented(*kinds: str) -> dict[str, Any]:
     """What a route may answer besides a validation error, for OpenAPI."""
-    content: dict[str, Any] = {kind: {"schema": {"type": "object"} if kind == answers.JSON else {"type": "string", "format": "binary"}} for kind in kinds}
+    content: dict[str, Any] = {
+        kind: {"schema": {"type": "object"} if kind == answers.JSON else {"type": "string", "format": "binary"}} for kind in kinds
+    }
     wrong = {"content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
     told = {400: "no JSON", 401: "no valid key", 404: "no such model", 406: "no such form", 408: "too slow", 413: "too large", 415: "no JSON"}
     told |= {422: "not what the schema says", 429: "too much waits; see Retry-After", 503: "not in time, or not ready"}
@@ -144,7 +159,8 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.loop = asyncio.get_running_loop()
         app.state.readers = Batcher(lambda *_: np.empty(0, np.uint8), 1, limits.waiting_pictures, limits.answer_seconds)
-        await champions.start()
+        if not champions.served:
+            await champions.start()
         repeated = [asyncio.create_task(_every(poll_seconds, champions.poll))]
         diary = reports.Diary(champions, report_folder)
         repeated.append(asyncio.create_task(_every(look_seconds, champions.look, diary.note)))
@@ -160,16 +176,16 @@ def create_app(
     app = FastAPI(title="Lekhani", version=__version__, summary=__doc__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.champions, app.state.limits, app.state.metrics = champions, limits, metrics
     app.state.ready = app.state.leaving = False
-    app.state.loop = None
+    app.state.loop = app.state.page = None
     app.add_middleware(Edge, limits=limits, metrics=metrics)
     if cors:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(cors), allow_methods=["GET", "POST"], allow_headers=["Authorization", "Content-Type", "X-Request-ID"]
         )
-    _errors(app, metrics)
+    _errors(app)
     guarded = [Security(_guard(keys))] if keys else []
     _writing(app, champions, limits, metrics, guarded)
-    _reading(app, champions, limits, guarded)
+    _reading(app, champions, limits, metrics, guarded)
     _telling(app, champions, metrics, guarded)
     return app
 
@@ -182,18 +198,20 @@ def _writing(app: FastAPI, champions: Champions, limits: Limits, metrics: Metric
         if len(body.labels) * body.n > limits.images:
             raise HTTPException(422, f"{len(body.labels) * body.n:,} images are more than {limits.images:,}, the most of one request; ask for fewer.")
         pen = served.pen
-        labels = np.repeat([label_of(*_meant(label, served), f"The label {label!a}") for label in body.labels], body.n).astype(np.int64)
+        labels = np.repeat([_label(label, served) for label in body.labels], body.n).astype(np.int64)
         wishes = Wishes(body.seed, body.min_confidence, body.truncation)
         wishes.check(pen.generator, pen.reader)
         if pen.generator.conditional and wishes.min_confidence is None:
             images = await served.lane.rows(noise_source(pen.generator, wishes, 0)(len(labels)), labels)
         else:
-            wanted = dict(seed=body.seed, min_confidence=body.min_confidence, truncation=body.truncation)
-            images = await served.lane.alone(lambda: pen.generate(labels.tolist(), **wanted).images, len(labels))
-        if served.watch is not None:
+
+            def choose(still_wanted: Callable[[], None]) -> Bytes:
+                return draw_shard(pen.generator, pen.reader, labels, wishes, advance=lambda _: still_wanted()).images
+
+            images = await served.lane.alone(choose, len(labels))
+        if served.watch is not None and wishes == Wishes(body.seed):  # what was filtered is no sample of what the model draws
             served.watch.saw(images, labels)
-        metrics.images.labels(served.dataset).inc(len(labels))
-        request.scope["lekhani"] = {"dataset": served.dataset, "version": served.version, "images": len(labels)}
+        _wrote(request, served, metrics, len(labels))
         about = {"model": served.about(), "seed": body.seed}
         return await _answer(kind, len(labels), answers.glyphs, kind, images, labels, pen.classes, about)
 
@@ -206,24 +224,34 @@ def _writing(app: FastAPI, champions: Champions, limits: Limits, metrics: Metric
         look = compose.Look(height=body.height, join=body.join, variety=body.variety, augment=body.augment)
         text = compose.plain(body.text)
         compose.Script(served.pen.classes).labels(text)  # what cannot be written is said before it waits
-        picture = await served.lane.alone(
-            lambda: compose.compose(served.generator, text, body.seed, look, reader=served.pen.reader), cost=max(1, len(text))
-        )
-        metrics.images.labels(served.dataset).inc(len(text))
-        request.scope["lekhani"] = {"dataset": served.dataset, "version": served.version, "images": len(text)}
+        picture = await served.lane.alone(lambda _: compose.compose(served.pen, text, body.seed, look), cost=max(1, len(text)))
+        _wrote(request, served, metrics, len(text))
         return await _answer(kind, len(text), answers.line, kind, picture, text, {"model": served.about(), "seed": body.seed})
 
 
-def _reading(app: FastAPI, champions: Champions, limits: Limits, guarded: list[Any]) -> None:
+def _reading(app: FastAPI, champions: Champions, limits: Limits, metrics: Metrics, guarded: list[Any]) -> None:
     @app.post("/v1/recognise", dependencies=guarded, **TOLD)
-    async def recognise(body: Recognise, request: Request) -> dict[str, Any]:
+    async def recognise(body: Recognise, request: Request) -> Response:
         """Which glyph a picture shows, how sure the judge is of it in [0,1], and what else it may be."""
-        served = _served(champions, body.model)
-        if served.pen.reader is None:
-            raise HTTPException(404, f"No judge is served for {body.model}; start the server with --judge judge.onnx.")
-        judge = Judge(served.pen.reader)
-        found = await request.app.state.readers.alone(lambda: judge.recognise(_picture(body.image, limits)))
-        return {"model": {"dataset": served.dataset, "sha256": judge.reader.sha256}, **_told(found)}
+        reader = _reader(champions, body.model)
+
+        def read(_: Any) -> Reading:
+            return reading.recognise(reader, [_picture(body.image, limits)])[0]
+
+        found: Reading = await request.app.state.readers.alone(read)
+        return JSONResponse({"model": {"dataset": body.model, "judge": reader.sha256}, **found.as_dict()})
+
+    @app.post("/v1/translate", dependencies=guarded, **GLYPHS)
+    async def translate(body: Translate, request: Request, accept: Annotated[str | None, Header()] = None) -> Response:
+        """The number that a picture shows, written again: a row of digits as PNG, or their images as ZIP, NPZ or JSON."""
+        kind, reader, served = _kind(accept, answers.KINDS), _reader(champions, body.model), _served(champions, body.to)
+        digits = await request.app.state.readers.alone(lambda _: translation.read_digits(reader, _picture(body.image, limits)))
+        done: Translation = await served.lane.alone(lambda _: translation.write(served.pen, digits, body.seed, 0.5), len(digits))
+        _wrote(request, served, metrics, len(digits))
+        if kind == answers.PNG:
+            return Response(answers.png(done.picture), media_type=kind)
+        labels = np.array([label_of(glyph, served.pen.classes, "A digit") for glyph in done.text], np.int64)
+        return await _answer(kind, 0, answers.glyphs, kind, done.images, labels, served.pen.classes, {"model": served.about(), **done.as_dict()})
 
 
 def _telling(app: FastAPI, champions: Champions, metrics: Metrics, guarded: list[Any]) -> None:
@@ -251,20 +279,24 @@ def _telling(app: FastAPI, champions: Champions, metrics: Metrics, guarded: list
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def _errors(app: FastAPI, metrics: Metrics) -> None:
+def _errors(app: FastAPI) -> None:
     @app.exception_handler(StarletteHTTPException)
     async def known(_: Request, error: StarletteHTTPException) -> JSONResponse:
-        return problem(error.status_code, str(error.detail), error.headers)
+        return problem(error.status_code, PLAIN.get(str(error.detail), str(error.detail)), error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return problem(422, "The body is no JSON.")
+        if first["loc"] == ("body",):
+            return problem(422, "The body must be a JSON object, sent as application/json.")
         place = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
         # What was sent is not sent back: it may be anything.
         return problem(422, f"{_ascii(place)[:80]}: {first['msg']}.")
 
     @app.exception_handler(BusyError)
-    async def busy(request: Request, error: BusyError) -> JSONResponse:
+    async def busy(_: Request, error: BusyError) -> JSONResponse:
         return problem(429, str(error), {"Retry-After": str(error.seconds)})
 
     @app.exception_handler(LekhaniError)
@@ -274,7 +306,7 @@ def _errors(app: FastAPI, metrics: Metrics) -> None:
 
 
 def _guard(keys: Keys) -> Callable[..., Awaitable[None]]:
-    async def guard(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]) -> None:
+    async def guard(given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]) -> None:
         if given is None or keys.holder(given.credentials) is None:
             raise HTTPException(401, "A valid key is needed; send it as `Authorization: Bearer KEY`.", {"WWW-Authenticate": "Bearer"})
 
@@ -294,13 +326,23 @@ def _served(champions: Champions, dataset: str) -> Served:
     return champions.served[dataset]
 
 
-def _meant(label: str | int, served: Served) -> tuple[str, Any]:
-    """What `label_of` wants: an integer means a number and nothing else."""
-    return (str(label), served.pen.numbered if isinstance(label, int) else served.pen.classes)
+def _reader(champions: Champions, dataset: str) -> Reader:
+    reader = _served(champions, dataset).pen.reader
+    if reader is None:
+        raise HTTPException(404, f"No judge of {dataset} is served here; start the server with --judge judge.onnx.")
+    return reader
 
 
-def _picture(text: str, limits: Limits) -> Image.Image:
-    """What a client sent, as Pillow's grey image; raises UsageError for what is no picture or too large a one."""
+def _label(wanted: str | int, served: Served) -> int:
+    """A glyph, a class name or a number as text, or a number; raises UsageError naming the valid ones."""
+    classes = served.pen.classes
+    if isinstance(wanted, int) and wanted < len(classes):
+        return wanted
+    return label_of(str(wanted) if isinstance(wanted, str) else f"number {wanted}", classes, f"The label {_ascii(str(wanted))}")
+
+
+def _picture(text: str, limits: Limits) -> Bytes:
+    """What a client sent in base64, as grey uint8 [H,W]; raises UsageError for what is no picture or too large a one."""
     try:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -309,14 +351,19 @@ def _picture(text: str, limits: Limits) -> Image.Image:
         raise UsageError(f"The image has more than {limits.picture_bytes:,} bytes, the most that is taken; send a smaller one.")
     try:
         with Image.open(io.BytesIO(content), formats=PICTURES) as image:
-            if image.width * image.height > limits.picture_pixels:  # before anything is unpacked
-                raise UsageError(f"The image has {image.width:,} x {image.height:,} pixels, and {limits.picture_pixels:,} is the most; shrink it.")
-            image.load()
-            return image.copy()
-    except UsageError:
-        raise
+            width, height = image.size  # nothing is unpacked yet
     except Exception:  # a damaged file makes Pillow raise nearly anything
-        raise UsageError(f"The image is none that can be read; send one of {', '.join(PICTURES)}.") from None
+        raise UsageError(f"The image cannot be read; send one of {', '.join(PICTURES)}.") from None
+    if width * height > limits.picture_pixels:
+        raise UsageError(f"The image has {width:,} x {height:,} pixels, and {limits.picture_pixels:,} is the most; shrink it.")
+    return decode_one("the request", "sent", content, SIDE)
+
+
+def _wrote(request: Request, served: Served, metrics: Metrics, images: int) -> None:
+    """Let metrics, log and the day's report know."""
+    served.written += images
+    metrics.images.labels(served.dataset).inc(images)
+    request.scope["lekhani"] = {"dataset": served.dataset, "version": served.version, "images": images}
 
 
 async def _answer(kind: str, size: int, render: Callable[..., Any], *values: Any) -> Response:

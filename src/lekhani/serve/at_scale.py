@@ -59,8 +59,8 @@ def write_shards(job: "Job", pen: Pen, missing: Sequence[int], advance: Callable
     gpu = pen.generator.device == "CUDA"
     try:
         if ours:
-            here: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
-            ray.init(logging_level="error", log_to_driver=False, **here)
+            own: dict[str, Any] = {"address": "local", "num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
+            ray.init(logging_level="error", log_to_driver=False, **({} if os.environ.get("RAY_ADDRESS") else own))
         ray.data.DataContext.get_current().enable_progress_bars = False
         judge = None if pen.reader is None else pen.reader.path.read_bytes()
         provider = "auto" if gpu else "cpu"

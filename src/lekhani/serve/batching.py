@@ -34,9 +34,14 @@ class _Job:
     answer: asyncio.Future[Any]
     noise: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))
     labels: Labels = field(default_factory=lambda: np.empty(0, np.int64))
-    work: Callable[[], Any] | None = None
+    work: Callable[[Callable[[], None]], Any] | None = None
     begun: int = 0  # rows that are drawn, or are being drawn
     parts: list[Bytes] = field(default_factory=list)
+
+    def still_wanted(self) -> None:
+        """Raise when nobody waits any more."""
+        if self.answer.done():
+            raise LekhaniError("Nobody waits for it any more.")
 
 
 class Batcher:
@@ -52,6 +57,7 @@ class Batcher:
         self.draw, self.size, self.most, self.patience, self.on_batch = draw, size, most, patience, on_batch
         self.waiting = 0  # rows of requests that have no answer yet
         self.rows_per_second = math.inf  # until measured
+        self._drawn = self._spent = 0.0  # rows and seconds, of which the latest weigh most
         self._jobs: deque[_Job] = deque()
         self._some = asyncio.Event()
         self._closing = False
@@ -63,8 +69,11 @@ class Batcher:
         images: Bytes = await self._answered(_Job(self._future(), noise, labels), len(labels))
         return images
 
-    async def alone(self, work: Callable[[], Any], cost: int = 1) -> Any:
-        """What `work` returns or raises, run in the thread between two batches; it counts as `cost` rows."""
+    async def alone(self, work: Callable[[Callable[[], None]], Any], cost: int = 1) -> Any:
+        """What `work` returns or raises, run in the thread between two batches; it counts as `cost` rows.
+
+        It is given a function to call now and then, which ends it by an exception once nobody waits for its result any more.
+        """
         return await self._answered(_Job(self._future(), work=work), cost)
 
     async def close(self) -> None:
@@ -108,7 +117,7 @@ class Batcher:
             started, first = time.perf_counter(), batch[0][0]
             try:
                 if first.work:
-                    result = await loop.run_in_executor(self._thread, first.work)
+                    result = await loop.run_in_executor(self._thread, first.work, first.still_wanted)
                     if not first.answer.done():
                         first.answer.set_result(result)
                     continue
@@ -119,7 +128,7 @@ class Batcher:
                     if not job.answer.done():
                         job.answer.set_exception(error)
                 continue
-            self._measure(len(labels) / (time.perf_counter() - started))
+            self._measure(len(labels), time.perf_counter() - started)
             self.on_batch(len(labels))
             self._hand_out(batch, images)
 
@@ -152,5 +161,7 @@ class Batcher:
             if part.stop == len(job.labels) and not job.answer.done():
                 job.answer.set_result(np.concatenate(job.parts))
 
-    def _measure(self, speed: float) -> None:
-        self.rows_per_second = speed if math.isinf(self.rows_per_second) else 0.9 * self.rows_per_second + 0.1 * speed
+    def _measure(self, rows: int, seconds: float) -> None:
+        if 2 * rows >= self.size:  # few rows take longer each, and who waits is drawn in full batches
+            self._drawn, self._spent = 0.9 * self._drawn + rows, 0.9 * self._spent + seconds
+            self.rows_per_second = self._drawn / self._spent

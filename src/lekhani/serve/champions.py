@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ class Served:
     lane: Batcher
     watch: Watch | None
     measures: dict[str, Measure] = field(default_factory=dict)
+    written: int = 0  # images, for clients
 
     @property
     def generator(self) -> Generator:
@@ -95,7 +97,7 @@ class Champions:
                 probes: list[tuple[Bytes, int]] = []
                 labels = served.watch.wanting(PROBES)
                 if served.lane.waiting < self.limits.batch:  # clients go first
-                    images = await served.lane.alone(lambda one=served, wanted=labels: one.pen.generate(wanted.tolist(), seed=_chance()).images)
+                    images = await served.lane.alone(partial(_probe, served.pen, labels))
                     probes = list(zip(images, labels.tolist(), strict=True))
                 served.measures = await asyncio.to_thread(served.watch.look, probes)
                 self._tell(served)
@@ -234,6 +236,18 @@ def _prepared_reference(dataset: str, reader: Reader) -> Reference | None:
         return None
 
 
+def from_files(generators: Sequence[Path], judges: Sequence[Path]) -> list[Choice]:
+    """Each generator with the judge of its dataset, if that is among `judges`; raises UsageError for two generators of one dataset."""
+    readers = {Reader(path).dataset: path for path in judges}
+    found: dict[str, Choice] = {}
+    for path in generators:
+        dataset = Generator(path).dataset
+        if dataset in found:
+            raise UsageError(f"{found[dataset].model} and {path} both write {dataset}; serve one of them.")
+        found[dataset] = Choice(dataset, path, readers.get(dataset))
+    return list(found.values())
+
+
 def registered_datasets() -> list[Choice]:
     """All datasets that have a registered generator; raises LekhaniError when there is none."""
     from lekhani.registry import models
@@ -244,9 +258,9 @@ def registered_datasets() -> list[Choice]:
     return found
 
 
+def _probe(pen: pens.Pen, labels: Labels, _: object) -> Bytes:
+    return pen.generate(labels.tolist(), seed=int(np.random.default_rng().integers(2**31))).images
+
+
 def _labels(served: Served) -> tuple[str, str, str, str]:
     return served.dataset, served.version, served.generator.variant, served.generator.sha256
-
-
-def _chance() -> int:
-    return int(np.random.default_rng().integers(2**31))

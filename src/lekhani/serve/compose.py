@@ -5,8 +5,8 @@ All glyphs of a line come from one style, which is the noise that they share but
 
 import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,13 +18,13 @@ from scipy import ndimage
 from lekhani.data.spec import GlyphClass, Labels
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.pictures import to_uint8
+from lekhani.serve.draw import confidences
 from lekhani.serve.session import Floats, Generator, Reader
 
 if TYPE_CHECKING:
     from lekhani.serve.pen import Pen
 
-Effect = Literal["rotation", "ink", "paper", "blur", "noise"]
-EFFECTS: tuple[Effect, ...] = ("rotation", "ink", "paper", "blur", "noise")
+EFFECTS = ("rotation", "ink", "paper", "blur", "noise")
 STRENGTHS = {"none": 0.0, "light": 1.0, "strong": 2.5}
 MAX_GLYPHS = 200
 SPACE = -1
@@ -32,6 +32,7 @@ TRIES = 30  # redraws of a glyph that the judge reads as another
 MARGIN = 0.14  # of the height, above and below the ink
 DETAIL = 3  # pixels of the drawing board for one of a glyph's
 _INKS = np.array([[25, 25, 30], [22, 35, 90], [30, 50, 140], [70, 70, 75]], np.float32)  # black, blue-black, blue, pencil; RGB
+_OPEN = frozenset("थधभश")  # their head line begins in the middle; with a closed one ध would be घ, and भ would be म
 _LETTER = re.compile("[\u0915-\u0939\u0958-\u095f]")  # Devanagari's consonants, and conjuncts, which start with one
 
 _Rng = np.random.Generator
@@ -41,16 +42,26 @@ _Rng = np.random.Generator
 class Look:
     """How lines look.
 
-    `height` of the picture in pixels; `join` draws the head line from letter to letter; `variety` in [0,1] is how much the glyphs of a
-    line differ beyond their letters; `augment` is the strength of all effects but those in `without`.
+    `height` of the picture in pixels, 16 to 512; `join` draws the head line from letter to letter; `variety` in [0,1] is how much the glyphs of a
+    line differ beyond their letters; `augment` is the strength of all effects but those in `without`. Raises UsageError for others.
     """
 
     height: int = 64
     join: bool = True
     variety: float = 0.3
     augment: Literal["none", "light", "strong"] = "light"
-    without: frozenset[Effect] = field(default_factory=frozenset)
+    without: Collection[str] = ()
     light_on_dark: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the choices."""
+        for name in self.without:
+            if name not in EFFECTS:
+                raise UsageError(f"There is no effect {name!r} to leave out; there are {', '.join(EFFECTS)}.")
+        if self.augment not in STRENGTHS:
+            raise UsageError(f"There is no strength {self.augment!r}; there are {', '.join(STRENGTHS)}.")
+        if not 16 <= self.height <= 512 or not 0 <= self.variety <= 1:
+            raise UsageError(f"A line is 16 to 512 pixels high, not {self.height}, and its variety lies from 0 to 1, not at {self.variety}.")
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,9 @@ class Script:
 
     def labels(self, text: str) -> list[int]:
         """The labels of a `plain` text, with SPACE between words; raises UsageError that names what cannot be written."""
-        found, unknown, place = [], {}, 0
+        found: list[int] = []
+        unknown: dict[str, None] = {}
+        place = 0
         while place < len(text):
             piece = self._pieces.match(text, place)
             if piece is None:
@@ -170,10 +183,8 @@ def draw(generator: Generator, labels: Labels, rng: _Rng, variety: float, reader
 
 def agrees(reader: Reader, images: Floats, labels: Labels, min_confidence: float) -> npt.NDArray[np.bool_]:
     """Which images float32 [N,H,W] in [0,1] `reader` reads as their label with at least that confidence; bool [N]."""
-    from scipy.special import softmax
-
-    shares = softmax(reader.read(to_uint8(images))[1], axis=1)
-    chosen: npt.NDArray[np.bool_] = (shares.argmax(1) == labels) & (shares.max(1) >= min_confidence)
+    read, sure = confidences(reader.read(to_uint8(images))[1])
+    chosen: npt.NDArray[np.bool_] = (read == labels) & (sure >= min_confidence)
     return chosen
 
 
@@ -185,8 +196,7 @@ class _Placed:
     """A glyph on the drawing board: ink float32 [H,W] in [0,1] cropped at its sides, and where its head line runs."""
 
     ink: Floats
-    head: "_Head | None"
-    joins: bool
+    head: "_Head | None"  # letters have one, as far as it can be found
 
 
 @dataclass
@@ -204,7 +214,7 @@ def _row(glyphs: "Sequence[tuple[Floats, GlyphClass] | None]", rng: _Rng, look: 
     side = DETAIL * next(len(glyph[0]) for glyph in glyphs if glyph)
     slant, pen = rng.normal(0, 0.06), rng.uniform(0.36, 0.5)
     placed = [glyph and _lettered(*glyph, slant, pen, rng) for glyph in glyphs]
-    heads = [one.head.rows[0] for one in placed if one and one.head]
+    heads = [sum(one.head.rows) / 2 for one in placed if one and one.head]
     line = float(np.median(heads)) if heads else 0.0
     room = side // 8
     board = np.zeros((side + 2 * room, sum(one.ink.shape[1] + side // 3 if one else side for one in placed) + side), np.float32)
@@ -214,11 +224,12 @@ def _row(glyphs: "Sequence[tuple[Floats, GlyphClass] | None]", rng: _Rng, look: 
         if one is None:
             x, previous = x + side * rng.uniform(0.38, 0.55), None
             continue
-        joined = look.join and previous is not None and previous[0].joins and one.joins
+        joined = look.join and previous is not None and previous[0].head and one.head
         if previous is not None:
             x += side * (rng.uniform(0.02, 0.05) if joined else max(rng.normal(spacing, 0.025), 0.04))
-        lift = np.clip(line - one.head.rows[0], -room / 2, room / 2) if one.head else 0.0
-        y = room + round(lift + side * rng.normal(0, 0.004 if look.join and one.joins else 0.012))
+        lift = line - sum(one.head.rows) / 2 if one.head else 0.0
+        wobble = side * rng.normal(0, 0.004 if look.join and one.head else 0.012)
+        y = int(np.clip(room + round(lift + wobble), 0, 2 * room))
         left = round(x)
         place = board[y : y + side, left : left + one.ink.shape[1]]
         np.maximum(place, one.ink, out=place)
@@ -240,24 +251,27 @@ def _lettered(image: Floats, known: GlyphClass, slant: float, pen: float, rng: _
     columns = np.flatnonzero(ink.max(0) > 0.5)
     if len(columns):
         ink = ink[:, columns[0] : columns[-1] + 1]
-    letter = _LETTER.match(known.glyph) is not None
-    head = _head(ink) if letter else None
-    return _Placed(ink, head, letter and head is not None)
+    return _Placed(ink, _head(ink, known.glyph in _OPEN) if _LETTER.match(known.glyph) else None)
 
 
-def _head(ink: Floats) -> _Head | None:
-    """The head line in a letter's ink [H,W]: the row in its upper half that is inked the most; None when none is inked over half its width."""
+def _head(ink: Floats, is_open: bool) -> _Head | None:
+    """The head line in a letter's ink [H,W]: the longest stretch of ink along a row of its upper half, and of its right part where it is open.
+
+    None where that is short.
+    """
     rows = np.flatnonzero(ink.max(1) > 0.5)
     if not len(rows):
         return None
-    upper = ink[: (rows[0] + rows[-1]) // 2 + 1]
-    coverage = ndimage.uniform_filter1d(upper.mean(1), DETAIL)
-    row = int(coverage.argmax())
-    if coverage[row] < 0.5:
+    height, width = (rows[0] + rows[-1]) // 2 + 1, ink.shape[1]
+    left = 2 * width // 5 if is_open else 0
+    filled = ndimage.maximum_filter1d(ink[:height, left:], DETAIL, axis=0) > 0.5
+    stretches = [_longest(line) for line in filled]
+    mass = ndimage.uniform_filter1d(ink[:height].sum(1), DETAIL)  # of rows with equal stretches, the one in the middle of the line
+    row = int(np.argmax([stop - start + mass[i] / ink.size for i, (start, stop) in enumerate(stretches)]))
+    start, end = left + stretches[row][0], left + stretches[row][1] - 1
+    if end - start < 0.4 * (width - left):
         return None
     band = slice(max(row - 2 * DETAIL, 0), row + 2 * DETAIL + 1)
-    inked = np.flatnonzero(ink[max(row - DETAIL, 0) : row + DETAIL + 1].max(0) > 0.5)
-    start, end = int(inked[0]), int(inked[-1])
 
     def middle(columns: slice) -> float:
         weights = ink[band, columns].sum(1)
@@ -268,10 +282,19 @@ def _head(ink: Floats) -> _Head | None:
     return _Head(start, end, (middle(slice(start, start + reach)), middle(slice(max(end - reach, 0), end + 1))), thickness)
 
 
+def _longest(filled: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    """Where the longest run of True begins and ends (the place after its last)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], filled, [0]])))
+    if not len(edges):
+        return 0, 0
+    i = int(np.argmax(edges[1::2] - edges[::2]))
+    return int(edges[2 * i]), int(edges[2 * i + 1])
+
+
 def _join(board: Floats, left: tuple[_Placed, int, int], right: tuple[_Placed, int, int]) -> None:
     """Draw the head line on from one letter to the next.
 
-    Where the next has an open head, as ध and भ do, nothing is drawn: closed they would be घ and म.
+    Nothing is drawn into a letter whose head is open, or out of one whose head ends early.
     """
     (one, x0, y0), (other, x1, y1) = left, right
     if one.head is None or other.head is None or other.head.start > 0.2 * other.ink.shape[1] or one.head.end < 0.8 * one.ink.shape[1]:
@@ -350,7 +373,9 @@ def _paper(shape: tuple[int, ...], unit: float, strength: float, rng: _Rng) -> F
 def _field(shape: tuple[int, ...], grain: float, rng: _Rng) -> npt.NDArray[np.float64]:
     """A smooth random field [H,W] of mean 0 and deviation 1, with spots of about `grain` pixels."""
     field: npt.NDArray[np.float64] = ndimage.gaussian_filter(rng.standard_normal(shape), grain, mode="wrap")
-    return (field - field.mean()) / max(float(field.std()), 1e-9)
+    field -= field.mean()
+    field /= max(float(field.std()), 1e-9)
+    return field
 
 
 def _picture(page: npt.NDArray[Any], look: Look) -> Image.Image:

@@ -14,7 +14,12 @@ from lekhani.text import code, escaped, markdown_table
 def origin(pen: Pen) -> dict[str, Any]:
     """Where a pen's model comes from: of a registered one the links that `lekhani lineage` shows, of a file what its metadata tell."""
     generator = pen.generator
-    told: dict[str, Any] = {"name": pen.origin, "dataset": generator.dataset, "variant": generator.variant, "sha256": generator.sha256}
+    told: dict[str, Any] = {
+        "name": pen.version or generator.path.name,
+        "dataset": generator.dataset,
+        "variant": generator.variant,
+        "sha256": generator.sha256,
+    }
     told["lineage"] = generator.lineage
     if pen.version is not None:
         from lekhani.registry.lineage import trace
@@ -43,7 +48,7 @@ def datasheet(pen: Pen, request: Mapping[str, Any], records: Sequence[Mapping[st
     classes = []
     for known in pen.classes:
         one: dict[str, Any] = {"label": known.label, "name": known.name, "glyph": known.glyph, "count": int(counts[known.label])}
-        if seen is not None and good is not None and seen[known.label]:
+        if seen is not None and good is not None and one["count"]:
             one |= {"seen": int(seen[known.label]), "good": int(good[known.label])}
             one["rate"] = round(one["good"] / one["seen"], 4)
         classes.append(one)
@@ -70,7 +75,7 @@ def readme(sheet: Mapping[str, Any]) -> str:
     head = {**licence_tags(sheet["licence"]), "task_categories": ["image-classification"], "tags": ["handwriting", "synthetic", model["dataset"]]}
     facts = [
         ("images", f"{sheet['images']:,}, {sheet['image_size']} x {sheet['image_size']} pixels, white on black"),
-        ("files", escaped(f"{layout.about}; {len(sheet['shards'])} shards")),
+        ("files", escaped(f"{layout.about}; shards: {len(sheet['shards'])}")),
         ("model", f"{escaped(model['name'])} ({escaped(model['variant'])})"),
         ("model, SHA-256", f"`{model['sha256']}`"),
         ("seed", f"{request['seed']}"),
@@ -96,7 +101,7 @@ def readme(sheet: Mapping[str, Any]) -> str:
         "",
         "## Classes",
         "",
-        *(["Judged is what the judge saw of a class, kept the share that it recognised.", ""] if judged else []),
+        *(["Judged is how many images the judge saw for a class, kept the share that it found good.", ""] if judged else []),
         *markdown_table(heads, rows),
         "",
         "## Licence",

@@ -91,8 +91,8 @@ class Wishes:
 class Drawn:
     """One shard: `labels` int64 [n], `images` uint8 [n,H,W], the `noise` float32 [n, noise_dim] they are made of.
 
-    Where a judge chose, `confidence` float32 [n] says how sure it was, and of the images that it saw of each class, int64 [K], `seen` were
-    asked for as that class (or, when the generator takes no label, read as it), and `good` were worth keeping.
+    Where a judge chose, `confidence` float32 [n] says how sure it was. For each class, int64 [K], it saw `seen` images that were to be of
+    that class (all of them, when the generator takes no label), and `good` of those were worth keeping.
     """
 
     labels: Labels
@@ -106,19 +106,21 @@ class Drawn:
 def noise_source(generator: Generator, wishes: Wishes, number: int) -> Callable[[int], Floats]:
     """What draws n rows of a shard's noise, float32 [n, noise_dim]: the same rows for the same model, seed and shard number."""
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(int(generator.sha256, 16), spawn_key=(wishes.seed, number))))
-    bound = wishes.truncation
 
     def normal(n: int) -> Floats:
         return rng.standard_normal((n, generator.noise_dim), dtype=np.float32)
 
-    def truncated(n: int) -> Floats:
-        from scipy.special import ndtr, ndtri
+    if (bound := wishes.truncation) is None:
+        return normal
+    from scipy.special import ndtr, ndtri
 
-        low = ndtr(-bound)
+    low = ndtr(-bound)
+
+    def truncated(n: int) -> Floats:
         values: Floats = ndtri(rng.uniform(low, 1 - low, (n, generator.noise_dim))).astype(np.float32)
         return values
 
-    return normal if bound is None else truncated
+    return truncated
 
 
 def draw_shard(
@@ -163,17 +165,18 @@ def _chosen(
     noise, confidence = np.empty((len(labels), generator.noise_dim), np.float32), np.empty(len(labels), np.float32)
     seen, good = np.zeros((2, len(generator.classes)), np.int64)
     open_places = {int(label): list(np.flatnonzero(labels == label)[::-1]) for label in np.unique(labels)}
-    idle = 0
+    idle = tries = 0
     while open_places:
-        if idle >= PATIENCE or seen.sum() > TRIES * len(labels) + PATIENCE * ROUND:
-            raise _given_up(generator, open_places, seen, good, min_confidence)
-        missing = np.concatenate([[label] * len(places) for label, places in open_places.items()]).astype(np.int64)
-        asked = np.resize(missing, max(ROUND, len(missing))) if generator.conditional else np.zeros(ROUND, np.int64)
+        if idle >= PATIENCE or tries > TRIES * len(labels) + PATIENCE * ROUND:
+            raise _given_up(generator, open_places, tries, good, min_confidence)
+        waiting = labels[np.sort(np.concatenate(list(open_places.values())))]
+        asked = np.resize(waiting, max(ROUND, len(waiting))) if generator.conditional else np.zeros(ROUND, np.int64)
         tried = noise_of(len(asked))
         drawn = np.concatenate([to_uint8(generator.run(tried[part], asked[part])) for part in _parts(len(asked), batch_size)])
         read, sure = confidences(reader.read(drawn)[1])
         fits = (sure >= min_confidence) & ((read == asked) if generator.conditional else True)
-        np.add.at(seen, asked if generator.conditional else read, 1)
+        tries += len(asked)
+        seen += np.bincount(asked, minlength=len(seen)) if generator.conditional else len(asked)
         np.add.at(good, read[fits], 1)
         kept = 0
         for i in np.flatnonzero(fits).tolist():
@@ -195,14 +198,14 @@ def confidences(logits: Floats) -> tuple[Labels, Floats]:
     return logits.argmax(1), odds.max(1) / odds.sum(1)
 
 
-def _given_up(generator: Generator, missing: dict[int, list[int]], seen: Counts, good: Counts, min_confidence: float) -> LekhaniError:
+def _given_up(generator: Generator, missing: dict[int, list[int]], tries: int, good: Counts, min_confidence: float) -> LekhaniError:
     sure = f" and is at least {min_confidence:.0%} sure of" if min_confidence else ""
     told = ", ".join(f"{generator.classes[label].glyph} ({good[label]:,})" for label in missing)
     advice = ["a lower --min-confidence"] if min_confidence else []
     advice += [] if generator.conditional else ["a model that takes labels"]
     advice += [] if advice else ["another model"]
     return LekhaniError(
-        f"Of {seen.sum():,} images that {generator.variant} drew the judge recognises{sure} too few as {told}; "
+        f"Of {tries:,} images that {generator.variant} drew the judge recognises{sure} too few as {told}; "
         f"ask for fewer of them, or take {' or '.join(advice)}."
     )
 

@@ -29,9 +29,9 @@ def problem(status: int, sentence: str, headers: Mapping[str, str] | None = None
 
 
 class _RefusedError(Exception):
-    def __init__(self, status: int, sentence: str) -> None:
+    def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(sentence)
-        self.status, self.sentence = status, sentence
+        self.status, self.sentence, self.headers = status, sentence, dict(headers or {})
 
 
 class Edge:
@@ -43,13 +43,14 @@ class Edge:
 
     def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
         self.app, self.limits, self.metrics = app, limits, metrics
+        self.held = 0  # bytes of bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given, started, status = Headers(scope=scope).get("x-request-id", ""), time.perf_counter(), 0
+        given, started, status, body = Headers(scope=scope).get("x-request-id", ""), time.perf_counter(), 0, bytearray()
         request_id = given if _SANE.fullmatch(given) else uuid.uuid4().hex
 
         async def answer(message: Message) -> None:
@@ -67,9 +68,10 @@ class Edge:
 
         self.metrics.in_flight.inc()
         try:
-            await self._handle(scope, receive, answer, await self._body(scope, receive))
+            await self._read(body, scope, receive)
+            await self._handle(scope, receive, answer, bytes(body))
         except _RefusedError as refused:
-            await refuse(refused.status, refused.sentence, Connection="close")
+            await refuse(refused.status, refused.sentence, Connection="close", **refused.headers)
         except TimeoutError:
             sentence = f"The answer took longer than {self.limits.answer_seconds:g} seconds; ask for less at once, or try again later."
             await refuse(503, sentence, **{"Retry-After": "10"})
@@ -79,29 +81,34 @@ class Edge:
             log.exception("A bug", extra={"request_id": request_id})
             await refuse(500, f"Something went wrong that should not have; the log has more under the request id {request_id}.")
         finally:
+            self.held -= len(body)
             self.metrics.in_flight.dec()
             self._tell(scope, status or 499, time.perf_counter() - started, request_id)
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """All of the body; raises _RefusedError for one that is too large or too slow."""
-        most = self.limits.body_bytes
+    async def _read(self, body: bytearray, scope: Scope, receive: Receive) -> None:
+        """Fill `body`; raises _RefusedError when it is too large or too slow, or others hold too much already, and _GoneError."""
+        most, seconds = self.limits.body_bytes, self.limits.body_seconds
+        too_large = _RefusedError(413, f"The body is larger than {most:,} bytes, the most that is taken; send less.")
         with suppress(ValueError):
             if int(Headers(scope=scope).get("content-length", "0")) > most:
-                raise _RefusedError(413, f"The body is larger than {most:,} bytes, the most that is taken; send less.")
-        body = bytearray()
+                raise too_large
         try:
-            async with asyncio.timeout(self.limits.body_seconds):
-                while True:
+            async with asyncio.timeout(seconds):
+                more = True
+                while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise _GoneError
-                    body += message.get("body", b"")
+                    part = message.get("body", b"")
+                    body += part
+                    self.held += len(part)
                     if len(body) > most:
-                        raise _RefusedError(413, f"The body is larger than {most:,} bytes, the most that is taken; send less.")
-                    if not message.get("more_body", False):
-                        return bytes(body)
+                        raise too_large
+                    if self.held > self.limits.held_bytes:
+                        raise _RefusedError(429, "Too much is being sent at this moment; try again later.", {"Retry-After": "5"})
+                    more = message.get("more_body", False)
         except TimeoutError:
-            raise _RefusedError(408, f"The body did not arrive within {self.limits.body_seconds:g} seconds; send it faster.") from None
+            raise _RefusedError(408, f"The body did not arrive within {seconds:g} seconds; send it faster.") from None
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
         """Run the application until it has answered, time is up (TimeoutError) or the client is gone (_GoneError)."""

@@ -6,6 +6,7 @@ import json
 import re
 import struct
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,9 @@ from typing import Any, Literal
 import numpy as np
 
 from lekhani.data.spec import Bytes, GlyphClass, Labels
-from lekhani.pictures import png_bytes
 from lekhani.serve.session import Floats
 
 Format = Literal["png", "parquet", "webdataset", "idx", "npz"]
-LEVEL = 1  # of PNG's packing: five times as quick as the usual 6, and 5% larger
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,18 @@ class Layout:
     about: str
 
 
+def png_bytes(picture: Bytes) -> bytes:
+    """A grey picture uint8 [H,W] as the content of a PNG file (RFC 2083); twice as quick as Pillow where pictures are as small as glyphs."""
+    height, width = picture.shape
+    lines = np.zeros((height, width + 1), np.uint8)  # each begins with a 0, for no filter
+    lines[:, 1:] = picture
+    packer = zlib.compressobj(1, zlib.DEFLATED, 15, 8, zlib.Z_RLE)
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", packer.compress(lines.tobytes()) + packer.flush()), (b"IEND", b""))
+    packed = [struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content)) for kind, content in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
 # --- folders of PNG ---
 
 
@@ -70,7 +81,7 @@ def _png(folder: Path, place: Place, images: Bytes, confidence: Floats | None) -
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("file", "label", "name", "glyph", *sure))
         for name, (i, _, known) in zip(_pictures(place), place.rows(), strict=True):
-            (below / name).write_bytes(png_bytes(images[i], LEVEL))
+            (below / name).write_bytes(png_bytes(images[i]))
             writer.writerow((name, known.label, known.name, known.glyph, *([] if confidence is None else [f"{confidence[i]:.4f}"])))
 
 
@@ -92,7 +103,7 @@ def _parquet(folder: Path, place: Place, images: Bytes, confidence: Floats | Non
     }
     columns: dict[str, Any] = {
         "image": pa.array(
-            [{"bytes": png_bytes(images[i], LEVEL), "path": f"{whole:06d}.png"} for i, whole, _ in place.rows()],
+            [{"bytes": png_bytes(images[i]), "path": f"{whole:06d}.png"} for i, whole, _ in place.rows()],
             pa.struct({"bytes": pa.binary(), "path": pa.string()}),
         ),
         "label": pa.array(place.labels),
@@ -120,7 +131,7 @@ def _tar(folder: Path, place: Place, images: Bytes, confidence: Floats | None) -
         for i, whole, known in place.rows():
             told = {"label": known.label, "name": known.name, "glyph": known.glyph}
             told |= {} if confidence is None else {"confidence": round(float(confidence[i]), 4)}
-            members = {"cls": f"{known.label}".encode(), "json": json.dumps(told, ensure_ascii=False).encode(), "png": png_bytes(images[i], LEVEL)}
+            members = {"cls": f"{known.label}".encode(), "json": json.dumps(told, ensure_ascii=False).encode(), "png": png_bytes(images[i])}
             for end, content in members.items():
                 member = tarfile.TarInfo(f"{whole:09d}.{end}")  # of the year 1970 and of user 0, unless told otherwise
                 member.size = len(content)
@@ -150,7 +161,7 @@ def _npz_names(place: Place) -> list[str]:
 
 
 def _npz(folder: Path, place: Place, images: Bytes, confidence: Floats | None) -> None:
-    extra = {} if confidence is None else {"confidence": confidence}
+    extra: dict[str, Any] = {} if confidence is None else {"confidence": confidence}
     np.savez(folder / _npz_names(place)[0], images=images, labels=place.labels, **extra)
 
 

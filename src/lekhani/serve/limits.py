@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lekhani.errors import UsageError
 
@@ -15,15 +15,22 @@ class Limits(BaseModel):
     images: int = Field(1000, ge=1, le=10_000, description="images of one request")
     text: int = Field(200, ge=1, le=200, description="characters of a line of text")
     picture_bytes: int = Field(2_000_000, ge=1000, description="bytes of a picture that is sent, as PNG, JPEG or whatever it is")
-    picture_pixels: int = Field(4_000_000, ge=1000, description="pixels of a picture that is sent")
+    picture_pixels: int = Field(16_000_000, ge=1000, description="pixels of a picture that is sent")
     body_bytes: int = Field(3_000_000, ge=1000, description="bytes of a request's body")
+    held_bytes: int = Field(200_000_000, ge=1000, description="bytes of all bodies that are held at a time")
     header_seconds: float = Field(10, gt=0, description="time to send a request's head")
     body_seconds: float = Field(10, gt=0, description="time to send its body")
     answer_seconds: float = Field(30, gt=0, description="time to answer it")
     write_seconds: float = Field(30, gt=0, description="time for a client to take what it was sent")
     waiting_images: int = Field(4000, ge=1, description="images that all waiting requests ask for together")
-    waiting_pictures: int = Field(256, ge=1, description="pictures that wait to be read")
+    waiting_pictures: int = Field(64, ge=1, description="pictures that wait to be read")
     batch: int = Field(64, ge=1, le=4096, description="images drawn in one go")
+
+    @model_validator(mode="after")
+    def _room_for_one(self) -> "Limits":
+        if self.waiting_images < self.images:
+            raise ValueError(f"waiting_images is {self.waiting_images}, less than the {self.images} images of one request")
+        return self
 
 
 def with_changes(wanted: Sequence[str]) -> Limits:

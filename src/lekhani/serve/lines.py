@@ -4,7 +4,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from re import _compiler, _parser  # type: ignore[attr-defined]
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,14 +16,17 @@ from lekhani.data.spec import MNIST
 from lekhani.errors import UsageError
 from lekhani.files import replacing, write_json, write_text
 from lekhani.serve.compose import MAX_GLYPHS, Look, Script, compose, plain, rng_of, shortened
+from lekhani.serve.datasheet import origin
 from lekhani.serve.session import Generator
 from lekhani.text import escaped
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from lekhani.serve.pen import Pen
 
 Layout = Literal["tesseract", "paddleocr", "huggingface"]
-MAX_LINES = 1_000_000
+MADE_BY = "lekhani compose"
 MORE = 8  # repeats that * and + may add
 
 # Patterns by name, in ASCII digits, which become those of the model.
@@ -74,7 +77,7 @@ def _pattern(expression: str, script: Script) -> Pattern:
         raise UsageError(f"--pattern {named}: {error}") from None
     if width > MAX_GLYPHS:
         raise UsageError(
-            f"--pattern {expression}: it allows texts of {width:,} characters, and a line holds at most {MAX_GLYPHS}; shorten its repeats."
+            f"--pattern {expression}: it allows texts of {width:,} characters, and a line holds {MAX_GLYPHS} at most; shorten its repeats."
         )
     return Pattern(expression, draw)
 
@@ -158,88 +161,108 @@ def texts_of(
     return [known[number % len(known)] for number in range(count or len(known))]
 
 
-def write_lines(
-    pen: "Pen", texts: Sequence[str], seed: int, out: Path, layout: Layout, look: Look, min_confidence: float = 0.5, overwrite: bool = False
-) -> str:
-    """Write `texts`, as `texts_of` gives them, into the new folder `out` as pictures and transcripts; the only one as `out` itself if it ends in .png.
+@dataclass(frozen=True)
+class Order:
+    """What to write, `texts` as `texts_of` gives them, and how; a glyph is drawn again until the judge is so sure of it (0: never)."""
 
-    All is written or nothing; line i depends on the model's bytes, `seed`, i, its text and `look` alone. Returns a sentence about it.
+    texts: Sequence[str]
+    seed: int = 0
+    look: Look = field(default_factory=Look)
+    min_confidence: float = 0.5
+    layout: Layout = "tesseract"
+
+
+def write_lines(pen: "Pen", order: Order, out: Path, overwrite: bool = False) -> str:
+    """Write pictures and transcripts into the new folder `out`, or a single picture as `out` itself if that ends in .png.
+
+    All is written or nothing. Line i depends on the model's bytes, the seed, i, its text, the look and the judge alone. Returns a sentence
+    about it; raises UsageError where something else is in the way, and what `compose` raises.
     """
     single = out.suffix.lower() == ".png"
-    if single and len(texts) != 1:
-        raise UsageError(f"--out {out} is one picture, and there are {len(texts):,} lines to write; name a folder instead.")
-    target = out.resolve()
+    if single and len(order.texts) != 1:
+        raise UsageError(f"--out {out} is one picture, and there are {len(order.texts):,} lines to write; name a folder instead.")
+    target = out.resolve()  # "." has no name of its own to rename
     if target.exists():
         if not overwrite:
             raise UsageError(f"{out} exists already; choose another --out or pass --overwrite.")
-        if target.is_dir() and not (target / "dataset.json").is_file():
-            raise UsageError(f"{out} holds no dataset.json, so it is none of ours to overwrite; choose another --out.")
-    if single:
-        with replacing(target) as temporary:
-            compose(pen, texts[0], seed, look, min_confidence=min_confidence).save(temporary, format="PNG")
-        return f"Wrote {texts[0]!r} to {out} with {pen.origin}, seed {seed}."
-    with replacing(target) as folder:
-        _write_folder(pen, texts, seed, folder, layout, look, min_confidence)
-    return f"Wrote {len(texts):,} lines to {out} for {layout} with {pen.origin}, seed {seed}."
+        if target.is_dir() and (single or not _ours(target)):
+            raise UsageError(f"{out} is a folder that `lekhani compose` did not write, so it stays; choose another --out.")
+    with replacing(target) as temporary:
+        if single:
+            _line(pen, order, 0).save(temporary, format="PNG")
+        else:
+            _write_folder(pen, order, temporary)
+    what = repr(order.texts[0]) if single else f"{len(order.texts):,} lines for {order.layout}"
+    return f"Wrote {what} to {out} with {pen.origin}, seed {order.seed}."
 
 
-def _write_folder(pen: "Pen", texts: Sequence[str], seed: int, folder: Path, layout: Layout, look: Look, min_confidence: float) -> None:
+def _ours(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["made_by"] == MADE_BY)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _line(pen: "Pen", order: Order, number: int) -> "Image":
+    return compose(pen, order.texts[number], order.seed, order.look, number=number, min_confidence=order.min_confidence)
+
+
+def _write_folder(pen: "Pen", order: Order, folder: Path) -> None:
     from rich.console import Console
     from rich.progress import track
 
     console = Console(stderr=True)
-    pictures = folder / "images" if layout == "paddleocr" else folder
+    pictures = folder / "images" if order.layout == "paddleocr" else folder
     pictures.mkdir(parents=True)
-    for number, text in enumerate(track(texts, "Writing", console=console, disable=not console.is_terminal)):
-        compose(pen, text, seed, look, number=number, min_confidence=min_confidence).save(pictures / f"{_name(number)}.png")
-        if layout == "tesseract":
-            (folder / f"{_name(number)}.gt.txt").write_text(f"{text}\n", encoding="utf-8")
-    names = [f"{_name(number)}.png" for number in range(len(texts))]
-    if layout == "paddleocr":
-        write_text(folder / "rec_gt.txt", "".join(f"images/{name}\t{text}\n" for name, text in zip(names, texts, strict=True)))
-        write_text(folder / "dict.txt", "".join(f"{character}\n" for character in sorted(set("".join(texts)) - {" "})))
-    if layout == "huggingface":
-        rows = ({"file_name": name, "text": text} for name, text in zip(names, texts, strict=True))
+    pairs = [(f"line_{number:06d}", text) for number, text in enumerate(order.texts)]
+    for number, (name, text) in enumerate(track(pairs, "Writing", console=console, disable=not console.is_terminal)):
+        _line(pen, order, number).save(pictures / f"{name}.png")
+        if order.layout == "tesseract":
+            (folder / f"{name}.gt.txt").write_text(f"{text}\n", encoding="utf-8")
+    if order.layout == "paddleocr":
+        write_text(folder / "rec_gt.txt", "".join(f"images/{name}.png\t{text}\n" for name, text in pairs))
+        write_text(folder / "dict.txt", "".join(f"{character}\n" for character in sorted(set("".join(order.texts)) - {" "})))
+    if order.layout == "huggingface":
+        rows = ({"file_name": f"{name}.png", "text": text} for name, text in pairs)
         write_text(folder / "metadata.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    sheet = _datasheet(pen, texts, seed, layout, look, min_confidence)
+    sheet = _datasheet(pen, order)
     write_json(folder / "dataset.json", sheet)
-    write_text(folder / "README.md", _readme(sheet, texts))
+    write_text(folder / "README.md", _readme(sheet, order.texts))
 
 
-def _name(number: int) -> str:
-    return f"line_{number:06d}"
-
-
-def _datasheet(pen: "Pen", texts: Sequence[str], seed: int, layout: Layout, look: Look, min_confidence: float) -> dict[str, Any]:
-    generator = pen.generator
+def _datasheet(pen: "Pen", order: Order) -> dict[str, Any]:
+    model = origin(pen)
     return {
-        "what": "lines of generated handwriting with transcripts",
-        "layout": layout,
-        "lines": len(texts),
-        "different_texts": len(set(texts)),
-        "characters": len("".join(texts)),
-        "seed": seed,
-        "model": {"name": pen.origin, "dataset": generator.dataset, "variant": generator.variant, "sha256": generator.sha256},
-        "judge": {"sha256": pen.reader.sha256, "min_confidence": min_confidence} if pen.reader and min_confidence else None,
-        "look": {**asdict(look), "without": sorted(look.without)},
+        "made_by": MADE_BY,
+        "layout": order.layout,
+        "lines": len(order.texts),
+        "different_texts": len(set(order.texts)),
+        "characters": len("".join(order.texts)),
+        "licence": model["lineage"].get("data", {}).get("licence") if pen.version else None,
+        "model": model,
+        "judge": {"sha256": pen.reader.sha256, "min_confidence": order.min_confidence} if pen.reader and order.min_confidence else None,
+        "seed": order.seed,
+        "look": {**asdict(order.look), "without": sorted(order.look.without)},
         "lekhani": __version__,
     }
 
 
 def _readme(sheet: dict[str, Any], texts: Sequence[str]) -> str:
     model, judge = sheet["model"], sheet["judge"]
-    read = f"The judge {judge['sha256'][:12]} read every glyph as its label." if judge else "No judge read the glyphs over."
+    read = f"The judge with SHA-256 {judge['sha256'][:12]} read every glyph as its label." if judge else "No judge read the glyphs over."
     return "\n".join(
         [
-            "# Lines of generated handwriting",
+            f"# Lines of generated handwriting: {escaped(model['dataset'])}",
             "",
-            f"{sheet['lines']:,} lines with {sheet['different_texts']:,} different texts, in the layout of {sheet['layout']}. No person wrote them: each glyph",
-            f"was drawn by {escaped(model['name'])} ({model['variant']}, trained on {escaped(model['dataset'])}, SHA-256 {model['sha256'][:12]}).",
-            f"{read} Transcripts are UTF-8 in NFC. Line i depends on the model's bytes, the seed {sheet['seed']}, i and its text alone.",
+            f"{sheet['lines']:,} lines of {sheet['different_texts']:,} different texts in the layout of {sheet['layout']}, such as:",
             "",
             *(f"- {escaped(text)}" for text in texts[:3]),
             "",
-            "dataset.json says the same for programs. The licences of the model and of its training data say what may be done with the lines.",
+            f"No person wrote them: their glyphs are by {escaped(model['name'])} ({escaped(model['variant'])}, SHA-256 {model['sha256'][:12]}).",
+            f"{read} Transcripts are UTF-8 in NFC. Train with them, and test on real handwriting.",
+            "",
+            f"The same model, seed ({sheet['seed']}), texts and choices give the same bytes; dataset.json holds them all.",
+            f"Licence of the images that the model was trained on: {escaped(sheet['licence'] or 'not known here; ask whoever gave you the model')}.",
             "",
         ]
     )

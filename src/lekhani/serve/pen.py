@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,13 @@ import numpy as np
 from lekhani.data.spec import Bytes, GlyphClass, Labels
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.serve.draw import Plan, Wishes, draw_shard
-from lekhani.serve.session import Generator, Precision, Reader
+from lekhani.serve.session import Generator, Reader
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from lekhani.registry.models import Registered
+    from lekhani.serve.recognise import Reading
 
 log = logging.getLogger("lekhani")
 MAX_COUNT = 1_000_000_000
@@ -75,10 +77,11 @@ class Pen:
         """
         if n < 1 or not labels:
             raise UsageError(f"Nothing is asked for: {len(labels)} labels, {n} images of each.")
-        runs = [(label_of(str(label), self._numbered if isinstance(label, int) else self.classes, f"Label {label!r}"), n) for label in labels]
+        runs = [(label_of(str(label), self.classes if isinstance(label, str) else self._numbered, f"Label {label!r}"), n) for label in labels]
         wishes, plan = Wishes(seed, min_confidence, truncation), Plan(tuple(runs))
         wishes.check(self.generator, self.reader)
-        shards = [draw_shard(self.generator, self.reader, plan.labels(number), wishes, number) for number in range(plan.shards)]
+        batch = self.generator.batch_for(plan.total)
+        shards = [draw_shard(self.generator, self.reader, plan.labels(number), wishes, number, batch) for number in range(plan.shards)]
         as_asked = np.argsort(np.concatenate([plan.rows(number) for number in range(plan.shards)]), kind="stable")
         images, written = (np.concatenate(column) for column in zip(*((one.images, one.labels) for one in shards), strict=True))
         return Glyphs(images[as_asked], written[as_asked])
@@ -100,6 +103,21 @@ class Judge:
     def classes(self) -> tuple[GlyphClass, ...]:
         """What it can read, in label order."""
         return self.reader.classes
+
+    def recognise(self, image: "str | Path | Image | Bytes", top: int = 3) -> "Reading":
+        """Read one glyph from a file, a Pillow image or grey uint8 [H,W], dark on light or light on dark; see `lekhani.serve.recognise`."""
+        from lekhani.data.images import decode_one
+        from lekhani.serve import recognise
+
+        if isinstance(image, str | Path):
+            picture = recognise.load_picture(Path(image))
+        elif isinstance(image, np.ndarray):
+            picture = image
+        else:
+            content = BytesIO()
+            image.save(content, "PNG")
+            picture = decode_one("", "image", content.getvalue(), recognise.SIDE)
+        return recognise.recognise(self.reader, [picture], top)[0]
 
 
 def load(name: str | Path, judge: str | Path | None = None) -> Pen:

@@ -1,7 +1,9 @@
 """uvicorn, with what it lacks: time-outs for clients that send or take too slowly, and a word to load balancers before it stops."""
 
 import asyncio
+import importlib.util
 import logging
+import socket
 from types import FrameType
 from typing import Any
 
@@ -10,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from lekhani.errors import UsageError
 from lekhani.serve.limits import Limits
 
 log = logging.getLogger("lekhani.api")
@@ -42,17 +45,19 @@ class PatientProtocol(H11Protocol):
     def resume_writing(self) -> None:
         """See asyncio."""
         super().resume_writing()
-        self._write = _off(self._write)
+        _off(self._write)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
-        self._head, self._write = _off(self._head), _off(self._write)
+        _off(self._head)
+        _off(self._write)
         super().connection_lost(exc)
 
     def _watch_head(self) -> None:
         # Idle is the client's state until its request's head is complete; between requests uvicorn has a time-out of its own.
         if self.conn.their_state is not h11.IDLE:
-            self._head = _off(self._head)
+            _off(self._head)
+            self._head = None
         elif self._head is None:
             self._head = self.loop.call_later(self.limits.header_seconds, self._hang_up)
 
@@ -68,7 +73,10 @@ def _off(timer: asyncio.TimerHandle | None) -> None:
 
 
 class Server(uvicorn.Server):
-    """It first says in /readyz that it goes, so that a load balancer sends no more, then finishes what it has begun. A second signal is heard at once."""
+    """It says in /readyz that it leaves, so that a load balancer sends no more, and then finishes what it has begun.
+
+    A second signal is heard at once.
+    """
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """See uvicorn."""
@@ -80,9 +88,34 @@ class Server(uvicorn.Server):
         log.info("Leaving: requests in flight are finished, new ones should go elsewhere.")
         state.loop.call_soon_threadsafe(state.loop.call_later, LEAVE_SECONDS, super().handle_exit, sig, frame)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn. A page keeps a stream open to whoever looks at it, which would be waited for."""
+        if (page := self.config.app.state.page) is not None:  # type: ignore[union-attr]
+            page.stop_event.set()
+        await super().shutdown(sockets)
+
+
+def add_page(app: FastAPI, *, asks_key: bool) -> None:
+    """Put the page at "/", or say that it needs Gradio; see `page.mount`."""
+    if importlib.util.find_spec("gradio") is None:
+        log.warning("There is no page at /: it needs Gradio; pip install 'lekhani[page]', or start with --no-page.")
+        return
+    from lekhani.serve.page import mount
+
+    mount(app, asks_key=asks_key)
+
 
 def serve(app: FastAPI, host: str, port: int, limits: Limits) -> None:
-    """Answer until SIGTERM or SIGINT, then finish what is in flight; the process then ends as that signal ends one."""
+    """Answer until SIGTERM or SIGINT, then finish what is in flight; the process then ends as that signal ends one.
+
+    Raises LekhaniError when a model cannot be served, and UsageError when the address cannot be listened on.
+    """
+    asyncio.run(app.state.champions.start())
+    try:
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
+    except OSError as error:
+        raise UsageError(f"{host}, port {port}, cannot be listened on ({error.strerror or error}); choose another --host or --port.") from None
+    log.info("Listening on %s, port %d.", host, port)
     protocol = type("Protocol", (PatientProtocol,), {"limits": limits})
     settings: dict[str, Any] = {"http": protocol, "ws": "none", "log_config": None, "access_log": False, "server_header": False}
-    Server(uvicorn.Config(app, host, port, timeout_graceful_shutdown=FINISH_SECONDS, **settings)).run()
+    Server(uvicorn.Config(app, host, port, timeout_graceful_shutdown=FINISH_SECONDS, **settings)).run([listener])

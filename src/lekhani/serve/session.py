@@ -27,6 +27,8 @@ Floats = npt.NDArray[np.float32]
 Precision = Literal["float32", "float16", "auto"]
 
 SIZES = (16, 64, 256, 1024, 4096)  # batches to choose from; exported models take no more than 4096
+GPU_BATCH = 1024
+FEW, MANY = 128, 5000  # the batch of less than MANY images, which are not worth measuring for
 MEMORY = 2 << 30  # bytes that a batch may take
 LONG = 0.25  # seconds; where a batch takes longer, a larger one saves nothing
 HALF_TOLERANCE = 0.05  # the most that float16 may change a pixel of 64 images, as a share of white
@@ -38,7 +40,8 @@ _CUDA = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
 def open_session(path: Path, provider: str = "auto", content: bytes | None = None) -> ort.InferenceSession:
     """Open an ONNX file, or what became of it as `content`: `auto` takes CUDA when it works here and the CPU otherwise; `cpu` stays on the CPU.
 
-    On the CPU it uses as many threads as OMP_NUM_THREADS says, otherwise all cores that this process may use. Raises LekhaniError when the file is missing or no ONNX model.
+    On the CPU it uses as many threads as OMP_NUM_THREADS says, otherwise all cores that this process may use. Raises LekhaniError when
+    the file is missing or no ONNX model.
     """
     wanted: list[Any] = ["CPUExecutionProvider"]
     if provider == "auto" and "CUDAExecutionProvider" in ort.get_available_providers() and _gpu_present():
@@ -123,9 +126,19 @@ class Generator:
         if precision == "float16" or (precision == "auto" and self.device == "CUDA"):
             self._halve(provider)
 
+    def batch_for(self, n: int) -> int:
+        """How many of `n` images to draw at a time.
+
+        On the CPU no bit of an image depends on that, so that what is quickest is measured where there are many. On a GPU it may decide the
+        last bit of a value, and is always the same.
+        """
+        if self.device != "CPU":
+            return GPU_BATCH
+        return self.batch_size if n >= MANY else FEW
+
     @cached_property
     def batch_size(self) -> int:
-        """How many images at a time are drawn quickest, here and within the memory that `quickest` allows; measured once."""
+        """The batch that is quickest here and within the memory that `quickest` allows; measured once."""
         fits = takewhile(lambda size: size * self.noise_dim * 4 <= MEMORY, SIZES)
         return quickest(self._seconds, fits, _peak_memory)
 
@@ -176,11 +189,12 @@ class Generator:
 
 
 class Reader:
-    """A judge as ONNX: images -> features and logits. Attributes: `classes` in label order, `dataset`, `sha256`."""
+    """A judge as ONNX: images -> features and logits. Attributes: `classes` in label order, `image_size` pixels, `dataset`, `sha256`."""
 
     def __init__(self, path: Path, provider: str = "auto") -> None:
         """Open judge.onnx; raises LekhaniError when it is none of ours."""
         self.path, self.session, self.sha256 = path, open_session(path, provider), sha256(path)
+        self.image_size = int(self.session.get_inputs()[0].shape[-1])
         metadata: dict[str, Any] = self.session.get_modelmeta().custom_metadata_map
         try:
             self.dataset = metadata["dataset"]

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,7 +104,7 @@ class Store:
         for parent in {Path(target).parent for target in targets}:
             parent.mkdir(parents=True, exist_ok=True)
         for file, target in zip(files, targets, strict=True):
-            os.replace(file, target)
+            file.replace(target)
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}"

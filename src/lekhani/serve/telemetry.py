@@ -21,7 +21,6 @@ class Metrics:
         self.images = Counter("lekhani_images", "Images written for clients", model, registry=self.registry)
         self.waiting = Gauge("lekhani_images_waiting", "Images that waiting requests ask for", model, registry=self.registry)
         self.batches = Histogram("lekhani_batch_images", "Images drawn in one run", model, buckets=SIZES, registry=self.registry)
-        self.refused = Counter("lekhani_refused", "Requests answered 429, since too much waited", model, registry=self.registry)
         about = (*model, "version", "variant", "sha256")
         self.model = Gauge("lekhani_model_info", "The model that writes now, always 1", about, registry=self.registry)
         self.swaps = Counter("lekhani_model_swaps", "Champions taken over from the registry", model, registry=self.registry)

@@ -7,7 +7,7 @@ So it is made as the scorecard's was, whatever clients ask for, and its figures 
 import math
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import LekhaniError
 from lekhani.frechet import Doubles, frechet, moments
 from lekhani.serve.draw import confidences
-from lekhani.serve.session import Reader
+from lekhani.serve.session import Floats, Reader
 
 SAMPLE = 2000  # images that the sample holds, of all classes together
 FEWEST = 20  # of each class, however many classes there are
 EACH = 8  # images that one request adds at most, lest it be all of the sample
-TOO_FAR = 1.5  # times the expected drift
+TOO_FAR = 1.25  # times the expected drift
 CHANCE = 4.0  # standard deviations
 
 
@@ -57,7 +57,7 @@ class Reference:
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise LekhaniError(f"{path} is no reference of real images ({error}); register the model again.") from error
 
-    def distance(self, features: "Doubles | np.typing.NDArray[np.float32]") -> float:
+    def distance(self, features: Doubles | Floats) -> float:
         """The Frechet distance of features [N,F] from these, as FID is."""
         return frechet(*moments(features), self.mean, self.cov)
 
@@ -91,17 +91,15 @@ class Watch:
         self.count, self._at = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
         self._read = np.zeros((classes, self.each), np.int64)
         self._sure = np.zeros((classes, self.each), np.float32)
-        self._features: np.typing.NDArray[np.float32] | None = None
+        self._features: Floats | None = None
         self._digests = np.zeros((classes, self.each), np.int64)
         self._new: deque[tuple[Bytes, int]] = deque(maxlen=SAMPLE)
         self._rng, self._lock = np.random.default_rng(), threading.Lock()
-        self.seen = 0  # images that were served
 
     def saw(self, images: Bytes, labels: Labels) -> None:
         """Take a few of the images uint8 [N,H,W] that were just served for these labels int64 [N]."""
         some = self._rng.choice(len(labels), EACH, replace=False) if len(labels) > EACH else range(len(labels))
         with self._lock:
-            self.seen += len(labels)
             self._new.extend((images[i], int(labels[i])) for i in some)
 
     def wanting(self, most: int) -> Labels:
@@ -121,22 +119,26 @@ class Watch:
     def look(self, probes: Iterable[tuple[Bytes, int]] = ()) -> dict[str, Measure]:
         """Read what came since, and `probes`, into the sample and measure it; nothing is measured before every class has some images."""
         with self._lock:
-            new = [*self._new, *probes]
+            served = list(self._new)
             self._new.clear()
-        if new:
-            self._take(np.stack([image for image, _ in new]), np.array([label for _, label in new], np.int64))
+        # The same request again says nothing new; a probe that looks like another does.
+        self._take(served, again=False)
+        self._take(list(probes), again=True)
         if self.count.min() < 1:
             return {}
         return self._measures()
 
-    def _take(self, images: Bytes, labels: Labels) -> None:
+    def _take(self, new: Sequence[tuple[Bytes, int]], again: bool) -> None:
+        if not new:
+            return
+        images, labels = np.stack([image for image, _ in new]), [label for _, label in new]
         features, logits = self.reader.read(images)
         read, sure = confidences(logits)
         if self._features is None:
             self._features = np.zeros((len(self.count), self.each, features.shape[1]), np.float32)
-        for i, label in enumerate(labels.tolist()):
+        for i, label in enumerate(labels):
             digest = hash(images[i].tobytes())
-            if (self._digests[label] == digest).any():  # the same request again says nothing new
+            if not again and (self._digests[label] == digest).any():
                 continue
             place = self._at[label]
             self._features[label, place], self._read[label, place] = features[i], read[i]
@@ -146,8 +148,8 @@ class Watch:
 
     def _measures(self) -> dict[str, Measure]:
         there = np.arange(self.each) < self.count[:, None]
-        labels, n = np.nonzero(there)[0], int(there.sum())
-        measures = {"confidence": Measure(float(self._sure[there].mean()), self.reference and self.reference.confidence)}
+        n = int(there.sum())
+        measures = {"confidence": Measure(float(self._sure[there].mean()), self.reference.confidence if self.reference else None)}
         if self.conditional:
             right = there & (self._read == np.arange(len(self.count))[:, None])
             measures["label_agreement"] = self._agreement(float((right.sum(1) / self.count).mean()), n)
@@ -155,7 +157,7 @@ class Watch:
         least = self.card.get("classes_covered")
         measures["classes_covered"] = Measure(covered, least, least, self.full and least is not None and covered < least)
         if self.full and self.reference is not None and self._features is not None:
-            measures["drift"] = self._drift(self._features[there], len(labels))
+            measures["drift"] = self._drift(self.reference, self._features[there], n)
         return measures
 
     def _agreement(self, value: float, n: int) -> Measure:
@@ -168,13 +170,12 @@ class Watch:
         bound = promised - CHANCE * chance
         return Measure(value, promised, bound, value < bound)
 
-    def _drift(self, features: "np.typing.NDArray[np.float32]", n: int) -> Measure:
-        assert self.reference is not None
-        value, promised = self.reference.distance(features), self.card.get("fid")
+    def _drift(self, reference: Reference, features: Floats, n: int) -> Measure:
+        value, promised = reference.distance(features), self.card.get("fid")
         if promised is None:
             return Measure(value)
-        # FID falls with the number of images, and the scorecard's was of n_generated.
-        more = self.reference.floor(n) - self.reference.floor(self.card.get("n_generated", n))
+        # FID falls with the number of images: fewer than the scorecard's n_generated may be farther off, more are held to the same.
+        more = reference.floor(n) - reference.floor(self.card.get("n_generated", n))
         expected = promised + max(more, 0.0)
         bound = TOO_FAR * expected + CHANCE * self.card.get("fid_std", 0.0)
         return Measure(value, expected, bound, value > bound)

@@ -11,15 +11,13 @@ from typing import Any, Literal
 from lekhani.data.spec import GlyphClass
 from lekhani.errors import UsageError
 from lekhani.serve.datasheet import MADE_BY, datasheet, readme
-from lekhani.serve.draw import SHARD, Plan, Wishes, draw_shard
+from lekhani.serve.draw import Plan, Wishes, draw_shard
 from lekhani.serve.formats import LAYOUTS, Format, Place
 from lekhani.serve.pen import MAX_COUNT, Pen, label_of, parse_runs
 from lekhani.serve.session import Generator, Reader
 from lekhani.serve.store import UNFINISHED, Store
 
 Engine = Literal["local", "ray"]
-_MEASURED = 5000  # images from which on the quickest batch size is worth looking for
-_BATCH = 128
 _BEGUN = f"{UNFINISHED}/request.json"
 
 
@@ -28,7 +26,7 @@ class Request:
     """What a dataset is to hold and how: the labels of `plan`, the `wishes` for its images, the `format` of its files."""
 
     plan: Plan
-    wishes: Wishes = Wishes()
+    wishes: Wishes
     format: Format = "png"
 
     def told(self, pen: Pen) -> dict[str, Any]:
@@ -76,7 +74,7 @@ def counts(
         runs += [(label, share + (i < more)) for i, label in enumerate(others)]
     runs = [run for run in runs if run[1]]
     if not runs:
-        raise UsageError("No labels are asked for; name some, such as --label 0=8, or pass --each N or --total N.")
+        raise UsageError("All counts that are asked for are 0.")
     return tuple(runs)
 
 
@@ -111,10 +109,9 @@ def write_dataset(pen: Pen, request: Request, out: str, *, engine: Engine = "loc
     with store.errors(), _bar(plan.total) as advance:
         begun = _begin(store, told, overwrite)
         if begun is None:
-            batch_size = pen.generator.batch_size if plan.total >= _MEASURED else _BATCH
-            begun = {"made_by": MADE_BY, "batch_size": batch_size, "request": told}
+            begun = {"made_by": MADE_BY, "request": told}
             store.write(_BEGUN, _json(begun))
-        job = Job(request, store.root if store.local else out, begun.get("batch_size", _BATCH))
+        job = Job(request, store.root if store.local else out, pen.generator.batch_for(plan.total))
         whole = {one["number"]: one for one in begun.get("shards", ())}
         missing = []
         for number in range(plan.shards):
@@ -190,15 +187,10 @@ def _begin(store: Store, told: dict[str, Any], overwrite: bool) -> dict[str, Any
     if overwrite:
         store.clear()
         return None
-    differences = [
-        f"{key} {_short(earlier['request'].get(key))} there, {_short(value)} here"
-        for key, value in told.items()
-        if earlier["request"].get(key) != value
-    ]
+    before = earlier["request"]
+    differences = [f"{key} {_short(before.get(key))} there, {_short(value)} here" for key, value in told.items() if before.get(key) != value]
     if differences:
-        raise UsageError(
-            f"{store.out} exists already and was asked for otherwise ({'; '.join(differences)}); choose another --out or pass --overwrite."
-        )
+        raise UsageError(f"{store.out} was asked for otherwise ({'; '.join(differences)}); choose another --out or pass --overwrite.")
     return earlier
 
 
@@ -211,8 +203,10 @@ def _record(number: int) -> str:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return f"{sum(count for _, count in value):,} of {len(value)} classes"
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else f"{text[:36]} ..."
+    return text if len(text) <= 14 else f"{text[:12]} ..."
 
 
 def _json(value: Any) -> str:

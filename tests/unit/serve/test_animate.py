@@ -21,8 +21,9 @@ from lekhani.data.spec import MNIST
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.pictures import enlarged, grid, to_uint8
 from lekhani.serve.animate import HOLD_MS, Film, write_animation
+from lekhani.serve.draw import Wishes, draw_shard, noise_source
+from lekhani.serve.pen import Pen
 from lekhani.serve.session import Generator, Reader
-from lekhani.serve.write import Pen, draw, parse_labels
 
 ToyGenerator = Callable[..., Path]
 SIZE, STEPS = 4, 3
@@ -103,9 +104,10 @@ def test_the_film_shows_the_steps_and_stays_at_the_end(pen: Pen, tmp_path: Path,
     assert len(pictures) == STEPS + 1
     assert durations == [200, 200, 200, 200 + HOLD_MS]
     assert info["loop"] == 0, "for ever"
-    labels = parse_labels(["1=2", "2", "0=2"], pen.generator.classes)
-    np.testing.assert_array_equal(pictures[-1], enlarged(grid(draw(pen, labels, 7), 3), 2))
-    noise = np.random.default_rng(7).standard_normal((5, 16), dtype=np.float32)
+    labels = np.array([1, 1, 2, 0, 0], np.int64)
+    written = pen.generate(["1", "1", "2", "0", "0"], seed=7)
+    np.testing.assert_array_equal(pictures[-1], enlarged(grid(written.images, 3), 2))
+    noise = noise_source(pen.generator, Wishes(7), 0)(5)
     np.testing.assert_array_equal(pictures[1], enlarged(grid(to_uint8(Film(pen.generator).run(noise, labels)[1]), 3), 2))
     assert said == f"Wrote 4 frames of 5 glyphs, 28 x 18 pixels, to {out} with the toy, seed 7."
     assert [path.name for path in out.parent.iterdir()] == [out.name]
@@ -119,7 +121,7 @@ def test_columns_default_to_ten_at_most(pen: Pen, tmp_path: Path) -> None:
 
 def test_more_glyphs_than_a_batch_match_what_is_generated(pen: Pen, tmp_path: Path) -> None:
     write_animation(pen, ["1=150"], 3, tmp_path / "a.gif", scale=1)
-    np.testing.assert_array_equal(frames(tmp_path / "a.gif")[0][-1], grid(draw(pen, np.full(150, 1), 3), 10))
+    np.testing.assert_array_equal(frames(tmp_path / "a.gif")[0][-1], grid(pen.generate(["1"], 150, seed=3).images, 10))
 
 
 def test_the_judge_picks_what_an_unconditional_generator_shows(tmp_path: Path) -> None:
@@ -133,7 +135,7 @@ def test_the_judge_picks_what_an_unconditional_generator_shows(tmp_path: Path) -
     write_animation(pen, ["0=3", "1=3"], 1, tmp_path / "a.gif", columns=6, scale=1)
     last = frames(tmp_path / "a.gif")[0][-1]
     assert (last[0, ::5] > 80).tolist() == [False] * 3 + [True] * 3
-    np.testing.assert_array_equal(last, grid(draw(pen, np.array([0, 0, 0, 1, 1, 1]), 1), 6))
+    np.testing.assert_array_equal(last, grid(draw_shard(pen.generator, pen.reader, np.array([0, 0, 0, 1, 1, 1]), Wishes(1)).images, 6))
 
 
 def test_the_same_seed_writes_the_same_bytes(pen: Pen, tmp_path: Path) -> None:

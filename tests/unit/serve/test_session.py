@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ import pytest
 from lekhani.data.spec import MNIST, Bytes
 from lekhani.errors import LekhaniError
 from lekhani.files import sha256
-from lekhani.serve.session import Generator, Reader, open_session
+from lekhani.serve.session import SIZES, Generator, Reader, open_session, quickest
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +168,115 @@ def test_a_model_without_metadata_is_no_judge(judge_file: Path, tmp_path: Path) 
     onnx.save(model, tmp_path / "j.onnx")
     with pytest.raises(LekhaniError, match="no judge exported by lekhani"):
         Reader(tmp_path / "j.onnx", "cpu")
+
+
+# --- how it is run ---
+
+
+def test_the_quickest_batch_is_chosen() -> None:
+    def took(times: dict[int, float], memory: dict[int, int] | None = None, limit: int = 1000) -> int:
+        tried = [0]
+
+        def seconds(size: int) -> float:
+            tried.append(size)
+            if times[size] < 0:
+                raise RuntimeError("no room")
+            return times[size]
+
+        return quickest(seconds, times, lambda: 5000 + (memory or {}).get(tried[-1], 0), limit)
+
+    assert took({16: 0.02, 64: 0.04, 256: 0.1}) == 256
+    assert took({16: 0.02, 64: 0.079, 256: 0.315}) == 16, "larger ones are no more than 5% quicker"
+    assert took({16: 0.03, 64: 0.08, 256: 0.3, 1024: 0.31}) == 256, "a batch that takes long is the last one tried"
+    assert took({16: 0.02, 64: 0.04, 256: -1, 1024: 0.1}) == 64, "there was no room on the GPU"
+    assert took({16: 0.02, 64: 0.04, 256: 0.1}, {16: 200, 64: 300}) == 64, "the next one could take more than is allowed"
+    with pytest.raises(RuntimeError):
+        took({16: -1})
+
+
+def test_the_batch_is_measured_once(toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = Generator(toy_generator(tmp_path / "g.onnx"), "cpu")
+    assert generator.batch_size in SIZES
+    monkeypatch.setattr("lekhani.serve.session.quickest", lambda *_: 0)
+    assert generator.batch_size in SIZES
+
+
+def test_a_batch_is_measured_for_where_it_is_worth_it_and_changes_no_bit(toy_generator: Callable[..., Path], tmp_path: Path) -> None:
+    generator = Generator(toy_generator(tmp_path / "g.onnx"), "cpu")
+    generator.__dict__["batch_size"] = 7
+    assert [generator.batch_for(n) for n in (1, 4999, 5000, 10**6)] == [128, 128, 7, 7]
+    generator.device = "CUDA"
+    assert {generator.batch_for(n) for n in (1, 4999, 5000, 10**6)} == {1024}
+
+
+def test_threads_are_those_that_are_ours(toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = toy_generator(tmp_path / "g.onnx")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5, 7})
+    for told, threads in (("", 3), ("2", 2), ("0", 3), ("many", 3), ("4,2", 4)):
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+        assert open_session(path, "cpu").get_session_options().intra_op_num_threads == threads
+
+
+def test_half_precision_is_taken_where_it_does_not_show(
+    toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = toy_generator(tmp_path / "g.onnx")
+    full, half = Generator(path, "cpu"), Generator(path, "cpu", "float16")
+    assert (full.precision, half.precision, Generator(path, "cpu", "auto").precision) == ("float32", "float16", "float32")
+    noise, labels = np.random.default_rng(5).standard_normal((50, 16), dtype=np.float32), np.arange(50, dtype=np.int64) % 3
+    expected, got = full.run(noise, labels), half.run(noise, labels)
+    assert got.dtype == np.float32
+    assert 0 < np.abs(got - expected).max() < 0.002
+    assert half.sha256 == full.sha256
+    monkeypatch.setattr("lekhani.serve.session.HALF_TOLERANCE", 1e-9)
+    strict = Generator(path, "cpu", "float16")
+    assert strict.precision == "float32"
+    assert "stays in float32, for float16 would change a pixel" in caplog.text
+    np.testing.assert_array_equal(strict.run(noise, labels), expected)
+
+
+def test_on_a_gpu_half_precision_is_the_rule_and_outputs_stay_there(
+    toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No GPU is needed: the session says that it runs on one, and its binding is asked where it was to leave its outputs."""
+    path, places = toy_generator(tmp_path / "g.onnx"), []
+
+    class Session:
+        def __init__(self, real: Any) -> None:
+            self.real = real
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.real, name)
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+        def io_binding(self) -> Any:
+            binding = self.real.io_binding()
+            bind = binding.bind_output
+            binding.bind_output = lambda name, place: places.append(place) or bind(name, "cpu")
+            return binding
+
+        def run_with_iobinding(self, binding: Any) -> None:
+            self.real.run_with_iobinding(binding)
+
+    monkeypatch.setattr("lekhani.serve.session.open_session", lambda *words: Session(open_session(*words)))
+    generator = Generator(path, "cpu", "auto")
+    assert (generator.device, generator.precision) == ("CUDA", "float16")
+    assert drawn(generator, [2, 0]).shape == (2, 4, 4)
+    assert set(places) == {"cuda"}
+
+
+def test_the_batch_changes_no_bit_of_a_real_network(tmp_path: Path) -> None:
+    """Rows of a batch do not know of each other, so that the batch that is quickest here draws what another draws elsewhere."""
+    from lekhani.export.onnx_file import export_onnx, generator_inputs
+    from lekhani.variants import dcgan
+
+    export_onnx(dcgan.Generator(6, 16, 28), generator_inputs(6, 10), ["images"], tmp_path / "g.onnx", {})
+    session = open_session(tmp_path / "g.onnx", "cpu")
+    noise = np.random.default_rng(0).standard_normal((70, 6), dtype=np.float32)
+    labels = np.zeros(70, np.int64)
+    (whole,) = session.run(None, {"noise": noise, "labels": labels})
+    for size in (1, 2, 3, 5, 16, 33):
+        parts = [session.run(None, {"noise": noise[i : i + size], "labels": labels[i : i + size]})[0] for i in range(0, 70, size)]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)

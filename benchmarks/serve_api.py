@@ -1,0 +1,160 @@
+"""Requests per second of `lekhani serve` and of `mlflow models serve`, one image each, and the bare session beside them, by turns.
+
+    python benchmarks/serve_api.py models/mnist/turbo/generator.onnx [--connections 64] [--seconds 10] [--out benchmarks/results/serve_api_cpu.json]
+
+session  Generator.run with a batch of as many images as there are connections, in this process: images per second
+api      `lekhani serve`: POST /v1/generate for one image as JSON, from as many connections that ask without a pause
+mlflow   `mlflow models serve` with one worker, the same model and the same question; 64 at once would wait in its queue just so
+
+Clients, servers and session share this machine's cores, so figures are lower bounds; the ratios are what counts.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+
+from lekhani.serve.session import Generator
+
+TURNS = 3
+
+
+@contextmanager
+def running(command: Sequence[str], health: str, folder: Path, environment: dict[str, str]) -> Iterator[None]:
+    """A server, from when it answers until the block ends."""
+    with (folder / "server.log").open("a") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=os.environ | environment)
+    try:
+        for _ in range(2400):
+            try:
+                urllib.request.urlopen(health, timeout=2).close()  # noqa: S310 - our own address
+                break
+            except (urllib.error.URLError, OSError):
+                if process.poll() is not None:
+                    sys.exit(f"{command} ended:\n{(folder / 'server.log').read_text()}")
+                time.sleep(0.1)
+        yield
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+async def asked(url: str, bodies: Sequence[Any], connections: int, seconds: float) -> dict[str, float]:
+    """What so many connections get that ask without a pause."""
+    taken: list[float] = []
+
+    async def one(session: aiohttp.ClientSession, number: int, end: float) -> None:
+        while time.monotonic() < end:
+            started = time.perf_counter()
+            async with session.post(url, json=bodies[number % len(bodies)]) as answer:
+                await answer.read()
+                answer.raise_for_status()
+            taken.append(time.perf_counter() - started)
+            number += connections
+
+    started = time.monotonic()
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=connections), timeout=aiohttp.ClientTimeout(120)) as session:
+        await asyncio.gather(*(one(session, number, started + seconds) for number in range(connections)))
+    spent = time.monotonic() - started
+    return {"per_second": len(taken) / spent, "p50_ms": 1000 * statistics.median(taken), "p99_ms": 1000 * float(np.percentile(taken, 99))}
+
+
+def drawn(generator: Generator, batch: int, seconds: float) -> dict[str, float]:
+    """Images per second of the session, noise included."""
+    rng, labels = np.random.default_rng(0), np.arange(batch, dtype=np.int64) % len(generator.classes)
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        generator.run(rng.standard_normal((batch, generator.noise_dim), dtype=np.float32), labels)
+        count += batch
+    return {"per_second": count / (time.perf_counter() - started)}
+
+
+def log_model(path: Path, store: dict[str, str]) -> str:
+    """Log the generator in a store of its own as `lekhani register` does, and return its URI."""
+    script = """
+import sys
+from pathlib import Path
+from lekhani.tracking import runs
+with runs.resume(None, "benchmark", "peer", {}):
+    print(runs.log_model(Path(sys.argv[1])))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, str(path)], env=os.environ | store, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()[-1]
+
+
+def main() -> None:
+    """Measure, print a table and write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=10.0, help="each turn")
+    parser.add_argument("--ports", type=int, nargs=2, default=[8701, 8702])
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    model = given.model.resolve()
+    generator = Generator(model)
+    glyphs = [c.glyph for c in generator.classes]
+    ours, theirs = (f"http://127.0.0.1:{port}" for port in given.ports)
+    seeds = range(1000)
+    questions = {
+        "api": (f"{ours}/v1/generate", [{"model": generator.dataset, "labels": [glyphs[i % len(glyphs)]], "seed": i} for i in seeds]),
+        "mlflow": (f"{theirs}/invocations", [{"dataframe_records": [{"label": glyphs[i % len(glyphs)]}], "params": {"seed": i}} for i in seeds]),
+    }
+    results: dict[str, list[dict[str, float]]] = {"session": [], "api": [], "mlflow": []}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        store = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        uri = log_model(model, store)
+        serve = [sys.executable, "-m", "lekhani", "serve", "--no-page", "--model", str(model), "--port", str(given.ports[0])]
+        peer = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", uri, "--env-manager", "local", "--port", str(given.ports[1])]
+        with running(serve, f"{ours}/readyz", folder, {}), running([*peer, "--host", "127.0.0.1"], f"{theirs}/ping", folder, store):
+            for turn in range(TURNS + 1):
+                seconds = given.seconds if turn else 2.0  # the first one warms up
+                found = {"session": drawn(generator, given.connections, seconds)}
+                for name, (url, bodies) in questions.items():
+                    found[name] = asyncio.run(asked(url, bodies, given.connections, seconds))
+                if turn:
+                    for name, one in found.items():
+                        results[name].append(one)
+    middle = {name: {key: round(statistics.median(turn[key] for turn in turns), 1) for key in turns[0]} for name, turns in results.items()}
+    ratios = {
+        "api_to_mlflow": round(middle["api"]["per_second"] / middle["mlflow"]["per_second"], 2),
+        "api_to_session": round(middle["api"]["per_second"] / middle["session"]["per_second"], 3),
+    }
+    for name, figures in middle.items():
+        print(f"{name:8}" + "".join(f"{key} {value:>10,.1f}   " for key, value in figures.items()))
+    print(ratios)
+    if given.out:
+        report = {
+            "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip(),
+            "device": f"{len(os.sched_getaffinity(0))} x {platform.machine()}",
+            "versions": {name: version(name) for name in ("onnxruntime-gpu", "fastapi", "uvicorn", "mlflow")},
+            "model": f"{generator.dataset}/{generator.variant}",
+            "connections": given.connections,
+            "median_of_turns": middle,
+            "ratios": ratios,
+        }
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

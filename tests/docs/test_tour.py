@@ -1,0 +1,148 @@
+"""docs/tour.ipynb runs from the first cell to the last, and what is committed of it shows people pictures and no trace of a machine."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import onnx
+import pytest
+import scribe
+from onnx import TensorProto, helper, numpy_helper
+
+from lekhani.data.spec import MNIST, GlyphClass
+from lekhani.registry import models
+from lekhani.tracking import runs
+from lekhani.tracking.store import connect
+
+TOUR = Path(__file__).resolve().parents[2] / "docs" / "tour.ipynb"
+KINDS = {"devanagari": (scribe.DEVANAGARI, 32), "mnist": (MNIST, 28)}
+
+
+@pytest.fixture(scope="module")
+def notebook() -> Any:
+    nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
+    found = nbformat.read(TOUR, as_version=4)
+    nbformat.validate(found)
+    return found
+
+
+def pictures(cell: Any) -> int:
+    return sum("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+
+
+def test_what_is_committed_has_run_and_shows_pictures(notebook: Any) -> None:
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "run from top to bottom before it is committed"
+    assert [output for cell in code for output in cell.outputs if output.output_type in {"error", "stream"} and output.get("name") != "stdout"] == []
+    assert sum(map(pictures, code)) >= 5
+    assert TOUR.stat().st_size < 200_000
+    assert len([line for line in code[0].source.splitlines() if line]) == 3, "three lines of Python are enough to write"
+
+
+def test_what_is_committed_names_no_place_of_a_machine(notebook: Any) -> None:
+    without_pictures = re.sub(r'"image/png": "[^"]*"', "", json.dumps(notebook, ensure_ascii=False))
+    assert re.findall(r"(?:/(?:home|root|tmp|work|Users|var|mnt)/[^\s\"]*|[A-Z]:\\\\\w+|file://)", without_pictures) == []
+
+
+def test_it_runs_with_models_of_the_registry(notebook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
+    pytest.importorskip("ipykernel", reason="ipykernel is not installed")
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    before = mlflow.get_tracking_uri()
+    for dataset, (classes, size) in KINDS.items():
+        shapes = np.stack([scribe.shape(c.glyph, size, dataset) for c in classes])
+        register(
+            dataset,
+            generator(tmp_path / dataset / "generator.onnx", dataset, classes, shapes),
+            judge(tmp_path / "judge.onnx", dataset, classes, shapes),
+        )
+    expected = [pictures(cell) for cell in notebook.cells]
+    ran = nbclient.NotebookClient(notebook.copy(), timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    mlflow.set_tracking_uri(before)
+    assert [pictures(cell) for cell in ran.cells] == expected, "run it again and commit it"
+    said = {cell.id: "".join(o.get("text", "") or o.get("data", {}).get("text/plain", "") for o in cell.get("outputs", [])) for cell in ran.cells}
+    assert "(16, 32, 32)" in said["array"]
+    assert "glyph='क'" in said["judge"]
+    assert said["translate"].startswith("Read ४२० (")
+    assert "and wrote 420" in said["translate"]
+    assert "'lekhani-devanagari:1', 'flow_matching', [True, True, True]" in said["names"]
+    assert re.search(r"क\s+20", said["files"])
+    assert re.search(r"ख\s+10", said["files"])
+    assert "lekhani-devanagari:1" in said["sheet"]
+
+
+def register(dataset: str, generator: Path, judge: Path) -> None:
+    """As the pipeline does: a run that keeps both, a version, the champion."""
+    with runs.resume(None, "tour", dataset, {}):
+        uri = runs.log_model(generator)
+        mlflow.log_artifact(str(judge), "judge")
+    version = models.register(dataset, uri, {"variant": "flow_matching"})
+    connect().set_registered_model_alias(version.name, "champion", version.version)
+
+
+def generator(path: Path, dataset: str, classes: Sequence[GlyphClass], shapes: Any) -> Path:
+    """generator.onnx that paints a typeface with a little grain."""
+    size = shapes.shape[-1]
+    nodes = [
+        helper.make_node("Gather", ["shapes", "labels"], ["glyphs"]),
+        helper.make_node("Reshape", ["noise", "frame"], ["texture"]),
+        helper.make_node("Mul", ["texture", "little"], ["grain"]),
+        helper.make_node("Add", ["glyphs", "grain"], ["raw"]),
+        helper.make_node("Clip", ["raw", "zero", "one"], ["images"]),
+    ]
+    values = {
+        "shapes": shapes[:, None],
+        "frame": np.array([-1, 1, size, size]),
+        "little": np.float32(0.03),
+        "zero": np.float32(0),
+        "one": np.float32(1),
+    }
+    inputs = [tensor("noise", TensorProto.FLOAT, size**2), tensor("labels", TensorProto.INT64)]
+    about = {"variant": "flow_matching", "noise_dim": f"{size**2}", "conditional": "true"}
+    return saved(path, nodes, inputs, [tensor("images", TensorProto.FLOAT, 1, size, size)], values, described(dataset, classes, size) | about)
+
+
+def judge(path: Path, dataset: str, classes: Sequence[GlyphClass], shapes: Any) -> Path:
+    """judge.onnx that knows the typeface by heart: the logits fall with the distance from its glyphs."""
+    size, flat = shapes.shape[-1], shapes.reshape(len(shapes), -1)
+    nodes = [
+        helper.make_node("Reshape", ["images", "row"], ["features"]),
+        helper.make_node("MatMul", ["features", "twice"], ["alike"]),
+        helper.make_node("Sub", ["alike", "length"], ["logits"]),
+    ]
+    values = {"row": np.array([-1, size**2]), "twice": 2 * flat.T, "length": (flat**2).sum(1)}
+    outputs = [tensor("features", TensorProto.FLOAT, size**2), tensor("logits", TensorProto.FLOAT, len(classes))]
+    return saved(path, nodes, [tensor("images", TensorProto.FLOAT, 1, size, size)], outputs, values, described(dataset, classes, size))
+
+
+def tensor(name: str, kind: int, *shape: int) -> Any:
+    return helper.make_tensor_value_info(name, kind, ["batch", *shape])
+
+
+def described(dataset: str, classes: Sequence[GlyphClass], size: int) -> dict[str, str]:
+    return {"dataset": dataset, "image_size": f"{size}", "classes": json.dumps([asdict(c) for c in classes], ensure_ascii=False)}
+
+
+def saved(path: Path, nodes: list[Any], inputs: list[Any], outputs: list[Any], values: Mapping[str, Any], about: dict[str, str]) -> Path:
+    graph = helper.make_graph(
+        nodes, "typeface", inputs, outputs, [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(model, about)
+    onnx.checker.check_model(model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+    return path

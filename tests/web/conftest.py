@@ -1,0 +1,23 @@
+"""Small models to serve."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import toys
+
+ToyGenerator = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def models(toy_generator: ToyGenerator, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options of `lekhani serve` for a generator and a judge of three classes."""
+    folder = tmp_path_factory.mktemp("models")
+    return ["--model", str(toy_generator(folder / "g.onnx")), "--judge", str(toys.judge(folder / "j.onnx"))]
+
+
+@pytest.fixture(scope="module")
+def server(models: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server that the tests of a file share."""
+    with toys.server(tmp_path_factory.mktemp("server"), *models) as (address, _):
+        yield address
