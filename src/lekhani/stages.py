@@ -626,7 +626,8 @@ def register(p: "Params", dataset: str, variant: str | None = None) -> str:
             with tempfile.TemporaryDirectory() as temporary:
                 page, reference = Path(temporary) / "README.md", Path(temporary) / "reference.npz"
                 files.write_text(page, text)
-                Reference.of(Reader(MODELS / dataset / "judge" / "judge.onnx"), spec.load_prepared(PREPARED / dataset).split("test")[0]).save(reference)
+                real = spec.load_prepared(PREPARED / dataset).split("test")[0]
+                Reference.of(Reader(MODELS / dataset / "judge" / "judge.onnx"), real).save(reference)
                 beside = [page, reference, *(scored / one for one in ("grid.png", "scorecard.json", "per_class.csv"))]
                 uri = runs.log_model(folder / "generator.onnx", beside)
     source = {f"source.{key}": str(info.source[key]) for key in ("name", "version", "sha256") if info.source.get(key)}

@@ -33,9 +33,10 @@ import gradio as gr
 
 PATH = "/page"
 LINE, GLYPHS = "A line of handwriting", "Each letter by itself"
-MOST = 24  # lines, or images of each letter
+MOST = 24  # lines at a time
 WAITING = 64  # clicks that wait or are answered
 HEIGHT = 96  # of a line, pixels
+COLUMNS = 16  # of letters that are saved as one picture
 GAP = 8  # pixels between lines that are saved as one picture
 PICTURE = "data:image/png;base64,"
 ICON = "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'><path fill='#2563eb' d='M2 14l1-4 8-8 3 3-8 8z'/></svg>"
@@ -135,29 +136,28 @@ class _Caller:
 
     async def write(self, key: str, model: str, text: str, style: str, count: int, seed: int, request: gr.Request) -> str:
         """Handwriting with what saves it."""
+        return await _said(lambda: (self._glyphs if style == GLYPHS else self._lines)(request, key, model, text, count, seed))
 
-        async def made() -> str:
-            if style == GLYPHS:
-                found = Script(await self._classes(request, key, model)).labels(plain(text))
-                body = {"model": model, "labels": [label for label in found if label != SPACE], "n": count, "seed": seed}
-                files = _unzipped((await self._post(request, key, "generate", body, answers.ZIP)).content)
-                rows = csv.DictReader(io.StringIO(files["labels.csv"].decode()))
-                shown = [_figure(files[row["file"]], row["glyph"]) for row in rows]
-                images = [_opened(content) for name, content in files.items() if name.endswith(".png")]
-                sheet = answers.png(grid(np.stack([np.asarray(image) for image in images]), min(len(images), 16)))
-                return _result("glyphs", shown, sheet, files)
-            if not 1 <= (count or 0) <= MOST:
-                raise UsageError(f"How many is from 1 to {MOST}.")
-            files = {}
-            for number in range(count):
-                body = {"model": model, "text": text, "height": HEIGHT, "seed": seed if seed is None else seed + number}
-                line = (await self._post(request, key, "compose", body)).json()
-                files[f"{number:02d}.png"] = base64.b64decode(line["png"])
-                files[f"{number:02d}.gt.txt"] = f"{line['text']}\n".encode()
-            pictures = [content for name, content in files.items() if name.endswith(".png")]
-            return _result("lines", [_figure(content, alt=line["text"]) for content in pictures], _stacked(pictures), files)
+    async def _glyphs(self, request: gr.Request, key: str, model: str, text: str, count: int, seed: int) -> str:
+        found = Script(await self._classes(request, key, model)).labels(plain(text))
+        body = {"model": model, "labels": [label for label in found if label != SPACE], "n": count, "seed": seed}
+        files = _unzipped((await self._post(request, key, "generate", body, answers.ZIP)).content)
+        rows = list(csv.DictReader(io.StringIO(files["labels.csv"].decode())))
+        images = np.stack([np.asarray(_opened(files[row["file"]])) for row in rows])
+        shown = [_figure(files[row["file"]], row["glyph"]) for row in rows]
+        return _result("glyphs", shown, answers.png(grid(images, min(len(images), COLUMNS))), files)
 
-        return await _said(made)
+    async def _lines(self, request: gr.Request, key: str, model: str, text: str, count: int | None, seed: int | None) -> str:
+        if not 1 <= (count or 0) <= MOST:
+            raise UsageError(f"How many is from 1 to {MOST}.")
+        files, shown = {}, []
+        for number in range(count or 0):
+            body = {"model": model, "text": text, "height": HEIGHT, "seed": seed if seed is None else seed + number}
+            line = (await self._post(request, key, "compose", body)).json()
+            files[f"{number:02d}.png"] = base64.b64decode(line["png"])
+            files[f"{number:02d}.gt.txt"] = f"{line['text']}\n".encode()
+            shown.append(_figure(files[f"{number:02d}.png"], alt=line["text"]))
+        return _result("lines", shown, _stacked([content for name, content in files.items() if name.endswith(".png")]), files)
 
     async def translate(self, picture: str, key: str, source: str, target: str, seed: int, request: gr.Request) -> str:
         """A number as it was read, and written again."""

@@ -177,3 +177,10 @@ def test_a_server_that_is_away_is_a_sentence(store: Path, monkeypatch: pytest.Mo
         with pytest.raises(LekhaniError, match=r"cannot be read from MLflow at http://127\.0\.0\.1:9") as caught:
             ask("away")
         assert "\n" not in str(caught.value)
+
+
+def test_datasets_are_those_with_a_registered_model(store: Path) -> None:
+    client = connect()
+    for name in ("lekhani-listed-toys", "lekhani-listed-toys.move", "foreign-listed-toys"):
+        client.create_registered_model(name)
+    assert [name for name in models.datasets() if "listed" in name] == ["listed-toys"]
