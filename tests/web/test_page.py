@@ -290,7 +290,7 @@ def test_with_keys_it_asks_for_one_and_takes_no_files(browser: "Browser", models
         page.click("#write")
         page.wait_for_selector("#written img")
         assert [path for path in (tmp_path / "gradio").rglob("*") if path.is_file()] == []
-        # A page that is open keeps nobody from ending the server: the first signal is for `timeout`, which hands it on.
+        # A page that is open does not keep the server from ending. The signal is for `timeout`, which hands it on.
         os.kill(pid, signal.SIGTERM)
         started = time.monotonic()
         while requests_go_through(address):

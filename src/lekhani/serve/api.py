@@ -176,7 +176,7 @@ def create_app(
     app = FastAPI(title="Lekhani", version=__version__, summary=__doc__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.champions, app.state.limits, app.state.metrics = champions, limits, metrics
     app.state.ready = app.state.leaving = False
-    app.state.loop = app.state.page = None
+    app.state.loop = None
     app.add_middleware(Edge, limits=limits, metrics=metrics)
     if cors:
         app.add_middleware(

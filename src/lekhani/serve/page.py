@@ -52,7 +52,6 @@ def mount(app: FastAPI, *, asks_key: bool = False) -> None:
     settings: dict[str, Any] = {"max_file_size": 1, "footer_links": [], "run_history": False, "ssr_mode": False, "mcp_server": False, "pwa": False}
     app.mount(f"{PATH}/font", StaticFiles(packages=[("fontpkg_noto_sans_devanagari", "files")]))
     gr.mount_gradio_app(app, blocks, PATH, theme=_theme(), css=_file("page.css"), js=_file("page.js"), **settings)
-    app.state.page = app.routes[-1].app  # type: ignore[attr-defined]
 
     @app.get("/", include_in_schema=False)
     async def page() -> RedirectResponse:

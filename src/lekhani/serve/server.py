@@ -88,12 +88,6 @@ class Server(uvicorn.Server):
         log.info("Leaving: requests in flight are finished, new ones should go elsewhere.")
         state.loop.call_soon_threadsafe(state.loop.call_later, LEAVE_SECONDS, super().handle_exit, sig, frame)
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """See uvicorn. A page keeps a stream open to whoever looks at it, which would be waited for."""
-        if (page := self.config.app.state.page) is not None:  # type: ignore[union-attr]
-            page.stop_event.set()
-        await super().shutdown(sockets)
-
 
 def add_page(app: FastAPI, *, asks_key: bool) -> None:
     """Put the page at "/", or say that it needs Gradio; see `page.mount`."""
