@@ -10,7 +10,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,12 +60,12 @@ class Prefect:
                     with suppress(ProcessLookupError):
                         os.killpg(process.pid, signal.SIGKILL)
 
-    def ask(self, path: str, **body: Any) -> Any:
-        """POST to the server's API, or GET where there is nothing to post."""
-        data = json.dumps(body).encode() if body else None
-        request = urllib.request.Request(f"{self.url}/{path}", data, {"Content-Type": "application/json"})
+    def ask(self, path: str, body: Any = None, method: str | None = None) -> Any:
+        """Ask the server's API: POST what there is to post, else GET."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}/{path}", data, {"Content-Type": "application/json"}, method=method)
         with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+            return json.loads(answer.read() or "null")
 
     def until(self, what: str, seconds: float, probe: Any) -> Any:
         """What `probe` returns once that is true."""
@@ -82,13 +81,13 @@ class Prefect:
     def ended(self, **which: Any) -> dict[str, Any]:
         """The flow run that answers a filter, once it has ended."""
         final = {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}}
-        runs = self.until("the flow run", 400, lambda: self.ask("flow_runs/filter", flow_runs={**which, "state": final}))
+        runs = self.until("the flow run", 400, lambda: self.ask("flow_runs/filter", {"flow_runs": {**which, "state": final}}))
         return runs[0]  # type: ignore[no-any-return]
 
     def tasks(self, run: dict[str, Any]) -> dict[str, str]:
         """State by name of a flow run's tasks, which the server hears of a moment later."""
         asked = {"flow_runs": {"id": {"any_": [run["id"]]}}, "limit": 200}
-        return {task["name"]: task["state_name"] for task in self.ask("task_runs/filter", **asked)}
+        return {task["name"]: task["state_name"] for task in self.ask("task_runs/filter", asked)}
 
     def seconds(self, run: dict[str, Any]) -> float:
         start, end = (datetime.fromisoformat(run[key]) for key in ("start_time", "end_time"))
@@ -130,18 +129,21 @@ def test_a_scheduled_run_then_nothing_to_do(prefect: Prefect) -> None:
     assert [(one["schedule"]["cron"], one["schedule"]["timezone"]) for one in deployment["schedules"]] == [("0 2 * * *", "UTC")]
     assert deployment["global_concurrency_limit"]["limit"] == 1
     assert deployment["parameter_openapi_schema"]["properties"]["profile"]["anyOf"][0]["enum"] == ["quick", "full"]
-    soon = (datetime.now(UTC) + timedelta(seconds=5)).isoformat()
-    space.run("prefect", "deployment", "schedule", "create", "retrain/nightly-quick", "--interval", "86400", "--anchor-date", soon)
+    every_minute = {"interval": 60, "anchor_date": (datetime.now(UTC) + timedelta(seconds=3)).isoformat()}
+    schedule = prefect.ask(f"deployments/{deployment['id']}/schedules", [{"active": True, "schedule": every_minute}])[0]
+    started = {"deployment_id": {"any_": [deployment["id"]]}, "state": {"name": {"any_": ["Running", "Completed", "Failed"]}}}
+    prefect.until("a scheduled run", 180, lambda: prefect.ask("flow_runs/filter", {"flow_runs": started}))
+    prefect.ask(f"deployments/{deployment['id']}/schedules/{schedule['id']}", method="DELETE")
 
-    of_it = {"deployment_id": {"any_": [deployment["id"]]}}
-    run = prefect.ended(**of_it)
+    run = prefect.ended(deployment_id={"any_": [deployment["id"]]})
     assert run["auto_scheduled"] is True
     assert (run["state_name"], run["state"]["message"]) == ("Completed", f"{len(STAGES)} stages run, 0 cached")
     states = prefect.until("all tasks", 30, lambda: (found := prefect.tasks(run)) and len(found) == len(STAGES) + 1 and found)
     assert states == {**dict.fromkeys(STAGES, "Completed"), "artifacts": "Completed"}
-    told = [line["message"] for line in prefect.ask("logs/filter", logs={"flow_run_id": {"any_": [run["id"]]}}, limit=200, sort="TIMESTAMP_DESC")]
+    of_run = {"flow_run_id": {"any_": [run["id"]]}}
+    told = [line["message"] for line in prefect.ask("logs/filter", {"logs": of_run, "sort": "TIMESTAMP_DESC"})]
     assert any("lekhani compare" in line for line in told), "the stages' logs are streamed"
-    shown = {one["key"]: one["data"] for one in prefect.ask("artifacts/filter", artifacts={"flow_run_id": {"any_": [run["id"]]}})}
+    shown = {one["key"]: one["data"] for one in prefect.ask("artifacts/filter", {"artifacts": of_run})}
     assert set(shown) == {"leaderboard", "samples-mnist", "mlflow-runs"}
     assert "| 1 | flow_matching |" in shown["leaderboard"]
     assert "data:image/png;base64,iVBORw0KGgo" in shown["samples-mnist"]
@@ -156,7 +158,7 @@ def test_a_scheduled_run_then_nothing_to_do(prefect: Prefect) -> None:
     assert two["start_time"] >= one["end_time"]
     states = prefect.until("all tasks", 30, lambda: (found := prefect.tasks(two)) and len(found) == len(STAGES) + 2 and found)
     assert states == {**dict.fromkeys([*STAGES, "register@mnist"], "Cached"), "artifacts": "Completed"}
-    decided = prefect.until("the decision", 30, lambda: prefect.ask("artifacts/filter", artifacts={"key": {"any_": ["gate-mnist"]}}))
+    decided = prefect.until("the decision", 30, lambda: prefect.ask("artifacts/filter", {"artifacts": {"key": {"any_": ["gate-mnist"]}}}))
     assert "**Promote**" in decided[0]["data"]
     assert prefect.seconds(two) < 120, "30 s on a machine with nothing else to do"
 
@@ -182,5 +184,5 @@ def test_a_wrong_choice_is_one_sentence(prefect: Prefect) -> None:
     assert prefect.tasks(run) == {}
 
 
-def test_nothing_is_left_running(prefect: Prefect, tmp_path: Path) -> None:
-    assert not prefect.ask("flow_runs/filter", flow_runs={"state": {"type": {"any_": ["RUNNING", "PENDING"]}}})
+def test_nothing_is_left_running(prefect: Prefect) -> None:
+    assert not prefect.ask("flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}})
