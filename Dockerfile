@@ -1,23 +1,51 @@
-# The pipeline's environment. Build: docker build -t lekhani .   Run: docker run --rm -v "$PWD":/project lekhani dvc repro
-FROM python:3.11.13-slim-bookworm AS build
-WORKDIR /opt/lekhani
-RUN python -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir uv==0.13.8
-COPY pyproject.toml constraints.txt README.md LICENSE ./
-COPY src ./src
-RUN /opt/venv/bin/uv pip install --no-cache --compile-bytecode --python /opt/venv/bin/python -c constraints.txt .
+# The pipeline's environment; the project itself is mounted at /project.
+#   docker build --tag lekhani:cpu .                  torch and ONNX Runtime for the CPU
+#   docker build --tag lekhani:gpu --target gpu .     with CUDA; docker run --gpus all
+#   docker run --rm --volume "$PWD":/project lekhani:cpu dvc repro
+FROM python:3.11.15-slim-bookworm@sha256:b18992999dbe963a45a8a4da40ac2b1975be1a776d939d098c647482bcad5cba AS python
 
-FROM python:3.11.13-slim-bookworm
-# git is what DVC and the runs' tags read revisions with
+# pip and uv stay in these stages: the images get nothing from here but /opt/venv.
+FROM python AS build
+WORKDIR /build
+RUN pip install --no-cache-dir uv==0.13.8 && uv venv /opt/venv
+ENV VIRTUAL_ENV=/opt/venv UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 UV_CONSTRAINT=constraints.txt
+COPY pyproject.toml constraints.txt ./
+
+FROM build AS build-gpu
+RUN uv pip install --requirements pyproject.toml --extra s3 --extra server
+COPY README.md LICENSE ./
+COPY src src
+RUN uv pip install --no-deps .
+
+# onnxruntime is onnxruntime-gpu without CUDA, under the same version.
+FROM build AS build-cpu
+RUN echo onnxruntime-gpu > without.txt \
+    && sed -n 's/^onnxruntime-gpu/onnxruntime/p' constraints.txt > instead.txt \
+    && uv pip install --torch-backend cpu --excludes without.txt --requirements instead.txt --requirements pyproject.toml --extra s3 --extra server
+COPY README.md LICENSE ./
+COPY src src
+RUN uv pip install --no-deps .
+
+FROM python AS runtime
+# git is what DVC and the runs' tags read revisions with; security fixes come before a pinned version of it.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends git \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 lekhani
-COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
     DVC_NO_ANALYTICS=1 \
     MLFLOW_DISABLE_TELEMETRY=true \
     PREFECT_SERVER_ANALYTICS_ENABLED=false
-USER lekhani
+USER 1000
 WORKDIR /project
 HEALTHCHECK --interval=5m --timeout=20s CMD ["lekhani", "--version"]
 CMD ["lekhani", "--help"]
+
+FROM runtime AS gpu
+COPY --from=build-gpu /opt/venv /opt/venv
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+FROM runtime AS cpu
+COPY --from=build-cpu /opt/venv /opt/venv

@@ -11,6 +11,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .PHONY: help setup demo test test-slow lint types check ui schedule clean
+.PHONY: pull restore retrain push register datasets promotion-check promote comment summary
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,12 +25,14 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python $${PIP_FIND_LINKS:+--find-links $$PIP_FIND_LINKS} -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: setup ## the whole pipeline on the embedded data: judge, train, export, score, compare, register, write
+demo: setup ## the whole pipeline on the embedded data: judge, train, export, score, compare, register, promote, write
 	@echo "==> Running the pipeline (profile as in params.yaml; stages that did not change are skipped)"
 	@dvc repro
 	@echo "==> Registering the best variant of each dataset in MLflow"
 	@lekhani register
-	@echo "==> Writing some glyphs with the registered model"
+	@echo "==> Letting the gate decide whether they become champions"
+	@lekhani promote || [ $$? -eq 3 ]
+	@echo "==> Writing some glyphs with the champion"
 	@lekhani generate --dataset devanagari --label क=8 --label ०=8 --seed 7 --out generated/demo --overwrite
 	@echo
 	@cat reports/leaderboard.md
@@ -75,3 +78,43 @@ schedule: setup ## Prefect's server and a worker on this machine, with the deplo
 
 clean: ## remove what the pipeline made (not the environment, not MLflow's runs)
 	@rm -rf data models reports generated checkpoints
+
+# What the workflows in .github run. They read what was asked for from the environment, so that no input becomes part of a command:
+# DATASET (all when empty), MODEL_VERSION (the challenger when empty), FORCE_REASON (go around the gate, for this reason), PULL_REQUEST.
+ASKED = $${DATASET:+--dataset "$$DATASET"} $${MODEL_VERSION:+--version "$$MODEL_VERSION"}
+SUMMARY = tee -a "$${GITHUB_STEP_SUMMARY:-/dev/null}"
+DECISION = build/promotion.md
+
+pull: setup ## the data and models that dvc.lock names, from the DVC remote
+	@dvc pull
+
+restore: setup ## what the DVC remote has of them, so that only the rest runs again
+	@dvc pull --allow-missing
+
+push: setup ## data and models to the DVC remote
+	@dvc push --run-cache
+
+retrain: setup ## every stage that is out of date, as a Prefect flow
+	@python pipelines/retrain.py --no-register
+
+register: setup ## the best variant of each dataset in MLflow, as challenger
+	@lekhani register
+
+datasets: setup ## the datasets of params.yaml as JSON, or none when dvc.lock is as committed
+	@git diff --quiet HEAD -- dvc.lock && found='[]' || found=$$(lekhani params | python -c 'import json, sys; print(json.dumps(list(json.load(sys.stdin)["data"])))'); \
+	echo "datasets=$$found" | tee -a "$${GITHUB_OUTPUT:-/dev/null}"
+
+promotion-check: setup ## would the challenger become champion? A refusal fails, unless FORCE_REASON is set
+	@mkdir -p build
+	@lekhani promote --check $(ASKED) | tee $(DECISION) | $(SUMMARY) || { [ $$? = 3 ] && [ -n "$${FORCE_REASON:-}" ]; }
+
+promote: setup ## decide again, and make the challenger champion
+	@lekhani promote $(ASKED) $${FORCE_REASON:+--force --reason "$$FORCE_REASON"} | $(SUMMARY)
+
+comment: ## what promotion-check decided, as a comment on PULL_REQUEST
+	@mkdir -p build
+	@[ -s $(DECISION) ] || echo "The gate came to no decision; the log of the run says why." > $(DECISION)
+	@gh pr comment "$$PULL_REQUEST" --repo "$$GITHUB_REPOSITORY" --body-file $(DECISION)
+
+summary: ## the leaderboard on the page of the workflow's run
+	@$(SUMMARY) < reports/leaderboard.md

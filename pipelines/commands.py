@@ -21,6 +21,9 @@ from prefect import get_run_logger
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Cancelled, Completed, Failed
 
+from lekhani.errors import UsageError
+from lekhani.params import ParamsError
+
 ROOT = Path(__file__).resolve().parent.parent
 
 _RUNNING: set["subprocess.Popen[str]"] = set()
@@ -135,7 +138,8 @@ def here(flow: str, run: Callable[[], State[Any]]) -> int:
         return 1
     is_good = state.is_completed()
     print(f"{flow}: {state.message or state.name}", file=sys.stdout if is_good else sys.stderr)
-    return 0 if is_good else 2 if state.name == "Invalid" else 1
+    is_wrong_use = isinstance(getattr(state.data, "result", None), UsageError | ParamsError)
+    return 0 if is_good else 2 if is_wrong_use else 1
 
 
 def may_pass(_task: object, run: TaskRun, state: State[Any]) -> bool:

@@ -109,7 +109,7 @@ def promote(
     try:
         names = datasets or list(params.load(root / "params.yaml").data)
     except params.ParamsError as error:
-        return Failed(name="Invalid", message=str(error))
+        return Failed(message=str(error), data=error)
     with ending_commands():
         states = [gate(root, name, check, version, force, reason, return_state=True) for name in names]
     return summary(states)

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from choices import Profile, Source, Variant, as_overrides, workspace
 from commands import RETRIES, ROOT, command, ending_commands, failed, here
 from dvc.exceptions import DvcException
+from dvc.lock import LockError
 from dvc.repo import Repo
 from prefect import flow, get_run_logger, task
 from prefect.client.schemas.objects import State
@@ -38,11 +39,14 @@ TRAINING = ("judge", "train", "distil", "baseline", "usefulness")
 
 
 def graph_and_changes(folder: Path) -> tuple[Graph, set[str]]:
-    """DVC's stages with what each needs, and those that `dvc status` calls changed; raises DvcException."""
+    """DVC's stages with what each needs, and those that may have to run; raises DvcException."""
     with chdir(folder), Repo(_wait_for_lock=True) as repo:  # names of stages are relative to where one is
         graph = repo.index.graph
         needs = {stage.addressing: {other.addressing for other in graph.successors(stage)} for stage in graph}
-        return needs, set(repo.status())
+        try:
+            return needs, set(repo.status())
+        except LockError:  # another run has a stage going here; each stage will be looked at when its turn comes
+            return needs, set(needs)
 
 
 def gpus() -> list[str]:
@@ -163,7 +167,7 @@ def retrain(
         p = params.load(folder / "params.yaml")
         needs, due = graph_and_changes(folder)
     except (LekhaniError, params.ParamsError, DvcException) as error:
-        return Failed(name="Invalid", message=first_line(error))
+        return Failed(message=first_line(error), data=error)
     if folder != root:
         get_run_logger().info("These choices differ from params.yaml, so they have a workspace of their own: %s", folder)
     kaggle = [name for name, data in p.data.items() if data.source == "kaggle"]

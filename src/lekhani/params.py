@@ -140,6 +140,7 @@ class Classifier(_Model):
     shear: Fraction = Field(0.15, description="largest random slant in training, shift of the top line per half of the height")
     bend: float = Field(0.6, ge=0, le=4, description="deviation of a smooth random bending in training, pixels")
     thickness: Fraction = Field(0.6, description="largest random change of strokes in training, in parts of a dilation or erosion by 3x3 pixels")
+    calm: Fraction = Field(0.0, description="share of training, at its end, in which images change by a fifth of that only")
     nonsense: Fraction = Field(0.05, description="share of each batch in training that shows no glyph, so that confidence falls on what is none")
     held_out: Fraction = Field(0.05, description="share of the train images kept from training, to calibrate the confidence; 0 leaves it as it is")
 

@@ -337,6 +337,10 @@ def export(p: "Params", dataset: str, variant: str) -> None:
         "model_sha256": files.sha256(path),
     }
     files.write_json(REPORTS / dataset / variant / "export.json", report)
+    if (missed := _backlog(dataset, variant)).exists():
+        from lekhani.tracking import runs
+
+        runs.deliver(missed)
 
 
 def baseline(p: "Params", dataset: str) -> None:
@@ -436,7 +440,6 @@ def evaluate(p: "Params", dataset: str, variant: str) -> None:
     if p.tracking.backend == "mlflow":
         from lekhani.tracking import runs
 
-        runs.deliver(_backlog(dataset, variant))
         with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", _revision(facts)):
             made = [reports / name for name in ("grid.png", "per_class.csv", "scorecard.json")]
             made += [path for part in ("figures", "usefulness") for path in sorted((reports / part).glob("*"))]
@@ -617,14 +620,14 @@ def register(p: "Params", dataset: str, variant: str | None = None) -> str:
     with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", revision) as run_id:
         uri = runs.logged_model(run_id, card["model_sha256"])
         if uri is None:
+            runs.log_lineage([path for path in (Path("dvc.lock"), Path("params.yaml"), PREPARED / dataset / "dataset.json") if path.exists()])
             with tempfile.TemporaryDirectory() as temporary:
                 page = Path(temporary) / "README.md"
                 files.write_text(page, text)
                 uri = runs.log_model(folder / "generator.onnx", [page, *(scored / one for one in ("grid.png", "scorecard.json", "per_class.csv"))])
-        runs.log_lineage([path for path in (Path("dvc.lock"), Path("params.yaml"), PREPARED / dataset / "dataset.json") if path.exists()])
     source = {f"source.{key}": str(info.source[key]) for key in ("name", "version", "sha256") if info.source.get(key)}
-    known = {key: str(card[key]) for key in ("variant", "model_sha256", "judge_sha256", "data_digest")}
-    version = models.register(dataset, uri, _told(card) | known | revision | source, cards.headline(card))
+    known = {"variant": variant} | _told(card) | {key: str(card[key]) for key in ("data_digest", "model_sha256", "judge_sha256")}
+    version = models.register(dataset, uri, known | revision | source, cards.headline(card))
     held = [alias for alias, number in models.aliases(dataset).items() if number == str(version.version)]
     return f"{version.name} version {version.version} is {variant} (FID {card['fid']:.2f}), alias {' and '.join(sorted(held))}."
 

@@ -21,6 +21,8 @@ import published
 import retrain
 from prefect.client.schemas.objects import TaskRun
 from prefect.logging import disable_run_logger
+from prefect.results import ResultRecord, ResultRecordMetadata
+from prefect.serializers import JSONSerializer
 from prefect.states import Cancelled, Completed, Failed
 from prefect.utilities.callables import parameter_schema
 
@@ -147,6 +149,8 @@ def test_a_stage_that_fails_says_why_and_whether_to_try_again(toy: Workspace) ->
     (toy.path / ".dvc/tmp/rwlock").write_text(json.dumps(lock))
     try:
         busy = run_stage(toy, "second", force=True)
+        needs, due = retrain.graph_and_changes(toy.path)
+        assert due == set(needs), "DVC does not say what changed while others are at work, so every stage is looked at in its turn"
     finally:
         (toy.path / ".dvc/tmp/rwlock").unlink()
     assert (busy.name, again(busy)) == ("Busy", True)
@@ -191,7 +195,8 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "retrain: nothing changed\n"
     assert commands.here("retrain", lambda: Failed(message="no.")) == 1
     assert capsys.readouterr().err == "retrain: no.\n"
-    assert commands.here("retrain", lambda: Failed(name="Invalid", message="no.")) == 2
+    wrong_use = ResultRecord(result=UsageError("no."), metadata=ResultRecordMetadata(storage_key="x", serializer=JSONSerializer()))
+    assert commands.here("retrain", lambda: Failed(message="no.", data=wrong_use)) == 2
     assert commands.here("retrain", stopped) == 130
 
 

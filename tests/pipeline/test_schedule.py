@@ -32,7 +32,7 @@ class Prefect:
         space.environment |= {
             "PREFECT_API_URL": self.url,
             "PREFECT_WORKER_QUERY_SECONDS": "1",
-            "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
+            "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "3",
             "PREFECT_SERVER_UI_ENABLED": "false",
         }
 
@@ -179,7 +179,7 @@ def test_a_wrong_choice_is_one_sentence(prefect: Prefect) -> None:
     asked = ("prefect", "deployment", "run", "retrain/nightly-quick", "--param", 'overrides=["train.sed=8"]', "--flow-run-name", "wrong")
     prefect.space.run(*asked)
     run = prefect.ended(name={"any_": ["wrong"]})
-    assert run["state_type"] == "FAILED"
+    assert (run["state_type"], run["state_name"]) == ("FAILED", "Failed"), "what automations look for"
     assert run["state"]["message"].startswith("overrides: Could not override 'train.sed'")
     assert prefect.tasks(run) == {}
 

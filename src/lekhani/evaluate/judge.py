@@ -18,6 +18,8 @@ from lekhani.variants.nets import channels_last
 
 Floats = npt.NDArray[np.float32]
 FEATURES = 128
+AUGMENTATIONS = ("shift", "rotation", "scale", "shear", "bend", "thickness")
+CALM = 0.2  # of what augmentation does otherwise
 
 
 class Classifier(nn.Module):
@@ -110,8 +112,10 @@ def train_judge(
     """Train on uint8 images [N,H,W], labels int64 [N] with AdamW on a one-cycle schedule; the test split is read once, at the end.
 
     A share `nonsense` of each batch shows no glyph, and there all classes are equally right, so that the net is not sure of what it
-    has never seen (outlier exposure, Hendrycks et al. 2019). A share `held_out` of the train images, drawn by `seed`, is not trained
-    on: it yields the temperature, which then stands in the head's weights, so that softmax of the logits is a confidence.
+    has never seen (outlier exposure, Hendrycks et al. 2019). In the last share `calm` of training images are changed by a fifth only, as
+    the net will read them as they are (Touvron et al. 2019 close such a gap in the same way). A share `held_out` of the train images, drawn
+    by `seed`, is not trained on: it yields the temperature, which then stands in the head's weights, so that softmax of the logits is a
+    confidence.
 
     `network` is called with n_classes and `choice.width`. `bf16` runs the forward passes of training in bfloat16. `on_progress` hears
     the share done and the mean loss ten times or so.
@@ -129,12 +133,14 @@ def train_judge(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, choice.lr, total_steps=steps)
     rows = batches(len(images), batch_size, seed)
     odd = round(choice.nonsense * batch_size)
+    calmer = choice.model_copy(update={name: CALM * getattr(choice, name) for name in AUGMENTATIONS})
+    calm_from = steps - math.floor(choice.calm * steps)
     net.train()
     tenth = math.ceil(steps / 10)
     loss_sum = torch.zeros((), device=device)
     for step in range(1, steps + 1):
         chosen = torch.from_numpy(next(rows)).to(device)
-        x, target = augment(images[chosen], choice), F.one_hot(labels[chosen], n_classes).float()
+        x, target = augment(images[chosen], calmer if step > calm_from else choice), F.one_hot(labels[chosen], n_classes).float()
         if odd:  # rows come in random order, so the first are as good as any
             x[:odd], target[:odd] = nonsense(odd, x.shape[-1], device), 1 / n_classes
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):

@@ -47,7 +47,17 @@ def _traced(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str]) ->
     if program is None:
         raise LekhaniError("torch.onnx could not trace the generator; this is a bug, please report it with the params you used.")
     model: onnx.ModelProto = program.model_proto
+    _forget_origin(model)
     return model
+
+
+def _forget_origin(model: onnx.ModelProto) -> None:
+    """Drop what the exporter notes of source files, their folders and lines, so that the same weights give the same bytes anywhere."""
+    parts = [model, model.graph, *model.functions, *model.graph.input, *model.graph.output, *model.graph.initializer]
+    for graph in (model.graph, *model.functions):
+        parts += [*graph.node, *graph.value_info]
+    for part in parts:
+        del part.metadata_props[:]
 
 
 class _Part(nn.Module):

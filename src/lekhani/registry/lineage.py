@@ -381,7 +381,7 @@ def _lock(tags: Mapping[str, str], version: _Version, commit: Link, kept: bytes 
         notes.append(kept)
     else:
         known.append((kept, "the run's artifact lineage/dvc.lock"))
-        notes.append(_held("The run's artifact lineage/dvc.lock", kept, recorded, "it was changed, or logged again, since this version was made"))
+        notes.append(_held("The run's artifact lineage/dvc.lock", kept, recorded, "one of the two was changed or written anew since"))
     committed = _git("show", f"{commit.facts['id']}:./dvc.lock") if "date" in commit.facts else None
     if committed is not None:
         why = {True: "the tree was dirty", False: "though the tree is recorded as clean", None: "whether the tree was dirty is not recorded"}
@@ -390,7 +390,8 @@ def _lock(tags: Mapping[str, str], version: _Version, commit: Link, kept: bytes 
     elif "date" in commit.facts:
         notes.append(Note("missing", "Git shows no dvc.lock of this folder in the commit."))
     else:
-        notes.append(Note("missing", "The commit's dvc.lock cannot be read, since the commit is not here."))
+        reason = "The commit is not here" if commit.facts["id"] else "No commit is recorded"
+        notes.append(Note("missing", f"{reason}, so its dvc.lock cannot be held against this."))
     content, where = next(((content, where) for content, where in known if _sha256(content) == recorded), (None, ""))
     return Link("lock", {"sha256": recorded}, tuple(notes)), content, where
 
@@ -471,7 +472,7 @@ def _source(tags: Mapping[str, str], info: DatasetInfo | None) -> Link:
     elif any(tagged.values()):
         notes.append(Note("verified", "lineage/dataset.json says the same."))
     if silent:
-        notes.append(Note("missing", f"The version has no tags for {' and '.join(silent)}; lineage/dataset.json tells this."))
+        notes.append(Note("missing", f"The version has no tags for {', '.join(silent)}; lineage/dataset.json tells this."))
     return Link("source", {**{key: tagged[key] or told.get(key) for key in keys}, **{k: v for k, v in told.items() if k not in keys}}, tuple(notes))
 
 

@@ -102,12 +102,13 @@ def _only(folder: Path, version: ModelVersion) -> Path:
     """The generator in a version's folder, if it is the very file that was registered."""
     files = sorted([*folder.glob("artifacts/*.onnx"), *folder.glob("*.onnx")])  # at the top in models logged as ONNX alone
     if len(files) != 1:
-        raise LekhaniError(f"The artifact of {version.name} in {folder} holds {len(files)} ONNX files instead of one; register the model again.")
+        what = f"{version.name} version {version.version} in MLflow at {mlflow.get_tracking_uri()}"
+        raise LekhaniError(f"{what} holds {len(files)} ONNX files instead of one; restore its artifacts or register the model again.")
     found = sha256(files[0])
     if found != version.tags.get("model_sha256", found):
         raise LekhaniError(
-            f"{files[0]} is not the file that was registered as {version.name} version {version.version}, for its SHA-256 differs; "
-            "put that file back or register the model again."
+            f"The generator in MLflow at {mlflow.get_tracking_uri()} is not the file that was registered as {version.name} "
+            f"version {version.version}, for its SHA-256 differs; restore its artifacts or register the model again."
         )
     return files[0]
 

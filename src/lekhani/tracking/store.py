@@ -15,6 +15,8 @@ logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # what it validate
 # A server that is away must not hold training up for minutes; who wants more patience sets these.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+# Left alone, MLflow sends clients to S3 itself for every download, which they may be unable to reach; the server passes on what it holds.
+os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
 
 ROOT = Path("mlruns")
 

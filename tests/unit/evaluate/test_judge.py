@@ -278,6 +278,28 @@ def test_images_are_augmented_in_training_and_never_in_reading(monkeypatch: pyte
     assert tested == set(range(200, 212)), "the test split is read once, whole, and by itself"
 
 
+def test_training_ends_calmly(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[params.Classifier] = []
+
+    def spy(images: torch.Tensor, choice: params.Classifier) -> torch.Tensor:
+        given.append(choice)
+        return augment(images, choice)
+
+    monkeypatch.setattr(judge, "augment", spy)
+    train, test = glyphs(60, 1), glyphs(12, 2)
+    choice = params.Judge(width=4, images_seen=400, batch_size=20, calm=0.27)
+    train_judge(choice, train, test, 3, 1, CPU, lambda *_: None)
+    assert given[:15] == [choice] * 15, "27% of 20 steps are 5"
+    assert len(given) == 20
+    for calmer in given[15:]:
+        assert calmer.rotation == pytest.approx(choice.rotation / 5)
+        assert calmer.thickness == pytest.approx(choice.thickness / 5)
+        assert calmer.nonsense == choice.nonsense
+    given.clear()
+    train_judge(choice.model_copy(update={"calm": 0.0}), train, test, 3, 1, CPU, lambda *_: None)
+    assert [one.shift for one in given] == [choice.shift] * 20
+
+
 def test_nonsense_reaches_from_blank_to_noise() -> None:
     torch.manual_seed(0)
     drawn = torch.cat([nonsense(4, 20, CPU) for _ in range(60)])

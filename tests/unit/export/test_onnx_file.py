@@ -81,6 +81,13 @@ def test_the_weights_stand_in_the_graph_once(exported: Exported) -> None:
     assert held < 1.1 * wanted + 200, "every unrolled step must share them"
 
 
+def test_the_file_does_not_tell_where_it_was_made(exported: Exported) -> None:
+    content = exported.path.read_bytes()
+    for folder in (Path(torch.__file__).parents[1], Path(params.__file__).parent):
+        assert str(folder).encode() not in content
+    assert b".py" not in content
+
+
 def test_nothing_but_the_file_is_left(exported: Exported) -> None:
     assert [path.name for path in exported.path.parent.iterdir()] == ["generator.onnx"]
 

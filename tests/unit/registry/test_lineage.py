@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import mlflow
 import pytest
@@ -39,7 +41,7 @@ class Made:
 
     def artifact(self, path: str) -> Path:
         """Where the store keeps a file of the run."""
-        return Path(mlflow.artifacts.download_artifacts(run_id=self.run_id, artifact_path=path))
+        return Path(url2pathname(urlparse(connect().get_run(self.run_id).info.artifact_uri).path)) / path
 
 
 def git(*words: str) -> str:
@@ -115,12 +117,13 @@ def make(project: Path, toy_generator: Callable[..., Path]) -> Callable[..., Mad
         revision = _revision({"generator_sha256": "0" * 64})
         with runs.resume(None, EXPERIMENT, f"{dataset}/turbo", revision if tags else {}) as run_id:
             mlflow.log_artifact(str(model), "generator")
+            mlflow.log_text("", "generator/MLmodel")  # what MLflow knows a model by
             uri = log_model(model) if log_model else f"runs:/{run_id}/generator"
             if artifacts:
                 runs.log_lineage([lock, described])
         told = {"variant": "turbo", "model_sha256": files.sha256(model), "data_digest": info.digest, **revision}
         told |= {f"source.{key}": str(source[key]) for key in ("name", "version", "sha256")}
-        version = models.register(dataset, run_id, uri, told if tags else {})
+        version = models.register(dataset, uri, told if tags else {})
         return Made(version.name, str(version.version), run_id, told, info)
 
     return one
@@ -212,7 +215,7 @@ def test_a_clone_that_lacks_the_commit(make: Callable[..., Made], project: Path,
     assert set(link(found, "commit").facts) == {"id", "dirty"}
     assert sentences(found, "commit") == "This clone lacks the commit; `git fetch` brings it, if it was pushed."
     assert states(found)["lock"] == ["verified", "missing"]
-    assert "since the commit is not here" in sentences(found, "lock")
+    assert "The commit is not here, so its dvc.lock" in sentences(found, "lock")
     assert states(found)["hashes"] == ["verified"]
     git("fetch", "-q", str(project))
     assert states(lineage.trace("lekhani-elsewhere"))["lock"] == ["verified", "verified"]
@@ -236,6 +239,7 @@ def test_what_is_no_commit_is_not_given_to_git(make: Callable[..., Made], projec
     found = lineage.trace(made.name)
     assert ("It was made outside of git." if tag == "none" else "This is no commit id.") in sentences(found, "commit")
     assert "date" not in link(found, "commit").facts
+    assert ("No commit is recorded" if tag == "none" else "The commit is not here") in sentences(found, "lock")
     assert not (project / "planted").exists()
 
 
@@ -263,7 +267,7 @@ def test_artifacts_that_were_tampered_with(make: Callable[..., Made]) -> None:
     lock.write_text(lock.read_text().replace("a" * 32, "b" * 32))
     found = lineage.trace("lekhani-tampered")
     assert states(found)["lock"] == ["differs", "verified"]
-    assert f"lineage/dvc.lock has the SHA-256 {files.sha256(lock)}: it was changed" in sentences(found, "lock")
+    assert f"lineage/dvc.lock has the SHA-256 {files.sha256(lock)}: one of the two was changed" in sentences(found, "lock")
     assert link(found, "hashes").facts["raw"] == f"{'a' * 32}.dir", "read from the commit instead"
 
     generator = made.artifact("generator/generator.onnx")
@@ -357,6 +361,8 @@ def test_an_old_version_whose_run_knows_more(make: Callable[..., Made]) -> None:
     assert states(found)["hashes"] == ["verified"]
     assert link(found, "data").facts == {"digest": made.info.digest}
     assert [one.model for one in lineage.trained_on(made.info.digest[:8]).versions] == ["lekhani-older"]
+    with pytest.raises(LekhaniError, match="None of the "):
+        lineage.trained_on(f"{made.info.digest[:8]}{digest_of('other')[8:]}")
 
 
 def test_the_source_from_dataset_json_alone(make: Callable[..., Made]) -> None:
@@ -365,7 +371,7 @@ def test_the_source_from_dataset_json_alone(make: Callable[..., Made]) -> None:
         client.delete_model_version_tag(made.name, made.number, f"source.{key}")
     source = link(lineage.trace("lekhani-untagged"), "source")
     assert source.facts == {"name": "kaggle", "version": "3", "sha256": digest_of("raw"), "slug": "who/what"}
-    assert [note.sentence for note in source.notes] == ["The version has no tags for name and version and sha256; lineage/dataset.json tells this."]
+    assert [note.sentence for note in source.notes] == ["The version has no tags for name, version, sha256; lineage/dataset.json tells this."]
 
 
 def test_a_dvc_lock_without_what_is_looked_for(make: Callable[..., Made], project: Path) -> None:
@@ -473,7 +479,7 @@ def test_several_pages_of_answers(make: Callable[..., Made], monkeypatch: pytest
     assert len(lineage.trained_on(made[0].info.digest).versions) == 3
 
 
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:////nowhere/at/all/mlflow.db", "nothing://here"])
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:///mlflow.db/below-a-file.db", "nothing://here"])
 def test_an_mlflow_that_does_not_answer_is_a_sentence(store: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

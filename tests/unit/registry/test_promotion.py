@@ -46,9 +46,9 @@ def left_over(name: str) -> bool:
 
 
 def test_the_first_champion_has_no_previous(store: Path) -> None:
-    new("first", 1)
-    assert models.aliases("first") == {"champion": "1"}
-    assert tags("first", "1")["promoted_over"] == "none"
+    new("first-ever", 1)
+    assert models.aliases("first-ever") == {"champion": "1"}
+    assert tags("first-ever", "1")["promoted_over"] == "none"
 
 
 def test_promotion_keeps_the_old_champion_and_takes_the_challenger(store: Path) -> None:
@@ -92,17 +92,17 @@ def test_rolling_back_a_return_of_an_old_version_does_not_go_in_circles(store: P
 
 
 def test_what_cannot_be_restored_leaves_the_aliases(store: Path) -> None:
-    new("gone", 2)
-    promotion.promote("gone", "2", "1")
-    before = models.aliases("gone")
+    new("lost", 2)
+    promotion.promote("lost", "2", "1")
+    before = models.aliases("lost")
 
     def refuse(version: str) -> None:
         raise LekhaniError(f"{version} is gone")
 
     with pytest.raises(LekhaniError, match="1 is gone"):
-        promotion.rollback("gone", check=refuse)
-    assert models.aliases("gone") == before
-    assert not left_over("gone")
+        promotion.rollback("lost", check=refuse)
+    assert models.aliases("lost") == before
+    assert not left_over("lost")
 
 
 def test_a_champion_that_has_changed_meanwhile_is_kept(store: Path) -> None:
@@ -207,17 +207,17 @@ def journal(name: str, **changes: Any) -> promotion.Move:
 
 
 def test_a_move_on_another_machine_is_left_alone_until_it_is_old(store: Path) -> None:
-    new("elsewhere", 3)
-    journal("elsewhere")
-    with pytest.raises(LekhaniError, match=r"asha is promoting lekhani-elsewhere version 2 since .*; wait a moment"):
-        promotion.finish("elsewhere")
-    with pytest.raises(LekhaniError, match="Someone else moves the champion of lekhani-elsewhere at this moment"):
-        promotion.promote("elsewhere", "3", "1")
-    assert models.aliases("elsewhere") == {"champion": "1"}
-    connect().delete_registered_model("lekhani-elsewhere.move")
-    journal("elsewhere", at="2020-01-01T00:00:00Z")
-    promotion.finish("elsewhere")
-    assert models.aliases("elsewhere") == {"champion": "2", "previous": "1"}
+    new("far-away", 3)
+    journal("far-away")
+    with pytest.raises(LekhaniError, match=r"asha is promoting lekhani-far-away version 2 since .*; wait a moment"):
+        promotion.finish("far-away")
+    with pytest.raises(LekhaniError, match="Someone else moves the champion of lekhani-far-away at this moment"):
+        promotion.promote("far-away", "3", "1")
+    assert models.aliases("far-away") == {"champion": "1"}
+    connect().delete_registered_model("lekhani-far-away.move")
+    journal("far-away", at="2020-01-01T00:00:00Z")
+    promotion.finish("far-away")
+    assert models.aliases("far-away") == {"champion": "2", "previous": "1"}
 
 
 def test_an_old_move_does_not_undo_what_was_set_by_hand_since(store: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -144,7 +144,7 @@ def test_numpy_and_torch_share_their_memory() -> None:
     assert w1.dtype == np.float32
     assert np.shares_memory(w1, variant.generator().layers.first.weight.detach().numpy())
     w1[0, 0] = 42.0
-    assert float(variant.generator().layers.first.weight[0, 0]) == 42.0
+    assert variant.generator().layers.first.weight[0, 0].item() == 42.0
 
 
 def test_weights_that_moved_are_still_trained() -> None:

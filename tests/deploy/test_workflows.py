@@ -1,0 +1,252 @@
+"""GitHub's workflows: sound, pinned, without a right or a secret too many; and every command of theirs runs here as well."""
+
+import json
+import re
+import shutil
+from typing import Any
+
+import pytest
+import yaml
+from linters import checked
+from miniature import Project
+from workspace import ROOT
+
+FOLDER = ROOT / ".github" / "workflows"
+FILES = sorted(FOLDER.glob("*.yml"))
+WORKFLOWS: dict[str, dict[Any, Any]] = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in FILES}
+JOBS = [(f"{workflow}.{name}", job) for workflow, content in WORKFLOWS.items() for name, job in content["jobs"].items()]
+STEPS = [(name, step) for name, job in JOBS for step in job.get("steps", [])]
+TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+# What .ci/run runs, of which these tests are a part, and the demo, which is nothing but commands that tests/pipeline runs one by one.
+RUN_ELSEWHERE = {"setup", "lint", "types", "test", "test-slow", "demo"}
+RUN_BELOW = {"pull", "restore", "push", "retrain", "register", "datasets", "promotion-check", "promote", "comment", "summary"}
+TABLE = "## lekhani-mnist: version 2 against champion 1\n\n**Refuse**: too few classes\n"
+
+
+def job(name: str) -> dict[str, Any]:
+    return next(one for known, one in JOBS if known == name)
+
+
+def commands(name: str) -> list[str]:
+    """What a job runs, in order."""
+    return [step["run"] for step in job(name)["steps"] if "run" in step]
+
+
+def test_actionlint_finds_nothing() -> None:
+    checked("actionlint", *map(str, FILES))
+
+
+def test_workflows_keep_to_their_schema() -> None:
+    checked("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *map(str, FILES))
+
+
+def test_every_step_is_one_command_with_nothing_put_into_it() -> None:
+    ran = [(name, step["run"]) for name, step in STEPS if "run" in step]
+    assert len(ran) > 15
+    for name, command in ran:
+        assert re.fullmatch(r"make [a-z-]+", command), f"{name}: {command}"
+        assert command.removeprefix("make ") in TARGETS, f"{name}: {command}"
+
+
+def test_every_command_is_run_by_a_test_too() -> None:
+    used = {step["run"].removeprefix("make ") for _, step in STEPS if "run" in step}
+    assert used == RUN_BELOW | RUN_ELSEWHERE
+    local = set(re.findall(r"^make ([a-z-]+)$", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.M))
+    assert RUN_ELSEWHERE - local == {"demo"}
+
+
+def test_actions_are_pinned_to_commits() -> None:
+    seen: dict[str, str] = {}
+    for path in FILES:
+        for line in re.findall(r"uses: *(.+)", path.read_text(encoding="utf-8")):
+            if line.startswith("./"):
+                assert (ROOT / line).is_file(), line
+                continue
+            assert (found := re.fullmatch(r"([\w./-]+)@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)), line
+            assert seen.setdefault(found[1], line) == line, "one version of an action everywhere"
+    assert "actions/checkout" in seen
+
+
+def test_no_job_may_do_more_than_it_must() -> None:
+    for name, content in WORKFLOWS.items():
+        assert content["permissions"] == {}, name
+    for name, one in JOBS:
+        more = {"pull-requests": "write"} if name in {"promote.comment", "retrain.promotion"} else {}
+        assert one["permissions"] == {"contents": "read"} | more, name
+    for name, step in STEPS:
+        if step.get("uses", "").startswith("actions/checkout@"):
+            assert step["with"]["persist-credentials"] is False, name
+
+
+def test_secrets_reach_only_the_commands_that_need_them() -> None:
+    """Neither the installation nor an action sees one, and no command gets both those of the remote and those of the registry."""
+    remote, registry = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}, {"MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN"}
+    needs = {"pull": remote, "restore": remote, "push": remote}
+    needs |= dict.fromkeys(("retrain", "register", "promotion-check", "promote"), registry)
+    for name, step in STEPS:
+        given = {key for key, value in step.get("env", {}).items() if f"secrets.{key}" in value}
+        assert given == needs.get(step.get("run", "").removeprefix("make "), set()), (name, step)
+        assert json.dumps(step).count("secrets.") == len(given), name
+        if given:
+            assert "make setup" in commands(name)[: commands(name).index(step["run"])], f"{name}: {step['run']} installs packages beside secrets"
+    for name, one in JOBS:
+        assert "secrets." not in json.dumps({key: value for key, value in one.items() if key != "steps"}), name
+
+
+def test_the_alias_moves_only_behind_the_gate_and_an_approval() -> None:
+    movers = [name for name, step in STEPS if step.get("run") == "make promote"]
+    assert movers == ["promote.promote"]
+    mover = job("promote.promote")
+    assert mover["needs"] == "gate"
+    assert mover["environment"] == "production"
+    assert mover["if"] == "github.event_name != 'pull_request'"
+    assert mover["concurrency"]["cancel-in-progress"] is False
+    assert "make promotion-check" in commands("promote.gate")
+
+    def settings(name: str, command: str) -> Any:
+        return next(step["env"] for step in job(name)["steps"] if step.get("run") == command)
+
+    assert settings("promote.gate", "make promotion-check") == settings("promote.promote", "make promote"), "both decide on the same"
+    assert settings("promote.gate", "make pull") == settings("promote.promote", "make pull")
+    # A step that goes on after a refusal would let the alias move: none does, nor does the job.
+    assert not any(step.get("continue-on-error") for name, step in STEPS if name != "promote.comment")
+    assert not any("continue-on-error" in one for _, one in JOBS)
+
+
+def test_forks_get_nowhere_near_the_secrets() -> None:
+    assert "github.event.pull_request.head.repo.full_name == github.repository" in job("promote.gate")["if"]
+    for name, content in WORKFLOWS.items():
+        assert not {"pull_request_target", "workflow_run"} & set(content[True]), name  # YAML reads `on` as a truth value
+
+
+def test_retraining_keeps_its_work_before_it_tells_of_it() -> None:
+    assert commands("retrain.retrain") == [f"make {one}" for one in ("setup", "restore", "retrain", "summary", "push", "register", "datasets")]
+    call = job("retrain.promotion")
+    assert call["uses"] == "./.github/workflows/promote.yml"
+    assert call["needs"] == "retrain"
+    lock = next(step["with"] for step in job("retrain.retrain")["steps"] if "upload-artifact" in step.get("uses", ""))
+    assert (lock["name"], lock["path"]) == (call["with"]["lock"], "dvc.lock")
+
+
+def test_packages_are_cached_by_what_is_installed() -> None:
+    kept = [step["with"]["key"] for name, step in STEPS if name.startswith("ci.") and "actions/cache" in step.get("uses", "")]
+    assert len(kept) == 2
+    assert all("hashFiles('pyproject.toml', 'constraints.txt')" in key and "steps.python.outputs.python-version" in key for key in kept)
+    assert job("ci.check")["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+
+
+def test_data_and_models_go_to_the_remote_and_come_back(small_project: Project) -> None:
+    small_project.run("dvc", "repro", "-q")
+    small_project.commit("reproduced")
+    board = small_project.path / "reports" / "leaderboard.md"
+    made = board.read_bytes()
+
+    def forget() -> None:
+        for lost in (".dvc/cache", "reports"):
+            shutil.rmtree(small_project.path / lost, ignore_errors=True)
+
+    kept = small_project.path.parent / "kept"
+    shutil.copytree(small_project.path / ".dvc" / "cache", kept)
+    forget()
+    small_project.make("pull", code=2)
+    small_project.make("restore")  # a first retraining finds an empty remote
+    assert not board.exists()
+    shutil.copytree(kept, small_project.path / ".dvc" / "cache", dirs_exist_ok=True)
+    small_project.make("push")
+    forget()
+    small_project.make("pull")
+    assert board.read_bytes() == made
+    # Whoever has the same inputs takes what came of them, even if nobody committed dvc.lock.
+    small_project.run("git", "rm", "-q", "dvc.lock")
+    forget()
+    assert "is cached - skipping run" in small_project.run("dvc", "repro", "--pull")
+    assert board.read_bytes() == made
+
+
+def test_which_datasets_retraining_leaves_to_the_gate(small_project: Project) -> None:
+    told = small_project.path.parent / "output"
+    small_project.environment["GITHUB_OUTPUT"] = str(told)
+    small_project.run("dvc", "repro", "-q")
+    small_project.commit("reproduced")
+    assert small_project.make("datasets") == "datasets=[]\n"
+    (small_project.path / "dvc.lock").write_text((small_project.path / "dvc.lock").read_text() + "# another\n")
+    small_project.run("git", "add", "dvc.lock")  # as core.autostage does
+    assert small_project.make("datasets") == 'datasets=["devanagari", "mnist"]\n'
+    assert told.read_text() == 'datasets=[]\ndatasets=["devanagari", "mnist"]\n'
+    (small_project.path / "params.yaml").unlink()
+    assert "params.yaml" in small_project.make("datasets", code=2), "a failure is no empty list"
+
+
+def test_the_leaderboard_is_shown_on_the_page_of_the_run(small_project: Project) -> None:
+    page = small_project.path.parent / "page.md"
+    page.write_text("before\n")
+    small_project.environment["GITHUB_STEP_SUMMARY"] = str(page)
+    (small_project.path / "reports").mkdir()
+    (small_project.path / "reports" / "leaderboard.md").write_text("| variant |\n")
+    assert small_project.make("summary") == "| variant |\n"
+    assert page.read_text() == "before\n| variant |\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "ends"),
+    [(0, "", 0), (3, "", 2), (3, "a demonstration", 0), (1, "", 2), (1, "a demonstration", 2)],
+    ids=["would promote", "refused", "refused, to be forced", "failed", "failed, to be forced"],
+)
+def test_the_gate_shows_its_table_whatever_it_says(small_project: Project, code: int, reason: str, ends: int) -> None:
+    page = small_project.path.parent / "page.md"
+    small_project.environment |= {"GITHUB_STEP_SUMMARY": str(page), "DATASET": "mnist", "MODEL_VERSION": "2", "FORCE_REASON": reason}
+    calls = small_project.stand_in("lekhani", TABLE, code)
+    said = small_project.make("promotion-check", code=ends)
+    assert calls() == [["promote", "--check", "--dataset", "mnist", "--version", "2"]], "and nothing is forced while it only decides"
+    assert TABLE in said
+    assert page.read_text() == (small_project.path / "build" / "promotion.md").read_text() == TABLE
+
+
+@pytest.mark.parametrize(("code", "ends"), [(0, 0), (3, 2), (1, 2)])
+def test_promotion_ends_as_the_command_does(small_project: Project, code: int, ends: int) -> None:
+    page = small_project.path.parent / "page.md"
+    small_project.environment |= {"GITHUB_STEP_SUMMARY": str(page)}
+    calls = small_project.stand_in("lekhani", TABLE, code)
+    assert TABLE in small_project.make("promote", code=ends)
+    assert calls() == [["promote"]], "all datasets, unless one is asked for"
+    assert page.read_text() == TABLE
+
+
+def test_nothing_that_is_asked_for_becomes_part_of_a_command(small_project: Project) -> None:
+    nasty = 'it\'s "$(touch pwned)" `touch pwned`; touch pwned & $HOME $(shell touch pwned) \\ * #'
+    small_project.environment |= {"DATASET": nasty, "MODEL_VERSION": nasty, "FORCE_REASON": nasty, "PULL_REQUEST": nasty, "GITHUB_REPOSITORY": "a/b"}
+    asked = ["--dataset", nasty, "--version", nasty]
+    calls, comments = small_project.stand_in("lekhani", TABLE), small_project.stand_in("gh")
+    for target in ("promotion-check", "promote", "comment"):
+        small_project.make(target)
+    assert calls() == [["promote", "--check", *asked], ["promote", *asked, "--force", "--reason", nasty]]
+    assert comments() == [["pr", "comment", nasty, "--repo", "a/b", "--body-file", "build/promotion.md"]]
+    assert not list(small_project.path.rglob("pwned"))
+
+
+def test_the_comment_is_the_decision_or_that_there_is_none(small_project: Project) -> None:
+    small_project.environment |= {"PULL_REQUEST": "12", "GITHUB_REPOSITORY": "somebody/lekhani"}
+    calls, body = small_project.stand_in("gh"), small_project.path / "build" / "promotion.md"
+    small_project.make("comment")
+    assert "came to no decision" in body.read_text()
+    body.write_text(TABLE)
+    small_project.make("comment")
+    assert body.read_text() == TABLE
+    assert calls() == [["pr", "comment", "12", "--repo", "somebody/lekhani", "--body-file", "build/promotion.md"]] * 2
+
+
+def test_registration_is_of_all_datasets(small_project: Project) -> None:
+    calls = small_project.stand_in("lekhani")
+    small_project.make("register")
+    assert calls() == [["register"]]
+
+
+@pytest.mark.slow
+def test_retraining_runs_every_stage_and_registers_nothing(small_project: Project) -> None:
+    calls = small_project.stand_in("lekhani")
+    assert "1 stages: 0 cached, 1 run" in small_project.make("retrain")
+    assert (small_project.path / "dvc.lock").exists()
+    assert calls() == []
+
+
+# `make register`, `make promotion-check` and `make promote` in a trained workspace, with the real `lekhani`, have their place here.
