@@ -72,9 +72,10 @@ schedule: setup ## Prefect's server and a worker on this machine, with the deplo
 	until (exec 3<>/dev/tcp/127.0.0.1/$$port) 2>/dev/null; do kill -0 $$server; sleep 1; done; \
 	prefect work-pool create lekhani --type process --overwrite; \
 	for gpu in $$(nvidia-smi -L 2>/dev/null | sed -n 's/^GPU \([0-9]*\):.*/\1/p'); do prefect concurrency-limit create gpu-$$gpu 1; done; \
+	prefect automation inspect "runs whose process is gone" >/dev/null 2>&1 || prefect automation create --from-file pipelines/crashed.yaml; \
 	prefect --no-prompt deploy --all; \
 	echo "==> The UI is at http://127.0.0.1:$$port; to start a run yourself: PREFECT_API_URL=$$PREFECT_API_URL prefect deployment run retrain/nightly-quick"; \
-	prefect worker start --pool lekhani
+	prefect worker start --pool lekhani --work-queue default
 
 clean: ## remove what the pipeline made (not the environment, not MLflow's runs)
 	@rm -rf data models reports generated checkpoints

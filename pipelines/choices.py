@@ -90,6 +90,32 @@ def workspace(root: Path, overrides: Sequence[str]) -> Path:
     return folder
 
 
+def commit_of(folder: Path) -> str:
+    """The commit at which other machines do what `folder` would; raises UsageError when its graph or its code differ from that."""
+    if changed := _git(folder, "status", "--porcelain", "--untracked-files=no", "--", "dvc.yaml", "src"):
+        raise UsageError(f"Other machines work at a commit, and {changed.split()[1]} differs from it; commit and push it.")
+    return _git(folder, "rev-parse", "HEAD")
+
+
+def at_commit(root: Path, commit: str, text: str) -> Path:
+    """A git worktree of the clone `root` at a commit, with `text` as its params.yaml, kept for the next stage.
+
+    DVC's settings and cache are those of `root`. Raises UsageError for a commit that the clone neither has nor can fetch.
+    """
+    folder = root / ".dvc" / "tmp" / "flows" / f"{commit[:8]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    try:
+        _git(root, "cat-file", "-e", f"{commit}^{{commit}}")
+    except UsageError:
+        _git(root, "fetch", "--quiet", "--all")
+        _git(root, "cat-file", "-e", f"{commit}^{{commit}}", hint="push it to where this worker's clone comes from")
+    if not (folder / ".dvc" / "config.local").exists():
+        files.remove(folder)  # what a run that was killed at this point has left
+        _git(root, "worktree", "add", "--quiet", "--force", "--detach", str(folder), commit)
+        _share(root, folder)
+    files.write_text(folder / "params.yaml", text)
+    return folder
+
+
 def _apply(path: Path, overrides: Sequence[str]) -> None:
     try:
         apply_overrides(path, list(overrides))
@@ -107,7 +133,7 @@ def _anchored(raw: dict[str, Any], root: Path) -> list[str]:
 
 def _share(root: Path, folder: Path) -> None:
     """Give a new worktree the DVC settings of `root`, its cache and its MLflow store."""
-    (folder / ".dvc").mkdir()
+    (folder / ".dvc").mkdir(exist_ok=True)
     _copy(root, folder, ".dvc/config", ".dvc/.gitignore")
     with Repo(str(root)) as ours, Repo(str(folder)) as theirs, theirs.config.edit("local") as local:
         for level in ("repo", "local"):  # anew, since paths in them are relative to the file that they stand in
@@ -123,10 +149,10 @@ def _copy(root: Path, folder: Path, *names: str) -> None:
             files.write_text(folder / name, (root / name).read_text(encoding="utf-8"))
 
 
-def _git(folder: Path, *words: str) -> str:
+def _git(folder: Path, *words: str, hint: str = "commit, or edit params.yaml instead") -> str:
     """What git says; raises UsageError where it refuses."""
     done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})  # noqa: S607
     if done.returncode != 0:
         told = (done.stderr.strip().splitlines() or ["git failed"])[-1]
-        raise UsageError(f"Choices that differ from params.yaml need a git repository with a commit ({told}); commit, or edit params.yaml instead.")
+        raise UsageError(f"Choices that differ from params.yaml and other machines need a git repository with a commit ({told}); {hint}.")
     return done.stdout.strip()

@@ -19,6 +19,7 @@ os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 
 from prefect import get_run_logger
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Failed
 
 from lekhani.errors import UsageError
@@ -27,7 +28,7 @@ from lekhani.params import ParamsError
 ROOT = Path(__file__).resolve().parent.parent
 
 _RUNNING: set["subprocess.Popen[str]"] = set()
-_STOPPED = threading.Event()
+STOPPED = threading.Event()
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,16 @@ def command(root: Path, *words: str, environment: Mapping[str, str] | None = Non
         start_new_session=True,
     ) as process:
         _RUNNING.add(process)
-        if _STOPPED.is_set():  # while it was starting
+        if STOPPED.is_set():  # while it was starting
             _end(process)
         try:
             for line in process.stdout or ():
                 lines.append(line.rstrip())
                 if lines[-1]:
                     log.info(lines[-1])
+        except BaseException:  # as when the flow is cancelled; leaving the block waits for the end
+            _end(process)
+            raise
         finally:
             _RUNNING.discard(process)
     return Ended(process.returncode, tuple(lines))
@@ -85,11 +89,11 @@ def command(root: Path, *words: str, environment: Mapping[str, str] | None = Non
 @contextmanager
 def ending_commands() -> Iterator[None]:
     """When the block is left by an exception, as by Ctrl-C or a cancelled run, end the commands that still run."""
-    _STOPPED.clear()
+    STOPPED.clear()
     try:
         yield
     except BaseException:
-        _STOPPED.set()
+        STOPPED.set()
         for process in list(_RUNNING):
             _end(process)
         raise
@@ -103,7 +107,7 @@ def _end(process: "subprocess.Popen[str]") -> None:
 def failed(ended: Ended) -> State[Any]:
     """The state of a task whose command failed, with one sentence; its name says whether trying again may help (`may_pass`)."""
     text = "\n".join(ended.lines)
-    if _STOPPED.is_set():
+    if STOPPED.is_set():
         return Cancelled(message="stopped together with the flow")
     if blocked := re.search(r"is being blocked by:\s*\(PID (\d+)\): (.+)", text):
         return Failed(name="Busy", message=f"Process {blocked[1]} ({blocked[2]}) is working on the same files; wait for its end, or end it.")
@@ -113,7 +117,7 @@ def failed(ended: Ended) -> State[Any]:
     number = -ended.stage_code if ended.stage_code < 0 else ended.stage_code - 128  # a shell adds 128 to a signal
     if number in signals:
         return Failed(name="Killed", message=f"The process was killed by {signals[number]}; when memory was short, lower `side_by_side` or sizes.")
-    if "MLflow at " in ended.sentence:
+    if "MLflow at http" in ended.sentence:  # a server, which may be back soon, and no file
         return Failed(name="Unreachable", message=ended.sentence)
     return Failed(name="Invalid" if ended.stage_code == 2 else None, message=ended.sentence)
 
@@ -143,9 +147,10 @@ def here(flow: str, run: Callable[[], State[Any]]) -> int:
 
 
 def may_pass(_task: object, run: TaskRun, state: State[Any]) -> bool:
-    """Whether a failure is worth another try: a server that is away, files that someone else works on, a process that was killed, thrice at most."""
-    return state.name in {"Unreachable", "Busy"} or (state.name == "Killed" and run.run_count <= 3)
+    """Whether to try again: a server is away, someone else works on the files; a process was killed or its machine is gone, thrice at most."""
+    return state.name in {"Unreachable", "Busy"} or (state.name in {"Killed", "Lost"} and run.run_count <= 3)
 
 
-# Twenty minutes in all: a server may restart, another run may come to its end.
-RETRIES: dict[str, Any] = {"retries": 21, "retry_delay_seconds": [20, 40, 60], "retry_condition_fn": may_pass}
+# Twenty minutes in all: a server may restart, another run may come to its end. Prefect's own setting changes the waits.
+WAITS = get_current_settings().tasks.default_retry_delay_seconds or [20.0, 40.0, 60.0]
+RETRIES: dict[str, Any] = {"retries": 21, "retry_delay_seconds": WAITS, "retry_condition_fn": may_pass}

@@ -9,17 +9,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import chdir
+from contextlib import chdir, nullcontext
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from choices import Profile, Source, Variant, as_overrides, workspace
-from commands import RETRIES, ROOT, command, ending_commands, failed, here
+import on_ray
+from choices import Profile, Source, Variant, as_overrides, commit_of, workspace
+from commands import ROOT, ending_commands, here
 from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo
-from prefect import flow, get_run_logger, task
+from prefect import Task, flow, get_run_logger, task
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed, Failed
@@ -27,11 +28,13 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from promote import gate, register
 from published import publish, publish_validation
 from pydantic import Field
+from stage import hand_over, needs_server, run_stage
 
 from lekhani import params
 from lekhani.data import fetch
-from lekhani.errors import LekhaniError, first_line
+from lekhani.errors import LekhaniError, UsageError, first_line
 
+Engine = Literal["threads", "ray"]
 Graph = Mapping[str, set[str]]  # by the name of a stage, the stages that it needs
 
 # dvc.yaml does not say which stages want a GPU to themselves.
@@ -88,39 +91,44 @@ def newer_version(folder: Path, dataset: str, data: params.Data) -> State[Any]:
     return Completed(name="Newer", message=f"version {number}") if number else Completed(name="Cached", message="no newer version")
 
 
-@task(task_run_name="{stage}", **RETRIES)
-def run_stage(folder: Path, stage: str, is_due: bool = True, force: bool = False, environment: Mapping[str, str] | None = None) -> State[Any]:
-    """Bring one stage up to date; the state is named Cached when DVC has nothing to run. A stage that is not due is not looked at."""
-    if not is_due:
-        return Completed(name="Cached", message="nothing changed")
-    words = ["dvc", "--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), stage]
-    ended = command(folder, *words, environment=environment)
-    if ended.code:
-        state = failed(ended)
-        # The server of a dataset may be back soon. Wrong use, such as a slug that does not exist, ends with 2.
-        return Failed(name="Unreachable", message=state.message) if stage.startswith("fetch@") and ended.stage_code == 1 else state
-    if f"Running stage '{stage}':" not in ended.lines:
-        return Completed(name="Cached", message="DVC found nothing to run")
-    return Completed(message="run")
+def elsewhere(needs: Graph) -> set[str]:
+    """The stages worth a worker: what trains and all that follows from it, but for what comes last, which needs the outputs of all of them here."""
+    found, last = set[str](), set(needs) - set[str]().union(*needs.values())
+    for stage in TopologicalSorter(needs).static_order():
+        if stage.split("@")[0] in TRAINING or needs[stage] & found:
+            found.add(stage)
+    return found - last
 
 
-def run_stages(folder: Path, needs: Graph, due: set[str], forced: set[str], side_by_side: int) -> dict[str, State[Any]]:
+def run_stages(
+    folder: Path, needs: Graph, due: set[str], forced: set[str], side_by_side: int, engine: Engine = "threads", workers: tuple[str, str] | None = None
+) -> dict[str, State[Any]]:
     """Run every stage once all that it needs is done, and return how each ended; what needs a failed stage is left out.
 
     Stages are submitted when they can start, since a task that waits for another would hold one of the runner's workers meanwhile.
+    `workers` are a deployment of the flow `stage` and the commit at which it works.
     """
-    order, shared, states = TopologicalSorter(needs), threads(side_by_side), dict[str, State[Any]]()
+    order, states = TopologicalSorter(needs), dict[str, State[Any]]()
     running: dict[PrefectFuture[Any], str] = {}
     order.prepare()
-    gpu_of = places(list(TopologicalSorter(needs).static_order()), gpus())
-    with ThreadPoolTaskRunner[Any](max_workers=side_by_side) as runner, ending_commands():
+    is_here = engine == "threads"  # where it is Ray that shares out cores and GPUs
+    shared, gpu_of = (threads(side_by_side), places(list(TopologicalSorter(needs).static_order()), gpus())) if is_here else ({}, {})
+    away, pushed = elsewhere(needs) if workers else set(), set[str]()
+    with ThreadPoolTaskRunner[Any](max_workers=side_by_side) if is_here else on_ray.runner() as runner, ending_commands():
         while order.is_active():
             for stage in order.get_ready():
                 is_due = stage in due | forced or any(states[other].name != "Cached" for other in needs[stage])
-                environment = shared | ({"CUDA_VISIBLE_DEVICES": gpu_of[stage]} if stage in gpu_of else {})
-                one = run_stage.with_options(tags=[f"gpu-{gpu_of[stage]}"]) if is_due and stage in gpu_of else run_stage
-                asked = {"folder": folder, "stage": stage, "is_due": is_due, "force": stage in forced, "environment": environment}
-                running[runner.submit(one, asked)] = stage
+                if workers and is_due and stage in away:
+                    asked: dict[str, Any] = {"needs": sorted(needs[stage]), "made_here": sorted(needs[stage] - pushed)}
+                    asked |= {"deployment": workers[0], "commit": workers[1]}
+                    one: Task[..., State[Any]] = hand_over
+                    pushed.add(stage)
+                else:
+                    environment = shared | ({"CUDA_VISIBLE_DEVICES": gpu_of[stage]} if stage in gpu_of else {})
+                    one = run_stage.with_options(tags=[f"gpu-{gpu_of[stage]}"]) if is_due and stage in gpu_of else run_stage
+                    asked = {"is_due": is_due, "force": stage in forced, "environment": environment}
+                with nullcontext() if is_here else on_ray.reserving(side_by_side, stage.split("@")[0] in TRAINING):
+                    running[runner.submit(one, {"folder": folder, "stage": stage, **asked})] = stage
             if not running:  # all that is left needs a stage that failed
                 break
             future = next(as_completed(list(running)))
@@ -143,6 +151,8 @@ def retrain(
     register_best: bool = True,
     promote: bool = True,
     side_by_side: Annotated[int, Field(ge=1)] = 2,
+    engine: Engine = "threads",
+    stage_deployment: str | None = None,
 ) -> State[Any]:
     """Bring every stage of dvc.yaml up to date, register the best variants and promote those that pass the gate.
 
@@ -157,7 +167,9 @@ def retrain(
         overrides: KEY=VALUE as for `dvc exp run -S`, such as train.seed=8.
         register_best: Make the best variant of each dataset a version in the registry.
         promote: Let the gate decide on what was registered.
-        side_by_side: How many stages may run at a time; they share the cores.
+        side_by_side: How many stages may run at a time; they share the cores. On Ray, how many on each node.
+        engine: Where stages run as tasks: on this machine, or on the Ray cluster of RAY_ADDRESS.
+        stage_deployment: A deployment of the flow `stage`, such as stage/worker, whose workers run the stages that take long.
 
     """
     root = root.resolve()
@@ -166,13 +178,19 @@ def retrain(
         folder = workspace(root, as_overrides(raw, profile, datasets, variants, source, overrides))
         p = params.load(folder / "params.yaml")
         needs, due = graph_and_changes(folder)
+        workers = (stage_deployment, commit_of(root)) if stage_deployment else None
+        if workers:
+            needs_server(p)
     except (LekhaniError, params.ParamsError, DvcException) as error:
         return Failed(message=first_line(error), data=error)
     if folder != root:
         get_run_logger().info("These choices differ from params.yaml, so they have a workspace of their own: %s", folder)
     kaggle = [name for name, data in p.data.items() if data.source == "kaggle"]
     forced = {f"fetch@{name}" for name in kaggle if newer_version(folder, name, p.data[name], return_state=True).name == "Newer"}
-    states = run_stages(folder, needs, due, forced, side_by_side)
+    try:
+        states = run_stages(folder, needs, due, forced, side_by_side, engine, workers)
+    except UsageError as error:
+        return Failed(message=str(error), data=error)
     if any(not state.is_completed() for state in states.values()):
         for stage, state in states.items():
             if stage.startswith("validate@") and state.is_failed():
@@ -222,12 +240,11 @@ def main() -> int:
     parser.add_argument("--no-register", action="store_true", help="leave the MLflow registry as it is")
     parser.add_argument("--no-promote", action="store_true", help="register, but do not ask the gate")
     parser.add_argument("--side-by-side", type=int, default=2, metavar="N", help="how many stages may run at a time (2)")
+    parser.add_argument("--engine", default="threads", help="threads, or ray for the cluster of RAY_ADDRESS")
+    parser.add_argument("--stage-deployment", metavar="FLOW/NAME", help="have workers run the stages that take long, such as stage/worker")
     given = parser.parse_args()
-    choices = given.profile, given.dataset, given.variant, given.source, given.set
-    return here(
-        "retrain",
-        lambda: retrain(given.root, *choices, not given.no_register, not given.no_promote, given.side_by_side, return_state=True),
-    )
+    choices = given.profile, given.dataset, given.variant, given.source, given.set, not given.no_register, not given.no_promote
+    return here("retrain", lambda: retrain(given.root, *choices, given.side_by_side, given.engine, given.stage_deployment, return_state=True))
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ import mlflow
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from lekhani.errors import LekhaniError, UsageError, first_line
-from lekhani.registry.models import MISSING, aliases, model_name
-from lekhani.tracking.store import connect
+from lekhani.registry.models import aliases, model_name
+from lekhani.tracking.store import MISSING, connect
 
 log = logging.getLogger("lekhani")
 

@@ -2,9 +2,13 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
+import requests
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from lekhani.errors import LekhaniError, first_line
 
@@ -19,6 +23,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
 os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
 
 ROOT = Path("mlruns")
+MISSING = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 
 def connect() -> mlflow.MlflowClient:
@@ -34,24 +39,32 @@ def _default_uri() -> str:
     return f"sqlite:///{(ROOT / 'mlflow.db').resolve().as_posix()}"
 
 
+@contextmanager
+def answering() -> Iterator[None]:
+    """Raise a LekhaniError that names the store in use for what MLflow, its database or the way to its server raise in the block."""
+    try:
+        yield
+    except (mlflow.MlflowException, requests.RequestException) as error:
+        raise LekhaniError(
+            f"MLflow at {mlflow.get_tracking_uri()} does not answer: {first_line(error)}; set tracking.backend to `none` to go without it."
+        ) from error
+
+
+@answering()
 def use_experiment(name: str) -> str:
     """Make `name` the active experiment, creating it when it is new, and return its id.
 
     With the default store its artifacts lie in mlruns/artifacts; a tracking server decides for itself.
+    Raises LekhaniError when MLflow does not answer or the experiment is deleted.
     """
     client = connect()
-    try:
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            location = (ROOT / "artifacts").resolve().as_uri() if mlflow.get_tracking_uri() == _default_uri() else None
-            identity = client.create_experiment(name, artifact_location=location)
-        elif experiment.lifecycle_stage == "deleted":
-            raise LekhaniError(f"The MLflow experiment {name!r} is deleted; restore it or name another under tracking.experiment.")
-        else:
-            identity = experiment.experiment_id
-    except mlflow.MlflowException as error:
-        raise LekhaniError(
-            f"MLflow at {mlflow.get_tracking_uri()} does not answer: {first_line(error)}; set tracking.backend to `none` to go without it."
-        ) from error
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        location = (ROOT / "artifacts").resolve().as_uri() if mlflow.get_tracking_uri() == _default_uri() else None
+        identity = client.create_experiment(name, artifact_location=location)
+    elif experiment.lifecycle_stage == "deleted":
+        raise LekhaniError(f"The MLflow experiment {name!r} is deleted; restore it or name another under tracking.experiment.")
+    else:
+        identity = experiment.experiment_id
     mlflow.set_experiment(experiment_id=identity)
     return identity
