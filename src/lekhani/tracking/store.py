@@ -3,12 +3,14 @@
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import mlflow
 import requests
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from filelock import FileLock
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from lekhani.errors import LekhaniError, first_line
 
@@ -23,20 +25,29 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
 os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
 
 ROOT = Path("mlruns")
-MISSING = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
+MISSING, EXISTS = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(RESOURCE_ALREADY_EXISTS)
 
 
 def connect() -> mlflow.MlflowClient:
     """Point mlflow at the store in use and return a client of it."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or _default_uri()
     if uri == _default_uri():
-        ROOT.mkdir(exist_ok=True)
+        _make(uri)
     mlflow.set_tracking_uri(uri)
     return mlflow.MlflowClient(uri)
 
 
 def _default_uri() -> str:
     return f"sqlite:///{(ROOT / 'mlflow.db').resolve().as_posix()}"
+
+
+@cache
+def _make(uri: str) -> None:
+    """Let one process alone make the tables of a new store: MLflow lets several that start side by side get in each other's way."""
+    ROOT.mkdir(exist_ok=True)
+    # What is wrong with a store is said where it is used; one that cannot be written to has its tables.
+    with suppress(OSError, mlflow.MlflowException), FileLock(ROOT / ".lock"):
+        mlflow.MlflowClient(uri).search_experiments(max_results=1)
 
 
 @contextmanager
@@ -61,7 +72,12 @@ def use_experiment(name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         location = (ROOT / "artifacts").resolve().as_uri() if mlflow.get_tracking_uri() == _default_uri() else None
-        identity = client.create_experiment(name, artifact_location=location)
+        try:
+            identity = client.create_experiment(name, artifact_location=location)
+        except mlflow.MlflowException as error:
+            if error.error_code != EXISTS:
+                raise
+            return use_experiment(name)  # another stage was faster
     elif experiment.lifecycle_stage == "deleted":
         raise LekhaniError(f"The MLflow experiment {name!r} is deleted; restore it or name another under tracking.experiment.")
     else:
