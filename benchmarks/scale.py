@@ -4,16 +4,15 @@
 
 The real runs have a Prefect server, a coordinator and workers in clones of their own with a folder as DVC remote, as in
 tests/pipeline/test_scale.py. Their stages sleep, so that workers that share this machine's cores do not slow each other's stages; all else
-is real: processes, git, DVC's pull and push, Prefect. The run with one worker gives two fixed costs. A stage that is handed over costs its
-worker `worker_seconds` on top of its own time (process start, pull, push and waiting for the next), and the coordinator
-`coordinator_seconds` (recording, pulling), one stage after the other, since DVC locks the workspace. From these two and the stages'
-own times the simulation gives a free worker the next stage that is ready. The run with two workers checks it; `error` is
-(simulated - measured) / measured.
+is real: processes, git, DVC's pull and push, Prefect. The run with one worker gives the fixed costs. A stage that is handed over costs its
+worker `worker_seconds` on top of its own time (process start, pull, push and waiting for the next), and a worker's first stage
+`first_seconds` more (a worktree, an empty cache); it costs the coordinator `coordinator_seconds` (recording, pulling), one stage
+after the other, since DVC locks the workspace. From these and the stages' own times the simulation gives a free worker the next stage
+that is ready. The run with two workers checks it; `error` is (simulated - measured) / measured.
 
 The sweeps are of 1,000 points, each train, export, usefulness and evaluate one after the other. The times of `quick` are those of the dcgan
-of MNIST, measured here in a copy of the finished project in --project; in `an hour each` trainings are assumed to take 3,600 s and all else
-what it takes in quick. `whole runs` are `retrain` runs of all stages of a point on one worker, which cost `run_seconds` on top and need no
-coordinator.
+of MNIST in the finished project of --project; in `an hour each` trainings are assumed to take 3,600 s and all else what it takes in quick.
+`whole runs` are `retrain` runs of all stages of a point on one worker, which cost `run_seconds` on top and need no coordinator.
 """
 
 import argparse
@@ -25,7 +24,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -42,23 +40,24 @@ from lekhani import files
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from cluster import cluster  # noqa: E402
+from cluster import Cluster, cluster  # noqa: E402
 from workspace import Workspace  # noqa: E402
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
 STAGES = ("train", "export", "usefulness", "evaluate")
 
 
-def simulate(own: Sequence[float], points: int, workers: int, worker_cost: float, coordinator_cost: float) -> float:
+def simulate(own: Sequence[float], points: int, workers: int, worker_cost: float, coordinator_cost: float, first_cost: float = 0.0) -> float:
     """Seconds until `points` chains of stages with the times `own` are done and restored at the coordinator."""
-    ready, free, running = deque((point, 0) for point in range(points)), workers, list[tuple[float, int, int]]()
+    ready, running = deque((point, 0) for point in range(points)), list[tuple[float, int, int]]()
+    free = fresh = workers
     now = restored = 0.0
     arriving: list[tuple[float, int, int]] = []  # stages whose predecessor the coordinator will have restored by then
     while ready or running or arriving:
         while ready and free:
             point, stage = ready.popleft()
-            heapq.heappush(running, (now + worker_cost + own[stage], point, stage))
-            free -= 1
+            heapq.heappush(running, (now + worker_cost + own[stage] + (first_cost if fresh else 0.0), point, stage))
+            free, fresh = free - 1, max(fresh - 1, 0)
         if arriving and (not running or arriving[0][0] <= running[0][0]):
             now, point, stage = heapq.heappop(arriving)
             ready.append((point, stage))
@@ -100,48 +99,61 @@ def moment(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def real(workers: int, points: int, seconds: Sequence[float]) -> dict[str, Any]:
-    """One run on real workers, timed by what Prefect's server has seen."""
-    names = tuple(f"worker{number}" for number in range(workers))
-    with tempfile.TemporaryDirectory() as temporary, cluster(toy(Path(temporary), points, seconds), names) as machines, ExitStack() as stack:
-        for name in names:
+def real(points: int, seconds: Sequence[float]) -> dict[int, dict[str, float]]:
+    """A run on one worker and one on two, with seeds of their own, timed by what Prefect's server has seen."""
+    found = {}
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        cluster(toy(Path(temporary), points, seconds), ("first", "second")) as machines,
+        ExitStack() as stack,
+    ):
+        for workers, name in enumerate(machines.clones, 1):
             stack.enter_context(machines.worker(name))
-        time.sleep(30)  # until they poll
-        machines.retrain("--side-by-side", str(2 * points)).communicate()  # in the end it fails, for want of a leaderboard to show
-        runs = {run["name"]: run for run in machines.stage_runs()}
-        asked = {"flows": {"name": {"any_": ["retrain"]}}}
-        (flow,) = machines.prefect.ask("flow_runs/filter", asked)
-        tasks = machines.prefect.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [flow["id"]]}}})
-    handed = {task["name"]: task for task in tasks if task["name"] in runs}
-    if len(runs) != 2 * points or any(run["state_name"] != "Completed" for run in runs.values()):
-        raise SystemExit(f"Stages did not come to a good end: {[(name, run['state']['message']) for name, run in runs.items()]}")
-    begin = min(moment(run["expected_start_time"]) for run in runs.values())
-    ends = sorted((moment(run["end_time"]), name.split("@")[0]) for name, run in runs.items())
-    own = dict(zip(("train", "evaluate"), seconds, strict=True))
-    restoring = [moment(handed[name]["end_time"]) - moment(run["end_time"]) for name, run in runs.items()]
-    return {
-        "wall_seconds": max(moment(task["end_time"]) for task in handed.values()) - begin,
-        # With one worker that always has a next stage the time between two ends is that of the later stage.
-        "worker_seconds": statistics.mean(later - earlier - own[name] for (earlier, _), (later, name) in pairwise(ends)),
-        "coordinator_seconds": statistics.median(restoring),
-    }
+            machines.prefect.until("the worker", 300, lambda count=workers: len(online(machines)) == count)
+            # In the end the flow fails, for want of a leaderboard to show.
+            machines.retrain("--side-by-side", str(2 * points), "-S", f"seed={workers}").communicate()
+            runs = {run["name"]: run for run in machines.stage_runs()[: 2 * points]}
+            flow = machines.prefect.ask("flow_runs/filter", {"flows": {"name": {"any_": ["retrain"]}}, "sort": "START_TIME_DESC"})[0]
+            if len(runs) != 2 * points or any(run["state_name"] != "Completed" for run in runs.values()):
+                raise SystemExit(f"Stages did not come to a good end: {flow['state']['message']}")
+            tasks = machines.prefect.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [flow["id"]]}}})
+            restored = {task["name"]: moment(task["end_time"]) for task in tasks if task["name"] in runs}
+            ends = sorted((moment(run["end_time"]), name.split("@")[0]) for name, run in runs.items())
+            own = dict(zip(("train", "evaluate"), seconds, strict=True))
+            found[workers] = {
+                "wall_seconds": max(restored.values()) - min(moment(run["expected_start_time"]) for run in runs.values()),
+                # One worker that always has a next stage spends the time between two ends on the later one.
+                "worker_seconds": statistics.mean(later - earlier - own[name] for (earlier, _), (later, name) in pairwise(ends)),
+                "coordinator_seconds": statistics.median(restored[name] - moment(run["end_time"]) for name, run in runs.items()),
+            }
+            print(f"{workers} workers: {found[workers]}", flush=True)
+    return found
+
+
+def online(machines: Cluster) -> list[str]:
+    """The workers that poll."""
+    known = machines.prefect.ask("work_pools/lekhani/workers/filter", {})
+    return [worker["name"] for worker in known if worker["status"] == "ONLINE"]
 
 
 def own_times(project: Path) -> dict[str, float]:
-    """Seconds of each stage of the MNIST dcgan in a copy of a finished project, from process start to end."""
+    """Seconds of each stage of the MNIST dcgan in a finished project: training as it was told there, the rest as CPU time of one core.
+
+    CPU time, since other work on the machine does not change it.
+    """
+    found = {"train": float(files.read_json(project / "models/mnist/dcgan/training.json")["train_seconds"])}
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "project"
-        folder.mkdir()
+        folder = Path(temporary)
         for name in ("data/prepared/mnist", "models/mnist", "reports/mnist"):
             shutil.copytree(project / name, folder / name)
-        choices = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-        choices["tracking"]["backend"] = "none"
-        files.write_text(folder / "params.yaml", yaml.safe_dump(choices, sort_keys=False))
-        found = {}
-        for stage in STAGES:
-            started = time.perf_counter()
-            subprocess.run(["lekhani", stage, "--dataset", "mnist", "--variant", "dcgan"], cwd=folder, check=True, capture_output=True)
-            found[stage] = time.perf_counter() - started
+        files.write_text(folder / "params.yaml", (ROOT / "params.yaml").read_text(encoding="utf-8"))
+        for stage in STAGES[1:]:
+            before = os.times()
+            words = ["lekhani", stage, "--dataset", "mnist", "--variant", "dcgan"]
+            subprocess.run(words, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
+            after = os.times()
+            found[stage] = after.children_user + after.children_system - before.children_user - before.children_system
+            print(f"{stage}: {found[stage]:.1f} s", flush=True)
     return found
 
 
@@ -189,10 +201,11 @@ def main() -> None:
     given = parser.parse_args()
     own = own_times(given.project)
     print(f"own times of quick: {own}")
-    one, two = (real(workers, given.points, given.seconds) for workers in (1, 2))
-    costs = one["worker_seconds"], one["coordinator_seconds"]
+    runs = real(given.points, given.seconds)
+    costs = [runs[1]["worker_seconds"], runs[1]["coordinator_seconds"]]
+    costs.append(max(0.0, runs[1]["wall_seconds"] - simulate(given.seconds, given.points, 1, *costs)))
     check = {}
-    for workers, run in ((1, one), (2, two)):
+    for workers, run in runs.items():
         foretold = simulate(given.seconds, given.points, workers, *costs)
         check[str(workers)] = {
             "measured_seconds": round(run["wall_seconds"], 1),
@@ -220,8 +233,10 @@ def main() -> None:
             "commit": commit,
             "machine": machine,
             "versions": {name: version(name) for name in ("prefect", "dvc", "torch")},
+            "load_average": os.getloadavg(),  # over 1, 5 and 15 minutes, as other work slows the real runs
             "worker_seconds": round(costs[0], 1),
             "coordinator_seconds": round(costs[1], 1),
+            "first_seconds": round(costs[2], 1),
             "run_seconds": given.run_seconds,
             "check": {"points": given.points, "sleep_seconds": given.seconds, "workers": check},
             "bytes": moved(given.project / "dvc.lock"),

@@ -28,7 +28,7 @@ from lekhani.params import ParamsError
 ROOT = Path(__file__).resolve().parent.parent
 
 _RUNNING: set["subprocess.Popen[str]"] = set()
-STOPPED = threading.Event()
+_STOPPED = threading.Event()
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def command(root: Path, *words: str, environment: Mapping[str, str] | None = Non
         start_new_session=True,
     ) as process:
         _RUNNING.add(process)
-        if STOPPED.is_set():  # while it was starting
+        if _STOPPED.is_set():  # while it was starting
             _end(process)
         try:
             for line in process.stdout or ():
@@ -89,14 +89,19 @@ def command(root: Path, *words: str, environment: Mapping[str, str] | None = Non
 @contextmanager
 def ending_commands() -> Iterator[None]:
     """When the block is left by an exception, as by Ctrl-C or a cancelled run, end the commands that still run."""
-    STOPPED.clear()
+    _STOPPED.clear()
     try:
         yield
     except BaseException:
-        STOPPED.set()
+        _STOPPED.set()
         for process in list(_RUNNING):
             _end(process)
         raise
+
+
+def stopped(seconds: float) -> bool:
+    """Wait, and say whether the flow was stopped meanwhile."""
+    return _STOPPED.wait(seconds)
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
@@ -107,7 +112,7 @@ def _end(process: "subprocess.Popen[str]") -> None:
 def failed(ended: Ended) -> State[Any]:
     """The state of a task whose command failed, with one sentence; its name says whether trying again may help (`may_pass`)."""
     text = "\n".join(ended.lines)
-    if STOPPED.is_set():
+    if _STOPPED.is_set():
         return Cancelled(message="stopped together with the flow")
     if blocked := re.search(r"is being blocked by:\s*\(PID (\d+)\): (.+)", text):
         return Failed(name="Busy", message=f"Process {blocked[1]} ({blocked[2]}) is working on the same files; wait for its end, or end it.")

@@ -110,6 +110,7 @@ def run_stages(
     """
     order, states = TopologicalSorter(needs), dict[str, State[Any]]()
     running: dict[PrefectFuture[Any], str] = {}
+    looked_at = due | forced
     order.prepare()
     is_here = engine == "threads"  # where it is Ray that shares out cores and GPUs
     shared, gpu_of = (threads(side_by_side), places(list(TopologicalSorter(needs).static_order()), gpus())) if is_here else ({}, {})
@@ -117,7 +118,9 @@ def run_stages(
     with ThreadPoolTaskRunner[Any](max_workers=side_by_side) if is_here else on_ray.runner() as runner, ending_commands():
         while order.is_active():
             for stage in order.get_ready():
-                is_due = stage in due | forced or any(states[other].name != "Cached" for other in needs[stage])
+                # What follows from it as well, whoever ran it: DVC's run cache and other flows bring new outputs too.
+                is_due = stage in looked_at or bool(needs[stage] & looked_at)
+                looked_at |= {stage} if is_due else set()
                 if workers and is_due and stage in away:
                     asked: dict[str, Any] = {"needs": sorted(needs[stage]), "made_here": sorted(needs[stage] - pushed)}
                     asked |= {"deployment": workers[0], "commit": workers[1]}
@@ -183,6 +186,8 @@ def retrain(
             needs_server(p)
     except (LekhaniError, params.ParamsError, DvcException) as error:
         return Failed(message=first_line(error), data=error)
+    except OSError as error:
+        return Failed(message=f"DVC cannot work in {root}: {error.strerror or error}; free space or check permissions, then run again.")
     if folder != root:
         get_run_logger().info("These choices differ from params.yaml, so they have a workspace of their own: %s", folder)
     kaggle = [name for name, data in p.data.items() if data.source == "kaggle"]

@@ -7,20 +7,23 @@ which are handed over as text, and the files, which both find at the DVC remote.
 import json
 import os
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
 from choices import at_commit
-from commands import RETRIES, ROOT, STOPPED, command, ending_commands, failed, summary
+from commands import RETRIES, ROOT, command, ending_commands, failed, stopped, summary
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.utils.serialize import load_yaml, modify_yaml
+from httpx import HTTPError
 from prefect import flow, get_client, get_run_logger, task
 from prefect.artifacts import Artifact
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
+from prefect.runtime import task_run
 from prefect.states import Cancelled, Cancelling, Completed, Failed
 
 from lekhani import params
@@ -63,23 +66,34 @@ def hand_over(folder: Path, stage: str, needs: Sequence[str], made_here: Sequenc
         "lock": entries(folder, [*needs, stage]),
     }
     try:
-        run = cast(FlowRun, run_deployment(deployment, parameters=asked, flow_run_name=stage, timeout=0))
+        state, made = at_worker(deployment, asked)
     except ObjectNotFound:
         return Failed(name="Invalid", message=f"There is no deployment {deployment!r}; `prefect deploy --all` makes those of prefect.yaml.")
-    with get_client(sync_client=True) as client:
-        while not ((state := client.read_flow_run(run.id).state) and state.is_final()):
-            if STOPPED.wait(2):
-                client.set_flow_run_state(run.id, Cancelling())
-                return Cancelled(message="stopped together with the flow")
-        if state.is_crashed():
-            return Failed(name="Lost", message=f"The worker that ran it is gone: {state.message}")
-        if not state.is_completed():
-            return Failed(message=f"{state.message} (on a worker, run {run.name})")
-        wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]), key=ArtifactFilterKey(any_=[LOCK]))
-        (made,) = client.read_artifacts(artifact_filter=wanted)
-    record(folder, json.loads(str(made.data)))
+    except HTTPError as error:
+        return Failed(name="Unreachable", message=f"Prefect's server does not answer: {first_line(error)}")
+    if state.is_crashed():
+        return Failed(name="Lost", message=f"The worker that ran it is gone: {state.message}")
+    if not state.is_completed():
+        return state if state.name == "Stopped" else Failed(message=f"{state.message} (on a worker)")
+    record(folder, made)
     ended = command(folder, "dvc", "--wait-for-lock", "pull", "--force", stage)
     return failed(ended) if ended.code else Completed(name=None if state.message == RUN else "Cached", message=state.message)
+
+
+def at_worker(deployment: str, asked: Mapping[str, Any]) -> tuple[State[Any], Entries]:
+    """The state in which a run of the flow `stage` ended, and the entries of dvc.lock that it made."""
+    with get_client(sync_client=True) as client:
+        for lost in count():  # after a lost worker a try of this task starts another run; after anything else it finds the one that is going
+            key = f"{task_run.id}-{lost}"
+            run = cast(FlowRun, run_deployment(deployment, parameters=dict(asked), flow_run_name=asked["stage"], timeout=0, idempotency_key=key))
+            if not (run.state and run.state.is_crashed()):
+                break
+        while not ((state := client.read_flow_run(run.id).state) and state.is_final()):
+            if stopped(2):
+                client.set_flow_run_state(run.id, Cancelling())
+                return Cancelled(name="Stopped", message="stopped together with the flow"), {}
+        wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]), key=ArtifactFilterKey(any_=[LOCK]))
+        return state, {name: entry for made in client.read_artifacts(artifact_filter=wanted) for name, entry in json.loads(str(made.data)).items()}
 
 
 @flow(name="stage")

@@ -1,5 +1,6 @@
 """The flows piece by piece, without a Prefect server; DVC, git and the commands are the real ones, in a toy project."""
 
+import errno
 import json
 import os
 import sys
@@ -160,7 +161,21 @@ def test_a_stage_that_fails_says_why_and_whether_to_try_again(toy: Workspace) ->
 def test_an_unreachable_mlflow_is_worth_another_try() -> None:
     said = "lekhani: Could not register lekhani-mnist in MLflow at http://127.0.0.1:1: no answer"
     assert commands.failed(commands.Ended(1, ("Scoring", said, ""))).name == "Unreachable"
+    said = "lekhani: MLflow at sqlite:///mlruns/mlflow.db does not answer: database or disk is full"
+    assert commands.failed(commands.Ended(1, (said,))).name == "Failed", "a file does not come back by waiting"
     assert commands.failed(commands.Ended(1, ())).message == "it ended with exit code 1"
+
+
+def test_a_disk_that_refuses_dvc_is_one_sentence(toy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(retrain, "graph_and_changes", refuse)
+    state = retrain.retrain.fn(toy.path)
+    assert (state.name, state.message) == (
+        "Failed",
+        f"DVC cannot work in {toy.path}: No space left on device; free space or check permissions, then run again.",
+    )
 
 
 def test_commands_end_with_the_flow(tmp_path: Path) -> None:
@@ -259,6 +274,12 @@ def test_what_is_needed_runs_first_and_only_what_changed_is_looked_at(runner: di
     assert {stage for stage, state in states.items() if state.name != "Cached"} == {"train@a-x", "fetch@b", "judge@b", "compare"}
     assert [stage for stage, asked in runner["asked"].items() if asked["force"]] == ["fetch@b"]
     assert runner["workers"] == 3
+
+
+def test_what_follows_from_a_restored_stage_is_looked_at(runner: dict[str, Any]) -> None:
+    runner["states"]["judge@a"] = Completed(name="Cached", message="DVC found nothing to run")  # the run cache or another flow had it
+    retrain.run_stages(Path("x"), NEEDS, {"judge@a"}, set(), 2)
+    assert {stage for stage, asked in runner["asked"].items() if asked["is_due"]} == {"judge@a", "train@a-x", "train@a-y", "compare"}
 
 
 def test_a_failure_stops_what_needs_it_and_nothing_else(runner: dict[str, Any]) -> None:

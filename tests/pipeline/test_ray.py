@@ -1,10 +1,12 @@
 """Stages on a Ray cluster of two nodes that share the project's folder."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from cluster import said
 from prefect_server import Prefect
 from workspace import Workspace
 
@@ -35,7 +37,8 @@ def test_stages_run_side_by_side_on_two_nodes(tmp_path: Path, monkeypatch: pytes
         cluster.add_node(num_cpus=1, env_vars={"NODE": "second"})
         space.environment["RAY_ADDRESS"] = cluster.address
         with prefect.serving(space):
-            told = space.run(sys.executable, "pipelines/retrain.py", "--no-register", "--engine", "ray", "--side-by-side", "1")
+            command = [sys.executable, "pipelines/retrain.py", "--no-register", "--engine", "ray", "--side-by-side", "1"]
+            told = said(subprocess.Popen(command, cwd=space.path, env=space.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
             (run,) = prefect.runs()
             of_run = {"flow_run_id": {"any_": [run["id"]]}}
             lines = prefect.until("the logs", 60, lambda: prefect.ask("logs/filter", {"logs": of_run, "limit": 200, "sort": "TIMESTAMP_ASC"}))

@@ -1,5 +1,7 @@
 """Stages on several machines, without a shared folder but for the DVC remote."""
 
+import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -57,23 +59,28 @@ def test_each_stage_runs_once_over_all_machines(machines: Cluster) -> None:
     assert len(machines.stage_runs()) == len(AWAY)
 
     alone = machines.clones["alone"]
-    alone.run("dvc", "repro", *(f"export@mnist-{variant}" for variant in VARIANTS))
-    made = [f"{variant}/generator.{kind}" for variant in VARIANTS for kind in ("safetensors", "onnx")]
-    for name in ("judge/judge.safetensors", "judge/judge.onnx", *made):
+    repro = ["dvc", "repro", *(f"train@mnist-{variant}" for variant in VARIANTS)]
+    said(subprocess.Popen(repro, cwd=alone.path, env=alone.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    for name in ("judge/judge.safetensors", "judge/judge.onnx", *(f"{variant}/generator.safetensors" for variant in VARIANTS)):
         path = Path("models/mnist", name)
         assert (space.path / path).read_bytes() == (alone.path / path).read_bytes(), path
 
 
+def training(machines: Cluster) -> Any:
+    """The stage runs that train at the moment."""
+    return [run for run in machines.stage_runs() if run["state_name"] == "Running" and run["name"].startswith("train@") and run["where"]]
+
+
+def longer(seed: int) -> tuple[str, ...]:
+    """Choices by which one variant trains for a while."""
+    return "--variant", "dcgan", "-S", f"train.seed={seed}", "-S", "profiles.quick.train.images_seen.per_class=3000"
+
+
 def test_a_worker_that_dies_is_survived(machines: Cluster) -> None:
-    choices = ("--variant", "dcgan", "-S", "train.seed=8", "-S", "profiles.quick.train.images_seen.per_class=3000")
-
-    def training() -> Any:
-        return [run for run in machines.stage_runs() if run["state_name"] == "Running" and run["name"].startswith("train@") and run["where"]]
-
     with ExitStack() as workers:
         pids = {name: workers.enter_context(machines.worker(name)) for name in ("one", "two")}
-        process = machines.retrain(*choices)
-        first = machines.prefect.until("a training", 600, training)[0]
+        process = machines.retrain(*longer(8))
+        first = machines.prefect.until("a training", 600, lambda: training(machines))[0]
         for one in (victim := psutil.Process(pids[first["where"]])).children(recursive=True):
             one.kill()
         victim.kill()
@@ -82,3 +89,21 @@ def test_a_worker_that_dies_is_survived(machines: Cluster) -> None:
     runs = [(run["state_name"], run["where"]) for run in machines.stage_runs() if run["name"] == first["name"]]
     assert runs[:2] == [("Completed", other), ("Crashed", first["where"])]
     assert "failed" not in told.splitlines()[-1]
+
+
+def test_stages_end_with_a_run_that_is_stopped(machines: Cluster) -> None:
+    with machines.worker("one"):
+        process = machines.retrain(*longer(9))
+        first = machines.prefect.until("a training", 600, lambda: training(machines))[0]
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=200)
+        assert process.returncode != 0
+        ended = machines.prefect.ended(id={"any_": [first["id"]]})
+        assert ended["state_type"] == "CANCELLED"
+        machines.prefect.until("the end of the training's process", 100, lambda: not trainers(machines.clones["one"]))
+
+
+def trainers(space: Workspace) -> list[int]:
+    """Processes that train in a clone."""
+    known = [(one.pid, str(one.info["cwd"]), one.info["cmdline"] or []) for one in psutil.process_iter(["cmdline", "cwd"])]
+    return [pid for pid, folder, words in known if str(space.path) in folder and "train" in words]

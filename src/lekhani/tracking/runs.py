@@ -159,6 +159,14 @@ def reopen_run(experiment: str, run_id: str) -> bool:
     return True
 
 
+@answering()
+def give_up(run_id: str) -> None:
+    """Mark a run as killed that was cut short and will not be gone on with; one that has ended, or that this store has never seen, stays as it is."""
+    client = connect()
+    if _is_active(client, run_id) and client.get_run(run_id).info.status == "RUNNING":
+        client.set_terminated(run_id, status="KILLED")
+
+
 @contextmanager
 def resume(run_id: str | None, experiment: str, name: str, tags: Mapping[str, str]) -> Iterator[str]:
     """Go on with the run that training opened; where this store has never seen it, open one and say so.
