@@ -1,74 +1,102 @@
-"""Labelled glyphs by the million as a Prefect flow: what `lekhani generate` writes, with retries and a page for each run.
+"""Batch inference as a Prefect flow: what `lekhani generate` writes, with retries and a page for each run.
 
-Run it with `python pipelines/generate.py --out s3://bucket/glyphs --each 10000 --format parquet` (`--help` lists the options). A run
-that failed goes on where it was, so that a retry draws only what is missing.
+Run it with `python pipelines/generate.py --dataset mnist --each 1000 --format parquet --out generated/digits` (`--help` lists the options).
+A run that failed goes on where it was, so that a retry draws only what is missing.
 """
 
 import argparse
-import os
-from typing import Any, Literal
+import re
+import sys
+from contextlib import chdir
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")  # before the import: Prefect reports usage otherwise
-
+from commands import RETRIES, ROOT, command, ending_commands, failed, here, summary
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+from published import key
+from pydantic import Field
 
 from lekhani.serve.datasheet import readme
-from lekhani.serve.draw import SHARD, Plan, Wishes
+from lekhani.serve.draw import SHARD
 from lekhani.serve.formats import LAYOUTS
-from lekhani.serve.pen import load
 from lekhani.serve.store import Store
-from lekhani.serve.write import Request, counts, write_dataset
+
+Format = Literal["png", "parquet", "webdataset", "idx", "npz"]
+Engine = Literal["local", "ray"]
 
 
-@task(retries=2, retry_delay_seconds=30)
-def write(
-    model: str, judge: str | None, labels: list[str], each: int | None, choices: dict[str, Any], out: str, engine: Literal["local", "ray"]
-) -> str:
-    """Write one dataset, or what is missing of it; returns a sentence about it."""
-    pen = load(model, judge)
-    runs = counts(pen.classes, labels, each=each)
-    wishes = Wishes(choices["seed"], choices["min_confidence"], choices["truncation"])
-    return write_dataset(pen, Request(Plan(runs, choices["shard_size"]), wishes, choices["form"]), out, engine=engine)
+@task(task_run_name="generate@{dataset}", **RETRIES)
+def write(root: Path, dataset: str, out: str, words: list[str]) -> State[Any]:
+    """Write the dataset, or what is missing of it; the message says what is in it, and an artifact shows its README."""
+    ended = command(root, "lekhani", "generate", "--dataset", dataset, *words, "--out", out)
+    if ended.code:
+        return failed(ended)
+    with chdir(root):
+        create_markdown_artifact(readme(Store(out).read("dataset.json")), key=key("generated", re.split("[@:]", dataset)[0]))
+    return Completed(message=ended.sentence)
 
 
-@flow(name="generate", log_prints=True)
+@flow(name="generate")
 def generate(
+    dataset: str,
     out: str,
-    model: str = "devanagari",
-    judge: str | None = None,
     labels: list[str] | None = None,
-    each: int | None = None,
-    form: Literal["png", "parquet", "webdataset", "idx", "npz"] = "parquet",
-    seed: int = 0,
-    min_confidence: float | None = None,
-    truncation: float | None = None,
-    shard_size: int = SHARD,
-    engine: Literal["local", "ray"] = "local",
-) -> str:
-    """Write a dataset of generated glyphs and show its README on the run's page; the arguments are those of `lekhani generate`."""
-    choices = {"seed": seed, "min_confidence": min_confidence, "truncation": truncation, "shard_size": shard_size, "form": form}
-    said = write(model, judge, labels or [], each, choices, out, engine)
-    create_markdown_artifact(readme(Store(out).read("dataset.json")), key="generated-glyphs")
-    return said
+    each: Annotated[int, Field(ge=1)] | None = None,
+    form: Format = "png",
+    seed: Annotated[int, Field(ge=0)] = 0,
+    min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None,
+    truncation: Annotated[float, Field(gt=0)] | None = None,
+    shard_size: Annotated[int, Field(ge=1)] = SHARD,
+    engine: Engine = "local",
+    overwrite: bool = False,
+    root: Path = ROOT,
+) -> State[Any]:
+    """Write labelled glyphs with the champion of a dataset.
+
+    Args:
+        dataset: Whose registered generator to use, as in devanagari, devanagari@challenger or devanagari:3.
+        out: A folder, or an address such as s3://bucket/folder; a relative path starts in the project's folder.
+        labels: WHAT=COUNT, where WHAT is a glyph, a class name or a label number.
+        each: As many images of every class that `labels` does not name.
+        form: The format.
+        seed: Same seed, same pictures.
+        min_confidence: Keep only what the judge recognises so surely.
+        truncation: Keep the noise within so many standard deviations.
+        shard_size: Images in a shard at most.
+        engine: This machine, or a Ray cluster.
+        overwrite: Replace what is there.
+        root: The project's folder.
+
+    """
+    words = [word for label in labels or [] for word in ("--label", label)]
+    for name, value in (("each", each), ("min-confidence", min_confidence), ("truncation", truncation)):
+        words += [] if value is None else [f"--{name}", str(value)]
+    words += ["--format", form, "--seed", str(seed), "--shard-size", str(shard_size), "--engine", engine, *(["--overwrite"] if overwrite else [])]
+    with ending_commands():
+        return summary([write(root.resolve(), dataset, out, words, return_state=True)])
 
 
-def main() -> None:
-    """Run the flow once, here."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    """Run the flow once, here and now."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--root", type=Path, default=ROOT, help="the project's folder (this one)")
+    parser.add_argument("--dataset", default="devanagari", help="whose registered generator to use")
     parser.add_argument("--out", required=True, help="a folder, or an address such as s3://bucket/folder")
-    parser.add_argument("--model", default="devanagari", help="D, D@ALIAS, D:VERSION or a file")
-    parser.add_argument("--judge", help="judge.onnx, for a model that is a file")
-    parser.add_argument("--label", action="append", dest="labels", metavar="WHAT=COUNT")
-    parser.add_argument("--each", type=int)
-    parser.add_argument("--format", dest="form", choices=list(LAYOUTS), default="parquet")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--min-confidence", type=float)
-    parser.add_argument("--truncation", type=float)
+    parser.add_argument("--label", action="append", dest="labels", metavar="WHAT=COUNT", help="repeat for several")
+    parser.add_argument("--each", type=int, help="as many of every other class")
+    parser.add_argument("--format", dest="form", choices=list(LAYOUTS), default="png")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same pictures")
+    parser.add_argument("--min-confidence", type=float, help="keep only what the judge recognises so surely")
+    parser.add_argument("--truncation", type=float, help="keep the noise within so many standard deviations")
     parser.add_argument("--shard-size", type=int, default=SHARD)
     parser.add_argument("--engine", choices=["local", "ray"], default="local")
-    generate(**vars(parser.parse_args()))
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    given = vars(parser.parse_args())
+    return here("generate", lambda: generate(**given, return_state=True))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,28 +1,40 @@
-"""The Prefect flow writes what the command writes, and shows it."""
+"""The flow asks the command for what was chosen, and shows what it wrote; tests of the schedule run it on a real server."""
 
-import importlib.util
-import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from workspace import ROOT
 
-PIPELINES = Path(__file__).parents[2] / "pipelines"
+sys.path.insert(0, str(ROOT / "pipelines"))
+
+import commands
+import generate
+
+from lekhani.serve import pen
+from lekhani.serve.draw import Plan, Wishes
+from lekhani.serve.write import Request, counts, write_dataset
 
 
-def test_the_flow_writes_what_the_command_writes(toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location("generate_flow", PIPELINES / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    flows: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(flows)
-    shown: list[str] = []
-    monkeypatch.setattr(flows, "create_markdown_artifact", lambda page, key: shown.append(page))
-    monkeypatch.setattr(flows, "write", flows.write.fn)  # its own retries need Prefect's server
-    model, out = str(toy_generator(tmp_path / "g.onnx")), tmp_path / "out"
-    said = flows.generate.fn(str(out), model, labels=["2=3"], each=2, form="npz", seed=5, shard_size=4)
-    assert said.startswith("Wrote 7 images of 3 classes")
-    request = json.loads((out / "dataset.json").read_text(encoding="utf-8"))["request"]
-    assert (request["labels"], request["seed"], request["shard_size"]) == ([["2", 3], ["0", 2], ["1", 2]], 5, 4)
-    assert shown == [(out / "README.md").read_text(encoding="utf-8")]
+def test_the_flow_asks_for_what_was_chosen(toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+    shown: dict[str, str] = {}
+
+    def command(root: Path, *words: str) -> commands.Ended:
+        asked.append(words)
+        writer = pen.load(toy_generator(tmp_path / "g.onnx"))
+        said = write_dataset(writer, Request(Plan(counts(writer.classes, ["2=3"], each=2), 4), Wishes(5, None, None), "npz"), str(root / "out"))
+        return commands.Ended(0, (said,))
+
+    monkeypatch.setattr(generate, "command", command)
+    monkeypatch.setattr(generate, "create_markdown_artifact", lambda page, key: shown.update({key: page}))
+    task = generate.write.fn  # its own retries need Prefect's server
+    monkeypatch.setattr(generate, "write", lambda root, dataset, out, words, return_state: task(root, dataset, out, words))
+    state = generate.generate.fn("mnist@champion", "out", labels=["2=3"], each=2, form="npz", seed=5, shard_size=4, root=tmp_path)
+    assert state.is_completed()
+    assert state.message.startswith("Wrote 7 images of 3 classes")
+    (words,) = asked
+    assert words[:4] == ("lekhani", "generate", "--dataset", "mnist@champion")
+    assert words[4:] == ("--label", "2=3", "--each", "2", "--format", "npz", "--seed", "5", "--shard-size", "4", "--engine", "local", "--out", "out")
+    assert shown == {"generated-mnist": (tmp_path / "out" / "README.md").read_text(encoding="utf-8")}
