@@ -2,11 +2,14 @@
 
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 import services
@@ -76,7 +79,7 @@ def test_compose_keeps_to_the_specification() -> None:
 
 
 def test_services_start_again_and_wait_for_each_other() -> None:
-    assert set(RAW) == {"postgres", "storage", "mlflow", "prefect", "deployments", "worker"}
+    assert set(RAW) == {"postgres", "storage", "mlflow", "prefect", "deployments", "worker", "api"}
     for name, service in RAW.items():
         once = name == "deployments"
         assert service["restart"] == ("on-failure:3" if once else "unless-stopped"), name
@@ -95,7 +98,7 @@ def test_services_start_again_and_wait_for_each_other() -> None:
 
 def test_services_are_seen_from_this_machine_alone() -> None:
     published = [port for service in RAW.values() for port in service.get("ports", [])]
-    assert len(published) == 3
+    assert len(published) == 4
     assert all(re.fullmatch(r"127\.0\.0\.1:(\d+):\1", port) for port in published)
     assert not any("network_mode" in service or "privileged" in service for service in RAW.values())
     for service in RAW.values():
@@ -133,11 +136,11 @@ class Here:
 
     def __init__(self, project: Project, database: int, storage: str) -> None:
         self.project = project
-        ports = {5000: services.free_port(), 4200: services.free_port(), 8080: services.free_port()}
+        ports = {5000: services.free_port(), 4200: services.free_port(), 8080: services.free_port(), 8000: services.free_port()}
         text = filled(COMPOSE.read_text(encoding="utf-8"), VALUES)
         text = text.replace("@postgres:5432", f"@127.0.0.1:{database}").replace("http://storage:8333", storage)
         text = re.sub(r"//(mlflow|prefect):", "//127.0.0.1:", text).replace("0.0.0.0", "127.0.0.1").replace("/project", str(project.path))
-        text = re.sub(r"\b(5000|4200|8080)\b", lambda found: str(ports[int(found[0])]), text)
+        text = re.sub(r"\b(5000|4200|8080|8000)\b", lambda found: str(ports[int(found[0])]), text)
         self.services: dict[str, dict[str, Any]] = yaml.safe_load(text)["services"]
         self.mlflow = self.services["worker"]["environment"]["MLFLOW_TRACKING_URI"]
 
@@ -238,3 +241,31 @@ def test_the_worker_runs_what_is_deployed_and_pushes_what_came_of_it(here: Here)
     assert (here.project.path / "reports" / "leaderboard.md").is_file()
     here.run("worker", "dvc", "push", "-q")
     assert len(list(bucket(here, "dvc").objects.all())) == 1
+
+
+@pytest.mark.slow
+def test_the_api_draws_with_the_champion(here: Here, toy_generator: Callable[..., Path]) -> None:
+    script = """
+import sys
+from pathlib import Path
+from lekhani import files
+from lekhani.registry import models
+from lekhani.tracking import runs
+from lekhani.tracking.store import connect
+path = Path(sys.argv[1])
+with runs.resume(None, "lekhani", "toy", {}):
+    uri = runs.log_model(path)
+number = models.register("devanagari", uri, {"model_sha256": files.sha256(path)}).version
+connect().set_registered_model_alias("lekhani-devanagari", "champion", number)
+"""
+    here.run("worker", sys.executable, "-W", "ignore", "-c", script, str(toy_generator(here.project.path.parent / "toy.onnx")))
+    with here.start("api"):
+        asked = {"inputs": {"label": ["0", "2"]}, "params": {"seed": 7}}
+        answer = requests.post(here.health("api").replace("/ping", "/invocations"), json=asked, timeout=60)
+        refused = requests.post(here.health("api").replace("/ping", "/invocations"), json={"inputs": {"label": ["क"]}}, timeout=60)
+    drawn = answer.json()["predictions"]
+    assert [one["glyph"] for one in drawn] == ["0", "2"]
+    first, second = (np.array(one["image"]) for one in drawn)
+    assert first.mean() < second.mean(), "the toy paints a higher label brighter"
+    assert refused.status_code == 400
+    assert "There is no class" in refused.text
