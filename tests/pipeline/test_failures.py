@@ -183,7 +183,8 @@ def runs(folder: Path) -> list[str]:
 
 
 def latest(prefect: Prefect) -> dict[str, Any]:
-    return prefect.runs()[0]
+    """The flow run that started last; those that are only scheduled have not."""
+    return next(run for run in prefect.runs() if run["start_time"])
 
 
 def all_is_well(space: Workspace, sentence: str, trainings: int = 2) -> None:
