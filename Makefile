@@ -10,7 +10,7 @@ export DVC_NO_ANALYTICS := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup demo test test-slow lint types check ui clean
+.PHONY: help setup demo test test-slow lint types check ui schedule clean
 .PHONY: pull restore retrain push register datasets promotion-check promote comment summary
 
 help: ## list the targets
@@ -60,6 +60,22 @@ check: lint types test ## everything that CI checks
 
 ui: setup ## the MLflow UI on http://127.0.0.1:5000
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --port $${PORT:-5000} --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlruns/mlflow.db}
+
+# The server forgets who holds a concurrency limit when it ends, unless that is kept in files.
+schedule: setup ## Prefect's server and a worker on this machine, with the deployments of prefect.yaml; Ctrl-C ends them
+	@port=$${PORT:-4200}; export PREFECT_API_URL=http://127.0.0.1:$$port/api; \
+	export PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE=prefect.server.concurrency.lease_storage.filesystem; \
+	if (exec 3<>/dev/tcp/127.0.0.1/$$port) 2>/dev/null; then \
+		echo "Port $$port is taken; end the server that listens there, or choose another one: make schedule PORT=4201" >&2; exit 2; fi; \
+	prefect server start --host 127.0.0.1 --port $$port & server=$$!; \
+	trap 'kill $$server 2>/dev/null; wait $$server' EXIT; \
+	until (exec 3<>/dev/tcp/127.0.0.1/$$port) 2>/dev/null; do kill -0 $$server; sleep 1; done; \
+	prefect work-pool create lekhani --type process --overwrite; \
+	for gpu in $$(nvidia-smi -L 2>/dev/null | sed -n 's/^GPU \([0-9]*\):.*/\1/p'); do prefect concurrency-limit create gpu-$$gpu 1; done; \
+	prefect automation inspect "runs whose process is gone" >/dev/null 2>&1 || prefect automation create --from-file pipelines/crashed.yaml; \
+	prefect --no-prompt deploy --all; \
+	echo "==> The UI is at http://127.0.0.1:$$port; to start a run yourself: PREFECT_API_URL=$$PREFECT_API_URL prefect deployment run retrain/nightly-quick"; \
+	prefect worker start --pool lekhani --work-queue default
 
 clean: ## remove what the pipeline made (not the environment, not MLflow's runs)
 	@rm -rf data models reports generated checkpoints

@@ -44,6 +44,22 @@ class Workspace:
         self.run("git", "init", "-q")
         self.run("dvc", "init", "-q")
 
+    def cut_small(self) -> None:
+        """One variant whose training takes seconds, and a gate that lets anything through."""
+        params = self.params()
+        quick = params["profiles"]["quick"]
+        quick["judge"]["images_seen"] = 6000
+        quick["train"] |= {"images_seen": {"per_class": 32}, "score_every": 0}
+        quick["variants"]["flow_matching"] |= {"channels": [8, 16], "steps": 1}
+        quick["evaluate"] = {"n_generated": 100, "sampling_seeds": 2, "kid_subset_size": 50}
+        quick["usefulness"] |= {"images_seen": 64, "seeds": 2}
+        params["usefulness"]["shares"] = [1.0]
+        params["pipeline"] = {"variants": ["flow_matching"], "students": []}
+        params["gate"] |= {"max_fid_ratio": 1e9, "min_recall_ratio": 0.0, "max_near_copies_excess": 0.99, "max_train_excess_deviations": 1e9}
+        params["gate"] |= {"min_usefulness_ratio": 0.0, "max_latency_ms": 1e5, "max_collapsed_classes": 10}
+        quick["gate"] = {"min_label_agreement": 0.0, "min_label_agreement_second": 0.0}
+        self.write_params(params)
+
     def run(self, *words: str, code: int = 0) -> str:
         """Run a command to its end, check its exit code and return stdout and stderr."""
         done = subprocess.run(words, cwd=self.path, env=self.environment, capture_output=True, text=True, timeout=500, check=False)

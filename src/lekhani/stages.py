@@ -280,10 +280,11 @@ def _tracked_run(p: "Params", dataset: str, variant: str, settings: dict[str, An
     from lekhani.tracking import runs
 
     note = checkpoints.folder / "mlflow_run.json"
-    if checkpoints.load() is not None and note.exists():
+    if note.exists():
         run_id: str = files.read_json(note)["run_id"]
-        if runs.reopen_run(p.tracking.experiment, run_id):
+        if checkpoints.load() is not None and runs.reopen_run(p.tracking.experiment, run_id):
             return run_id
+        runs.give_up(run_id)  # it was cut short before its first checkpoint
     run_id = runs.start_run(
         p.tracking.experiment,
         f"{dataset}/{variant}",

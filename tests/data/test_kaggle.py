@@ -11,6 +11,7 @@ import standins
 from standins import KEY, TOKEN, USER, KaggleSite, cut, hidden_status, page, reset, status
 
 from lekhani import stages
+from lekhani.data import fetch as sources
 from lekhani.data import transfer
 from lekhani.data.spec import load_prepared
 from lekhani.errors import LekhaniError, UsageError
@@ -114,6 +115,29 @@ def test_a_newer_version_replaces_the_older_one(project: Any, kaggle: KaggleSite
     assert fetch(project)["version"] == 2
     assert found()["devanagari-character-set.zip"] == OTHER
     assert fetch(project, 1)["version"] == 1
+
+
+def test_a_newer_version_is_noticed_before_it_is_fetched(project: Any, kaggle: KaggleSite) -> None:
+    def newer(version: int | None = None, **data: Any) -> int | None:
+        choices = project.describe("devanagari", **{"source": "kaggle", "kaggle": {"slug": SLUG, "version": version}, **data})
+        return sources.newer("devanagari", choices.data["devanagari"], OUT)
+
+    kaggle.archives[SLUG, 1] = LITTLE
+    assert newer() is None
+    assert not kaggle.seen, "where nothing is yet, fetch will ask"
+    fetch(project)
+    assert newer() is None
+    kaggle.archives[SLUG, 2] = OTHER
+    kaggle.faults["GetDataset"] = [status(500), status(500)]
+    assert newer() == 2
+    assert kaggle.count("storage") == 1, "nothing is downloaded"
+    kaggle.seen.clear()
+    assert newer(version=1) is None
+    assert newer(source="openml", openml=40923) is None
+    assert not kaggle.seen, "who names a version or another source is not told of new ones"
+    kaggle.always["GetDataset"] = status(404)
+    with pytest.raises(UsageError, match=SLUG):
+        newer()
 
 
 def test_files_that_someone_changed_are_fetched_again(project: Any, kaggle: KaggleSite, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from lekhani.data.names import one_line
 from lekhani.data.origins import origin_of
 from lekhani.data.raw import RawImages
 from lekhani.errors import LekhaniError, UsageError
+
+if TYPE_CHECKING:
+    from lekhani.data.kaggle_source import Request
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +70,23 @@ def fetch(name: str, data: params.Data, drawn: params.Embedded, seed: int, out: 
                 files.write_json(out / SOURCE, source)
             raise _Unchanged
         files.write_json(folder / SOURCE, source)
+
+
+def newer(name: str, data: params.Data, out: Path) -> int | None:
+    """The number of the version of dataset `name` on Kaggle when it is another than the one in `out`, so that `fetch` would bring it.
+
+    None when it is that one, and without asking when `data` has another source or names a version, or `out` has nothing from there yet.
+    Raises UsageError and LekhaniError as `fetch` does when Kaggle does not tell.
+    """
+    if data.source != "kaggle" or data.kaggle is None or data.kaggle.version is not None:
+        return None
+    here = _version_here(data.kaggle.slug, _earlier(name, out))
+    if here is None:
+        return None
+    from lekhani.data import kaggle_source
+
+    number = kaggle_source.newest(_request(name, data, data.kaggle.slug))
+    return number if number != here else None
 
 
 def _earlier(name: str, out: Path) -> dict[str, Any] | None:
@@ -137,13 +157,11 @@ def _kaggle(name: str, data: params.Data, _drawn: params.Embedded, _seed: int, o
     from lekhani.data import kaggle_source
 
     slug, asked = data.kaggle.slug, data.kaggle.version
-    key = f"data.{name}"
-    openml = data.openml or origin_of(name, data).openml
-    here = earlier.get("version") if earlier and earlier.get("name") == "kaggle" and earlier.get("slug") == slug else None
+    here = _version_here(slug, earlier)
     number = asked or here
     if not asked:
         try:
-            number = kaggle_source.newest(kaggle_source.Request(key, slug, None, openml))
+            number = kaggle_source.newest(_request(name, data, slug))
         except LekhaniError as error:
             if here is None:
                 raise
@@ -155,10 +173,20 @@ def _kaggle(name: str, data: params.Data, _drawn: params.Embedded, _seed: int, o
             log.info("%s: version %d of %s is already here", name, here, slug)
             _link(out / archive, folder / archive)
         else:
-            kaggle_source.download(kaggle_source.Request(key, slug, number, openml), folder / archive)
+            kaggle_source.download(_request(name, data, slug, number), folder / archive)
         return {"name": "kaggle", "slug": slug, "version": number}
 
     return fill
+
+
+def _version_here(slug: str, earlier: dict[str, Any] | None) -> int | None:
+    return earlier.get("version") if earlier and earlier.get("name") == "kaggle" and earlier.get("slug") == slug else None
+
+
+def _request(name: str, data: params.Data, slug: str, number: int | None = None) -> "Request":
+    from lekhani.data.kaggle_source import Request
+
+    return Request(f"data.{name}", slug, number, data.openml or origin_of(name, data).openml)
 
 
 def _openml(name: str, data: params.Data, _drawn: params.Embedded, _seed: int, out: Path, earlier: dict[str, Any] | None) -> _Fill:

@@ -21,8 +21,8 @@ from mlflow.store.entities import PagedList
 from lekhani.data.names import one_line
 from lekhani.data.spec import DatasetInfo
 from lekhani.errors import LekhaniError, UsageError, first_line
-from lekhani.registry.models import MISSING, model_name
-from lekhani.tracking.store import connect
+from lekhani.registry.models import model_name
+from lekhani.tracking.store import MISSING, connect
 
 _TITLES = {
     "version": "model version",

@@ -6,17 +6,15 @@ from pathlib import Path
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from lekhani.errors import LekhaniError, first_line
 from lekhani.files import sha256
-from lekhani.tracking.store import connect
+from lekhani.tracking.store import MISSING, connect
 
 ABOUT = (
     "Generators of one dataset's glyphs. Use the alias `champion`; `challenger` has yet to pass the gate, `previous` is what a rollback restores. "
     "What the gate said stands in each version's tags `gate.*`, and its report in the version's run. Each version brings its model card."
 )
-MISSING = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 
 @dataclass(frozen=True)

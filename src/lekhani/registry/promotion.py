@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import mlflow
-from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from lekhani.errors import LekhaniError, UsageError, first_line
-from lekhani.registry.models import MISSING, aliases, model_name
-from lekhani.tracking.store import connect
+from lekhani.registry.models import aliases, model_name
+from lekhani.tracking.store import EXISTS, MISSING, connect
 
 log = logging.getLogger("lekhani")
 
@@ -142,7 +141,7 @@ def _move(dataset: str, action: Literal["promote", "rollback"], to: str, over: s
             _journal(dataset), {"move": json.dumps(asdict(move))}, f"{by} moves the champion of {name} to version {to}; this goes away by itself."
         )
     except mlflow.MlflowException as error:
-        if error.error_code == ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+        if error.error_code == EXISTS:
             raise LekhaniError(f"Someone else moves the champion of {name} at this moment; look what came of it, then run again.") from error
         raise LekhaniError(
             f"MLflow at {mlflow.get_tracking_uri()} lets no alias of {name} move: {first_line(error)}; nothing was changed."

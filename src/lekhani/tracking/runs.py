@@ -23,11 +23,12 @@ from lekhani.data.spec import DatasetInfo
 from lekhani.errors import first_line
 from lekhani.files import read_json, remove, sha256, write_json
 from lekhani.pictures import Picture, enlarged
-from lekhani.tracking.store import use_experiment
+from lekhani.tracking.store import MISSING, answering, connect, use_experiment
 
 log = logging.getLogger("lekhani")
 
 
+@answering()
 def start_run(
     experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], data: DatasetInfo, data_folder: Path, reports: Sequence[Path] = ()
 ) -> str:
@@ -121,11 +122,12 @@ class MlflowReporter:
         self.away, self.away_until = True, time.monotonic() + self.PATIENCE
 
 
+@answering()
 def deliver(backlog: Path) -> None:
     """Tell MLflow what it missed while it was away, if anything waits in `backlog`, and remove the file."""
     if backlog.exists():
         kept = read_json(backlog)
-        client = mlflow.MlflowClient()
+        client = connect()
         for step, what, at in kept["items"]:
             _send(client, kept["run_id"], step, what if isinstance(what, dict) else np.array(what, np.uint8), at)
         remove(backlog)
@@ -146,6 +148,7 @@ def end_run(run_id: str, status: Literal["FAILED", "KILLED"]) -> None:
         log.warning("MLflow could not be told that the run ended (%s).", first_line(error))
 
 
+@answering()
 def reopen_run(experiment: str, run_id: str) -> bool:
     """Go on with a run that was stopped; False where this store has never seen it."""
     use_experiment(experiment)
@@ -156,31 +159,42 @@ def reopen_run(experiment: str, run_id: str) -> bool:
     return True
 
 
+@answering()
+def give_up(run_id: str) -> None:
+    """Mark a run as killed that was cut short and will not be gone on with; one that has ended, or that this store has never seen, stays as it is."""
+    client = connect()
+    if _is_active(client, run_id) and client.get_run(run_id).info.status == "RUNNING":
+        client.set_terminated(run_id, status="KILLED")
+
+
 @contextmanager
 def resume(run_id: str | None, experiment: str, name: str, tags: Mapping[str, str]) -> Iterator[str]:
     """Go on with the run that training opened; where this store has never seen it, open one and say so.
 
     `tags` should hold generator_sha256: it is how the stages after an untracked training find their common run.
     """
-    experiment_id = use_experiment(experiment)
-    client = mlflow.MlflowClient()
-    tags = dict(tags)
-    if run_id is None or not _is_active(client, run_id):
-        # Later stages must find the run that an earlier one opened in the place of training's.
-        origin = run_id or f"{name} {tags.get('generator_sha256', '')}"
-        tags["lekhani.trained_as"] = origin
-        found = client.search_runs([experiment_id], f"tags.`lekhani.trained_as` = '{origin}'", max_results=1)
-        if run_id is not None and not found:
-            log.warning("MLflow here has never seen the training run of %s (%s); opened a new run for what follows.", name, run_id[:8])
-        run_id = found[0].info.run_id if found else None
-    with mlflow.start_run(run_id=run_id, run_name=None if run_id else name, tags=tags) as run:
-        yield str(run.info.run_id)
+    with answering():
+        experiment_id = use_experiment(experiment)
+        client = mlflow.MlflowClient()
+        tags = dict(tags)
+        if run_id is None or not _is_active(client, run_id):
+            # Later stages must find the run that an earlier one opened in the place of training's.
+            origin = run_id or f"{name} {tags.get('generator_sha256', '')}"
+            tags["lekhani.trained_as"] = origin
+            found = client.search_runs([experiment_id], f"tags.`lekhani.trained_as` = '{origin}'", max_results=1)
+            if run_id is not None and not found:
+                log.warning("MLflow here has never seen the training run of %s (%s); opened a new run for what follows.", name, run_id[:8])
+            run_id = found[0].info.run_id if found else None
+        with mlflow.start_run(run_id=run_id, run_name=None if run_id else name, tags=tags) as run:
+            yield str(run.info.run_id)
 
 
 def _is_active(client: mlflow.MlflowClient, run_id: str) -> bool:
     try:
         return bool(client.get_run(run_id).info.lifecycle_stage == "active")
-    except mlflow.MlflowException:
+    except mlflow.MlflowException as error:
+        if error.error_code != MISSING:  # a server that is away has not said that it knows no such run
+            raise
         return False
 
 
@@ -194,6 +208,7 @@ def log_scorecard(card: Mapping[str, Any], files: Sequence[Path], judges: Sequen
         mlflow.log_artifact(str(path), "judge")
 
 
+@answering()
 def log_leaderboard(experiment: str, files: Sequence[Path], tags: Mapping[str, str]) -> None:
     """Keep the leaderboard's tables, figures and page as artifacts of a run of its own, named leaderboard."""
     use_experiment(experiment)

@@ -13,6 +13,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+import requests
 from mlflow.entities import Run
 
 from lekhani.data.spec import MNIST, DatasetInfo
@@ -172,6 +173,29 @@ def test_a_run_that_goes_on_tells_no_step_twice(started: str, tmp_path: Path) ->
 
 def test_a_run_of_another_store_is_not_reopened(store: Path) -> None:
     assert not runs.reopen_run(EXPERIMENT, "f" * 32)
+
+
+def test_a_server_that_is_away_is_not_taken_for_one_that_knows_no_such_run(started: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise mlflow.MlflowException("connection refused\nby the far side")
+
+    with monkeypatch.context() as away:
+        away.setattr(mlflow.MlflowClient, "get_run", refuse)
+        with pytest.raises(LekhaniError, match=r"does not answer: connection refused; set"):
+            runs.reopen_run(EXPERIMENT, started)
+    with pytest.raises(LekhaniError, match=r"does not answer: no route to host; set"), runs.resume(started, EXPERIMENT, "mnist/dcgan", {}):
+        raise requests.ConnectionError("no route to host")  # as when an artifact is on its way
+    with pytest.raises(ZeroDivisionError), runs.resume(started, EXPERIMENT, "mnist/dcgan", {}):
+        raise ZeroDivisionError
+
+
+def test_a_run_that_was_cut_short_does_not_run_for_ever(started: str) -> None:
+    runs.give_up("f" * 32)
+    runs.give_up(started)
+    assert stored(started).info.status == "KILLED"
+    runs.end_run(started, "FAILED")
+    runs.give_up(started)
+    assert stored(started).info.status == "FAILED", "it has ended, and why is known"
 
 
 def test_a_failed_run_is_marked(started: str) -> None:

@@ -1,0 +1,158 @@
+"""Choices of one run that differ from params.yaml, and the workspace in which they hold."""
+
+import hashlib
+import logging
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from dvc.config import merge
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc.utils.hydra import apply_overrides
+from pydantic import Field
+
+from lekhani import files, params
+from lekhani.errors import UsageError, first_line
+
+logging.getLogger("dvc").setLevel(logging.ERROR)  # it warns of each output that a new worktree has yet to make
+
+
+def _among(model: Any, name: str) -> list[str]:
+    """The words that a field of params.yaml allows, itself or in a list."""
+    words = get_args(model.model_fields[name].annotation)
+    return list(get_args(words[0]) or words)
+
+
+# With an `enum` Prefect's form offers them; what is wrong is said by lekhani.params.
+Profile = Annotated[str, Field(json_schema_extra={"enum": _among(params.Params, "profile")})]
+Source = Annotated[str, Field(json_schema_extra={"enum": _among(params.Data, "source")})]
+Variant = Annotated[str, Field(json_schema_extra={"enum": list(params.Variants.model_fields)})]
+
+
+def as_overrides(
+    raw: dict[str, Any],
+    profile: str | None = None,
+    datasets: Sequence[str] | None = None,
+    variants: Sequence[str] | None = None,
+    source: str | None = None,
+    overrides: Sequence[str] | None = None,
+) -> list[str]:
+    """What the parameters of a run change in params.yaml (`raw`), as `dvc exp run -S` takes it; empty when nothing was chosen.
+
+    Raises UsageError for a dataset that params.yaml does not describe.
+    """
+    known = list(raw.get("data") or {})
+    if unknown := [name for name in datasets or () if name not in known]:
+        raise UsageError(f"datasets: params.yaml describes no {unknown[0]!r}; there are: {', '.join(known)}.")
+    kept = datasets or known
+    found = [f"profile={profile}"] if profile else []
+    found += [f"~data.{name}" for name in known if name not in kept]
+    if variants:
+        students = _among(params.Pipeline, "students")
+        found.append(f"pipeline.variants=[{','.join(one for one in variants if one not in students)}]")
+        found.append(f"pipeline.students=[{','.join(one for one in variants if one in students)}]")
+    found += [f"data.{name}.source={source}" for name in kept] if source else []
+    return [*found, *(overrides or ())]
+
+
+def workspace(root: Path, overrides: Sequence[str]) -> Path:
+    """The folder to work in: `root` itself or, where there are `overrides`, a git worktree of it for these, kept for the next run.
+
+    The worktree lies in .dvc/tmp/flows, as DVC's own experiments do in .dvc/tmp/exps. It has the dvc.yaml of `root`, its params.yaml with the
+    overrides laid over it, and a dvc.lock that starts as that of `root`; DVC's cache and MLflow's store are those of `root`.
+    Raises UsageError or ParamsError for what cannot be, in `overrides` or in `root`, and leaves everything as it was.
+    """
+    if not overrides:
+        return root
+    with tempfile.TemporaryDirectory() as temporary:
+        draft = Path(temporary) / "params.yaml"
+        files.write_text(draft, (root / "params.yaml").read_text(encoding="utf-8"))
+        _apply(draft, overrides)
+        _apply(draft, _anchored(params.read(draft), root))
+        text, profile = draft.read_text(encoding="utf-8"), params.resolve(params.read(draft)).profile
+    folder = root / ".dvc" / "tmp" / "flows" / f"{profile}-{hashlib.sha256(chr(10).join(overrides).encode()).hexdigest()[:8]}"
+    commit, is_new = _git(root, "rev-parse", "HEAD"), not (folder / "params.yaml").exists()
+    if is_new:
+        files.remove(folder)  # what a run that was killed at this point has left
+        _git(root, "worktree", "add", "--quiet", "--force", "--detach", "--no-checkout", str(folder))
+        _share(root, folder)
+        _copy(root, folder, "dvc.yaml", "dvc.lock", ".dvcignore")
+        files.write_text(folder / "params.yaml", text)
+        with Repo(str(folder)) as repo:  # what `root` has made need not be made again
+            repo.checkout(force=True, allow_missing=True)
+    _git(folder, "reset", "--quiet", commit)  # the index alone, so that MLflow's runs name the commit of `root`
+    _copy(root, folder, "dvc.yaml", ".dvcignore", ".gitignore")
+    files.write_text(folder / "params.yaml", text)
+    return folder
+
+
+def commit_of(folder: Path) -> str:
+    """The commit at which other machines do what `folder` would; raises UsageError when its graph or its code differ from that."""
+    if changed := _git(folder, "status", "--porcelain", "--untracked-files=no", "--", "dvc.yaml", "src"):
+        raise UsageError(f"Other machines work at a commit, and {changed.split()[1]} differs from it; commit and push it.")
+    return _git(folder, "rev-parse", "HEAD")
+
+
+def at_commit(root: Path, commit: str, text: str) -> Path:
+    """A git worktree of the clone `root` at a commit, with `text` as its params.yaml, kept for the next stage.
+
+    DVC's settings and cache are those of `root`. Raises UsageError for a commit that the clone neither has nor can fetch.
+    """
+    folder = root / ".dvc" / "tmp" / "flows" / f"{commit[:8]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    try:
+        _git(root, "cat-file", "-e", f"{commit}^{{commit}}")
+    except UsageError:
+        _git(root, "fetch", "--quiet", "--all")
+        _git(root, "cat-file", "-e", f"{commit}^{{commit}}", hint="push it to where this worker's clone comes from")
+    if not (folder / ".dvc" / "config.local").exists():
+        files.remove(folder)  # what a run that was killed at this point has left
+        _git(root, "worktree", "add", "--quiet", "--force", "--detach", str(folder), commit)
+        _share(root, folder)
+    files.write_text(folder / "params.yaml", text)
+    return folder
+
+
+def _apply(path: Path, overrides: Sequence[str]) -> None:
+    try:
+        apply_overrides(path, list(overrides))
+    except DvcException as error:
+        told = first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+        raise UsageError(f"overrides: {told.rstrip('.')}; write KEY=VALUE with a key of params.yaml, such as train.seed=8.") from None
+
+
+def _anchored(raw: dict[str, Any], root: Path) -> list[str]:
+    """Overrides that make the relative paths in params.yaml absolute, since they are meant to start in `root`."""
+    found = {f"data.{name}.{key}": data.get(key) for name, data in (raw.get("data") or {}).items() for key in ("path", "classes_csv")}
+    found["evaluate.inception_weights"] = (raw.get("evaluate") or {}).get("inception_weights")
+    return [f"{key}='{root / path}'" for key, path in found.items() if path and not Path(path).expanduser().is_absolute()]
+
+
+def _share(root: Path, folder: Path) -> None:
+    """Give a new worktree the DVC settings of `root`, its cache and its MLflow store."""
+    (folder / ".dvc").mkdir(exist_ok=True)
+    _copy(root, folder, ".dvc/config", ".dvc/.gitignore")
+    with Repo(str(root)) as ours, Repo(str(folder)) as theirs, theirs.config.edit("local") as local:
+        for level in ("repo", "local"):  # anew, since paths in them are relative to the file that they stand in
+            merge(local, ours.config.read(level))
+        merge(local, {"cache": {"dir": ours.cache.local_cache_dir}})
+    (root / "mlruns").mkdir(exist_ok=True)
+    (folder / "mlruns").symlink_to(root / "mlruns")
+
+
+def _copy(root: Path, folder: Path, *names: str) -> None:
+    for name in names:
+        if (root / name).exists():
+            files.write_text(folder / name, (root / name).read_text(encoding="utf-8"))
+
+
+def _git(folder: Path, *words: str, hint: str = "commit, or edit params.yaml instead") -> str:
+    """What git says; raises UsageError where it refuses."""
+    done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})  # noqa: S607
+    if done.returncode != 0:
+        told = (done.stderr.strip().splitlines() or ["git failed"])[-1]
+        raise UsageError(f"Choices that differ from params.yaml and other machines need a git repository with a commit ({told}); {hint}.")
+    return done.stdout.strip()

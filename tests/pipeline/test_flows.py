@@ -1,0 +1,453 @@
+"""The flows piece by piece, without a Prefect server; DVC, git and the commands are the real ones, in a toy project."""
+
+import errno
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from workspace import ROOT, Workspace
+
+sys.path.insert(0, str(ROOT / "pipelines"))
+
+import choices
+import commands
+import promote
+import published
+import retrain
+from prefect.client.schemas.objects import TaskRun
+from prefect.logging import disable_run_logger
+from prefect.results import ResultRecord, ResultRecordMetadata
+from prefect.serializers import JSONSerializer
+from prefect.states import Cancelled, Completed, Failed
+from prefect.utilities.callables import parameter_schema
+
+from lekhani import params
+from lekhani.data import fetch
+from lekhani.errors import LekhaniError, UsageError
+from lekhani.registry.gate import Check, Decision
+
+RAW = params.read(ROOT / "params.yaml")
+TOY = {
+    "first": {"cmd": "echo one > first.txt", "params": ["seed"], "outs": ["first.txt"]},
+    "second": {"cmd": "cat first.txt > second.txt", "deps": ["first.txt"], "outs": ["second.txt"]},
+    "wrong": {"cmd": "echo 'lekhani: mnist is not fit to train on.' >&2; exit 1", "outs": ["wrong.txt"]},
+    "killed": {"cmd": "kill -9 $$", "outs": ["killed.txt"]},
+    "fetch": {"matrix": {"dataset": "${data}"}, "cmd": "echo 'lekhani: Kaggle is away.'; exit 1", "outs": ["raw/${item.dataset}"]},
+}
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A project with the real params.yaml and a few stages that take no time."""
+    space = Workspace(tmp_path_factory.mktemp("toy") / "project")
+    space.copy_pipeline()
+    (space.path / "dvc.yaml").write_text(yaml.safe_dump({"vars": ["params.yaml"], "stages": TOY}))
+    (space.path / ".gitignore").write_text("*.txt\n/raw\n/mlruns\n")
+    space.commit("start")
+    space.run("dvc", "repro", "-q", "second")
+    space.commit("reproduced")
+    return space
+
+
+def run_stage(space: Workspace, stage: str, **more: Any) -> Any:
+    with disable_run_logger():
+        return retrain.run_stage.fn(space.path, stage, **more)
+
+
+def test_choices_become_overrides() -> None:
+    assert choices.as_overrides(RAW) == []
+    assert choices.as_overrides(RAW, "full", ["mnist"], ["flow_matching", "turbo"], "openml", ["train.seed=8"]) == [
+        "profile=full",
+        "~data.devanagari",
+        "pipeline.variants=[flow_matching]",
+        "pipeline.students=[turbo]",
+        "data.mnist.source=openml",
+        "train.seed=8",
+    ]
+    with pytest.raises(UsageError, match="no 'mnst'; there are: devanagari, mnist"):
+        choices.as_overrides(RAW, datasets=["mnst"])
+
+
+def test_choices_hold_in_a_workspace_of_their_own(toy: Workspace) -> None:
+    before = (toy.path / "params.yaml").read_bytes()
+    assert choices.workspace(toy.path, []) == toy.path
+    given = ["profile=full", "train.seed=8", "data.mnist.path=my letters/a.zip"]
+    folder = choices.workspace(toy.path, given)
+    p = params.load(folder / "params.yaml")
+    assert (p.profile, p.train.seed) == ("full", 8)
+    assert p.data["mnist"].path == str(toy.path / "my letters/a.zip"), "a relative path starts in the project's folder"
+    assert folder.name.startswith("full-")
+    assert (toy.path / "params.yaml").read_bytes() == before
+    assert toy.run("git", "status", "--porcelain") == ""
+
+    assert (folder / "second.txt").read_text() == "one\n", "what the project has made is not made again"
+    assert retrain.graph_and_changes(folder)[1] == {"fetch@mnist", "wrong", "killed"}
+    assert (folder / "mlruns").resolve() == toy.path / "mlruns"
+    (folder / "dvc.lock").write_text("schema: '2.0'\n")
+    assert choices.workspace(toy.path, given) == folder
+    assert (folder / "dvc.lock").read_text() == "schema: '2.0'\n", "a workspace keeps its own lock from one run to the next"
+    assert choices.workspace(toy.path, ["profile=full"]) != folder
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("train.sed=8", "Could not override 'train.sed'"),
+        ("train.seed", "Error parsing override 'train.seed'"),
+        ("train.seed=soon", "`train.seed` is 'soon'"),
+        ("pipeline.variants=[sngn]", "did you mean `sngan`"),
+    ],
+)
+def test_a_wrong_choice_is_said_and_leaves_nothing(toy: Workspace, given: str, sentence: str) -> None:
+    flows = toy.path / ".dvc/tmp/flows"
+    before = sorted(flows.glob("*"))
+    with pytest.raises((UsageError, params.ParamsError), match=sentence):
+        choices.workspace(toy.path, [given])
+    assert sorted(flows.glob("*")) == before
+
+
+def test_choices_need_a_commit(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    with pytest.raises(UsageError, match="need a git repository with a commit"):
+        choices.workspace(tmp_path, ["train.seed=8"])
+
+
+def test_a_stage_runs_once(toy: Workspace) -> None:
+    assert run_stage(toy, "second", is_due=False).name == "Cached"
+    assert run_stage(toy, "second").name == "Cached"
+    assert run_stage(toy, "second", force=True).message == "run"
+    toy.write_params(toy.params() | {"seed": 8})
+    try:
+        assert retrain.graph_and_changes(toy.path)[1] >= {"first"}
+        assert run_stage(toy, "first").message == "run"
+    finally:
+        toy.run("git", "checkout", "-q", "params.yaml", "dvc.lock")
+    assert run_stage(toy, "first").name == "Cached", "what DVC's run cache restores has not run either"
+
+
+def test_a_stage_that_fails_says_why_and_whether_to_try_again(toy: Workspace) -> None:
+    def again(state: Any, count: int = 1) -> bool:
+        return commands.may_pass(None, TaskRun(task_key="t", dynamic_key="0", run_count=count), state)
+
+    wrong = run_stage(toy, "wrong")
+    assert (wrong.name, wrong.message, again(wrong)) == ("Failed", "mnist is not fit to train on.", False)
+    away = run_stage(toy, "fetch@mnist")
+    assert (away.name, away.message, again(away)) == ("Unreachable", "Kaggle is away.", True)
+    killed = run_stage(toy, "killed")
+    assert (killed.name, again(killed), again(killed, 4)) == ("Killed", True, False)
+    assert "SIGKILL" in killed.message
+    unknown = run_stage(toy, "third")
+    assert (unknown.name, again(unknown)) == ("Failed", False)
+    misused = commands.failed(commands.Ended(255, ("lekhani: No dataset 'x'.", "ERROR: failed to run: lekhani fetch, exited with 2")))
+    assert (misused.name, misused.message, again(misused)) == ("Invalid", "No dataset 'x'.", False)
+    lock = {"write": {str(toy.path / "second.txt"): {"pid": os.getpid(), "cmd": "dvc repro -s second"}}, "read": {}}
+    (toy.path / ".dvc/tmp/rwlock").write_text(json.dumps(lock))
+    try:
+        busy = run_stage(toy, "second", force=True)
+        needs, due = retrain.graph_and_changes(toy.path)
+        assert due == set(needs), "DVC does not say what changed while others are at work, so every stage is looked at in its turn"
+    finally:
+        (toy.path / ".dvc/tmp/rwlock").unlink()
+    assert (busy.name, again(busy)) == ("Busy", True)
+    assert f"Process {os.getpid()} (dvc repro -s second) is working on the same files" in busy.message
+
+
+def test_an_unreachable_mlflow_is_worth_another_try() -> None:
+    said = "lekhani: Could not register lekhani-mnist in MLflow at http://127.0.0.1:1: no answer"
+    assert commands.failed(commands.Ended(1, ("Scoring", said, ""))).name == "Unreachable"
+    said = "lekhani: MLflow at sqlite:///mlruns/mlflow.db does not answer: database or disk is full"
+    assert commands.failed(commands.Ended(1, (said,))).name == "Failed", "a file does not come back by waiting"
+    assert commands.failed(commands.Ended(1, ())).message == "it ended with exit code 1"
+
+
+def test_a_disk_that_refuses_dvc_is_one_sentence(toy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(retrain, "graph_and_changes", refuse)
+    state = retrain.retrain.fn(toy.path)
+    assert (state.name, state.message) == (
+        "Failed",
+        f"DVC cannot work in {toy.path}: No space left on device; free space or check permissions, then run again.",
+    )
+
+
+def test_commands_end_with_the_flow(tmp_path: Path) -> None:
+    child = "import time; open('child', 'w'); time.sleep(60)"
+    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    ended: list[commands.Ended] = []
+
+    def work() -> None:
+        with disable_run_logger():
+            ended.append(commands.command(tmp_path, "python", "-c", script))
+
+    thread = threading.Thread(target=work)
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), commands.ending_commands():  # noqa: PT012 - the wait belongs to it
+        thread.start()
+        while not (tmp_path / "child").exists():
+            time.sleep(0.05)
+        raise KeyboardInterrupt
+    thread.join(40)
+    assert ended, "a pipe that the grandchild holds open shows that it lives on"
+    assert time.monotonic() - start < 50
+    assert commands.failed(ended[0]).is_cancelled(), "no reason to try again"
+    with commands.ending_commands():
+        assert commands.failed(ended[0]).name == "Killed", "the next flow of this process starts afresh"
+
+
+def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped() -> Any:
+        raise KeyboardInterrupt
+
+    assert commands.here("retrain", lambda: Completed(message="nothing changed")) == 0
+    assert capsys.readouterr().out == "retrain: nothing changed\n"
+    assert commands.here("retrain", lambda: Failed(message="no.")) == 1
+    assert capsys.readouterr().err == "retrain: no.\n"
+    wrong_use = ResultRecord(result=UsageError("no."), metadata=ResultRecordMetadata(storage_key="x", serializer=JSONSerializer()))
+    assert commands.here("retrain", lambda: Failed(message="no.", data=wrong_use)) == 2
+    assert commands.here("retrain", stopped) == 130
+
+
+class Future:
+    """A task that has run."""
+
+    def __init__(self, state: Any) -> None:
+        self.state = state
+
+    def wait(self) -> None:
+        """It has."""
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Runs stages on the spot: what they come to is taken from `states`, what they were given is noted in `asked`."""
+    record: dict[str, Any] = {"states": {}, "asked": {}, "tags": {}}
+
+    class Runner:
+        def __class_getitem__(cls, _: Any) -> type:
+            return cls
+
+        def __init__(self, max_workers: int) -> None:
+            record["workers"] = max_workers
+
+        def __enter__(self) -> "Runner":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            """Nothing to end."""
+
+        def submit(self, task: Any, asked: dict[str, Any]) -> Future:
+            record["asked"][asked["stage"]], record["tags"][asked["stage"]] = asked, set(task.tags)
+            made = Completed(message="run") if asked["is_due"] else Completed(name="Cached")
+            return Future(record["states"].get(asked["stage"], made))
+
+    monkeypatch.setattr(retrain, "ThreadPoolTaskRunner", Runner)
+    monkeypatch.setattr(retrain, "as_completed", iter)
+    monkeypatch.setattr(retrain, "gpus", list)
+    return record
+
+
+NEEDS = {
+    "fetch@a": set[str](),
+    "judge@a": {"fetch@a"},
+    "train@a-x": {"judge@a"},
+    "train@a-y": {"judge@a"},
+    "fetch@b": set[str](),
+    "judge@b": {"fetch@b"},
+}
+NEEDS |= {"compare": {"train@a-x", "train@a-y", "judge@b"}}
+
+
+def test_what_is_needed_runs_first_and_only_what_changed_is_looked_at(runner: dict[str, Any]) -> None:
+    states = retrain.run_stages(Path("x"), NEEDS, {"train@a-x"}, {"fetch@b"}, 3)
+    order = list(runner["asked"])
+    assert sorted(order) == sorted(NEEDS)
+    assert all(order.index(other) < order.index(stage) for stage, others in NEEDS.items() for other in others)
+    assert order[:2] in (["fetch@a", "fetch@b"], ["fetch@b", "fetch@a"]), "independent stages are submitted together"
+    assert {stage for stage, state in states.items() if state.name != "Cached"} == {"train@a-x", "fetch@b", "judge@b", "compare"}
+    assert [stage for stage, asked in runner["asked"].items() if asked["force"]] == ["fetch@b"]
+    assert runner["workers"] == 3
+
+
+def test_what_follows_from_a_restored_stage_is_looked_at(runner: dict[str, Any]) -> None:
+    runner["states"]["judge@a"] = Completed(name="Cached", message="DVC found nothing to run")  # the run cache or another flow had it
+    retrain.run_stages(Path("x"), NEEDS, {"judge@a"}, set(), 2)
+    assert {stage for stage, asked in runner["asked"].items() if asked["is_due"]} == {"judge@a", "train@a-x", "train@a-y", "compare"}
+
+
+def test_a_failure_stops_what_needs_it_and_nothing_else(runner: dict[str, Any]) -> None:
+    runner["states"]["judge@a"] = Failed(message="no memory.")
+    states = retrain.run_stages(Path("x"), NEEDS, set(NEEDS), set(), 2)
+    assert set(states) == {"fetch@a", "judge@a", "fetch@b", "judge@b"}
+    told = retrain.told(states, len(NEEDS))
+    assert told.is_failed()
+    assert told.message == ("judge@a failed: no memory. 3 stages that need what is missing were not started. Nothing was registered or promoted.")
+
+
+def test_stages_that_train_share_gpus_in_turn(runner: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrain, "gpus", lambda: ["0", "3"])
+    retrain.run_stages(Path("x"), NEEDS, set(NEEDS), set(), 2)
+    given = {stage: asked["environment"].get("CUDA_VISIBLE_DEVICES") for stage, asked in runner["asked"].items()}
+    assert sorted(given[stage] for stage in ("judge@a", "judge@b", "train@a-x", "train@a-y")) == ["0", "0", "3", "3"]
+    assert (given["fetch@a"], runner["tags"]["fetch@a"]) == (None, set())
+    assert all(runner["tags"][stage] == {f"gpu-{gpu}"} for stage, gpu in given.items() if gpu)
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert set(retrain.TRAINING) <= set(stages)
+
+
+def test_gpus_are_those_that_may_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 5")
+    assert retrain.gpus() == ["2", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert retrain.gpus() == []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert retrain.gpus() == []
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: some (UUID: GPU-a)'\necho '  MIG 1g'\necho 'GPU 1: some (UUID: GPU-b)'\n")
+    tool.chmod(0o755)
+    assert retrain.gpus() == ["0", "1"]
+
+
+def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(9)))
+    assert retrain.threads(1) == {}
+    assert retrain.threads(2) == {"OMP_NUM_THREADS": "4", "OMP_WAIT_POLICY": "PASSIVE"}
+    assert retrain.threads(20)["OMP_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert retrain.threads(2) == {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def test_one_sentence_says_what_happened() -> None:
+    run, cached = Completed(message="run"), Completed(name="Cached", message="decided before")
+    promoted = Completed(name="Promoted", message="lekhani-mnist version 3 promoted")
+    refused = Completed(name="Refused", message="lekhani-devanagari version 2 refused (improvement, noise)")
+    assert retrain.told({"a": cached, "b": cached}, 2).message == "nothing changed"
+    assert retrain.told({"a": cached, "b": cached}, 2, [cached]).message == "nothing changed"
+    assert retrain.told({"a": run, "b": cached}, 2, [promoted, refused]).message == f"1 stage run, 1 cached; {promoted.message}, {refused.message}"
+    assert retrain.told({"a": run, "b": run}, 2, [promoted, refused]).is_completed(), "a refusal is a good end"
+    away = retrain.told({"a": run, "b": run}, 2, [Failed(message="MLflow is away.")])
+    assert (away.is_failed(), away.message) == (True, "2 stages run, 0 cached; MLflow is away")
+    stopped = retrain.told({"a": Cancelled(message="stopped together with the flow")}, 1)
+    assert stopped.is_failed()
+
+
+@pytest.mark.parametrize(
+    ("passed", "check", "forced", "said"),
+    [
+        (True, False, False, "version 3 promoted"),
+        (True, True, False, "version 3 would be promoted"),
+        (False, False, False, "version 3 refused (noise)"),
+        (False, True, False, "version 3 would be refused (noise)"),
+        (False, False, True, "version 3 promoted by force (noise)"),
+    ],
+)
+def test_a_decision_in_a_few_words(passed: bool, check: bool, forced: bool, said: str) -> None:
+    decision = Decision(passed, (Check("noise", 1.0, 2.0, passed, "It is (not) more than chance."), Check("recall", 1.0, 0.3, True, "It is.")))
+    text = f"## lekhani-mnist: version 3 (dcgan) against champion 2\n\n{decision.markdown()}"
+    assert promote.outcome(text, passed or forced, check) == f"lekhani-mnist {said}"
+    assert promote.outcome("## lekhani-mnist: champion 2 stands\n\nThere is no challenger.", False) == "lekhani-mnist: champion 2 stands"
+
+
+def test_a_refusal_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: dict[str, str] = {}
+    monkeypatch.setattr(promote, "create_markdown_artifact", lambda text, key: shown.update({key: text}))
+    lines = (
+        "Scoring it",
+        "## lekhani-my_own: version 2 (dcgan) against champion 1",
+        "",
+        "**Refuse**: 1 of 2 checks failed (noise).",
+        "",
+        "| | check |",
+    )
+    asked: list[tuple[str, ...]] = []
+
+    def answer(code: int) -> None:
+        monkeypatch.setattr(promote, "command", lambda _, *words: (asked.append(words), commands.Ended(code, lines))[1])
+
+    answer(3)
+    state = promote.gate.fn(tmp_path, "my_own", check=True, version="2")
+    assert (state.name, state.is_completed(), state.message) == ("Refused", True, "lekhani-my_own version 2 would be refused (noise)")
+    assert asked == [("lekhani", "promote", "--dataset", "my_own", "--check", "--version", "2")]
+    assert shown == {"gate-my-own": "\n".join(lines[1:])}
+    answer(1)
+    assert promote.gate.fn(tmp_path, "my_own").is_failed()
+
+
+def test_the_gate_is_asked_once_about_the_same_model_and_data(store: Path, tmp_path: Path) -> None:
+    from lekhani.tracking.store import connect
+
+    (tmp_path / "reports").mkdir()
+    board = "dataset,place,variant,model_sha256,data_digest\nother,1,a,5,5\nnightly,1,b,abc,d1\nnightly,2,c,def,d1\n"
+    (tmp_path / "reports/leaderboard.csv").write_text(board)
+    client, name = connect(), "lekhani-nightly"
+    assert not promote.settled(tmp_path, "nightly"), "nothing is registered"
+    client.create_registered_model(name)
+    for sha in ("def", "abc"):
+        version = client.create_model_version(name, f"file:///{sha}", tags={"model_sha256": sha}).version
+    client.set_registered_model_alias(name, "challenger", version)
+
+    def tagged(**tags: str) -> bool:
+        for key, value in tags.items():
+            client.set_model_version_tag(name, version, key.replace("gate_", "gate."), value)
+        return promote.settled(tmp_path, "nightly")
+
+    assert not tagged(), "it is registered, and the gate has not been asked"
+    assert not tagged(gate_verdict="refuse", gate_data_digest="d0"), "it was, about other data"
+    assert tagged(gate_data_digest="d1")
+    assert not tagged(gate_verdict="promote"), "it was to be promoted, and the alias has not moved"
+    assert tagged(promoted_over="none")
+
+
+def test_kaggle_that_does_not_answer_keeps_what_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = params.resolve(RAW).data["mnist"]
+
+    def answer(given: int | LekhaniError | None) -> Any:
+        def newer(*asked: Any) -> int | None:
+            assert asked == ("mnist", data, tmp_path / "data/raw/mnist")
+            if isinstance(given, LekhaniError):
+                raise given
+            return given
+
+        monkeypatch.setattr(fetch, "newer", newer)
+        with disable_run_logger():
+            return retrain.newer_version.fn(tmp_path, "mnist", data)
+
+    assert (answer(4).name, answer(4).message) == ("Newer", "version 4")
+    assert answer(None).name == "Cached"
+    assert answer(LekhaniError("Kaggle is away.")).message == "Kaggle is away."
+
+
+def test_the_form_offers_what_there_is() -> None:
+    schema = parameter_schema(retrain.retrain.fn).properties
+    assert schema["profile"]["anyOf"][0]["enum"] == ["quick", "full"]
+    assert schema["source"]["anyOf"][0]["enum"] == ["embedded", "kaggle", "openml", "local"]
+    variants = schema["variants"]["anyOf"][0]
+    assert (variants["type"], variants["items"]["enum"]) == ("array", list(RAW["variants"]))
+    assert schema["side_by_side"]["minimum"] == 1
+    assert schema["promote"]["type"] == "boolean"
+    assert all(field.get("description") for field in schema.values())
+
+
+def test_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    p = params.resolve(RAW | {"data": {"mnist": RAW["data"]["mnist"]}, "pipeline": {"variants": ["dcgan"], "students": []}})
+    for path, text in {"reports/scorecards/mnist-dcgan/strip.png": "PNG", "models/mnist/dcgan/training.json": '{"mlflow_run_id": "f00"}'}.items():
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(text)
+    assert "![dcgan](data:image/png;base64,UE5H)" in published.samples(tmp_path, "mnist", p.pipeline.everyone)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert "make ui" in published.runs(tmp_path, p)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.org/")
+    told = published.runs(tmp_path, p)
+    assert "| mnist | dcgan | [f00](https://mlflow.example.org/#/runs/f00) |" in told
+    assert "make ui" not in told
+    assert published.key("gate", "my_own") == "gate-my-own"
