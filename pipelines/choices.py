@@ -74,12 +74,9 @@ def workspace(root: Path, overrides: Sequence[str]) -> Path:
         _apply(draft, overrides)
         _apply(draft, _anchored(params.read(draft), root))
         text, profile = draft.read_text(encoding="utf-8"), params.resolve(params.read(draft)).profile
-    folder = root / ".dvc" / "tmp" / "flows" / f"{profile}-{hashlib.sha256(chr(10).join(overrides).encode()).hexdigest()[:8]}"
-    commit, is_new = _git(root, "rev-parse", "HEAD"), not (folder / "params.yaml").exists()
-    if is_new:
-        files.remove(folder)  # what a run that was killed at this point has left
-        _git(root, "worktree", "add", "--quiet", "--force", "--detach", "--no-checkout", str(folder))
-        _share(root, folder)
+    folder, commit = _place(root, profile, chr(10).join(overrides)), _git(root, "rev-parse", "HEAD")
+    if not (folder / "params.yaml").exists():
+        _add_worktree(root, folder, "--no-checkout")
         _copy(root, folder, "dvc.yaml", "dvc.lock", ".dvcignore")
         files.write_text(folder / "params.yaml", text)
         with Repo(str(folder)) as repo:  # what `root` has made need not be made again
@@ -102,16 +99,14 @@ def at_commit(root: Path, commit: str, text: str) -> Path:
 
     DVC's settings and cache are those of `root`. Raises UsageError for a commit that the clone neither has nor can fetch.
     """
-    folder = root / ".dvc" / "tmp" / "flows" / f"{commit[:8]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    folder = _place(root, commit[:8], text)
     try:
         _git(root, "cat-file", "-e", f"{commit}^{{commit}}")
     except UsageError:
         _git(root, "fetch", "--quiet", "--all")
         _git(root, "cat-file", "-e", f"{commit}^{{commit}}", hint="push it to where this worker's clone comes from")
     if not (folder / ".dvc" / "config.local").exists():
-        files.remove(folder)  # what a run that was killed at this point has left
-        _git(root, "worktree", "add", "--quiet", "--force", "--detach", str(folder), commit)
-        _share(root, folder)
+        _add_worktree(root, folder, commit)
     files.write_text(folder / "params.yaml", text)
     return folder
 
@@ -131,8 +126,15 @@ def _anchored(raw: dict[str, Any], root: Path) -> list[str]:
     return [f"{key}='{root / path}'" for key, path in found.items() if path and not Path(path).expanduser().is_absolute()]
 
 
-def _share(root: Path, folder: Path) -> None:
-    """Give a new worktree the DVC settings of `root`, its cache and its MLflow store."""
+def _place(root: Path, name: str, choices: str) -> Path:
+    """Where the worktree for some choices lies: the same choices find it again."""
+    return root / ".dvc" / "tmp" / "flows" / f"{name}-{hashlib.sha256(choices.encode()).hexdigest()[:8]}"
+
+
+def _add_worktree(root: Path, folder: Path, *how: str) -> None:
+    """Make a git worktree that has the DVC settings of `root`, its cache and its MLflow store."""
+    files.remove(folder)  # what a run that was killed at this point has left
+    _git(root, "worktree", "add", "--quiet", "--force", "--detach", str(folder), *how)
     (folder / ".dvc").mkdir(exist_ok=True)
     _copy(root, folder, ".dvc/config", ".dvc/.gitignore")
     with Repo(str(root)) as ours, Repo(str(folder)) as theirs, theirs.config.edit("local") as local:

@@ -21,9 +21,10 @@ def publish(folder: Path, p: Params) -> None:
     """Show the leaderboard, some samples of each variant, and where MLflow has its run."""
     create_markdown_artifact((folder / "reports/leaderboard.md").read_text(encoding="utf-8"), key="leaderboard")
     for dataset in p.data:
-        create_markdown_artifact(samples(folder, dataset, p.pipeline.everyone), key=key("samples", dataset))
-    if p.tracking.backend == "mlflow":
-        create_markdown_artifact(runs(folder, p), key="mlflow-runs")
+        if page := samples(folder, dataset, p.pipeline.everyone):
+            create_markdown_artifact(page, key=key("samples", dataset))
+    if p.tracking.backend == "mlflow" and (page := runs(folder, p)):
+        create_markdown_artifact(page, key="mlflow-runs")
 
 
 @task(task_run_name="artifacts")
@@ -35,20 +36,24 @@ def publish_validation(folder: Path, dataset: str) -> None:
 
 
 def samples(folder: Path, dataset: str, variants: tuple[str, ...]) -> str:
-    """Markdown with a strip of each variant's images in it, since the server that shows it need not see this disk."""
-    strips = {variant: (folder / "reports/scorecards" / f"{dataset}-{variant}" / "strip.png").read_bytes() for variant in variants}
-    shown = [f"## {variant}\n\n![{variant}](data:image/png;base64,{base64.b64encode(png).decode()})\n" for variant, png in strips.items()]
-    return "\n".join([f"# {dataset}\n", *shown])
+    """Markdown with a strip of each variant's images in it, since the server that shows it need not see this disk; "" when there is none."""
+    found = {variant: folder / "reports/scorecards" / f"{dataset}-{variant}" / "strip.png" for variant in variants}
+    strips = {variant: base64.b64encode(path.read_bytes()).decode() for variant, path in found.items() if path.exists()}
+    shown = [f"## {variant}\n\n![{variant}](data:image/png;base64,{png})\n" for variant, png in strips.items()]
+    return "\n".join([f"# {dataset}\n", *shown]) if shown else ""
 
 
 def runs(folder: Path, p: Params) -> str:
-    """Markdown with a link to the MLflow run of each training."""
+    """Markdown with a link to the MLflow run of each training; "" when there is none."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
     rows = []
     for dataset in p.data:
         for variant in p.pipeline.everyone:
-            run = files.read_json(folder / "models" / dataset / variant / "training.json")["mlflow_run_id"]
-            rows.append(f"| {dataset} | {variant} | [{run}]({server}/#/runs/{run}) |")
+            facts = folder / "models" / dataset / variant / "training.json"
+            if facts.exists() and (run := files.read_json(facts)["mlflow_run_id"]):
+                rows.append(f"| {dataset} | {variant} | [{run}]({server}/#/runs/{run}) |")
+    if not rows:
+        return ""
     start = "" if uri.startswith("http") else "`make ui` starts the server that these links lead to.\n\n"
     return "\n".join([f"{start}| dataset | variant | run |", "| --- | --- | --- |", *rows, ""])

@@ -10,7 +10,6 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from services import serving
 
 from lekhani.data.spec import DEVANAGARI
 
@@ -118,14 +118,8 @@ class Site:
 
     @contextmanager
     def running(self) -> Iterator["Site"]:
-        thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
+        with serving(self.server):
             yield self
-        finally:
-            self.server.shutdown()
-            self.server.server_close()
-            thread.join(10)
 
 
 class KaggleSite(Site):
@@ -221,13 +215,6 @@ class OpenmlSite(Site):
             handler.tell({"data_qualities": {"quality": []}})
         else:
             handler.tell({"data_set_description": known["about"]})
-
-
-def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def glyphs(count: int, size: int) -> np.ndarray:

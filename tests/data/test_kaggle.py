@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import standins
+from services import free_port
 from standins import KEY, TOKEN, USER, KaggleSite, cut, hidden_status, page, reset, status
 
 from lekhani import stages
@@ -256,7 +257,7 @@ def test_every_failure_is_a_sentence_and_leaves_what_was_there(
 def offline(monkeypatch: pytest.MonkeyPatch, url: str = "") -> None:
     from kagglesdk import kaggle_env
 
-    monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, url or f"http://127.0.0.1:{standins.free_port()}")
+    monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, url or f"http://127.0.0.1:{free_port()}")
 
 
 def test_a_machine_that_is_offline_hears_it_at_once(project: Any, kaggle: KaggleSite, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +266,7 @@ def test_a_machine_that_is_offline_hears_it_at_once(project: Any, kaggle: Kaggle
         with pytest.raises(LekhaniError, match=r"^Kaggle cannot be reached \(there is no connection\); .*source: openml") as caught:
             fetch(project)
         assert not isinstance(caught.value, UsageError | transfer.PassingError)
-    monkeypatch.setenv("HTTP_PROXY", f"http://me:{KEY}@127.0.0.1:{standins.free_port()}")
+    monkeypatch.setenv("HTTP_PROXY", f"http://me:{KEY}@127.0.0.1:{free_port()}")
     with pytest.raises(LekhaniError, match="the proxy named in HTTPS_PROXY") as caught:
         fetch(project)
     project.holds_no_secret(str(caught.value))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import standins
+from services import free_port
 from standins import OpenmlSite, arff, cut, reset, status
 
 from lekhani import stages
@@ -157,13 +158,13 @@ def test_another_checksum_is_damage(project: Any, openml: OpenmlSite) -> None:
 def test_a_machine_that_is_offline_hears_it(project: Any, openml: OpenmlSite, monkeypatch: pytest.MonkeyPatch) -> None:
     from sklearn.datasets import _openml
 
-    for url in (f"http://127.0.0.1:{standins.free_port()}", "http://no-such-host.invalid", openml.url.replace("http:", "https:")):
+    for url in (f"http://127.0.0.1:{free_port()}", "http://no-such-host.invalid", openml.url.replace("http:", "https:")):
         monkeypatch.setattr(_openml, "_DATA_INFO", url + "/api/v1/json/data/{}")
         openml.server.socket.settimeout(5)
         with pytest.raises(LekhaniError, match=r"^OpenML cannot be reached \((there is no connection|its certificate)"):
             fetch(project)
     monkeypatch.setattr(_openml, "_DATA_INFO", "https://no-such-host.invalid/{}")
-    monkeypatch.setenv("HTTPS_PROXY", f"http://me:{standins.KEY}@127.0.0.1:{standins.free_port()}")
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:{standins.KEY}@127.0.0.1:{free_port()}")
     with pytest.raises(LekhaniError, match="OpenML cannot be reached") as caught:
         fetch(project)
     assert standins.KEY not in str(caught.value)

@@ -237,7 +237,7 @@ print(run.info.run_id, mlflow.artifacts.load_text(run.info.artifact_uri + "/glyp
 
 @pytest.mark.slow
 def test_the_worker_runs_what_is_deployed_and_pushes_what_came_of_it(here: Here) -> None:
-    said = here.run("worker", "prefect", "deployment", "run", "retrain/retrain", "--param", "register_best=false", "--watch")
+    said = here.run("worker", "prefect", "deployment", "run", "retrain/on-demand", "--param", "register_best=false", "--watch")
     assert "finished" in said.lower() or "completed" in said.lower(), said
     assert (here.project.path / "reports" / "leaderboard.md").is_file()
     here.run("worker", "dvc", "push", "-q")

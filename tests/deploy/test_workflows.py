@@ -244,7 +244,7 @@ def test_registration_is_of_all_datasets(small_project: Project) -> None:
 @pytest.mark.slow
 def test_retraining_runs_every_stage_and_registers_nothing(small_project: Project) -> None:
     calls = small_project.stand_in("lekhani")
-    assert "1 stages: 0 cached, 1 run" in small_project.make("retrain")
+    assert "1 stage run, 0 cached" in small_project.make("retrain")
     assert (small_project.path / "dvc.lock").exists()
     assert calls() == []
 

@@ -7,7 +7,6 @@ import signal
 import sqlite3
 import struct
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -21,7 +20,7 @@ import pytest
 import standins
 import yaml
 from prefect_server import Prefect
-from services import free_port, mlflow_server
+from services import free_port, mlflow_server, serving
 from workspace import ROOT, SCRIPTS, Workspace
 
 STEPS = 125
@@ -183,7 +182,8 @@ def runs(folder: Path) -> list[str]:
 
 
 def latest(prefect: Prefect) -> dict[str, Any]:
-    return prefect.runs()[0]
+    """The flow run that started last; those that are only scheduled have not."""
+    return next(run for run in prefect.runs() if run["start_time"])
 
 
 def all_is_well(space: Workspace, sentence: str, trainings: int = 2) -> None:
@@ -425,14 +425,8 @@ class Receiver:
 
     @contextmanager
     def running(self) -> Iterator["Receiver"]:
-        thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        try:
+        with serving(self.server):
             yield self
-        finally:
-            self.server.shutdown()
-            self.server.server_close()
-            thread.join(10)
 
 
 def documented(section: str) -> list[tuple[str, str]]:

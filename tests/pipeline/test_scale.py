@@ -1,5 +1,6 @@
 """Stages on several machines, without a shared folder but for the DVC remote."""
 
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +14,11 @@ from cluster import Cluster, cluster, said
 from services import free_port, mlflow_server
 from workspace import ROOT, Workspace
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(2400),
+    pytest.mark.skipif("LEKHANI_LONG" not in os.environ, reason="takes half an hour on two cores; set LEKHANI_LONG=1"),
+]
 
 VARIANTS = ("dcgan", "flow_matching")
 HERE = ["fetch@mnist", "prepare@mnist", "validate@mnist", "compare"]

@@ -11,6 +11,8 @@ import mlflow
 import requests
 from filelock import FileLock
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, ErrorCode
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from lekhani.errors import LekhaniError, first_line
 
@@ -32,6 +34,8 @@ def connect() -> mlflow.MlflowClient:
     """Point mlflow at the store in use and return a client of it."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or _default_uri()
     if uri == _default_uri():
+        ROOT.mkdir(exist_ok=True)
+    if uri.startswith("sqlite:///"):
         _make(uri)
     mlflow.set_tracking_uri(uri)
     return mlflow.MlflowClient(uri)
@@ -44,9 +48,8 @@ def _default_uri() -> str:
 @cache
 def _make(uri: str) -> None:
     """Let one process alone make the tables of a new store: MLflow lets several that start side by side get in each other's way."""
-    ROOT.mkdir(exist_ok=True)
     # What is wrong with a store is said where it is used; one that cannot be written to has its tables.
-    with suppress(OSError, mlflow.MlflowException), FileLock(ROOT / ".lock"):
+    with suppress(OSError, mlflow.MlflowException, SQLAlchemyError), FileLock(f"{make_url(uri).database}.lock"):
         mlflow.MlflowClient(uri).search_experiments(max_results=1)
 
 

@@ -1,4 +1,4 @@
-"""The default store, at its very beginning."""
+"""A store at its very beginning."""
 
 import subprocess
 import sys
@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 
-def test_stages_that_start_side_by_side_share_a_new_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+@pytest.mark.parametrize("uri", ["", "sqlite:///sweep.db"])
+def test_stages_that_start_side_by_side_share_a_new_store(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     script = "from lekhani.tracking.store import use_experiment; print(use_experiment('lekhani'))"
     running = [
         subprocess.Popen([sys.executable, "-W", "ignore", "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
