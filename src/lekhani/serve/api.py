@@ -246,7 +246,7 @@ def _reading(app: FastAPI, champions: Champions, limits: Limits, metrics: Metric
         """The number that a picture shows, written again: a row of digits as PNG, or their images as ZIP, NPZ or JSON."""
         kind, reader, served = _kind(accept, answers.KINDS), _reader(champions, body.model), _served(champions, body.to)
         digits = await request.app.state.readers.alone(lambda _: translation.read_digits(reader, _picture(body.image, limits)))
-        done: Translation = await served.lane.alone(lambda _: translation.write(served.pen, digits, body.seed, 0.5), len(digits))
+        done: Translation = await served.lane.alone(lambda _: translation.write(served.pen, digits, body.seed, translation.SURE), len(digits))
         _wrote(request, served, metrics, len(digits))
         if kind == answers.PNG:
             return Response(answers.png(done.picture), media_type=kind)

@@ -1,5 +1,6 @@
 """The registry: one model per dataset, a challenger, perhaps a champion, and files that can be fetched."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ def log(store: Path, toy_generator: ToyGenerator, tmp_path: Path) -> Callable[..
     """Logs a toy generator to a run of its own, with a judge beside it."""
 
     def one(name: str, judge: bool = True) -> Logged:
-        path = toy_generator(tmp_path / f"{name}.onnx", metadata={"lineage": name})
+        path = toy_generator(tmp_path / f"{name}.onnx", metadata={"lineage": json.dumps({"logged_as": name})})
         (tmp_path / "judge.onnx").write_text("the judge")
         with runs.resume(None, EXPERIMENT, name, {}) as run_id:
             uri = runs.log_model(path)
@@ -84,12 +85,12 @@ def test_register_find_and_promote(log: Callable[..., Logged]) -> None:
 def test_what_is_found_is_the_generator_that_was_logged(log: Callable[..., Logged]) -> None:
     from lekhani.serve.session import Generator
 
-    logged = log("whole")
-    models.register("whole", logged.uri, {})
-    generator = Generator(models.find("whole").generator, "cpu")
-    assert generator.session.get_modelmeta().custom_metadata_map["lineage"] == "whole"
+    logged = log("entire")
+    models.register("entire", logged.uri, {})
+    generator = Generator(models.find("entire").generator, "cpu")
+    assert generator.lineage == {"logged_as": "entire"}
     assert generator.noise_dim == 16
-    assert sha256(models.find("whole").generator) == generator.sha256
+    assert sha256(models.find("entire").generator) == generator.sha256
 
 
 def test_a_model_logged_as_onnx_alone_is_found_too(store: Path, toy_generator: ToyGenerator, tmp_path: Path) -> None:
