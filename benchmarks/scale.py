@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from importlib.metadata import version
@@ -113,11 +113,10 @@ def real(points: int, seconds: Sequence[float]) -> dict[int, dict[str, float]]:
             # In the end the flow fails, for want of a leaderboard to show.
             machines.retrain("--side-by-side", str(2 * points), "-S", f"seed={workers}").communicate()
             runs = {run["name"]: run for run in machines.stage_runs()[: 2 * points]}
-            flow = machines.prefect.ask("flow_runs/filter", {"flows": {"name": {"any_": ["retrain"]}}, "sort": "START_TIME_DESC"})[0]
+            flow = machines.prefect.ended(deployment_id={"is_null_": True})  # none of those that the server has scheduled
             if len(runs) != 2 * points or any(run["state_name"] != "Completed" for run in runs.values()):
                 raise SystemExit(f"Stages did not come to a good end: {flow['state']['message']}")
-            tasks = machines.prefect.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [flow["id"]]}}})
-            restored = {task["name"]: moment(task["end_time"]) for task in tasks if task["name"] in runs}
+            restored = machines.prefect.until("the tasks' ends", 60, lambda flow=flow, runs=runs: ends_of(machines, flow["id"], runs))
             ends = sorted((moment(run["end_time"]), name.split("@")[0]) for name, run in runs.items())
             own = dict(zip(("train", "evaluate"), seconds, strict=True))
             found[workers] = {
@@ -128,6 +127,13 @@ def real(points: int, seconds: Sequence[float]) -> dict[int, dict[str, float]]:
             }
             print(f"{workers} workers: {found[workers]}", flush=True)
     return found
+
+
+def ends_of(machines: Cluster, flow: str, names: Collection[str]) -> dict[str, float]:
+    """When each of these tasks ended; empty until the server knows all of them, which takes it some seconds."""
+    tasks = machines.prefect.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [flow]}}})
+    ends = {task["name"]: task["end_time"] for task in tasks if task["name"] in names}
+    return {name: moment(end) for name, end in ends.items()} if len(ends) == len(names) and all(ends.values()) else {}
 
 
 def online(machines: Cluster) -> list[str]:
