@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -21,13 +20,13 @@ import time
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import psutil
+from origin import origin
 from PIL import Image
 
 from lekhani.data.raw import RawImages
@@ -174,11 +173,8 @@ def main() -> None:
         print(f"{name:12} plain {plain['seconds']:7.2f} s {plain['peak_mb']:6} MB", end="")
         print(f"   lekhani {ours['seconds']:7.2f} s {ours['images_per_second']:6} images/s {ours['peak_mb']:6} MB", end="")
         print(f"   {pair['speedup']:.2f} times as fast")
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    machine = {"cpus": len(os.sched_getaffinity(0)), "machine": platform.machine(), "python": platform.python_version()}
-    versions = {name: version(name) for name in ("pillow", "pandas", "pandera", "numpy", "pyarrow", "scipy")}
     images = "dhcd" if os.environ.get("LEKHANI_REAL_DATA") else "embedded"
-    report = {"commit": commit, "machine": machine, "versions": versions, "images": images, "results": results}
+    report = {**origin("pillow", "pandas", "pandera", "numpy", "pyarrow", "scipy"), "images": images, "results": results}
     if given.out:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

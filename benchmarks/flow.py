@@ -12,18 +12,17 @@ clock to sum then shows what running side by side gains. Without PREFECT_API_URL
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
+from origin import origin
 
 from lekhani import files
 
@@ -100,10 +99,7 @@ def main() -> None:
     for number, one in results.items():
         print(f"side by side {number}: " + ", ".join(f"{key} {value}" for key, value in one.items()))
     if given.out:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-        machine = {"cpus": len(os.sched_getaffinity(0)), "machine": platform.machine(), "python": platform.python_version()}
-        versions = {name: version(name) for name in ("prefect", "dvc", "torch")}
-        files.write_json(given.out, {"commit": commit, "machine": machine, "versions": versions, "side_by_side": results})
+        files.write_json(given.out, {**origin("prefect", "dvc", "torch"), "side_by_side": results})
 
 
 if __name__ == "__main__":

@@ -6,17 +6,14 @@ The ratio is to the first file named.
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
-import subprocess
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from origin import origin
 
+from lekhani.files import write_json
 from lekhani.serve.session import Generator
 
 
@@ -54,15 +51,7 @@ def main() -> None:
     for name, speeds in results.items():
         print(f"{name:40}" + "".join(f"{value:>10.0f} ({value / first[size]:4.1f}x)" for size, value in speeds.items()))
     if given.out:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-        report = {
-            "commit": commit,
-            "device": f"{len(os.sched_getaffinity(0))} x {platform.machine()}",
-            "onnxruntime": version("onnxruntime-gpu"),
-            "images_per_second": results,
-        }
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_json(given.out, {**origin("onnxruntime-gpu"), "images_per_second": results})
 
 
 if __name__ == "__main__":

@@ -19,9 +19,7 @@ they share, as plain's four readers do, count several times.
 
 import argparse
 import os
-import platform
 import statistics
-import subprocess
 import tempfile
 import threading
 import time
@@ -36,6 +34,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from origin import origin
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
@@ -281,11 +280,8 @@ def main() -> None:
     for row in (heads, *rows):
         print(" ".join(cell.rjust(size) for cell, size in zip(row, (8, 8, 18, 6, 8, 8, 9, 10, 8, 9, 8), strict=False)))
     if given.out:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-        machine = {"cpus": len(os.sched_getaffinity(0)), "machine": platform.machine(), "python": platform.python_version()}
-        versions = {name: version(name) for name in packages}
         sizes = {"images": given.images, "judge_width": given.width, "kid_subsets": SUBSETS, "kid_subset_size": SUBSET_SIZE}
-        files.write_json(given.out, {"commit": commit, "machine": machine, "versions": versions, **sizes, "results": results})
+        files.write_json(given.out, {**origin(*packages), **sizes, "results": results})
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ of MNIST in the finished project of --project; in `an hour each` trainings are a
 import argparse
 import heapq
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -28,12 +27,12 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from datetime import datetime
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
+from origin import origin
 
 from lekhani import files
 
@@ -233,13 +232,8 @@ def main() -> None:
     if given.plot:
         draw(sweeps, given.plot)
     if given.out:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-        machine = {"cpus": len(os.sched_getaffinity(0)), "machine": platform.machine(), "python": platform.python_version()}
         report = {
-            "commit": commit,
-            "machine": machine,
-            "versions": {name: version(name) for name in ("prefect", "dvc", "torch")},
-            "load_average": os.getloadavg(),  # over 1, 5 and 15 minutes, as other work slows the real runs
+            **origin("prefect", "dvc", "torch"),
             "worker_seconds": round(costs[0], 1),
             "coordinator_seconds": round(costs[1], 1),
             "first_seconds": round(costs[2], 1),

@@ -1,34 +1,39 @@
-"""Writing datasets of generated glyphs beside the bare session that draws them, by turns in one process.
+"""ONNX Runtime beside torch on the same weights, and writing datasets beside the bare session that draws them, by turns in one process.
 
-    python benchmarks/serve.py models/devanagari/*/generator.onnx [--images 2000] [--repeats 3] [--out benchmarks/results/serve_cpu.json]
+    python benchmarks/serve.py models/devanagari/*/generator.onnx [--batch-sizes 1 16 64] [--images N] [--repeats N] [--out FILE.json]
 
-session  Generator.run over the same noise, labels and batch size: the images come as float32 and are dropped
+eager    the torch module that was exported, in inference mode, with as many threads as the session has
+compile  the same after torch.compile, once for each batch size
+session  Generator.run over the same noise and labels: the images come as float32 and are dropped
 FORMAT   `lekhani generate` without its start: shards drawn, encoded and written, with their checksums and datasheet
 
-A ratio is of medians of images per second, in parts of `session`. Since all ways run by turns, a busy machine slows all of them; the
-processor's own seconds say what each needs by itself.
+Ratios are of medians of images per second: to `eager` for each batch size, and to `session` for each format. Since all ways run by turns, a
+busy machine slows all of them; the processor's own seconds say what each needs by itself. To be run in a project after `make demo`.
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from origin import origin
+from torch import nn
 
+from lekhani import params, stages
+from lekhani.files import write_json
 from lekhani.serve.draw import Plan, Wishes
 from lekhani.serve.formats import LAYOUTS
 from lekhani.serve.pen import Pen
 from lekhani.serve.session import Generator
 from lekhani.serve.write import Request, counts, write_dataset
+
+TURN = 0.3  # seconds of each way, by turns
 
 
 def bare(generator: Generator, images: int, batch_size: int) -> None:
@@ -37,6 +42,34 @@ def bare(generator: Generator, images: int, batch_size: int) -> None:
     labels = np.arange(images, dtype=np.int64) % len(generator.classes)
     for start in range(0, images, batch_size):
         generator.run(noise[start : start + batch_size], labels[start : start + batch_size])
+
+
+def engines(generator: Generator, module: nn.Module, batch_size: int, repeats: int) -> dict[str, float]:
+    """Images per second of torch and of the session, and their ratios to eager torch."""
+    noise = np.random.default_rng(0).standard_normal((batch_size, generator.noise_dim), dtype=np.float32)
+    labels = np.arange(batch_size, dtype=np.int64) % len(generator.classes)
+    tensors, compiled = (torch.from_numpy(noise), torch.from_numpy(labels)), torch.compile(module, dynamic=False)
+    ways: dict[str, Callable[[], object]] = {
+        "eager": lambda: module(*tensors),
+        "compile": lambda: compiled(*tensors),
+        "session": lambda: generator.run(noise, labels),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    with torch.inference_mode():
+        for turn in range(repeats + 1):
+            for name, work in ways.items():
+                if turn == 0:  # compiles and warms up
+                    work()
+                start, runs = time.perf_counter(), 0
+                while time.perf_counter() - start < TURN:
+                    work()
+                    runs += 1
+                if turn:
+                    taken[name].append(runs * batch_size / (time.perf_counter() - start))
+    middle = {name: statistics.median(values) for name, values in taken.items()}
+    return {name: round(value, 1) for name, value in middle.items()} | {
+        f"{name}_ratio": round(middle[name] / middle["eager"], 2) for name in ("compile", "session")
+    }
 
 
 def written(pen: Pen, images: int, form: Any) -> None:
@@ -55,8 +88,7 @@ def timed(work: Callable[[], None]) -> tuple[float, float]:
 
 def measure(pen: Pen, images: int, repeats: int) -> dict[str, Any]:
     """Images per second of each way and its ratio to the session, by wall clock and by processor time."""
-    batch_size = 128
-    ways: dict[str, Callable[[], None]] = {"session": lambda: bare(pen.generator, images, batch_size)}
+    ways: dict[str, Callable[[], None]] = {"session": lambda: bare(pen.generator, images, pen.generator.batch_for(images))}
     ways |= {form: (lambda form=form: written(pen, images, form)) for form in LAYOUTS}
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for turn in range(repeats + 1):
@@ -79,29 +111,29 @@ def main() -> None:
     """Measure, print a table and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=Path, help="exported generators; those that take no label draw any")
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 4, 16, 64, 256])
+    parser.add_argument("--images", type=int, default=2000, help="of the written datasets")
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    results = {}
+    p = params.load()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    results: dict[str, dict[str, Any]] = {}
     for path in given.models:
-        generator = Generator(path)
-        generator.conditional = True  # a judge's choice is not what is measured
-        results["/".join(path.parts[-3:-1])] = found = measure(Pen(generator, None, str(path)), given.images, given.repeats)
+        dataset, variant = path.parts[-3:-1]
+        generator, module = Generator(path, "cpu"), stages._trained(p, dataset, variant)[1].generator().eval()
         print(path.parent)
-        for name, one in found.items():
+        found = {str(size): engines(generator, module, size, given.repeats) for size in given.batch_sizes}
+        for size, one in found.items():
+            ratios = " ".join(f"{name} {one[name]:,.0f} ({one[f'{name}_ratio']:.2f})" for name in ("compile", "session"))
+            print(f"  batch {size:>4}: images/s: eager {one['eager']:,.0f} {ratios}")
+        generator.conditional = True  # a judge's choice is not what is measured
+        formats = measure(Pen(generator, None, str(path)), given.images, given.repeats)
+        for name, one in formats.items():
             print(f"  {name:12} {one['images_per_second']:>10,.0f} images/s {one['ratio']:>8.2f} {one['cpu_ratio']:>8.2f} by processor time")
+        results[f"{dataset}/{variant}"] = {"engines": found, "formats": formats}
     if given.out:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-        report = {
-            "commit": commit,
-            "device": f"{len(os.sched_getaffinity(0))} x {platform.machine()}",
-            "onnxruntime": version("onnxruntime-gpu"),
-            "images": given.images,
-            "generate": results,
-        }
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_json(given.out, {**origin("onnxruntime-gpu", "torch"), "images": given.images, "models": results})
 
 
 if __name__ == "__main__":

@@ -11,9 +11,7 @@ Clients, servers and session share this machine's cores, so figures are lower bo
 
 import argparse
 import asyncio
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,13 +21,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import numpy as np
+from origin import origin
 
+from lekhani.files import write_json
 from lekhani.serve.session import Generator
 
 TURNS = 3
@@ -144,16 +143,13 @@ def main() -> None:
     print(ratios)
     if given.out:
         report = {
-            "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip(),
-            "device": f"{len(os.sched_getaffinity(0))} x {platform.machine()}",
-            "versions": {name: version(name) for name in ("onnxruntime-gpu", "fastapi", "uvicorn", "mlflow")},
+            **origin("onnxruntime-gpu", "fastapi", "uvicorn", "mlflow"),
             "model": f"{generator.dataset}/{generator.variant}",
             "connections": given.connections,
             "median_of_turns": middle,
             "ratios": ratios,
         }
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_json(given.out, report)
 
 
 if __name__ == "__main__":

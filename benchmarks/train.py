@@ -10,27 +10,24 @@ device's. The share of the roofline is the step's floating-point operations, cou
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from origin import origin
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from lekhani import params
 from lekhani.data.embedded import devanagari
+from lekhani.files import write_json
 from lekhani.train.loop import _Session, pick_device
 from lekhani.train.reporter import Silent
 from lekhani.variants import VARIANTS, Variant
@@ -197,11 +194,8 @@ def main() -> None:
         row = f"{name:10} {one['batch_size']:5} {speed['textbook']:10.1f} {speed['lekhani']:10.1f} {one['ratio']:6.2f}"
         print(f"{row}  {one['precision']}  {one['roofline_share']:.1%}")
     if given.out:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-        named = torch.cuda.get_device_name() if device.type == "cuda" else f"{len(os.sched_getaffinity(0))} x {platform.machine()}"
-        report = {"commit": commit, "device": named, "torch": version("torch"), "profile": given.profile, "results": results}
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        named = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+        write_json(given.out, {**origin("torch"), "device": named, "profile": given.profile, "results": results})
 
 
 if __name__ == "__main__":

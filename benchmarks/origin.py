@@ -1,0 +1,18 @@
+"""Where a benchmark's figures come from."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from typing import Any
+
+
+def origin(*packages: str) -> dict[str, Any]:
+    """The commit, the machine with its load over the last 1, 5 and 15 minutes, and the versions of these packages."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "commit": done.stdout.strip(),
+        "machine": {"cpus": len(os.sched_getaffinity(0)), "machine": platform.machine(), "python": platform.python_version()},
+        "load_average": [round(load, 1) for load in os.getloadavg()],
+        "versions": {name: version(name) for name in packages},
+    }
