@@ -7,10 +7,9 @@ import socket
 from types import FrameType
 from typing import Any
 
-import h11
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lekhani.errors import UsageError
 from lekhani.serve.limits import Limits
@@ -18,24 +17,44 @@ from lekhani.serve.limits import Limits
 log = logging.getLogger("lekhani.api")
 LEAVE_SECONDS = 2.0  # between saying so in /readyz and closing the door
 FINISH_SECONDS = 60  # for requests in flight
+MAX_HEAD = 1 << 16  # bytes; the parser itself has no bound
 
 
-class PatientProtocol(H11Protocol):
-    """HTTP/1.1 in which a request's head must arrive in time, and an answer be taken in time; `limits` is set by `serve`."""
+class PatientProtocol(HttpToolsProtocol):
+    """HTTP/1.1 in which a request's head must arrive in time and be short, and an answer be taken in time; `limits` is set by `serve`."""
 
     limits = Limits()
-    _head: asyncio.TimerHandle | None = None
+    _head: asyncio.TimerHandle | None = None  # set while a head is awaited
+    _head_bytes = 0
     _write: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio."""
         super().connection_made(transport)
-        self._watch_head()
+        self._await_head()
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
         super().data_received(data)
-        self._watch_head()
+        if self._is_idle():  # empty lines begin no request, but end uvicorn's own time-out for an idle connection
+            self._await_head()
+        if self._head is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD:
+                self.send_400_response("The head of the request is too long.")
+
+    def on_message_begin(self) -> None:
+        """See uvicorn."""
+        super().on_message_begin()
+        self._await_head()
+
+    def on_headers_complete(self) -> None:
+        """See uvicorn."""
+        _off(self._head)
+        self._head, self._head_bytes = None, 0
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
+            raise ValueError("The head is too long.")  # which uvicorn answers as it does what is no HTTP
+        super().on_headers_complete()
 
     def pause_writing(self) -> None:
         """See asyncio: the client takes less than it is sent."""
@@ -53,18 +72,17 @@ class PatientProtocol(H11Protocol):
         _off(self._write)
         super().connection_lost(exc)
 
-    def _watch_head(self) -> None:
-        # Idle is the client's state until its request's head is complete; between requests uvicorn has a time-out of its own.
-        if self.conn.their_state is not h11.IDLE:
-            _off(self._head)
-            self._head = None
-        elif self._head is None:
+    def _await_head(self) -> None:
+        if self._head is None:
             self._head = self.loop.call_later(self.limits.header_seconds, self._hang_up)
 
     def _hang_up(self) -> None:
         self._head = None
-        if self.conn.their_state is h11.IDLE and (self.cycle is None or self.cycle.response_complete):
+        if self._is_idle():
             self.transport.abort()
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
 
 def _off(timer: asyncio.TimerHandle | None) -> None:
