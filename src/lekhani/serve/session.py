@@ -6,6 +6,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -30,6 +31,7 @@ SIZES = (16, 64, 256, 1024, 4096)  # batches to choose from; exported models tak
 GPU_BATCH = 1024
 FEW, MANY = 128, 5000  # the batch of less than MANY images, which are not worth measuring for
 MEMORY = 2 << 30  # bytes that a batch may take
+SHARE = 2  # rows for each core; with fewer, all cores work on one row after the other
 LONG = 0.25  # seconds; where a batch takes longer, a larger one saves nothing
 HALF_TOLERANCE = 0.05  # the most that float16 may change a pixel of 64 images, as a share of white
 
@@ -37,11 +39,11 @@ HALF_TOLERANCE = 0.05  # the most that float16 may change a pixel of 64 images, 
 _CUDA = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
 
 
-def open_session(path: Path, provider: str = "auto", content: bytes | None = None) -> ort.InferenceSession:
+def open_session(path: Path, provider: str = "auto", content: bytes | None = None, threads: int | None = None) -> ort.InferenceSession:
     """Open an ONNX file, or what became of it as `content`: `auto` takes CUDA when it works here and the CPU otherwise; `cpu` stays on the CPU.
 
-    On the CPU it uses as many threads as OMP_NUM_THREADS says, otherwise all cores that this process may use. Raises LekhaniError when
-    the file is missing or no ONNX model.
+    On the CPU it uses `threads`, or as many as OMP_NUM_THREADS says, otherwise all cores that this process may use. Raises LekhaniError
+    when the file is missing or no ONNX model.
     """
     wanted: list[Any] = ["CPUExecutionProvider"]
     if provider == "auto" and "CUDAExecutionProvider" in ort.get_available_providers() and _gpu_present():
@@ -52,7 +54,7 @@ def open_session(path: Path, provider: str = "auto", content: bytes | None = Non
     try:
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = _threads()
+        options.intra_op_num_threads = threads or _threads()
         options.use_deterministic_compute = True
         session = ort.InferenceSession(content or path, options, providers=wanted)
     except Exception as error:  # onnxruntime raises several classes of its own
@@ -110,7 +112,7 @@ class Generator:
         `auto` precision is float16 on a GPU and float32 elsewhere. Where float16 would change an image visibly, float32 stays.
         """
         self.path, self.precision = path, "float32"
-        self.session = open_session(path, provider)
+        self._open(provider)
         self.device = self.session.get_providers()[0].removesuffix("ExecutionProvider")
         metadata = self.session.get_modelmeta().custom_metadata_map
         try:
@@ -144,12 +146,33 @@ class Generator:
 
     def run(self, noise: Floats, labels: Labels) -> Floats:
         """One call: noise float32 [N, noise_dim], labels int64 [N] -> images float32 [N,1,H,W] in [0,1]."""
-        binding = self.session.io_binding()
+        share = -(-len(noise) // _threads())
+        if self._single is None or share < SHARE:
+            return self._run(self.session, noise, labels)
+        parts = [slice(start, start + share) for start in range(0, len(noise), share)]
+        return np.concatenate(list(self._pool.map(lambda part: self._run(self._single, noise[part], labels[part]), parts)))
+
+    def _open(self, provider: str, content: bytes | None = None) -> None:
+        """Open the file, or what became of it, for few rows at a time and for many.
+
+        Some of ONNX Runtime's operators, transposed convolutions above all, use one core however many there are. So many rows are shared
+        out among the cores, each of which computes all of its rows.
+        """
+        self.session = open_session(self.path, provider, content)
+        alone = self.session.get_providers()[0] == "CPUExecutionProvider" and _threads() > 1
+        self._single = open_session(self.path, provider, content, threads=1) if alone else None
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(_threads(), "draw")
+
+    def _run(self, session: ort.InferenceSession, noise: Floats, labels: Labels) -> Floats:
+        binding = session.io_binding()
         for name, value in (("noise", noise), ("labels", labels)):
             if name in self._inputs:
                 binding.bind_cpu_input(name, np.ascontiguousarray(value))
-        binding.bind_output(self.session.get_outputs()[0].name, self.device.lower())
-        self.session.run_with_iobinding(binding)
+        binding.bind_output(session.get_outputs()[0].name, self.device.lower())
+        session.run_with_iobinding(binding)
         images: Floats = binding.copy_outputs_to_cpu()[0]
         return images
 
@@ -159,14 +182,14 @@ class Generator:
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
         noise, labels = self._sample(64)
-        expected, session = self.run(noise, labels), self.session
+        expected, before = self.run(noise, labels), (self.session, self._single)
         half = convert_float_to_float16(onnx.load(self.path), keep_io_types=True)
-        self.session = open_session(self.path, provider, half.SerializeToString())
+        self._open(provider, half.SerializeToString())
         difference = float(np.abs(self.run(noise, labels) - expected).max())
         if difference <= HALF_TOLERANCE:
             self.precision = "float16"
         else:  # a NaN ends here, too
-            self.session = session
+            self.session, self._single = before
             log.warning("%s stays in float32, for float16 would change a pixel by %.2f of white.", self.path, difference)
 
     def _sample(self, n: int) -> tuple[Floats, Labels]:
