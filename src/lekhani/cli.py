@@ -445,8 +445,12 @@ def data_diff(
 
 def main() -> None:
     """Run the command line; errors for people become one sentence and an exit code, bugs keep their traceback."""
+    import atexit
+    import gc
     import logging
 
+    # Else Python takes up to two seconds at the end to look for garbage among all that torch and MLflow have brought in.
+    atexit.register(gc.freeze)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("lekhani").setLevel(logging.INFO)
     from lekhani.errors import LekhaniError
