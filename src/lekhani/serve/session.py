@@ -31,7 +31,7 @@ SIZES = (16, 64, 256, 1024, 4096)  # batches to choose from; exported models tak
 GPU_BATCH = 1024
 FEW, MANY = 128, 5000  # the batch of less than MANY images, which are not worth measuring for
 MEMORY = 2 << 30  # bytes that a batch may take
-SHARE = 2  # rows for each core; with fewer, all cores work on one row after the other
+SHARE = 4  # rows for each core; with fewer, all cores work on the same rows
 LONG = 0.25  # seconds; where a batch takes longer, a larger one saves nothing
 HALF_TOLERANCE = 0.05  # the most that float16 may change a pixel of 64 images, as a share of white
 

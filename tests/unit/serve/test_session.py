@@ -267,16 +267,20 @@ def test_on_a_gpu_half_precision_is_the_rule_and_outputs_stay_there(
     assert set(places) == {"cuda"}
 
 
-def test_the_batch_changes_no_bit_of_a_real_network(tmp_path: Path) -> None:
+def test_neither_batch_nor_cores_change_a_bit_of_a_real_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of a batch do not know of each other, so that the batch that is quickest here draws what another draws elsewhere."""
     from lekhani.export.onnx_file import export_onnx, generator_inputs
     from lekhani.variants import dcgan
 
-    export_onnx(dcgan.Generator(6, 16, 28), generator_inputs(6, 10), ["images"], tmp_path / "g.onnx", {})
-    session = open_session(tmp_path / "g.onnx", "cpu")
+    classes = json.dumps([{"label": 0, "name": "zero", "glyph": "0"}])
+    told = {"dataset": "toys", "variant": "dcgan", "classes": classes, "noise_dim": "6", "image_size": "28", "conditional": "false"}
+    export_onnx(dcgan.Generator(6, 16, 28), generator_inputs(6, 10), ["images"], tmp_path / "g.onnx", told)
     noise = np.random.default_rng(0).standard_normal((70, 6), dtype=np.float32)
     labels = np.zeros(70, np.int64)
-    (whole,) = session.run(None, {"noise": noise, "labels": labels})
-    for size in (1, 2, 3, 5, 16, 33):
-        parts = [session.run(None, {"noise": noise[i : i + size], "labels": labels[i : i + size]})[0] for i in range(0, 70, size)]
-        np.testing.assert_array_equal(np.concatenate(parts), whole)
+    (whole,) = open_session(tmp_path / "g.onnx", "cpu").run(None, {"noise": noise, "labels": labels})
+    for cores in (1, 2, 3, 40):
+        monkeypatch.setattr("lekhani.serve.session._threads", lambda cores=cores: cores)
+        generator = Generator(tmp_path / "g.onnx", "cpu")
+        for size in (1, 2, 3, 5, 16, 33, 70):
+            parts = [generator.run(noise[i : i + size], labels[i : i + size]) for i in range(0, 70, size)]
+            np.testing.assert_array_equal(np.concatenate(parts), whole)
