@@ -130,7 +130,7 @@ def test_a_thousand_malformed_requests_get_a_sentence_each(server: str) -> None:
         (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-Many: y\r\n" * 20_000 + b"\r\n", b"400"),
         (head("/v1/generate", 100_000_000), b"413"),
         (b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + (b"10000\r\n" + b"x" * 65536 + b"\r\n") * 60, b"413"),
-        (b"BREW /v1/generate HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"405"),
+        (b"BREW /v1/generate HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"400"),
     ],
 )
 def test_what_is_hardly_http(server: str, content: bytes, status: bytes) -> None:
