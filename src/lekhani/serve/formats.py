@@ -48,12 +48,15 @@ class Layout:
     about: str
 
 
-def png_bytes(picture: Bytes) -> bytes:
-    """A grey picture uint8 [H,W] as the content of a PNG file (RFC 2083); twice as quick as Pillow where pictures are as small as glyphs."""
+def png_bytes(picture: Bytes, level: int = 1) -> bytes:
+    """A grey picture uint8 [H,W] as the content of a PNG file (RFC 2083), at `level` 0 without compression.
+
+    Twice as quick as Pillow where pictures are as small as glyphs, and ten times at level 0.
+    """
     height, width = picture.shape
     lines = np.zeros((height, width + 1), np.uint8)  # each begins with a 0, for no filter
     lines[:, 1:] = picture
-    packer = zlib.compressobj(1, zlib.DEFLATED, 15, 8, zlib.Z_RLE)
+    packer = zlib.compressobj(level, zlib.DEFLATED, 15, 8, zlib.Z_RLE)
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", packer.compress(lines.tobytes()) + packer.flush()), (b"IEND", b""))
     packed = [struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content)) for kind, content in chunks]
@@ -103,7 +106,7 @@ def _parquet(folder: Path, place: Place, images: Bytes, confidence: Floats | Non
     }
     columns: dict[str, Any] = {
         "image": pa.array(
-            [{"bytes": png_bytes(images[i]), "path": f"{whole:06d}.png"} for i, whole, _ in place.rows()],
+            [{"bytes": png_bytes(images[i], level=0), "path": f"{whole:06d}.png"} for i, whole, _ in place.rows()],
             pa.struct({"bytes": pa.binary(), "path": pa.string()}),
         ),
         "label": pa.array(place.labels),
@@ -116,7 +119,7 @@ def _parquet(folder: Path, place: Place, images: Bytes, confidence: Floats | Non
     table = pa.table(columns).replace_schema_metadata(told)
     path = folder / _parquet_names(place)[0]
     path.parent.mkdir()
-    pq.write_table(table, path, compression="none", row_group_size=1000)  # PNG is packed already
+    pq.write_table(table, path, compression="zstd", row_group_size=1000)  # packs many pictures at once, smaller and quicker than each alone
 
 
 # --- tar files for webdataset ---
