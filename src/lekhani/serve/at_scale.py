@@ -1,5 +1,6 @@
 """The same shards on many cores or machines: Ray Data hands their numbers to actors, each with a session of its own."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def write_shards(job: "Job", pen: Pen, missing: Sequence[int], advance: Callable
     try:
         if ours:
             own: dict[str, Any] = {"address": "local", "num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
-            ray.init(logging_level="error", log_to_driver=False, **({} if os.environ.get("RAY_ADDRESS") else own))
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, **({} if os.environ.get("RAY_ADDRESS") else own))
         ray.data.DataContext.get_current().enable_progress_bars = False
         judge = None if pen.reader is None else pen.reader.path.read_bytes()
         provider = "auto" if gpu else "cpu"
