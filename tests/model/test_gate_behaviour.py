@@ -147,7 +147,7 @@ def spoilt(trained: Registry, toy_generator: Callable[..., Path]) -> Registry:
     n = data.info.n_classes
     noises = np.random.default_rng(0).standard_normal((10, data.info.image_size**2), dtype=np.float32)
     for name, path in {
-        "equal": surgery.retold(trained.generator("champion"), made / "equal.onnx", lineage="another training"),
+        "equal": surgery.retold(trained.generator("champion"), made / "equal.onnx", lineage='{"generator_sha256": "of another training"}'),
         "the same file": trained.generator("champion"),
         "one class collapsed": surgery.unheeding(good, made / "one.onnx", noises[:1], {3}, n),
         "all classes collapsed": surgery.unheeding(good, made / "all.onnx", noises[:1], range(n), n),
