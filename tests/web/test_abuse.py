@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,6 @@ from PIL import Image
 SECONDS = float(os.environ.get("LEKHANI_LOAD_SECONDS", "5"))
 LONG = float(os.environ.get("LEKHANI_LONG_LOAD_SECONDS", "300"))
 ASK = {"model": "mnist", "labels": ["0", "1", "2"], "n": 2, "seed": 5}
-
-
-def until(true: Callable[[], Any], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it does not come"
-        time.sleep(0.05)
 
 
 def memory(pid: int) -> int:
@@ -187,13 +180,7 @@ def test_slow_loris_costs_the_others_nothing(guarded: tuple[str, int, Path]) -> 
     assert memory(pid) - before < 50 << 20
     answers = []
     for connection in slow:
-        answer = b""
-        try:
-            while part := connection.recv(65536):
-                answer += part
-        except ConnectionResetError:
-            pass
-        answers.append(answer)
+        answers.append(toys.heard(connection))
         connection.close()
     assert time.monotonic() - began < 30, "all were hung up on"
     assert all(b"408" in answer.split(b"\r\n")[0] and b"did not arrive within 1 seconds" in answer for answer in answers[::2])
@@ -220,8 +207,8 @@ def test_who_disconnects_takes_the_work_along(guarded: tuple[str, int, Path]) ->
         with socket.create_connection((host, int(port)), timeout=20) as connection:
             connection.sendall(head("/v1/generate", len(body)) + body)
             time.sleep(0.02)
-    until(lambda: sum(line.get("status") == 499 for line in toys.logged(folder)) == 10)
-    until(lambda: toys.metric(address, "lekhani_images_waiting") == 0)
+    toys.until(lambda: sum(line.get("status") == 499 for line in toys.logged(folder)) == 10)
+    toys.until(lambda: toys.metric(address, "lekhani_images_waiting") == 0)
     given_up = time.monotonic() - started
     assert toys.metric(address, "lekhani_batch_images_sum") < 90_000 / 2, f"after {given_up:.1f} s most of it was never drawn"
     assert statistics.median(latencies(address, 5)) < 1
@@ -256,15 +243,15 @@ def test_sigterm_lets_requests_finish(models: list[str], tmp_path: Path) -> None
         answers: list[requests.Response] = []
         asking = threading.Thread(target=lambda: answers.append(requests.post(f"{address}/v1/generate", json=ASK | {"n": 300}, timeout=90)))
         asking.start()
-        until(lambda: toys.metric(address, "lekhani_images_waiting") > 0)
+        toys.until(lambda: toys.metric(address, "lekhani_images_waiting") > 0)
         (server,) = psutil.Process(pid).children()
         server.send_signal(signal.SIGTERM)
-        until(lambda: requests.get(f"{address}/readyz", timeout=20).status_code == 503)
+        toys.until(lambda: requests.get(f"{address}/readyz", timeout=20).status_code == 503)
         assert requests.get(f"{address}/readyz", timeout=20).json()["status"] == "leaving"
         asking.join()
         assert answers[0].status_code == 200
         assert len(answers[0].json()["images"]) == 900
-        until(lambda: not services.answers(f"{address}/healthz"))
+        toys.until(lambda: not services.answers(f"{address}/healthz"))
         server.wait(20)
     assert list((tmp_path / "reports" / "serving").glob("*.md")), "the day's report was written"
 
@@ -329,7 +316,7 @@ def check_saturation(models: list[str], folder: Path, seconds: float) -> None:
         print(f"64 connections for {seconds:g} s: {told}")  # noqa: T201 - the figure is what the test is for
         assert told["grown_megabytes"] < 20, told
         assert toys.metric(address, "lekhani_batch_images_sum") > 1.5 * toys.metric(address, "lekhani_batch_images_count"), "runs are shared"
-        until(lambda: toys.metric(address, "lekhani_images_waiting") == 0)
+        toys.until(lambda: toys.metric(address, "lekhani_images_waiting") == 0)
 
 
 def test_saturation_for_seconds(models: list[str], tmp_path: Path) -> None:

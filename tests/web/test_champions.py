@@ -95,13 +95,6 @@ def serving(look_seconds: float = 60.0, folder: Path | None = None) -> Iterator[
         yield client
 
 
-def until(true: Callable[[], Any], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it does not come"
-        time.sleep(0.05)
-
-
 def version(client: TestClient) -> str:
     return str(client.get("/v1/models").json()[0]["version"])
 
@@ -134,11 +127,11 @@ def test_a_new_champion_takes_over_without_a_request_lost(registry: Registry, tm
         threads = [threading.Thread(target=client_runs, args=(client,)) for _ in range(4)]
         for thread in threads:
             thread.start()
-        until(lambda: len(seen) > 8)
+        toys.until(lambda: len(seen) > 8)
         registry.crown("second")
-        until(lambda: version(client) == registry.numbers["second"])
+        toys.until(lambda: version(client) == registry.numbers["second"])
         more = len(seen) + 8
-        until(lambda: len(seen) > more)
+        toys.until(lambda: len(seen) > more)
         stop.set()
         for thread in threads:
             thread.join()
@@ -147,7 +140,7 @@ def test_a_new_champion_takes_over_without_a_request_lost(registry: Registry, tm
         assert metric(client, "lekhani_model_swaps_total") == 1
         assert metric(client, "lekhani_model_info", version=registry.numbers["second"], variant="flow_matching", sha256=files.sha256(second)) == 1
         registry.crown("first")  # a rollback
-        until(lambda: version(client) == registry.numbers["first"])
+        toys.until(lambda: version(client) == registry.numbers["first"])
 
 
 def test_what_is_damaged_confused_or_no_number_is_kept_out(registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -162,7 +155,7 @@ def test_what_is_damaged_confused_or_no_number_is_kept_out(registry: Registry, t
         ):
             before = metric(client, "lekhani_models_kept_out_total", reason=reason)
             registry.crown(name)
-            until(lambda sentence=sentence: sentence in str(client.get("/readyz").json()["trouble"]))
+            toys.until(lambda sentence=sentence: sentence in str(client.get("/readyz").json()["trouble"]))
             assert client.get("/readyz").status_code == 200, "the old one serves on"
             assert version(client) == registry.numbers["first"]
             assert metric(client, "lekhani_models_kept_out_total", reason=reason) > before
@@ -172,7 +165,7 @@ def test_what_is_damaged_confused_or_no_number_is_kept_out(registry: Registry, t
         if reason == "self-test":
             assert metric(client, "lekhani_models_kept_out_total", reason=reason) == 2, "what failed is not tried again"
         registry.crown("first")
-        until(lambda: client.get("/readyz").json()["trouble"] == {})
+        toys.until(lambda: client.get("/readyz").json()["trouble"] == {})
 
 
 def test_a_registry_that_is_away_is_no_reason_to_stop(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,14 +174,14 @@ def test_a_registry_that_is_away_is_no_reason_to_stop(registry: Registry, monkey
         def away(_: str) -> dict[str, str]:
             raise LekhaniError("MLflow does not answer.")
 
-        until(lambda: metric(client, "lekhani_registry_up") == 1)
+        toys.until(lambda: metric(client, "lekhani_registry_up") == 1)
         with monkeypatch.context() as patch:
             patch.setattr(models, "aliases", away)
-            until(lambda: client.get("/readyz").json()["trouble"] == {DATASET: "MLflow does not answer."})
+            toys.until(lambda: client.get("/readyz").json()["trouble"] == {DATASET: "MLflow does not answer."})
             assert client.get("/readyz").status_code == 200
             assert metric(client, "lekhani_registry_up") == 0
             assert client.post("/v1/generate", json=ASK).status_code == 200
-        until(lambda: client.get("/readyz").json()["trouble"] == {})
+        toys.until(lambda: client.get("/readyz").json()["trouble"] == {})
         assert metric(client, "lekhani_registry_up") == 1
 
 
@@ -201,14 +194,14 @@ def test_nothing_registered_is_a_sentence_at_the_start(store: Path) -> None:
 def test_a_blurred_model_behind_an_honest_scorecard_raises_the_alarm(registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     registry.register("blurred", constant(registry.good, tmp_path / "b.onnx", "little", 0.008))
     with serving(look_seconds=0.01, folder=tmp_path / "reports") as client:
-        until(lambda: "drift" in client.get("/v1/models").json()[0]["watch"])
+        toys.until(lambda: "drift" in client.get("/v1/models").json()[0]["watch"])
         client.post("/v1/generate", json=ASK | {"n": 50})
         time.sleep(0.5)
         assert not any(one["alarm"] for one in client.get("/v1/models").json()[0]["watch"].values()), "an honest one raises none"
         assert metric(client, "lekhani_watch_alarm", measure="drift") == 0
         with caplog.at_level(logging.WARNING, "lekhani"):
             registry.crown("blurred")
-            until(lambda: metric(client, "lekhani_watch_alarm", measure="drift") == 1)
+            toys.until(lambda: metric(client, "lekhani_watch_alarm", measure="drift") == 1)
             assert metric(client, "lekhani_watch", measure="drift") > 2 * metric(client, "lekhani_watch_promised", measure="drift")
             assert "is worse than its scorecard promised" in caplog.text
     (report,) = (files.read_json(path) for path in (tmp_path / "reports").glob("*.json"))

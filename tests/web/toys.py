@@ -3,8 +3,9 @@
 import json
 import socket
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -85,10 +86,21 @@ def said(address: str, content: bytes, seconds: float = 20, parts: Sequence[byte
     with socket.create_connection((host, int(port)), timeout=seconds) as connection:
         for part in (content, *parts):
             connection.sendall(part)
-        answer = b""
-        try:
-            while part := connection.recv(65536):
-                answer += part
-        except TimeoutError:
-            pass
-        return answer
+        return heard(connection)
+
+
+def heard(connection: socket.socket) -> bytes:
+    """What comes until the other side hangs up, however it does, or the connection's time is over."""
+    answer = b""
+    with suppress(ConnectionResetError, TimeoutError):
+        while part := connection.recv(65536):
+            answer += part
+    return answer
+
+
+def until(true: Callable[[], Any], seconds: float = 60) -> None:
+    """Wait for that to be true; fails when it does not come."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.05)

@@ -36,6 +36,16 @@ def origin(pen: Pen) -> dict[str, Any]:
     return told
 
 
+def licence(pen: Pen, model: Mapping[str, Any]) -> str | None:
+    """The licence of the data that a registered model was trained on; None for one whose lineage is not known."""
+    return model["lineage"].get("data", {}).get("licence") if pen.version else None
+
+
+def licence_sentence(known: str | None) -> str:
+    """That licence, for people."""
+    return f"Licence of the images that the model was trained on: {escaped(known) if known else 'not known here; ask whoever gave you the model'}."
+
+
 def datasheet(pen: Pen, request: Mapping[str, Any], records: Sequence[Mapping[str, Any]], runs: Sequence[tuple[int, int]]) -> dict[str, Any]:
     """The contents of dataset.json. `request` is what was asked for, `records` what came of each shard, in order.
 
@@ -53,12 +63,11 @@ def datasheet(pen: Pen, request: Mapping[str, Any], records: Sequence[Mapping[st
             one["rate"] = round(one["good"] / one["seen"], 4)
         classes.append(one)
     model = origin(pen)
-    data = model["lineage"].get("data", {}) if pen.version else {}
     return {
         "made_by": MADE_BY,
         "images": int(counts.sum()),
         "image_size": pen.generator.image_size,
-        "licence": data.get("licence"),
+        "licence": licence(pen, model),
         "model": model,
         "judge_sha256": request["judge_sha256"],
         "request": dict(request),
@@ -88,7 +97,6 @@ def readme(sheet: Mapping[str, Any]) -> str:
     rows = [
         (one["label"], escaped(one["name"]), escaped(one["glyph"]), f"{one['count']:,}", *(_rates(one) if judged else ())) for one in sheet["classes"]
     ]
-    licence = escaped(sheet["licence"]) if sheet["licence"] else "not known here; ask whoever gave you the model"
     lines = [
         *("---", yaml.safe_dump(head, allow_unicode=True, sort_keys=False) + "---", ""),
         f"# Generated glyphs: {escaped(model['dataset'])}",
@@ -106,7 +114,7 @@ def readme(sheet: Mapping[str, Any]) -> str:
         "",
         "## Licence",
         "",
-        f"Licence of the images that the model was trained on: {licence}. Who passes on what it drew should keep to it.",
+        f"{licence_sentence(sheet['licence'])} Who passes on what it drew should keep to it.",
         "",
         "## Lineage",
         "",

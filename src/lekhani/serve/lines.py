@@ -16,7 +16,7 @@ from lekhani.data.spec import MNIST
 from lekhani.errors import UsageError
 from lekhani.files import replacing, write_json, write_text
 from lekhani.serve.compose import MAX_GLYPHS, Look, Script, compose, plain, rng_of, shortened
-from lekhani.serve.datasheet import origin
+from lekhani.serve.datasheet import licence, licence_sentence, origin
 from lekhani.serve.session import Generator
 from lekhani.text import escaped
 
@@ -238,7 +238,7 @@ def _datasheet(pen: "Pen", order: Order) -> dict[str, Any]:
         "lines": len(order.texts),
         "different_texts": len(set(order.texts)),
         "characters": len("".join(order.texts)),
-        "licence": model["lineage"].get("data", {}).get("licence") if pen.version else None,
+        "licence": licence(pen, model),
         "model": model,
         "judge": {"sha256": pen.reader.sha256, "min_confidence": order.min_confidence} if pen.reader and order.min_confidence else None,
         "seed": order.seed,
@@ -262,7 +262,7 @@ def _readme(sheet: dict[str, Any], texts: Sequence[str]) -> str:
             f"{read} Transcripts are UTF-8 in NFC. Train with them, and test on real handwriting.",
             "",
             f"The same model, seed ({sheet['seed']}), texts and choices give the same bytes; dataset.json holds them all.",
-            f"Licence of the images that the model was trained on: {escaped(sheet['licence'] or 'not known here; ask whoever gave you the model')}.",
+            licence_sentence(sheet["licence"]),
             "",
         ]
     )
