@@ -57,7 +57,7 @@ def write_shards(job: "Job", pen: Pen, missing: Sequence[int], advance: Callable
     except ImportError as error:
         raise UsageError("--engine ray needs Ray; install lekhani[ray], or leave --engine out.") from error
     ours = not ray.is_initialized()
-    gpu = pen.generator.device == "CUDA"
+    gpu = pen.generator.device != "CPU"
     try:
         if ours:
             own: dict[str, Any] = {"address": "local", "num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}

@@ -1,5 +1,6 @@
 """A generator or judge in ONNX Runtime: what evaluation scores and what users run are the same few lines."""
 
+import hashlib
 import json
 import logging
 import os
@@ -7,7 +8,9 @@ import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
+from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
@@ -42,15 +45,18 @@ _CUDA = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
 def open_session(path: Path, provider: str = "auto", content: bytes | None = None, threads: int | None = None) -> ort.InferenceSession:
     """Open an ONNX file, or what became of it as `content`: `auto` takes CUDA when it works here and the CPU otherwise; `cpu` stays on the CPU.
 
-    On the CPU it uses `threads`, or as many as OMP_NUM_THREADS says, otherwise all cores that this process may use. Raises LekhaniError
-    when the file is missing or no ONNX model.
+    Where LEKHANI_TENSORRT names a folder, `auto` takes TensorRT before CUDA and keeps the engines that it builds there. On the CPU it uses
+    `threads`, or as many as OMP_NUM_THREADS says, otherwise all cores that this process may use. Raises LekhaniError when the file is missing
+    or no ONNX model.
     """
-    wanted: list[Any] = ["CPUExecutionProvider"]
+    if not path.is_file():
+        raise LekhaniError(f"There is no model at {path}; train one with `dvc repro`, or pass --model FILE.onnx.")
+    wanted: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
     if provider == "auto" and "CUDAExecutionProvider" in ort.get_available_providers() and _gpu_present():
         ort.preload_dlls()
         wanted.insert(0, ("CUDAExecutionProvider", _CUDA))
-    if not path.is_file():
-        raise LekhaniError(f"There is no model at {path}; train one with `dvc repro`, or pass --model FILE.onnx.")
+        if folder := os.environ.get("LEKHANI_TENSORRT"):
+            wanted.insert(0, ("TensorrtExecutionProvider", _tensorrt(Path(folder).expanduser(), content or path.read_bytes())))
     try:
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -60,8 +66,22 @@ def open_session(path: Path, provider: str = "auto", content: bytes | None = Non
     except Exception as error:  # onnxruntime raises several classes of its own
         raise LekhaniError(f"{path} cannot be opened as an ONNX model: {first_line(error)}") from error
     if len(wanted) > len(session.get_providers()):
-        log.warning("CUDA was asked for but does not work here; running on the CPU.")
+        log.warning("%s was asked for but does not work here; running on %s.", _device(wanted[0][0]), _device(session.get_providers()[0]))
     return session
+
+
+def _device(provider: str) -> str:
+    return provider.removesuffix("ExecutionProvider")
+
+
+def _tensorrt(folder: Path, content: bytes) -> dict[str, str]:
+    # ONNX Runtime finds TensorRT's libraries once its own package has loaded them. It tells engines apart by a network's shape and not by its
+    # weights, so every model has a folder of its own.
+    with suppress(ImportError):
+        import_module("tensorrt")
+    own = folder / hashlib.sha256(content).hexdigest()[:16]
+    own.mkdir(parents=True, exist_ok=True)
+    return {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(own), "trt_timing_cache_enable": "1", "trt_timing_cache_path": str(own)}
 
 
 def _threads() -> int:
@@ -103,7 +123,7 @@ class Generator:
     """One exported generator: (noise, labels) -> images.
 
     Attributes: `classes` in label order, `image_size` pixels, `noise_dim`, `conditional`, `dataset`, `variant`, `lineage` as exported,
-    `sha256` of the file, `device` CPU or CUDA, `precision` float32 or float16.
+    `sha256` of the file, `device` CPU, CUDA or Tensorrt, `precision` float32 or float16.
     """
 
     def __init__(self, path: Path, provider: str = "auto", precision: Precision = "float32") -> None:
@@ -113,7 +133,7 @@ class Generator:
         """
         self.path, self.precision = path, "float32"
         self._open(provider)
-        self.device = self.session.get_providers()[0].removesuffix("ExecutionProvider")
+        self.device = _device(self.session.get_providers()[0])
         metadata = self.session.get_modelmeta().custom_metadata_map
         try:
             self.dataset, self.variant = metadata["dataset"], metadata["variant"]
@@ -125,7 +145,7 @@ class Generator:
             raise LekhaniError(f"{path} is no generator exported by lekhani: its metadata lacks or garbles {error}.") from error
         self.sha256 = sha256(path)
         self._inputs = {entry.name for entry in self.session.get_inputs()}  # an exporter drops an input that nothing reads
-        if precision == "float16" or (precision == "auto" and self.device == "CUDA"):
+        if precision == "float16" or (precision == "auto" and self.device != "CPU"):
             self._halve(provider)
 
     def batch_for(self, n: int) -> int:
@@ -171,7 +191,7 @@ class Generator:
         for name, value in (("noise", noise), ("labels", labels)):
             if name in self._inputs:
                 binding.bind_cpu_input(name, np.ascontiguousarray(value))
-        binding.bind_output(session.get_outputs()[0].name, self.device.lower())
+        binding.bind_output(session.get_outputs()[0].name, "cpu" if self.device == "CPU" else "cuda")
         session.run_with_iobinding(binding)
         images: Floats = binding.copy_outputs_to_cpu()[0]
         return images

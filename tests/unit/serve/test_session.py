@@ -1,13 +1,14 @@
 """A generator draws by its seed and nothing else, and a file that is none of ours is one sentence."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 
 from lekhani.data.spec import MNIST, Bytes
@@ -265,6 +266,37 @@ def test_on_a_gpu_half_precision_is_the_rule_and_outputs_stay_there(
     assert (generator.device, generator.precision) == ("CUDA", "float16")
     assert drawn(generator, [2, 0]).shape == (2, 4, 4)
     assert set(places) == {"cuda"}
+
+
+def test_tensorrt_comes_first_where_it_is_asked_for_with_engines_for_each_model(
+    toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No GPU is needed: what is asked of ONNX Runtime is looked at, and then it falls back to the CPU as on any machine without TensorRT."""
+    asked: list[Any] = []
+    real = ort.InferenceSession
+
+    def session(model: Any, options: Any, providers: Sequence[tuple[str, dict[str, str]]]) -> Any:
+        asked.append(providers)
+        return real(model, options, providers=providers[-1:])
+
+    first, second = toy_generator(tmp_path / "a.onnx"), toy_generator(tmp_path / "b.onnx", conditional=False)
+    monkeypatch.setattr("lekhani.serve.session._gpu_present", lambda: True)
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr("onnxruntime.preload_dlls", lambda: None)
+    monkeypatch.setattr("onnxruntime.InferenceSession", session)
+    open_session(first)
+    assert [name for name, _ in asked.pop()] == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert "CUDA was asked for but does not work here; running on CPU." in caplog.text
+    monkeypatch.setenv("LEKHANI_TENSORRT", str(tmp_path / "engines"))
+    for path in (first, second, first):
+        open_session(path)
+    assert "Tensorrt was asked for but does not work here; running on CPU." in caplog.text
+    assert all([name.removesuffix("ExecutionProvider") for name, _ in one] == ["Tensorrt", "CUDA", "CPU"] for one in asked)
+    folders = [Path(one[0][1]["trt_engine_cache_path"]) for one in asked]
+    assert folders[0] == folders[2] != folders[1], "equal shapes with other weights must not share an engine"
+    assert all(folder.is_dir() and folder.parent == tmp_path / "engines" for folder in folders)
+    open_session(first, "cpu")
+    assert [name for name, _ in asked[-1]] == ["CPUExecutionProvider"]
 
 
 def test_neither_batch_nor_cores_change_a_bit_of_a_real_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
