@@ -1,14 +1,17 @@
 """ONNX Runtime beside torch on the same weights, and writing datasets beside the bare session that draws them, by turns in one process.
 
     python benchmarks/serve.py models/devanagari/*/generator.onnx [--batch-sizes 1 16 64] [--images N] [--repeats N] [--out FILE.json]
+    python benchmarks/serve.py models/devanagari/*/generator.onnx --provider auto --batch-sizes 1 64 1024 4096 --images 100000     # with a GPU
 
 eager    the torch module that was exported, in inference mode, with as many threads as the session has
 compile  the same after torch.compile, once for each batch size
-session  Generator.run over the same noise and labels: the images come as float32 and are dropped
+session  Generator.run over the same noise and labels: the images come as float32 and are dropped; on a GPU in float16 where that does not show
 FORMAT   `lekhani generate` without its start: shards drawn, encoded and written, with their checksums and datasheet
 
 Ratios are of medians of images per second: to `eager` for each batch size, and to `session` for each format. Since all ways run by turns, a
-busy machine slows all of them; the processor's own seconds say what each needs by itself. To be run in a project after `make demo`.
+busy machine slows all of them; the processor's own seconds say what each needs by itself. All start from noise in the machine's memory and end
+with images there. The share of the roofline is the session's: its floating-point operations, counted by torch, against a large matrix product
+of the same precision timed here. To be run in a project after `make demo`.
 """
 
 import argparse
@@ -23,7 +26,9 @@ from typing import Any
 import numpy as np
 import torch
 from origin import origin
+from roofline import peak_flops
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from lekhani import params, stages
 from lekhani.files import write_json
@@ -48,10 +53,11 @@ def engines(generator: Generator, module: nn.Module, batch_size: int, repeats: i
     """Images per second of torch and of the session, and their ratios to eager torch."""
     noise = np.random.default_rng(0).standard_normal((batch_size, generator.noise_dim), dtype=np.float32)
     labels = np.arange(batch_size, dtype=np.int64) % len(generator.classes)
+    device = _device(generator)
     tensors, compiled = (torch.from_numpy(noise), torch.from_numpy(labels)), torch.compile(module, dynamic=False)
     ways: dict[str, Callable[[], object]] = {
-        "eager": lambda: module(*tensors),
-        "compile": lambda: compiled(*tensors),
+        "eager": lambda: module(*(tensor.to(device) for tensor in tensors)).cpu(),
+        "compile": lambda: compiled(*(tensor.to(device) for tensor in tensors)).cpu(),
         "session": lambda: generator.run(noise, labels),
     }
     taken: dict[str, list[float]] = {name: [] for name in ways}
@@ -70,6 +76,19 @@ def engines(generator: Generator, module: nn.Module, batch_size: int, repeats: i
     return {name: round(value, 1) for name, value in middle.items()} | {
         f"{name}_ratio": round(middle[name] / middle["eager"], 2) for name in ("compile", "session")
     }
+
+
+def operations(generator: Generator, module: nn.Module) -> float:
+    """Floating-point operations for an image."""
+    noise, labels = torch.zeros(8, generator.noise_dim), torch.zeros(8, dtype=torch.int64)
+    device = _device(generator)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(noise.to(device), labels.to(device))
+    return counter.get_total_flops() / 8
+
+
+def _device(generator: Generator) -> torch.device:
+    return torch.device("cpu" if generator.device == "CPU" else "cuda")
 
 
 def written(pen: Pen, images: int, form: Any) -> None:
@@ -111,6 +130,7 @@ def main() -> None:
     """Measure, print a table and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=Path, help="exported generators; those that take no label draw any")
+    parser.add_argument("--provider", choices=("cpu", "auto"), default="cpu", help="auto: the GPU, where there is one")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 4, 16, 64, 256])
     parser.add_argument("--images", type=int, default=2000, help="of the written datasets")
     parser.add_argument("--repeats", type=int, default=5)
@@ -121,17 +141,21 @@ def main() -> None:
     results: dict[str, dict[str, Any]] = {}
     for path in given.models:
         dataset, variant = path.parts[-3:-1]
-        generator, module = Generator(path, "cpu"), stages._trained(p, dataset, variant)[1].generator().eval()
-        print(path.parent)
+        generator = Generator(path, given.provider, "auto")
+        module = stages._trained(p, dataset, variant)[1].generator().eval().to(_device(generator))
+        peak = peak_flops(_device(generator), getattr(torch, generator.precision)) / operations(generator, module)
+        print(f"{path.parent}, {generator.device} in {generator.precision}: {peak:,.0f} images/s at the roofline")
         found = {str(size): engines(generator, module, size, given.repeats) for size in given.batch_sizes}
         for size, one in found.items():
+            one["roofline_share"] = round(one["session"] / peak, 3)
             ratios = " ".join(f"{name} {one[name]:,.0f} ({one[f'{name}_ratio']:.2f})" for name in ("compile", "session"))
-            print(f"  batch {size:>4}: images/s: eager {one['eager']:,.0f} {ratios}")
+            print(f"  batch {size:>4}: images/s: eager {one['eager']:,.0f} {ratios}, {one['roofline_share']:.1%} of the roofline")
         generator.conditional = True  # a judge's choice is not what is measured
         formats = measure(Pen(generator, None, str(path)), given.images, given.repeats)
         for name, one in formats.items():
             print(f"  {name:12} {one['images_per_second']:>10,.0f} images/s {one['ratio']:>8.2f} {one['cpu_ratio']:>8.2f} by processor time")
-        results[f"{dataset}/{variant}"] = {"engines": found, "formats": formats}
+        ran = {"device": generator.device, "precision": generator.precision}
+        results[f"{dataset}/{variant}"] = {**ran, "engines": found, "formats": formats}
     if given.out:
         write_json(given.out, {**origin("onnxruntime-gpu", "torch"), "images": given.images, "models": results})
 

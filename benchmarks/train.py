@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from origin import origin
+from roofline import peak_flops
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
@@ -111,20 +112,6 @@ def run(steps: Iterator[None], seconds: float, batch_size: int, device: torch.de
         if device.type == "cuda":
             torch.cuda.synchronize()
     return done * batch_size / (time.perf_counter() - start)
-
-
-def peak_flops(device: torch.device) -> float:
-    """Operations per second of a large matrix product in float32."""
-    a = torch.randn(2048, 2048, device=device)
-    best = 0.0
-    for _ in range(5):
-        start = time.perf_counter()
-        for _ in range(3):
-            a @ a
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = max(best, 3 * 2 * 2048**3 / (time.perf_counter() - start))
-    return best
 
 
 def build(name: str, choices: params.Variants, device: torch.device) -> Variant:
