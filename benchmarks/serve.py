@@ -112,6 +112,7 @@ def measure(pen: Pen, images: int, repeats: int) -> dict[str, Any]:
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for turn in range(repeats + 1):
         for name, work in ways.items():
+            os.sync()  # or what one way leaves to be brought to the disk slows the next
             seconds = timed(work)
             if turn:  # the first one warms up
                 taken[name].append(seconds)
