@@ -86,13 +86,13 @@ def said(address: str, content: bytes, seconds: float = 20, parts: Sequence[byte
     with socket.create_connection((host, int(port)), timeout=seconds) as connection:
         for part in (content, *parts):
             connection.sendall(part)
-        return heard(connection)
+        return heard(connection, TimeoutError)
 
 
-def heard(connection: socket.socket) -> bytes:
-    """What comes until the other side hangs up, however it does, or the connection's time is over."""
+def heard(connection: socket.socket, end: type[OSError]) -> bytes:
+    """What comes until the other side hangs up, or until that error, which is as good an end."""
     answer = b""
-    with suppress(ConnectionResetError, TimeoutError):
+    with suppress(end):
         while part := connection.recv(65536):
             answer += part
     return answer
