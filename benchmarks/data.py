@@ -43,7 +43,7 @@ def source(count: int) -> RawImages:
                 (Path(links) / f"dhcd_{split}.npz").symlink_to(Path(folder) / f"dhcd_{split}.npz")
             raw = read_raw(Path(links), "devanagari")
     else:
-        from lekhani.data.embedded import devanagari
+        from lekhani.data.sources.embedded import devanagari
 
         raw = devanagari(7, 1700, 300)
     rows = np.random.default_rng(7).permutation(len(raw.images))[:count]

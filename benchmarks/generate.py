@@ -14,7 +14,7 @@ import numpy as np
 from origin import origin
 
 from lekhani.files import write_json
-from lekhani.serve.session import Generator
+from lekhani.inference.session import Generator
 
 
 def speed(generator: Generator, batch_size: int, seconds: float) -> float:

@@ -39,7 +39,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from lekhani import files, params
-from lekhani.data.embedded import devanagari
+from lekhani.data.sources.embedded import devanagari
 from lekhani.data.spec import Bytes, Labels
 from lekhani.evaluate.fidelity import torch_fidelity
 from lekhani.evaluate.judge import FEATURES, Classifier, train_judge
@@ -47,7 +47,7 @@ from lekhani.evaluate.memorisation import among_features, memorisation
 from lekhani.evaluate.per_class import by_class
 from lekhani.evaluate.scorecard import read_real, score
 from lekhani.export.onnx_file import export_onnx
-from lekhani.serve.session import Reader
+from lekhani.inference.session import Reader
 
 K, SUBSETS, SUBSET_SIZE, SEED = 46, 50, 1000, 7
 CPU = torch.device("cpu")

@@ -32,11 +32,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lekhani import params, stages
 from lekhani.files import write_json
-from lekhani.serve.draw import Plan, Wishes
-from lekhani.serve.formats import LAYOUTS
-from lekhani.serve.pen import Pen
-from lekhani.serve.session import Generator
-from lekhani.serve.write import Request, counts, write_dataset
+from lekhani.generate.formats import LAYOUTS
+from lekhani.generate.write import Request, counts, write_dataset
+from lekhani.inference.sampling import Plan, Wishes
+from lekhani.inference.session import Generator
+from lekhani.pen import Pen
 
 TURN = 0.3  # seconds of each way, by turns
 

@@ -29,7 +29,7 @@ import numpy as np
 from origin import origin
 
 from lekhani.files import write_json
-from lekhani.serve.session import Generator
+from lekhani.inference.session import Generator
 
 TURNS = 3
 

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from lekhani import params
-from lekhani.data.embedded import devanagari
+from lekhani.data.sources.embedded import devanagari
 from lekhani.files import write_json
 from lekhani.train.loop import _Session, pick_device
 from lekhani.train.reporter import Silent

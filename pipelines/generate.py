@@ -19,10 +19,10 @@ from prefect.states import Completed
 from published import key
 from pydantic import Field
 
-from lekhani.serve.datasheet import readme
-from lekhani.serve.draw import SHARD
-from lekhani.serve.formats import LAYOUTS
-from lekhani.serve.store import Store
+from lekhani.generate.datasheet import readme
+from lekhani.generate.formats import LAYOUTS
+from lekhani.generate.store import Store
+from lekhani.inference.sampling import SHARD
 
 Format = Literal["png", "parquet", "webdataset", "idx", "npz"]
 Engine = Literal["local", "ray"]

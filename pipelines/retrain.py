@@ -31,7 +31,7 @@ from pydantic import Field
 from stage import hand_over, needs_server, run_stage
 
 from lekhani import params
-from lekhani.data import fetch
+from lekhani.data.sources import fetch
 from lekhani.errors import LekhaniError, UsageError, first_line
 
 Engine = Literal["threads", "ray"]

@@ -10,7 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from lekhani.data.spec import Bytes, Labels
-from lekhani.serve.session import Floats
+from lekhani.inference.session import Floats
 
 
 def retold(source: Path, target: Path, **metadata: str) -> Path:

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from lekhani.data.spec import MNIST, Bytes, GlyphClass
-from lekhani.serve.pen import Pen
-from lekhani.serve.session import Generator, Reader
+from lekhani.inference.session import Generator, Reader
+from lekhani.pen import Pen
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 LETTERS = ["क", "ख", "ग", "घ", "ज", "ध", "न", "भ", "म", "र", "ल", "व", "क्ष"]

@@ -7,7 +7,7 @@ In Python: `pen = lekhani.load("devanagari")`, then `pen.generate(["क", "०"]
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lekhani.serve.pen import load, load_judge
+    from lekhani.pen import load, load_judge
 
 __all__ = ["__version__", "load", "load_judge"]
 __version__ = "0.1.0"
@@ -17,6 +17,6 @@ def __getattr__(name: str) -> Any:
     # NumPy and ONNX Runtime are loaded by whoever writes, not by every import of a part of the package.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from lekhani.serve import pen
+    from lekhani import pen
 
     return getattr(pen, name)

@@ -236,9 +236,9 @@ def generate(
 ) -> None:
     """Write labelled glyphs by the million with ONNX Runtime; asked for again, it goes on where it was stopped."""
     from lekhani.errors import UsageError
-    from lekhani.serve import write
-    from lekhani.serve.draw import Plan, Wishes
-    from lekhani.serve.pen import find
+    from lekhani.generate import write
+    from lekhani.inference.sampling import Plan, Wishes
+    from lekhani.pen import find
 
     if not (label or each or total or from_csv):
         raise UsageError("Nothing is asked for; name labels, such as --label 0=8, or pass --each N, --total N or --from-csv FILE.")
@@ -317,9 +317,9 @@ def compose(
     overwrite: Overwrite = False,
 ) -> None:
     """Write lines of text in one hand each, with transcripts as OCR toolkits read them."""
-    from lekhani.serve.compose import Look
-    from lekhani.serve.lines import Order, texts_of, write_lines
-    from lekhani.serve.pen import find
+    from lekhani.handwriting.compose import Look
+    from lekhani.handwriting.lines import Order, texts_of, write_lines
+    from lekhani.pen import find
 
     pen = find(dataset, model, judge)
     texts = texts_of(pen.generator, text or (), pattern, lines, count, seed)
@@ -339,8 +339,8 @@ def recognise(
     import json
 
     from lekhani.errors import UsageError
-    from lekhani.serve import recognise as eyes
-    from lekhani.serve.pen import load_judge
+    from lekhani.handwriting import recognise as eyes
+    from lekhani.pen import load_judge
 
     found = list(zip(images, eyes.read_files(load_judge(judge or dataset).reader, images, top), strict=True))
     if as_json:
@@ -375,8 +375,8 @@ def translate(
     """Read a number in one script and write it in another's handwriting."""
     import json
 
-    from lekhani.serve import translate as between
-    from lekhani.serve.pen import find, load_judge
+    from lekhani.handwriting import translate as between
+    from lekhani.pen import find, load_judge
 
     eyes = load_judge(reader or source or ("mnist" if to.startswith("devanagari") else "devanagari")).reader
     done = between.translate_file(eyes, image, find(to, model, judge), out, seed, min_confidence, scale=scale, overwrite=overwrite)
@@ -397,8 +397,8 @@ def animate(
     overwrite: Overwrite = False,
 ) -> None:
     """Show glyphs come about, step by step, as a GIF or WebP."""
-    from lekhani.serve import animate
-    from lekhani.serve.pen import find
+    from lekhani.generate import animate
+    from lekhani.pen import find
 
     pen = find(dataset, model, judge)
     typer.echo(animate.write_animation(pen, label, seed, out, columns=columns, scale=scale, fps=fps, overwrite=overwrite))

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from lekhani.evaluate.per_class import ClassScore
     from lekhani.evaluate.quick import QuickScore
     from lekhani.evaluate.usefulness import Point
+    from lekhani.inference.session import Generator
     from lekhani.params import Params, Variants
     from lekhani.pictures import Picture
     from lekhani.registry.models import Registered
-    from lekhani.serve.session import Generator
     from lekhani.train.checkpoint import Checkpoints
     from lekhani.train.reporter import Reporter
     from lekhani.variants import Variant
@@ -43,7 +43,7 @@ SCORECARDS = REPORTS / "scorecards"  # D-V/: a scorecard again and what goes wit
 
 def fetch(p: "Params", dataset: str) -> None:
     """Source -> data/raw/D/."""
-    from lekhani.data import fetch as sources
+    from lekhani.data.sources import fetch as sources
 
     sources.fetch(dataset, p.dataset(dataset), p.embedded, p.seed, RAW / dataset)
 
@@ -363,7 +363,7 @@ def usefulness(p: "Params", dataset: str, variant: str) -> None:
     """
     from lekhani.evaluate.report import save_figure, save_table
     from lekhani.evaluate.usefulness import metrics, usefulness_figure
-    from lekhani.serve.session import Generator
+    from lekhani.inference.session import Generator
 
     reports = REPORTS / dataset / variant
     card: dict[str, float] = {}
@@ -380,7 +380,7 @@ def usefulness(p: "Params", dataset: str, variant: str) -> None:
 def _useful(p: "Params", data: spec.Prepared, generator: "Generator") -> list["Point"]:
     """What OCR models read after training on the generator's images, beside what they read after real ones alone."""
     from lekhani.evaluate.usefulness import Point, usefulness
-    from lekhani.serve.session import Reader
+    from lekhani.inference.session import Reader
     from lekhani.train.loop import pick_device
 
     name = data.info.name
@@ -409,8 +409,8 @@ def evaluate(p: "Params", dataset: str, variant: str) -> None:
     from lekhani.evaluate.per_class import collapsed, table
     from lekhani.evaluate.report import save_table
     from lekhani.evaluate.scorecard import curve
+    from lekhani.inference.session import Generator
     from lekhani.pictures import grid, save_png
-    from lekhani.serve.session import Generator
 
     data, reports = _validated(dataset), REPORTS / dataset / variant
     facts, exported = files.read_json(MODELS / dataset / variant / "training.json"), files.read_json(reports / "export.json")
@@ -494,7 +494,7 @@ def _judged(
     from lekhani.evaluate.memorisation import among_features
     from lekhani.evaluate.report import confusion_figure, save_figure
     from lekhani.evaluate.scorecard import fidelity_card, read_real, score, second_opinion
-    from lekhani.serve.session import Reader
+    from lekhani.inference.session import Reader
     from lekhani.train.loop import pick_device
 
     info, (test_images, test_labels), few, choice = data.info, data.split("test"), _like_generated(p, data), p.evaluate
@@ -604,10 +604,10 @@ def register(p: "Params", dataset: str, variant: str | None = None) -> str:
     from importlib import import_module
 
     from lekhani.evaluate.leaderboard import rank
+    from lekhani.inference.session import Reader
     from lekhani.registry import card as cards
     from lekhani.registry import models
-    from lekhani.serve.session import Reader
-    from lekhani.serve.watch import Reference
+    from lekhani.serve.monitor import Reference
     from lekhani.tracking import runs
 
     p.dataset(dataset)
@@ -709,7 +709,7 @@ def _scored_again(p: "Params", data: spec.Prepared, found: "Registered", is_cand
     so is its usefulness, if it was of these data. Only a candidate must show usefulness, which takes as long as all else.
     """
     from lekhani.export.onnx_file import generator_inputs, latency_ms
-    from lekhani.serve.session import Generator
+    from lekhani.inference.session import Generator
 
     what, generator = f"{found.name} version {found.version}", Generator(found.generator)
     if (generator.classes, generator.image_size) != (data.info.classes, data.info.image_size):

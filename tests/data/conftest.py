@@ -15,7 +15,7 @@ import standins
 import yaml
 
 from lekhani import params
-from lekhani.data import transfer
+from lekhani.data.sources import transfer
 
 ROOT = Path(__file__).resolve().parents[2]
 # What a command needs to meet the stand-ins instead of the world.
@@ -23,7 +23,7 @@ _PATCHED = """
 import os, sys
 import kagglesdk.kaggle_env as kaggle
 kaggle._env_to_endpoint[kaggle.KaggleEnv.PROD] = os.environ["STANDIN_KAGGLE"]
-from lekhani.data import transfer
+from lekhani.data.sources import transfer
 transfer.FIRST_WAIT = transfer.LONGEST_WAIT = 0.001
 from lekhani.cli import main
 sys.argv[0] = "lekhani"

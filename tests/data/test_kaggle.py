@@ -12,8 +12,8 @@ from services import free_port
 from standins import KEY, TOKEN, USER, KaggleSite, cut, hidden_status, page, reset, status
 
 from lekhani import stages
-from lekhani.data import fetch as sources
-from lekhani.data import transfer
+from lekhani.data.sources import fetch as sources
+from lekhani.data.sources import transfer
 from lekhani.data.spec import load_prepared
 from lekhani.errors import LekhaniError, UsageError
 
@@ -279,10 +279,10 @@ def test_a_machine_that_is_offline_hears_it_at_once(project: Any, kaggle: Kaggle
 def test_a_server_that_falls_silent_is_not_waited_for(project: Any, kaggle: KaggleSite, monkeypatch: pytest.MonkeyPatch) -> None:
     import threading
 
-    from lekhani.data import kaggle_source
+    from lekhani.data.sources import kaggle
 
     over = threading.Event()
-    monkeypatch.setattr(kaggle_source, "SILENCE", 0.1)
+    monkeypatch.setattr(kaggle, "SILENCE", 0.1)
     monkeypatch.setattr(transfer, "ATTEMPTS", 2)
     kaggle.always["GetDataset"] = lambda *_: over.wait(10)  # type: ignore[assignment,return-value]
     with pytest.raises(LekhaniError, match="The connection to Kaggle broke"):

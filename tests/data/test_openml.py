@@ -15,7 +15,7 @@ from services import free_port
 from standins import OpenmlSite, arff, cut, reset, status
 
 from lekhani import stages
-from lekhani.data import openml_source
+from lekhani.data.sources import openml
 from lekhani.data.spec import load_prepared
 from lekhani.errors import LekhaniError, UsageError
 
@@ -190,7 +190,7 @@ def test_a_folder_that_cannot_be_written_is_named(project: Any, openml: OpenmlSi
     ],
 )
 def test_what_urllib_and_the_disk_say(error: Exception, match: str) -> None:
-    with pytest.raises(LekhaniError, match=match), openml_source._told("data.own", 7):
+    with pytest.raises(LekhaniError, match=match), openml._told("data.own", 7):
         raise error
 
 

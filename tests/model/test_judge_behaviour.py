@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 
 from lekhani import params
-from lekhani.data.embedded import devanagari
+from lekhani.data.sources.embedded import devanagari
 from lekhani.data.spec import Bytes, Labels
 from lekhani.evaluate.judge import Classifier, JudgeNet, JudgeReport, SecondNet, read, train_judge
 

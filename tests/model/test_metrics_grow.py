@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from lekhani import params
-from lekhani.data.embedded import devanagari
+from lekhani.data.sources.embedded import devanagari
 from lekhani.data.spec import Bytes, Labels
 from lekhani.evaluate.fidelity import Readings, fidelity
 from lekhani.evaluate.judge import Classifier, read, train_judge

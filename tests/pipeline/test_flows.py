@@ -28,7 +28,7 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect.utilities.callables import parameter_schema
 
 from lekhani import params
-from lekhani.data import fetch
+from lekhani.data.sources import fetch
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.registry.gate import Check, Decision
 

@@ -12,9 +12,9 @@ sys.path.insert(0, str(ROOT / "pipelines"))
 import commands
 import generate
 
-from lekhani.serve import pen
-from lekhani.serve.draw import Plan, Wishes
-from lekhani.serve.write import Request, counts, write_dataset
+from lekhani import pen
+from lekhani.generate.write import Request, counts, write_dataset
+from lekhani.inference.sampling import Plan, Wishes
 
 
 def test_the_flow_asks_for_what_was_chosen(toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

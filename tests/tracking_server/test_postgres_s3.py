@@ -16,9 +16,9 @@ import pytest
 from team import PASSWORD, SECRET, Team
 from workspace import Workspace
 
-from lekhani.serve.draw import Plan, Wishes
-from lekhani.serve.pen import find
-from lekhani.serve.write import Request, counts, write_dataset
+from lekhani.generate.write import Request, counts, write_dataset
+from lekhani.inference.sampling import Plan, Wishes
+from lekhani.pen import find
 
 pytestmark = pytest.mark.slow
 NAME = "lekhani-mnist"

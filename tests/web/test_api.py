@@ -21,11 +21,11 @@ from typer.testing import CliRunner
 
 from lekhani.cli import app as cli
 from lekhani.errors import UsageError
+from lekhani.pen import load
 from lekhani.serve.api import create_app
 from lekhani.serve.champions import Choice
 from lekhani.serve.keys import Keys, new_key
 from lekhani.serve.limits import Limits
-from lekhani.serve.pen import load
 from lekhani.serve.server import serve
 
 ToyGenerator = Callable[..., Path]

@@ -21,13 +21,13 @@ from onnx import numpy_helper
 
 from lekhani import files
 from lekhani.errors import LekhaniError
+from lekhani.inference.session import Reader
+from lekhani.pen import load
 from lekhani.registry import models
 from lekhani.serve.api import create_app
 from lekhani.serve.champions import Choice
 from lekhani.serve.limits import Limits
-from lekhani.serve.pen import load
-from lekhani.serve.session import Reader
-from lekhani.serve.watch import Reference
+from lekhani.serve.monitor import Reference
 from lekhani.tracking import runs
 from lekhani.tracking.store import connect
 

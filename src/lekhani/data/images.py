@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from lekhani.data.archives import Source
 from lekhani.data.names import one_line, reason
 from lekhani.data.raw import Images
+from lekhani.data.sources.archives import Source
 from lekhani.data.spec import Bytes
 from lekhani.errors import LekhaniError, UsageError
 

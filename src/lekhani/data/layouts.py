@@ -11,10 +11,11 @@ from typing import Literal, NamedTuple, cast
 import numpy as np
 
 from lekhani import params
-from lekhani.data import archives, images, names
-from lekhani.data.archives import Source
+from lekhani.data import images, names
 from lekhani.data.raw import RawImages
 from lekhani.data.readers import Found, idx, npz, tree
+from lekhani.data.sources import archives
+from lekhani.data.sources.archives import Source
 from lekhani.data.spec import GlyphClass
 from lekhani.errors import LekhaniError, UsageError
 

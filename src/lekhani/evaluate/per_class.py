@@ -10,8 +10,8 @@ import torch
 
 from lekhani.data.spec import Bytes, GlyphClass, Labels
 from lekhani.evaluate.fidelity import Floats, Readings, precision_recall
+from lekhani.evaluate.frechet import Doubles, frechet
 from lekhani.evaluate.quick import spread
-from lekhani.frechet import Doubles, frechet
 from lekhani.pictures import Picture, grid, use_devanagari_font
 from lekhani.train.diagnosis import Finding
 

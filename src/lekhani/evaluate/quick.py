@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from lekhani.data.spec import Bytes, Labels
+from lekhani.evaluate.frechet import Doubles, frechet, moments
 from lekhani.evaluate.judge import JudgeNet
-from lekhani.frechet import Doubles, frechet, moments
 from lekhani.variants.base import Variant
 
 _REAL = 2000  # real images to compare with: their covariance is settled by then

@@ -25,20 +25,22 @@ from lekhani import __version__
 from lekhani.data.images import decode_one
 from lekhani.data.spec import Bytes
 from lekhani.errors import LekhaniError, UsageError
-from lekhani.serve import answers, compose, reports
-from lekhani.serve import recognise as reading
-from lekhani.serve import translate as translation
+from lekhani.handwriting import compose
+from lekhani.handwriting import recognise as reading
+from lekhani.handwriting import translate as translation
+from lekhani.handwriting.recognise import SIDE, Reading
+from lekhani.handwriting.translate import Translation
+from lekhani.inference.sampling import Wishes, draw_shard, noise_source
+from lekhani.inference.session import Reader
+from lekhani.pen import label_of
+from lekhani.serve import reports
+from lekhani.serve import responses
 from lekhani.serve.batching import Batcher, BusyError
 from lekhani.serve.champions import Champions, Choice, Served
-from lekhani.serve.draw import Wishes, draw_shard, noise_source
-from lekhani.serve.edge import Edge, problem
 from lekhani.serve.keys import Keys
 from lekhani.serve.limits import Limits
-from lekhani.serve.pen import label_of
-from lekhani.serve.recognise import SIDE, Reading
-from lekhani.serve.session import Reader
+from lekhani.serve.middleware import Edge, problem
 from lekhani.serve.telemetry import Metrics
-from lekhani.serve.translate import Translation
 
 log = logging.getLogger("lekhani.api")
 PICTURES = ("PNG", "JPEG", "BMP", "GIF", "TIFF")
@@ -122,7 +124,7 @@ class Problem(BaseModel):
 def _documented(*kinds: str) -> dict[str, Any]:
     """What a route may answer besides a validation error, for OpenAPI."""
     content: dict[str, Any] = {
-        kind: {"schema": {"type": "object"} if kind == answers.JSON else {"type": "string", "format": "binary"}} for kind in kinds
+        kind: {"schema": {"type": "object"} if kind == responses.JSON else {"type": "string", "format": "binary"}} for kind in kinds
     }
     wrong = {"content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
     told = {400: "no JSON", 401: "no valid key", 404: "no such model", 406: "no such form", 408: "too slow", 413: "too large", 415: "no JSON"}
@@ -131,7 +133,7 @@ def _documented(*kinds: str) -> dict[str, Any]:
     return {"responses": {200: {"description": "Done", "content": content}, **problems}, "response_class": Response}
 
 
-GLYPHS, TOLD = _documented(*answers.KINDS), _documented(answers.JSON)
+GLYPHS, TOLD = _documented(*responses.KINDS), _documented(responses.JSON)
 
 
 def create_app(
@@ -194,7 +196,7 @@ def _writing(app: FastAPI, champions: Champions, limits: Limits, metrics: Metric
     @app.post("/v1/generate", dependencies=guarded, **GLYPHS)
     async def generate(body: Generate, request: Request, accept: Annotated[str | None, Header()] = None) -> Response:
         """Labelled glyphs: a grid, a ZIP of PNGs with labels.csv, an NPZ of `images` uint8 [N,H,W] and `labels` int64 [N], or JSON."""
-        kind, served = _kind(accept, answers.KINDS), _served(champions, body.model)
+        kind, served = _kind(accept, responses.KINDS), _served(champions, body.model)
         if len(body.labels) * body.n > limits.images:
             raise HTTPException(422, f"{len(body.labels) * body.n:,} images are more than {limits.images:,}, the most of one request; ask for fewer.")
         pen = served.pen
@@ -213,12 +215,12 @@ def _writing(app: FastAPI, champions: Champions, limits: Limits, metrics: Metric
             served.watch.saw(images, labels)
         _wrote(request, served, metrics, len(labels))
         about = {"model": served.about(), "seed": body.seed}
-        return await _answer(kind, len(labels), answers.glyphs, kind, images, labels, pen.classes, about)
+        return await _answer(kind, len(labels), responses.glyphs, kind, images, labels, pen.classes, about)
 
     @app.post("/v1/compose", dependencies=guarded, **GLYPHS)
     async def compose_line(body: Compose, request: Request, accept: Annotated[str | None, Header()] = None) -> Response:
         """A line of handwriting: a PNG, a ZIP of it with its transcript, an NPZ of `image` uint8 and `text`, or JSON."""
-        kind, served = _kind(accept, answers.KINDS), _served(champions, body.model)
+        kind, served = _kind(accept, responses.KINDS), _served(champions, body.model)
         if len(body.text) > limits.text:
             raise HTTPException(422, f"The text has {len(body.text):,} characters, and {limits.text:,} is the most; break it up.")
         look = compose.Look(height=body.height, join=body.join, variety=body.variety, augment=body.augment)
@@ -226,7 +228,7 @@ def _writing(app: FastAPI, champions: Champions, limits: Limits, metrics: Metric
         compose.Script(served.pen.classes).labels(text)  # what cannot be written is said before it waits
         picture = await served.lane.alone(lambda _: compose.compose(served.pen, text, body.seed, look), cost=max(1, len(text)))
         _wrote(request, served, metrics, len(text))
-        return await _answer(kind, len(text), answers.line, kind, picture, text, {"model": served.about(), "seed": body.seed})
+        return await _answer(kind, len(text), responses.line, kind, picture, text, {"model": served.about(), "seed": body.seed})
 
 
 def _reading(app: FastAPI, champions: Champions, limits: Limits, metrics: Metrics, guarded: list[Any]) -> None:
@@ -244,14 +246,14 @@ def _reading(app: FastAPI, champions: Champions, limits: Limits, metrics: Metric
     @app.post("/v1/translate", dependencies=guarded, **GLYPHS)
     async def translate(body: Translate, request: Request, accept: Annotated[str | None, Header()] = None) -> Response:
         """The number that a picture shows, written again: a row of digits as PNG, or their images as ZIP, NPZ or JSON."""
-        kind, reader, served = _kind(accept, answers.KINDS), _reader(champions, body.model), _served(champions, body.to)
+        kind, reader, served = _kind(accept, responses.KINDS), _reader(champions, body.model), _served(champions, body.to)
         digits = await request.app.state.readers.alone(lambda _: translation.read_digits(reader, _picture(body.image, limits)))
         done: Translation = await served.lane.alone(lambda _: translation.write(served.pen, digits, body.seed, translation.SURE), len(digits))
         _wrote(request, served, metrics, len(digits))
-        if kind == answers.PNG:
-            return Response(answers.png(done.picture), media_type=kind)
+        if kind == responses.PNG:
+            return Response(responses.png(done.picture), media_type=kind)
         labels = np.array([label_of(glyph, served.pen.classes, "A digit") for glyph in done.text], np.int64)
-        return await _answer(kind, 0, answers.glyphs, kind, done.images, labels, served.pen.classes, {"model": served.about(), **done.as_dict()})
+        return await _answer(kind, 0, responses.glyphs, kind, done.images, labels, served.pen.classes, {"model": served.about(), **done.as_dict()})
 
 
 def _telling(app: FastAPI, champions: Champions, metrics: Metrics, guarded: list[Any]) -> None:
@@ -314,7 +316,7 @@ def _guard(keys: Keys) -> Callable[..., Awaitable[None]]:
 
 
 def _kind(accept: str | None, kinds: Sequence[str]) -> str:
-    kind = answers.chosen(accept, kinds)
+    kind = responses.chosen(accept, kinds)
     if kind is None:
         raise HTTPException(406, f"There is no such form; Accept one of {', '.join(kinds)}.")
     return kind
@@ -369,7 +371,7 @@ def _wrote(request: Request, served: Served, metrics: Metrics, images: int) -> N
 async def _answer(kind: str, size: int, render: Callable[..., Any], *values: Any) -> Response:
     """What `render` makes of `values`; in a thread of its own where that takes a while."""
     made = await asyncio.to_thread(render, *values) if size > 8 else render(*values)
-    return JSONResponse(made) if kind == answers.JSON else Response(made, media_type=kind)
+    return JSONResponse(made) if kind == responses.JSON else Response(made, media_type=kind)
 
 
 def _described(served: Served) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import LekhaniError
-from lekhani.serve.session import Floats
+from lekhani.inference.session import Floats
 
 
 class BusyError(LekhaniError):

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from lekhani import files
+from lekhani import pen as pens
 from lekhani.data.spec import Bytes, Labels, load_prepared
 from lekhani.errors import LekhaniError, UsageError
+from lekhani.inference.sampling import confidences
+from lekhani.inference.session import Floats, Generator, Reader
 from lekhani.pictures import to_uint8
-from lekhani.serve import pen as pens
 from lekhani.serve.batching import Batcher
-from lekhani.serve.draw import confidences
 from lekhani.serve.limits import Limits
-from lekhani.serve.session import Floats, Generator, Reader
+from lekhani.serve.monitor import Measure, Reference, Watch
 from lekhani.serve.telemetry import Metrics
-from lekhani.serve.watch import Measure, Reference, Watch
 
 log = logging.getLogger("lekhani")
 TRIED = 8  # images of each class in the self-test

@@ -23,9 +23,9 @@ from starlette.staticfiles import StaticFiles
 
 from lekhani.data.spec import GlyphClass
 from lekhani.errors import LekhaniError, UsageError
+from lekhani.handwriting.compose import SPACE, Script, plain
 from lekhani.pictures import grid
-from lekhani.serve import answers
-from lekhani.serve.compose import SPACE, Script, plain
+from lekhani.serve import responses
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when Gradio is imported
 
@@ -140,11 +140,11 @@ class _Caller:
     async def _glyphs(self, request: gr.Request, key: str, model: str, text: str, count: int, seed: int) -> str:
         found = Script(await self._classes(request, key, model)).labels(plain(text))
         body = {"model": model, "labels": [label for label in found if label != SPACE], "n": count, "seed": seed}
-        files = _unzipped((await self._post(request, key, "generate", body, answers.ZIP)).content)
+        files = _unzipped((await self._post(request, key, "generate", body, responses.ZIP)).content)
         rows = list(csv.DictReader(io.StringIO(files["labels.csv"].decode())))
         images = np.stack([np.asarray(_opened(files[row["file"]])) for row in rows])
         shown = [_figure(files[row["file"]], row["glyph"]) for row in rows]
-        return _result("glyphs", shown, answers.png(grid(images, min(len(images), COLUMNS))), files)
+        return _result("glyphs", shown, responses.png(grid(images, min(len(images), COLUMNS))), files)
 
     async def _lines(self, request: gr.Request, key: str, model: str, text: str, count: int | None, seed: int | None) -> str:
         if not 1 <= (count or 0) <= MOST:
@@ -187,7 +187,7 @@ class _Caller:
         known = [one["classes"] for one in models if one["dataset"] == model]
         return tuple(GlyphClass(**c) for c in known[0]) if known else ()
 
-    async def _post(self, request: gr.Request, key: str, what: str, body: _Fields, accept: str = answers.JSON) -> httpx.Response:
+    async def _post(self, request: gr.Request, key: str, what: str, body: _Fields, accept: str = responses.JSON) -> httpx.Response:
         return await self._ask(request, key, "POST", what, json=body, headers={"Accept": accept})
 
     async def _ask(self, request: gr.Request, key: str, method: str, what: str, **more: Any) -> httpx.Response:
@@ -230,7 +230,7 @@ def _stacked(pictures: Sequence[bytes]) -> bytes:
     for image in images:
         sheet.paste(image, (0, top))
         top += image.height + GAP
-    return answers.png(sheet)
+    return responses.png(sheet)
 
 
 def _figure(content: bytes, caption: str = "", alt: str = "") -> str:
@@ -239,7 +239,7 @@ def _figure(content: bytes, caption: str = "", alt: str = "") -> str:
 
 
 def _result(kind: str, shown: Sequence[str], sheet: bytes, files: Mapping[str, bytes]) -> str:
-    packed = base64.b64encode(answers.packed(files)).decode()
+    packed = base64.b64encode(responses.packed(files)).decode()
     links = (
         f"<a class='save' download='handwriting.png' href='{PICTURE}{base64.b64encode(sheet).decode()}'>Save as PNG</a>"
         f"<a class='save' download='handwriting.zip' href='data:application/zip;base64,{packed}'>Save all as ZIP</a>"

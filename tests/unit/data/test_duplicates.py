@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lekhani.data.duplicates import FARTHEST, groups, joined, kept, near_pairs
-from lekhani.data.embedded import devanagari
+from lekhani.data.sources.embedded import devanagari
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]
 

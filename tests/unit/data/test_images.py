@@ -13,8 +13,8 @@ from PIL import Image
 from sources import data, encoded, glyph, npz, refused, write_tree
 
 from lekhani.data import images
-from lekhani.data.archives import open_folder
 from lekhani.data.layouts import read_raw
+from lekhani.data.sources.archives import open_folder
 from lekhani.errors import LekhaniError, UsageError
 
 

@@ -26,7 +26,7 @@ from lekhani.evaluate.judge import (
 )
 from lekhani.export.onnx_file import export_onnx
 from lekhani.export.weights import load_weights, save_weights
-from lekhani.serve.session import Reader
+from lekhani.inference.session import Reader
 
 CPU = torch.device("cpu")
 SIZE = 16

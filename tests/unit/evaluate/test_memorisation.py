@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from lekhani.data.embedded import devanagari, mnist
+from lekhani.data.sources.embedded import devanagari, mnist
 from lekhani.errors import LekhaniError
 from lekhani.evaluate import memorisation as module
 from lekhani.evaluate.memorisation import among_features, closest_figure, descriptors, memorisation, nearest

@@ -83,7 +83,7 @@ def test_register_find_and_promote(log: Callable[..., Logged]) -> None:
 
 
 def test_what_is_found_is_the_generator_that_was_logged(log: Callable[..., Logged]) -> None:
-    from lekhani.serve.session import Generator
+    from lekhani.inference.session import Generator
 
     logged = log("entire")
     models.register("entire", logged.uri, {})

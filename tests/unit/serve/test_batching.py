@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lekhani.data.spec import Bytes, Labels
+from lekhani.inference.session import Floats
 from lekhani.serve.batching import Batcher, BusyError
-from lekhani.serve.session import Floats
 
 
 class Painter:

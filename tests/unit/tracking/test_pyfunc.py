@@ -22,8 +22,8 @@ from mlflow.pyfunc import PyFuncModel
 
 from lekhani.data.spec import DEVANAGARI, GlyphClass
 from lekhani.files import sha256
+from lekhani.inference.session import Generator
 from lekhani.registry import models
-from lekhani.serve.session import Generator
 from lekhani.tracking import runs
 from lekhani.tracking.store import use_experiment
 

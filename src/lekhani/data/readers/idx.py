@@ -7,10 +7,10 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from lekhani.data import archives
-from lekhani.data.archives import Source
 from lekhani.data.names import natural, split_in
 from lekhani.data.readers import Found
+from lekhani.data.sources import archives
+from lekhani.data.sources.archives import Source
 from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import UsageError
 

@@ -8,10 +8,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from lekhani.data import archives
-from lekhani.data.archives import Source
 from lekhani.data.names import natural, reason, split_in
 from lekhani.data.readers import Found
+from lekhani.data.sources import archives
+from lekhani.data.sources.archives import Source
 from lekhani.errors import LekhaniError, UsageError
 
 _TEXTS = ("class_names", "glyphs", "filenames", "splits")

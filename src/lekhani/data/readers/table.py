@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from lekhani.data.archives import Source
 from lekhani.data.names import natural, reason, split_in
 from lekhani.data.readers import Found
+from lekhani.data.sources.archives import Source
 from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import LekhaniError, UsageError
 

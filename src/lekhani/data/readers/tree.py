@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from lekhani.data import archives
-from lekhani.data.archives import Source
 from lekhani.data.names import Vocabulary, natural, split_word
 from lekhani.data.readers import Found
+from lekhani.data.sources import archives
+from lekhani.data.sources.archives import Source
 from lekhani.errors import UsageError
 
 Level = Literal["first", "last", "path"]

@@ -1,0 +1,1 @@
+"""Labelled datasets of generated glyphs, written shard by shard."""

@@ -1,0 +1,1 @@
+"""Lines of text, reading glyphs, and translating numbers between scripts."""

@@ -1,0 +1,182 @@
+"""Read glyphs from pictures: photos of paper, scans, drawings, dark on light or light on dark, of any size."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy import ndimage
+from scipy.special import softmax
+
+from lekhani.data.images import decode_one
+from lekhani.data.names import one_line
+from lekhani.data.spec import Bytes, GlyphClass
+from lekhani.errors import UsageError
+from lekhani.inference.session import Floats, Reader
+from lekhani.text import printable
+
+SIDE = 1024  # larger pictures are shrunk to this
+MAX_BYTES = 64 << 20
+FAINTEST = 12  # grey levels between ink and paper below which a picture counts as blank
+# The share of the frame that ink takes in its longer direction: in MNIST by its makers' rule, elsewhere as DHCD's frames have it.
+SHARES = {"mnist": 20 / 28}
+SHARE = 28 / 32
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A class and how sure the judge is of it, from 0 to 1."""
+
+    glyph: str
+    name: str
+    label: int
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a glyph was read as, and what it may be otherwise, likeliest first."""
+
+    best: Guess
+    alternatives: tuple[Guess, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {**vars(self.best), "alternatives": [vars(guess) for guess in self.alternatives]}
+
+
+def load_picture(path: Path, side: int = SIDE) -> Bytes:
+    """A picture as grey uint8 [H,W] at most `side` pixels high and wide; raises UsageError naming the file when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UsageError(one_line(f"The image {path} cannot be read ({error.strerror or error}); give a PNG, JPEG, BMP, GIF or TIFF file.")) from None
+    if len(content) > MAX_BYTES:
+        raise UsageError(one_line(f"The image {path} has more than {MAX_BYTES >> 20} MB; shrink it."))
+    return decode_one(str(path.parent), path.name, content, side)
+
+
+def read_files(reader: Reader, paths: Sequence[Path], top: int = 3) -> list[Reading | UsageError]:
+    """What each file shows, or why that cannot be said, in a sentence that names the file."""
+    found: list[Reading | UsageError] = []
+    for path in paths:
+        try:
+            found += recognise(reader, [load_picture(path)], top)
+        except UsageError as error:
+            found.append(error if str(path.name) in str(error) else UsageError(one_line(f"{path}: {error}")))
+    return found
+
+
+def recognise(reader: Reader, pictures: Sequence[Bytes], top: int = 3, only: Collection[int] | None = None) -> list[Reading]:
+    """Read one glyph from each grey picture uint8 [H,W], with `top` guesses in all, among the labels `only` where given.
+
+    Raises UsageError for a picture that shows nothing.
+    """
+    return read_frames(reader, np.stack([framed(picture, reader) for picture in pictures]), top, only) if len(pictures) else []
+
+
+def read_frames(reader: Reader, frames: Bytes, top: int = 3, only: Collection[int] | None = None) -> list[Reading]:
+    """Read glyphs uint8 [N,S,S], white on black, in the judge's own size."""
+    logits = reader.read(frames)[1].astype(np.float64)
+    if only is not None:
+        logits[:, [known.label not in only for known in reader.classes]] = -np.inf
+    count = min(top, int(np.isfinite(logits[0]).sum()))
+    readings = []
+    for shares in softmax(logits, axis=1):
+        guesses = tuple(_guess(reader.classes[label], shares[label]) for label in (-shares).argsort(kind="stable")[:count])
+        readings.append(Reading(guesses[0], guesses[1:]))
+    return readings
+
+
+def table(rows: Sequence[tuple[Path, Reading]]) -> str:
+    """A line for each file: its name, the glyph, how sure the judge is, and the other guesses."""
+    width = max((len(printable(path)) for path, _ in rows), default=0)
+    told = []
+    for path, reading in rows:
+        others = ", ".join(f"{guess.glyph} {guess.confidence:.1%}" for guess in reading.alternatives)
+        told.append(f"{printable(path):{width}}  {reading.best.glyph}  {reading.best.confidence:6.1%}  {f'or {others}' if others else ''}".rstrip())
+    return "".join(f"{line}\n" for line in told)
+
+
+def _guess(known: GlyphClass, share: float) -> Guess:
+    return Guess(known.glyph, known.name, known.label, round(float(share), 4))
+
+
+# --- from a picture to the judge's frame ---
+
+
+def framed(picture: Bytes, reader: Reader) -> Bytes:
+    """A grey picture [H,W] of one glyph as the judge's data have it: uint8 [S,S], white on black, the ink in its usual size and place.
+
+    A picture in the judge's own size is taken to be such a frame already, but for its polarity. Raises UsageError for a blank one.
+    """
+    size = reader.image_size
+    if picture.shape == (size, size):
+        ink_of(picture)
+        return 255 - picture if _paper(picture) > 127 else picture
+    return frame(_without_specks(ink_of(picture)), reader)
+
+
+def ink_of(picture: Bytes) -> Floats:
+    """How much ink lies on each pixel, float32 [H,W] from 0 to 1, of a grey picture with dark ink on light paper or light on dark.
+
+    Ink is what differs from the paper around it, so that shadows and the paper's shade do not count; raises UsageError when nothing does.
+    """
+    grey = picture.astype(np.float32)
+    if max(grey.shape) >= 64:
+        grey = ndimage.gaussian_filter(grey, max(grey.shape) / 400)  # the grain of paper and camera
+    low, high = np.percentile(grey, [0.5, 99.5])
+    paper = _paper(picture)
+    if high - paper > paper - low:
+        grey, paper = 255 - grey, 255 - paper
+    # Wider than any stroke, so that closing leaves the paper alone: its shade at each place.
+    reach = max(min(grey.shape) // 3, 3) | 1
+    small = max(reach // 15, 1)
+    coarse = grey[::small, ::small]
+    shade = ndimage.grey_closing(coarse, max(reach // small, 3), mode="nearest")
+    shade = np.asarray(Image.fromarray(shade).resize(grey.shape[::-1], Image.Resampling.BILINEAR))
+    ink = np.clip(shade - grey, 0, None)
+    top = float(np.percentile(ink[ink > 0.25 * ink.max()], 75)) if ink.max() > 0 else 0.0
+    if top < FAINTEST:
+        raise UsageError("The image shows nothing: ink and paper hardly differ.")
+    # Paper's own unevenness stays below a fifth of the ink; what is above four fifths is full ink.
+    stretched: Floats = np.clip((ink / top - 0.2) / 0.6, 0, 1)
+    return stretched
+
+
+def _paper(picture: Bytes) -> float:
+    """The shade of the paper, which is what most of the outermost pixels show."""
+    return float(np.median(np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])))
+
+
+def _without_specks(ink: Floats) -> Floats:
+    """Ink [H,W] without spots of less than a hundredth of the largest stroke's ink."""
+    spots, count = ndimage.label(ink > 0.5, np.ones((3, 3)))
+    if count < 2:
+        return ink
+    mass = ndimage.sum_labels(ink, spots, np.arange(count + 1))
+    dust = np.flatnonzero(mass < 0.01 * mass[1:].max())
+    return np.where(ndimage.binary_dilation(np.isin(spots, dust[dust > 0]), iterations=2), 0, ink).astype(np.float32)
+
+
+def frame(ink: Floats, reader: Reader) -> Bytes:
+    """Ink [H,W] in [0,1] cropped and fitted into the judge's frame, uint8 [S,S]; MNIST's digits are centred by mass, others by their box."""
+    size = reader.image_size
+    rows, columns = (np.flatnonzero(ink.max(axis) > 0.5) for axis in (1, 0))
+    cut = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = SHARES.get(reader.dataset, SHARE) * size / max(cut.shape)
+    height, width = (max(round(side * scale), 1) for side in cut.shape)
+    small = np.asarray(Image.fromarray(cut).resize((width, height), Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC))
+    small = np.clip(small / max(float(np.percentile(small, 98)), 0.3), 0, 1)  # thin strokes fade when they shrink
+    top, left = (size - height) / 2, (size - width) / 2
+    if reader.dataset == "mnist":
+        down, across = ndimage.center_of_mass(small)
+        top, left = (size - 1) / 2 - down, (size - 1) / 2 - across
+    y, x = (int(np.clip(round(place), 0, size - side)) for place, side in ((top, height), (left, width)))
+    placed: npt.NDArray[np.float32] = np.zeros((size, size), np.float32)
+    placed[y : y + height, x : x + width] = small
+    return np.rint(255 * placed).astype(np.uint8)

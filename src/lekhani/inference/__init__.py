@@ -1,0 +1,1 @@
+"""Running an exported model: ONNX Runtime sessions, and drawing from seeds."""

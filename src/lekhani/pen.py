@@ -1,0 +1,205 @@
+"""Three lines of Python: `pen = lekhani.load("devanagari")`, then `pen.generate(["क", "०"], n=8, seed=7)` or `pen.compose("४२")`.
+
+A pen is a generator with what belongs to it; commands, flows and servers write with the same ones.
+"""
+
+import difflib
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lekhani.data.spec import Bytes, GlyphClass, Labels
+from lekhani.errors import LekhaniError, UsageError
+from lekhani.inference.sampling import Plan, Wishes, draw_shard
+from lekhani.inference.session import Generator, Reader
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from lekhani.handwriting.recognise import Reading
+    from lekhani.registry.models import Registered
+
+log = logging.getLogger("lekhani")
+MAX_COUNT = 1_000_000_000
+_NAME = re.compile(r"(?:lekhani-)?(?P<dataset>[^@:]+)(?:@(?P<alias>[^@:]+)|:(?P<number>\d+))?")
+
+
+@dataclass(frozen=True)
+class Glyphs:
+    """Labelled glyphs: `images` uint8 [N,H,W], white on black, and `labels` int64 [N]; iterating yields pairs of them."""
+
+    images: Bytes
+    labels: Labels
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[tuple[Bytes, int]]:
+        """Each image uint8 [H,W] with its label."""
+        return zip(self.images, self.labels.tolist(), strict=True)
+
+
+@dataclass(frozen=True)
+class Pen:
+    """A generator, and a judge where one is known: an unconditional generator needs it to serve labels, the others to filter."""
+
+    generator: Generator
+    reader: Reader | None
+    origin: str  # for people: where the generator came from
+    version: str | None = None  # lekhani-D:N, when it is registered
+
+    @property
+    def classes(self) -> tuple[GlyphClass, ...]:
+        """What it can write, in label order."""
+        return self.generator.classes
+
+    @property
+    def _numbered(self) -> tuple[GlyphClass, ...]:
+        """The classes without the names and glyphs that may look like other numbers."""
+        return tuple(GlyphClass(c.label, f"{c.label}", f"{c.label}") for c in self.classes)
+
+    def generate(
+        self, labels: Sequence[str | int], n: int = 1, seed: int = 0, *, min_confidence: float | None = None, truncation: float | None = None
+    ) -> Glyphs:
+        """Draw `n` images of each entry of `labels` (glyphs, class names, or label numbers as int), in that order.
+
+        They are the ones that `lekhani generate` writes for the same labels and seed.
+
+        `min_confidence` from 0 to 1 keeps only what the judge recognises so surely, `truncation` above 0 keeps the noise within so many
+        standard deviations. Raises UsageError for a label that the model does not know, and LekhaniError when a class does not come.
+        """
+        if n < 1 or not labels:
+            raise UsageError(f"Nothing is asked for: {len(labels)} labels, {n} images of each.")
+        runs = [(label_of(str(label), self.classes if isinstance(label, str) else self._numbered, f"Label {label!r}"), n) for label in labels]
+        wishes, plan = Wishes(seed, min_confidence, truncation), Plan(tuple(runs))
+        wishes.check(self.generator, self.reader)
+        batch = self.generator.batch_for(plan.total)
+        shards = [draw_shard(self.generator, self.reader, plan.labels(number), wishes, number, batch) for number in range(plan.shards)]
+        as_asked = np.argsort(np.concatenate([plan.rows(number) for number in range(plan.shards)]), kind="stable")
+        images, written = (np.concatenate(column) for column in zip(*((one.images, one.labels) for one in shards), strict=True))
+        return Glyphs(images[as_asked], written[as_asked])
+
+    def compose(self, text: str, seed: int = 0, **choices: Any) -> "Image":
+        """A line of handwriting as a Pillow image; see `lekhani.handwriting.compose` for the choices."""
+        from lekhani.handwriting import compose
+
+        return compose.line_image(self, text, seed, **choices)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What reads glyphs."""
+
+    reader: Reader
+
+    @property
+    def classes(self) -> tuple[GlyphClass, ...]:
+        """What it can read, in label order."""
+        return self.reader.classes
+
+    def recognise(self, image: "str | Path | Image | Bytes", top: int = 3) -> "Reading":
+        """Read one glyph from a file, a Pillow image or grey uint8 [H,W], dark on light or light on dark; see `lekhani.handwriting.recognise`."""
+        from lekhani.data.images import decode_one
+        from lekhani.handwriting import recognise
+
+        if isinstance(image, str | Path):
+            picture = recognise.load_picture(Path(image))
+        elif isinstance(image, np.ndarray):
+            picture = image
+        else:
+            content = BytesIO()
+            image.save(content, "PNG")
+            picture = decode_one("", "image", content.getvalue(), recognise.SIDE)
+        return recognise.recognise(self.reader, [picture], top)[0]
+
+
+def load(name: str | Path, judge: str | Path | None = None) -> Pen:
+    """A pen by name: a dataset's champion (`devanagari`), an alias (`devanagari@challenger`), a version (`devanagari:3`) or a file.
+
+    A file brings no judge; `judge` names a judge.onnx for it, or replaces the one that was registered. Raises LekhaniError when there is
+    no such model, and UsageError for a name that is none.
+    """
+    judge = None if judge is None else Path(judge)
+    return find("", Path(name), judge) if _is_file(name) else find(str(name), None, judge)
+
+
+def load_judge(name: str | Path) -> Judge:
+    """The judge that came with a registered generator, named as in `load`, or of a file; raises LekhaniError when there is none."""
+    if _is_file(name):
+        return Judge(Reader(Path(name)))
+    known = registered(str(name))
+    if known.judge is None:
+        raise LekhaniError(f"{known.name} version {known.version} was registered without its judge; name a judge.onnx instead.")
+    return Judge(Reader(known.judge))
+
+
+def find(dataset: str, model: Path | None = None, judge: Path | None = None) -> Pen:
+    """The generator in `model`, or without it the registered one called `dataset`; raises LekhaniError when there is none."""
+    version = None
+    if model is None:
+        known = registered(dataset)
+        model, origin, version = known.generator, f"{known.name} version {known.version}", f"{known.name}:{known.version}"
+        judge = judge or known.judge
+    else:
+        origin = str(model)
+    generator = Generator(model, precision="auto")
+    log.info("Writing with %s (%s) on %s in %s", origin, generator.variant, generator.device, generator.precision)
+    reader = None if judge is None else Reader(judge)
+    Wishes().check(generator, reader)
+    return Pen(generator, reader, origin, version)
+
+
+def registered(name: str) -> "Registered":
+    """The registered generator that `D`, `D@ALIAS` or `D:VERSION` means; D alone is the champion, or while there is none the challenger."""
+    from lekhani.registry import models
+
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise UsageError(f"{name!r} names no model; write a dataset, as in devanagari, devanagari@challenger or devanagari:3, or a file.")
+    dataset, alias, number = match["dataset"], match["alias"], match["number"]
+    if alias is not None:
+        known = models.aliases(dataset)
+        if alias not in known:
+            raise UsageError(f"{models.model_name(dataset)} has no alias {alias!r}; it has {', '.join(known) or 'none'}.")
+        return models.fetch(dataset, known[alias], alias)
+    if number is not None:
+        return models.fetch(dataset, number)
+    found = models.find(dataset)
+    if found.alias != "champion":
+        log.warning("%s has no champion yet; writing with its challenger, version %s.", found.name, found.version)
+    return found
+
+
+def parse_runs(wanted: Sequence[str], classes: Sequence[GlyphClass]) -> list[tuple[int, int]]:
+    """`["क=8", "digit_0=2", "36"]` -> pairs (label, count) in the order asked for; raises UsageError naming the valid labels."""
+    runs = []
+    for entry in wanted:
+        what, count = entry.rsplit("=", 1) if "=" in entry else (entry, "1")
+        if not re.fullmatch(r"[0-9]{1,10}", count) or not 1 <= int(count) <= MAX_COUNT:
+            raise UsageError(f"--label {entry}: the count after = must be a whole number from 1 to {MAX_COUNT:,}.")
+        runs.append((label_of(what, classes, f"--label {entry}"), int(count)))
+    return runs
+
+
+def label_of(what: str, classes: Sequence[GlyphClass], where: str) -> int:
+    """The label that a glyph, a class name or a number means, in this order; raises UsageError that begins with `where` and names the valid ones."""
+    by_name: dict[str, int] = {str(c.label): c.label for c in classes}
+    by_name |= {c.name: c.label for c in classes}
+    by_name |= {c.glyph: c.label for c in classes}  # last: the glyph 3 is what a person means by "3"
+    if what in by_name:
+        return by_name[what]
+    close = difflib.get_close_matches(what, by_name, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    glyphs = " ".join(c.glyph for c in classes)
+    raise UsageError(f"{where}: no such class; {hint}valid are {glyphs}, names such as {classes[0].name}, and 0 to {len(classes) - 1}.")
+
+
+def _is_file(name: str | Path) -> bool:
+    return isinstance(name, Path) or name.endswith(".onnx") or "/" in name or Path(name).is_file()

@@ -1,0 +1,141 @@
+"""What each format holds, as those read it who it is made for; the same images give the same bytes."""
+
+import csv
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from lekhani.data.spec import DEVANAGARI, MNIST, Bytes, GlyphClass
+from lekhani.generate.formats import LAYOUTS, Place
+
+LABELS = np.array([2, 0, 1, 2, 45], np.int64)
+IMAGES: Bytes = np.random.default_rng(0).integers(0, 256, (5, 6, 6), dtype=np.uint8)
+SURE = np.array([0.5, 0.75, 0.875, 1, 0.25], np.float32)
+
+
+def place(number: int = 1, shards: int = 3, classes: tuple[GlyphClass, ...] = DEVANAGARI) -> Place:
+    return Place(number, shards, 70, LABELS, classes)
+
+
+def written(folder: Path, form: str, at: Place | None = None, confidence: Any = SURE) -> list[Path]:
+    """The files of one shard, which are those that were announced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    at = at or place()
+    LAYOUTS[form].write(folder, at, IMAGES, confidence)
+    names = LAYOUTS[form].names(at)
+    assert sorted(names) == sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return [folder / name for name in names]
+
+
+def opened(content: bytes) -> Any:
+    with Image.open(io.BytesIO(content)) as picture:
+        assert (picture.format, picture.mode) == ("PNG", "L")
+        return np.asarray(picture)
+
+
+@pytest.mark.parametrize("form", LAYOUTS)
+def test_the_same_images_give_the_same_bytes(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = written(tmp_path / "a", form)
+    monkeypatch.setattr("time.time", lambda: 2_000_000_000.0)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1234567890")
+    second = written(tmp_path / "b", form)
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+@pytest.mark.parametrize("form", LAYOUTS)
+def test_shards_do_not_share_names(form: str) -> None:
+    names = [name for number in range(3) for name in LAYOUTS[form].names(Place(number, 3, 5 * number, LABELS, DEVANAGARI))]
+    assert len(set(names)) == len(names)
+
+
+def test_png(tmp_path: Path) -> None:
+    *pictures, table = written(tmp_path, "png")
+    assert table == tmp_path / "00001" / "labels.csv"
+    rows = list(csv.DictReader(table.open(encoding="utf-8", newline="")))
+    assert [row["file"] for row in rows] == [path.name for path in pictures]
+    assert rows[0] == {"file": "000070_character_3_ga.png", "label": "2", "name": "character_3_ga", "glyph": "ग", "confidence": "0.5000"}
+    for path, image in zip(pictures, IMAGES, strict=True):
+        np.testing.assert_array_equal(opened(path.read_bytes()), image)
+
+
+def test_a_single_shard_of_png_lies_at_the_top(tmp_path: Path) -> None:
+    files = written(tmp_path, "png", place(0, 1), None)
+    assert {path.parent for path in files} == {tmp_path}
+    assert files[-1].read_text(encoding="utf-8").splitlines()[0] == "file,label,name,glyph"
+
+
+def test_no_class_name_leads_out_of_the_folder(tmp_path: Path) -> None:
+    evil = tuple(GlyphClass(i, "x/../../../evil", "क") for i in range(46))
+    written(tmp_path / "deep" / "out", "png", place(0, 1, evil))
+    assert [path for path in tmp_path.rglob("*evil*") if path.parent != tmp_path / "deep" / "out"] == []
+
+
+def test_parquet_with_pandas(tmp_path: Path) -> None:
+    (file,) = written(tmp_path, "parquet")
+    assert file == tmp_path / "data" / "train-00001-of-00003.parquet"
+    table = pd.read_parquet(file)
+    assert table.columns.tolist() == ["image", "label", "glyph", "confidence"]
+    assert table["label"].tolist() == LABELS.tolist()
+    assert table["glyph"].tolist() == ["ग", "क", "ख", "ग", "९"]
+    np.testing.assert_array_equal(np.stack([opened(one["bytes"]) for one in table["image"]]), IMAGES)
+
+
+def test_parquet_with_datasets(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    for number in range(2):
+        (tmp_path / f"{number}").mkdir()
+        LAYOUTS["parquet"].write(tmp_path / f"{number}", place(number, 2), IMAGES, SURE)
+    files = sorted(map(str, tmp_path.rglob("*.parquet")))
+    loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(loaded) == 10
+    assert loaded.features["label"].names == [c.name for c in DEVANAGARI]
+    row = loaded[5]
+    np.testing.assert_array_equal(np.asarray(row["image"]), IMAGES[0])
+    assert (row["label"], row["glyph"], row["confidence"]) == (2, "ग", 0.5)
+
+
+def test_webdataset(tmp_path: Path) -> None:
+    (file,) = written(tmp_path, "webdataset")
+    with tarfile.open(file) as tar:
+        members = tar.getmembers()
+        assert {(one.mtime, one.uid, one.gid, one.uname) for one in members} == {(0, 0, 0, "")}
+        assert [one.name for one in members[:3]] == ["000000070.cls", "000000070.json", "000000070.png"]
+        told = json.loads(tar.extractfile("000000074.json").read())  # type: ignore[union-attr]
+    assert told == {"label": 45, "name": "digit_9", "glyph": "९", "confidence": 0.25}
+    webdataset = pytest.importorskip("webdataset", reason="webdataset is not installed")
+    samples = list(webdataset.WebDataset(str(file), shardshuffle=False).decode("l8").to_tuple("png", "cls"))
+    assert [label for _, label in samples] == LABELS.tolist()
+    np.testing.assert_array_equal(np.stack([image for image, _ in samples]), IMAGES)
+
+
+def test_idx(tmp_path: Path) -> None:
+    images, labels = written(tmp_path, "idx")
+    assert [images.name, labels.name] == ["train-00001-images-idx3-ubyte", "train-00001-labels-idx1-ubyte"]
+    assert images.read_bytes()[:16] == bytes([0, 0, 8, 3, 0, 0, 0, 5, 0, 0, 0, 6, 0, 0, 0, 6])
+    np.testing.assert_array_equal(np.frombuffer(images.read_bytes(), np.uint8, offset=16).reshape(5, 6, 6), IMAGES)
+    assert labels.read_bytes() == bytes([0, 0, 8, 1, 0, 0, 0, 5, *LABELS])
+
+
+def test_idx_has_room_for_many_classes(tmp_path: Path) -> None:
+    many = tuple(GlyphClass(i, f"c{i}", f"c{i}") for i in range(300))
+    labels = np.array([299, 1, 2, 3, 4], np.int64)
+    _, file = written(tmp_path, "idx", Place(0, 1, 0, labels, many))
+    assert file.name == "train-labels-idx1-int"
+    assert file.read_bytes()[:12] == bytes([0, 0, 0x0C, 1, 0, 0, 0, 5, 0, 0, 1, 43])
+
+
+def test_npz(tmp_path: Path) -> None:
+    (file,) = written(tmp_path, "npz")
+    with np.load(file) as arrays:
+        np.testing.assert_array_equal(arrays["images"], IMAGES)
+        np.testing.assert_array_equal(arrays["labels"], LABELS)
+        np.testing.assert_array_equal(arrays["confidence"], SURE)
+        assert (arrays["images"].dtype, arrays["labels"].dtype) == (np.uint8, np.int64)
+    assert LAYOUTS["npz"].names(place(0, 1, MNIST)) == ["glyphs.npz"]

@@ -1,0 +1,120 @@
+"""Ray draws the same bytes as one process does, and a bucket takes what a folder takes."""
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from services import s3
+
+from lekhani.errors import LekhaniError, UsageError
+from lekhani.generate import write
+from lekhani.generate.write import Request, write_dataset
+from lekhani.inference.sampling import Plan, Wishes
+from lekhani.pen import Pen, find
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (lekhani[ray])")
+REQUEST = Request(Plan(((2, 9), (0, 9), (1, 7)), 5), Wishes(7), "parquet")
+
+
+@pytest.fixture(scope="module")
+def pen(toy_generator: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Pen:
+    return find("", toy_generator(tmp_path_factory.mktemp("c") / "g.onnx"))
+
+
+@pytest.fixture(scope="module")
+def expected(pen: Pen, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    out = tmp_path_factory.mktemp("expected")
+    write_dataset(pen, REQUEST, str(out))
+    return content(out)
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A stand-in for S3 and a file system that reads it."""
+    pytest.importorskip("moto", reason="moto is not installed")
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed (lekhani[s3])")
+    with s3("glyphs") as address:
+        for key, value in {
+            "AWS_ENDPOINT_URL": address,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            monkeypatch.setenv(key, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield s3fs.S3FileSystem(endpoint_url=address, use_listings_cache=False)
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+def held(fs: Any, prefix: str) -> dict[str, str]:
+    return {path.removeprefix(f"{prefix}/"): hashlib.sha256(fs.cat_file(path)).hexdigest() for path in fs.find(prefix)}
+
+
+def test_a_bucket_holds_the_same_bytes(pen: Pen, expected: dict[str, str], bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, calls = write.draw_shard, [0]
+
+    def dies(*words: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 3:
+            raise KeyboardInterrupt
+        return draw(*words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(write, "draw_shard", dies)
+        with pytest.raises(KeyboardInterrupt):
+            write_dataset(pen, REQUEST, "s3://glyphs/a/out")
+    assert not bucket.exists("glyphs/a/out/dataset.json")
+    assert "(2 of 5 shards were there already)" in write_dataset(pen, REQUEST, "s3://glyphs/a/out")
+    assert held(bucket, "glyphs/a/out") == expected
+    bucket.rm_file("glyphs/a/out/data/train-00001-of-00005.parquet")
+    assert "(4 of 5 shards were there already)" in write_dataset(pen, REQUEST, "s3://glyphs/a/out")
+    assert held(bucket, "glyphs/a/out") == expected
+    other = Request(REQUEST.plan, Wishes(8), "npz")
+    with pytest.raises(UsageError, match="seed 7 there, 8 here"):
+        write_dataset(pen, other, "s3://glyphs/a/out")
+    write_dataset(pen, other, "s3://glyphs/a/out", overwrite=True)
+    assert set(held(bucket, "glyphs/a/out")) == {"README.md", "dataset.json", *(f"glyphs-{number:05d}.npz" for number in range(5))}
+
+
+def test_a_bucket_that_is_not_there_is_one_sentence(pen: Pen, bucket: Any) -> None:
+    with pytest.raises(LekhaniError, match=r"Could not write s3://nowhere/out: .*; check the address, the credentials and the bucket") as caught:
+        write_dataset(pen, REQUEST, "s3://nowhere/out")
+    assert "\n" not in str(caught.value)
+
+
+def test_without_ray_it_is_said_what_to_install(pen: Pen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"install lekhani\[ray\]"):
+        write_dataset(pen, REQUEST, str(tmp_path / "out"), engine="ray")
+
+
+@pytest.mark.slow
+@needs_ray
+def test_ray_writes_the_same_bytes(pen: Pen, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dataset(pen, REQUEST, str(tmp_path / "out"), engine="ray")
+    assert content(tmp_path / "out") == expected
+    (tmp_path / "out" / "data" / "train-00003-of-00005.parquet").unlink()
+    assert "(4 of 5 shards were there already)" in write_dataset(pen, REQUEST, str(tmp_path / "out"), engine="ray")
+    assert content(tmp_path / "out") == expected
+
+
+@pytest.mark.slow
+@needs_ray
+def test_what_goes_wrong_in_an_actor_is_one_sentence(pen: Pen, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "data").write_text("a file where a folder is to be")
+    (out / ".unfinished").mkdir()
+    begun = {"made_by": "lekhani generate", "request": REQUEST.told(pen)}
+    Path(out / ".unfinished" / "request.json").write_text(write._json(begun), encoding="utf-8")
+    with pytest.raises(LekhaniError, match=r"Could not write .*run the same again") as caught:
+        write_dataset(pen, REQUEST, str(out), engine="ray")
+    assert "\n" not in str(caught.value)

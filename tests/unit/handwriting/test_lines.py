@@ -1,0 +1,327 @@
+"""Texts come from words, files and patterns; folders hold pictures and transcripts as OCR toolkits read them, whole or not at all."""
+
+import json
+import re
+import subprocess
+import sys
+import unicodedata
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scribe import Scribe, pen
+
+from lekhani import cli
+from lekhani.data.spec import DEVANAGARI, MNIST
+from lekhani.errors import LekhaniError, UsageError
+from lekhani.handwriting import lines
+from lekhani.handwriting.compose import Look, Script, line_image, plain
+from lekhani.handwriting.lines import NAMED, Order, pattern, texts_of, write_lines
+
+ToyGenerator = Callable[..., Path]
+SCRIPT = Script(DEVANAGARI)
+SCRIBE: Any = Scribe()
+
+
+def drawn(expression: str, script: Script = SCRIPT, times: int = 200) -> set[str]:
+    rng = np.random.default_rng(0)
+    chosen = pattern(expression, script)
+    return {chosen.draw(rng) for _ in range(times)}
+
+
+# --- patterns ---
+
+
+@pytest.mark.parametrize(
+    "expression", [r"[०-९]{6}", r"\d{3} ?\d{3}", r"(कमल|जल)+", r"[^क]{2}", r"(?:क|ख){2,3}?", r"[क-घ ]*", r"क्ष[०-२]?", r"^क.\d$", "(?i:क)ख"]
+)
+def test_what_is_drawn_matches_and_can_be_written(expression: str) -> None:
+    texts = drawn(expression)
+    for text in texts:
+        assert re.fullmatch(expression, text), text
+        if text.strip():
+            SCRIPT.labels(plain(text))
+    assert len(texts) > 1 or expression == "(?i:क)ख"
+
+
+def test_classes_hold_only_what_the_model_writes_and_all_of_it() -> None:
+    assert drawn(r"\d", times=500) == set("०१२३४५६७८९")
+    assert drawn(r"[क-ङi]", times=300) == set("कखगघङ")
+    assert drawn(r"[क ]") == {"क", " "}
+    assert drawn("[^क]").isdisjoint({"क", " "})
+
+
+def test_plus_and_star_are_bounded() -> None:
+    assert {len(text) for text in drawn("क*")} == set(range(lines.MORE + 1))
+    assert {len(text) for text in drawn("क+")} == set(range(1, lines.MORE + 2))
+    assert {len(text) for text in drawn("क{2,4}")} == {2, 3, 4}
+
+
+@pytest.mark.parametrize("script", [SCRIPT, Script(MNIST)], ids=["devanagari", "mnist"])
+@pytest.mark.parametrize("name", NAMED)
+def test_named_patterns_in_both_scripts(name: str, script: Script) -> None:
+    for text in drawn(name, script):
+        assert re.fullmatch(NAMED[name], "".join(c if c == " " else str(unicodedata.digit(c)) for c in text)), text
+        script.labels(text)
+
+
+def test_dates_exist() -> None:
+    from datetime import date
+
+    for text in drawn("date", Script(MNIST)):
+        day, month, year = map(int, text.split())
+        date(year, month, day)
+
+
+@pytest.mark.parametrize(
+    ("expression", "sentence"),
+    [
+        ("[0-9]{6}", "holds nothing that the model writes, which is क ख"),
+        ("(", "missing \\)"),
+        ("क{300}", "texts of 300 characters, and a line holds 200 at most"),
+        (r"((\d{0,65535}){0,65535}){0,65535}", "shorten its repeats"),
+        ("(?=क)", "assert is not supported"),
+        (r"(क)\1", "groupref is not supported"),
+        ("क{5000000000000}", "repetition number is too large"),
+        ("(" * 5000, "--pattern"),
+    ],
+)
+def test_what_cannot_be_drawn_is_a_sentence(expression: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence) as caught:
+        pattern(expression, SCRIPT)
+    assert len(str(caught.value)) < 600
+
+
+def test_named_patterns_need_all_ten_digits() -> None:
+    with pytest.raises(UsageError, match="pin_code is made of digits, and the model does not write all ten; it writes 0 1 2"):
+        pattern("pin_code", Script(MNIST[:3]))
+
+
+@given(st.text(max_size=20))
+def test_any_pattern_is_understood_or_refused(expression: str) -> None:
+    try:
+        chosen = pattern(expression, SCRIPT)
+    except UsageError:
+        return
+    assert len(chosen.draw(np.random.default_rng(0))) <= 200 * 3
+
+
+# --- texts ---
+
+
+def test_texts_are_taken_in_turn() -> None:
+    assert texts_of(SCRIBE, [" क  ख ", "ग"], None, None, None, 0) == ["क ख", "ग"]
+    assert texts_of(SCRIBE, ["क", "ग"], None, None, 5, 0) == ["क", "ग", "क", "ग", "क"]
+
+
+def test_a_text_of_a_pattern_depends_on_its_number_alone() -> None:
+    many = texts_of(SCRIBE, [], "pin_code", None, 20, 7)
+    assert texts_of(SCRIBE, [], "pin_code", None, 5, 7) == many[:5]
+    assert len(set(many)) == 20
+    assert texts_of(SCRIBE, [], "pin_code", None, 20, 8) != many
+    assert texts_of(SCRIBE, [], "pin_code", None, None, 7) == many[:1]
+
+
+def test_lines_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "t.txt"
+    file.write_bytes("\ufeffक ख\r\n\r\n  ग४ \n".encode())
+    assert texts_of(SCRIBE, [], None, file, None, 0) == ["क ख", "ग४"]
+    file.write_text("क\n\nकि\n")
+    with pytest.raises(UsageError, match=r"t\.txt, line 3: The model cannot write ◌ि"):
+        texts_of(SCRIBE, [], None, file, None, 0)
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="cannot be read as UTF-8"):
+        texts_of(SCRIBE, [], None, file, None, 0)
+    file.write_text("\n \n")
+    with pytest.raises(UsageError, match="holds no text"):
+        texts_of(SCRIBE, [], None, file, None, 0)
+    with pytest.raises(UsageError, match="cannot be read"):
+        texts_of(SCRIBE, [], None, tmp_path / "missing", None, 0)
+
+
+@pytest.mark.parametrize(("texts", "expression", "file"), [([], None, None), (["क"], "date", None), (["क"], None, Path("f"))])
+def test_there_is_one_source_of_texts(texts: list[str], expression: str | None, file: Path | None) -> None:
+    with pytest.raises(UsageError, match="one of --text, --pattern and --lines"):
+        texts_of(SCRIBE, texts, expression, file, None, 0)
+
+
+def test_a_pattern_whose_letters_cannot_be_written() -> None:
+    with pytest.raises(UsageError, match="cannot write x"):
+        texts_of(SCRIBE, [], "कx", None, None, 0)
+
+
+# --- folders ---
+
+
+TEXTS = ("नमक ४२", "घर", "क्ष")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def assert_tesseract(folder: Path) -> list[str]:
+    """What tesstrain asks of ground truth: beside each NAME.png a NAME.gt.txt of one line, normalised and not empty, and no other way round."""
+    pictures, transcripts = ({path.name.removesuffix(end) for path in folder.glob(f"*{end}")} for end in (".png", ".gt.txt"))
+    assert pictures == transcripts
+    texts = []
+    for name in sorted(pictures):
+        with Image.open(folder / f"{name}.png") as image:
+            image.load()
+            assert image.format == "PNG"
+        (text,) = (folder / f"{name}.gt.txt").read_bytes().decode("utf-8").splitlines()
+        assert text.strip() == text
+        assert text
+        assert unicodedata.is_normalized("NFC", text)
+        texts.append(text)
+    return texts
+
+
+def test_tesseract(tmp_path: Path) -> None:
+    said = write_lines(pen(), Order(TEXTS, 7), tmp_path / "out")
+    assert assert_tesseract(tmp_path / "out") == list(TEXTS)
+    assert said == f"Wrote 3 lines for tesseract to {tmp_path / 'out'} with the scribe, seed 7."
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_paddleocr(tmp_path: Path) -> None:
+    write_lines(pen(), Order(TEXTS, 7, layout="paddleocr"), tmp_path / "out")
+    rows = [line.split("\t") for line in (tmp_path / "out" / "rec_gt.txt").read_text(encoding="utf-8").splitlines()]
+    assert [text for _, text in rows] == list(TEXTS)
+    for name, _ in rows:
+        Image.open(tmp_path / "out" / name).verify()
+    alphabet = (tmp_path / "out" / "dict.txt").read_text(encoding="utf-8").splitlines()
+    assert set("".join(TEXTS)) - {" "} == set(alphabet)
+
+
+def test_hugging_face(tmp_path: Path) -> None:
+    write_lines(pen(), Order(TEXTS, 7, layout="huggingface"), tmp_path / "out")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["text"] for row in rows] == list(TEXTS)
+    for row in rows:
+        Image.open(tmp_path / "out" / row["file_name"]).verify()
+
+
+def test_hugging_face_loads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets", reason="the package datasets is not installed")
+    write_lines(pen(), Order(TEXTS, 7, layout="huggingface"), tmp_path / "out")
+    for source in (("imagefolder", str(tmp_path / "out")), (str(tmp_path / "out"), None)):
+        loaded = datasets.load_dataset(source[0], data_dir=source[1], split="train", cache_dir=str(tmp_path / "cache"))
+        assert loaded["text"][:] == list(TEXTS)
+        assert loaded[0]["image"].size[1] == 64
+
+
+def test_the_same_order_gives_the_same_bytes_and_lines_do_not_depend_on_others(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_lines(pen(), Order(TEXTS, 7), tmp_path / name)
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    write_lines(pen(), Order(TEXTS[:2], 7), tmp_path / "c")
+    assert files(tmp_path / "c")["line_000001.png"] == files(tmp_path / "a")["line_000001.png"]
+    assert files(tmp_path / "a")["line_000000.png"] != files(tmp_path / "a")["line_000001.png"]
+
+
+def test_what_the_folder_says_of_itself(tmp_path: Path) -> None:
+    writer = pen()
+    write_lines(writer, Order(TEXTS, 7, Look(height=32, without=("blur",))), tmp_path / "out")
+    sheet = json.loads((tmp_path / "out" / "dataset.json").read_text(encoding="utf-8"))
+    assert (sheet["lines"], sheet["different_texts"], sheet["seed"], sheet["layout"]) == (3, 3, 7, "tesseract")
+    assert sheet["model"]["sha256"] == writer.generator.sha256
+    assert sheet["judge"] == {"sha256": writer.reader.sha256, "min_confidence": 0.5}  # type: ignore[union-attr]
+    assert (sheet["look"]["height"], sheet["look"]["without"]) == (32, ["blur"])
+    readme = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "3 lines of 3 different texts" in readme
+    assert "read every glyph as its label" in readme
+    write_lines(pen(eye=False), Order(TEXTS, 7), tmp_path / "bare")
+    assert "No judge read the glyphs over" in (tmp_path / "bare" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_single_picture(tmp_path: Path) -> None:
+    said = write_lines(pen(), Order(["घर"], 7), tmp_path / "new" / "a.png")
+    assert said.startswith("Wrote 'घर' to ")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
+    with Image.open(tmp_path / "new" / "a.png") as image:
+        assert image.height == 64
+    with pytest.raises(UsageError, match=r"b\.png is one picture, and there are 3 lines"):
+        write_lines(pen(), Order(TEXTS, 7), tmp_path / "b.png")
+
+
+def test_what_is_there_stays_unless_told_otherwise(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_lines(pen(), Order(TEXTS, 7), out)
+    before = files(out)
+    with pytest.raises(UsageError, match=r"exists already; .* --overwrite"):
+        write_lines(pen(), Order(TEXTS[:1], 7), out)
+    assert files(out) == before
+    write_lines(pen(), Order(TEXTS[:1], 7), out, overwrite=True)
+    assert len(files(out)) == 4
+
+
+@pytest.mark.parametrize("content", [None, "junk", "[]", '{"made_by": "lekhani prepare"}'])
+def test_folders_of_others_are_never_overwritten(tmp_path: Path, content: str | None) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "a.txt").write_text("a")
+    if content is not None:
+        (tmp_path / "precious" / "dataset.json").write_text(content)
+    with pytest.raises(UsageError, match="`lekhani compose` did not write, so it stays"):
+        write_lines(pen(), Order(TEXTS, 7), tmp_path / "precious", overwrite=True)
+    assert (tmp_path / "precious" / "a.txt").read_text() == "a"
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]]) -> None:
+    with pytest.raises(LekhaniError, match=r"Could not write .*out"), full_disk():
+        write_lines(pen(), Order(TEXTS, 7), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_half_way_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(LekhaniError, match="cannot write Q"):
+        write_lines(pen(), Order([*TEXTS, "Q"], 7), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.sampled_from(["क", "क्ष", "४", " ", "भ"]), min_size=1, max_size=12).map("".join), st.integers(0, 2**63), st.integers(16, 100))
+def test_any_writable_text_becomes_a_picture(text: str, seed: int, height: int) -> None:
+    if text.strip():
+        assert line_image(pen(eye=False), text, seed, height=height).height == height
+
+
+# --- the command ---
+
+
+def test_the_command(toy_generator: ToyGenerator, tmp_path: Path) -> None:
+    model = str(toy_generator(tmp_path / "g.onnx"))
+    words = ["lekhani", "compose", "--model", model, "--pattern", "[12]{4}", "--count", "2", "--without", "blur", "--out", "out"]
+    code = f"import sys\nsys.argv = {words!r}\nfrom lekhani import cli\ntry:\n    cli.main()\nfinally:\n    print('TORCH', 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Wrote 2 lines for tesseract to out" in done.stdout
+    assert "TORCH False" in done.stdout
+    assert all(re.fullmatch("[12]{4}", text) for text in assert_tesseract(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--text", "1x2"], "cannot write x in '1x2'; it writes 0 1 2 and spaces."),
+        ([], "Say what to write with one of --text, --pattern and --lines."),
+        (["--text", "1", "--without", "rain"], "There is no effect 'rain' to leave out"),
+        (["--pattern", "date"], "does not write all ten"),
+    ],
+)
+def test_wrong_use_is_a_sentence(
+    toy_generator: ToyGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str
+) -> None:
+    model = str(toy_generator(tmp_path / "models" / "g.onnx"))
+    monkeypatch.setattr(sys, "argv", ["lekhani", "compose", "--model", model, "--out", str(tmp_path / "new"), *words])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert sentence in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]

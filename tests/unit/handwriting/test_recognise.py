@@ -1,0 +1,325 @@
+"""The judge reads a glyph from whatever it is photographed, scanned or drawn on; a picture that shows none is a sentence with its name."""
+
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scribe import DEVANAGARI, Eye, reader, shape
+
+from lekhani import cli
+from lekhani.data.images import decode_one
+from lekhani.data.spec import Bytes
+from lekhani.errors import UsageError
+from lekhani.handwriting.recognise import SIDE, frame, framed, ink_of, load_picture, read_files, recognise, table
+
+EYE = reader()
+
+
+def photo(glyph: str, seed: int, *, light_on_dark: bool = False, quality: int = 70, dataset: str = "devanagari") -> bytes:
+    """A glyph somewhere on paper, a little turned, in uneven light, with grain, as JPEG."""
+    rng = np.random.default_rng(seed)
+    side = int(rng.integers(90, 300))
+    ink = np.asarray(Image.fromarray(shape(glyph, 32, dataset)).resize((side, side), Image.Resampling.BICUBIC))
+    height, width = (int(side * rng.uniform(1.2, 2)) for _ in range(2))
+    page = np.zeros((height, width), np.float32)
+    top, left = int(rng.integers(0, height - side)), int(rng.integers(0, width - side))
+    page[top : top + side, left : left + side] = np.clip(ink, 0, 1)
+    page = np.asarray(Image.fromarray(page).rotate(rng.uniform(-4, 4), Image.Resampling.BILINEAR))
+    down, across = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    paper = rng.uniform(160, 220) + rng.uniform(-30, 30) * across + rng.uniform(-30, 30) * down
+    picture = paper * (1 - page) + rng.uniform(30, 80) * page
+    picture = np.clip((255 - picture if light_on_dark else picture) + rng.normal(0, 3, picture.shape), 0, 255)
+    colour = np.stack([picture, picture * 0.95, picture * 0.85], -1).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(colour).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def glyph_of(picture: Bytes) -> str:
+    return recognise(EYE, [picture])[0].best.glyph
+
+
+def scan(glyph: str, size: int = 32) -> Bytes:
+    return np.rint(255 * shape(glyph, size, "devanagari")).astype(np.uint8)
+
+
+# --- what is read ---
+
+
+@pytest.mark.parametrize("glyph", [c.glyph for c in DEVANAGARI])
+def test_frames_are_read_as_they_are_in_either_polarity(glyph: str) -> None:
+    picture = scan(glyph)
+    np.testing.assert_array_equal(framed(picture, EYE), picture)
+    np.testing.assert_array_equal(framed(255 - picture, EYE), picture)
+    assert glyph_of(picture) == glyph_of(255 - picture) == glyph
+
+
+@pytest.mark.parametrize("light_on_dark", [False, True])
+def test_photos(light_on_dark: bool) -> None:
+    wrong = [
+        known.glyph
+        for seed, known in enumerate(DEVANAGARI)
+        if glyph_of(decode_one("", "a.jpg", photo(known.glyph, seed, light_on_dark=light_on_dark), SIDE)) != known.glyph
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "I;16"])
+def test_modes(mode: str, tmp_path: Path) -> None:
+    picture = np.pad(scan("भ", 64), 20)
+    image = Image.fromarray(picture.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(255 - picture).convert("L").convert(mode)
+    image.save(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"))
+    assert glyph_of(load_picture(next(tmp_path.iterdir()))) == "भ"
+
+
+@pytest.mark.parametrize("ink", ["black", "white"])
+def test_transparent_drawings(ink: str, tmp_path: Path) -> None:
+    """A canvas of a page: strokes on nothing."""
+    alpha = Image.fromarray(np.pad(scan("४", 80), 30))
+    image = Image.new("RGBA", alpha.size, ink)
+    image.putalpha(alpha)
+    image.save(tmp_path / "a.png")
+    assert glyph_of(load_picture(tmp_path / "a.png")) == "४"
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from([c.glyph for c in DEVANAGARI]), st.integers(40, 300), st.tuples(*[st.integers(2, 200)] * 4), st.booleans())
+def test_size_and_place_do_not_matter(glyph: str, size: int, margins: tuple[int, int, int, int], dark: bool) -> None:
+    picture = np.pad(scan(glyph, size), (margins[:2], margins[2:]))
+    assert glyph_of(255 - picture if dark else picture) == glyph
+
+
+def test_faint_strokes_and_shadows() -> None:
+    strokes = np.pad(scan("म", 100), 30).astype(float) / 255
+    shade = np.linspace(120, 230, strokes.shape[1])
+    assert glyph_of(np.clip(shade - 40 * strokes, 0, 255).astype(np.uint8)) == "म"
+
+
+def test_dust_does_not_widen_the_frame() -> None:
+    picture = 255 - np.pad(scan("क", 100), 40)
+    clean = framed(picture, EYE)
+    dusty = picture.copy()
+    dusty[3:5, 3:5] = dusty[-6:-4, -9:-7] = 0
+    assert np.abs(framed(dusty, EYE).astype(int) - clean).mean() < 2
+
+
+def test_a_thin_pen_still_writes_bright_strokes() -> None:
+    """A stroke one pixel wide in a large picture would fade to grey in 32 pixels."""
+    picture = np.full((400, 400), 250, np.uint8)
+    picture[60:340, 199:202] = picture[199:202, 60:340] = 30
+    assert framed(picture, EYE).max() > 200
+
+
+def test_the_frame_has_the_datasets_proportions() -> None:
+    ink = np.zeros((90, 60), np.float32)
+    ink[5:85, 10:50] = 1
+    rows = np.flatnonzero((frame(ink, EYE) > 127).any(1))
+    assert (rows[0], rows[-1]) == (2, 29), "28 of 32 pixels, as in DHCD"
+    heavy_top = np.zeros((90, 60), np.float32)
+    heavy_top[5:85, 25:35] = heavy_top[5:25, 20:40] = 1
+    square = frame(heavy_top, reader("mnist")).astype(float)
+    assert np.ptp(np.flatnonzero((square > 127).any(1))) + 1 == 20
+    middle = (square.sum(1) @ np.arange(28)) / square.sum()
+    assert middle == pytest.approx(13.5, abs=1), "MNIST's digits are centred by mass"
+
+
+def test_guesses_are_ordered_and_add_up() -> None:
+    (reading,) = recognise(EYE, [scan("घ")], top=3)
+    guesses = [reading.best, *reading.alternatives]
+    assert len(guesses) == 3
+    assert guesses == sorted(guesses, key=lambda guess: -guess.confidence)
+    assert 0.3 < guesses[0].confidence <= 1
+    assert guesses[0].name == DEVANAGARI[guesses[0].label].name
+    everything = recognise(EYE, [scan("घ")], top=1000)[0]
+    assert sum(guess.confidence for guess in [everything.best, *everything.alternatives]) == pytest.approx(1, abs=0.01)
+
+
+def test_reading_among_some_classes_only() -> None:
+    digits = [c.label for c in DEVANAGARI if c.is_digit]
+    (reading,) = recognise(EYE, [scan("म")], top=100, only=digits)
+    assert {guess.label for guess in [reading.best, *reading.alternatives]} == set(digits)
+
+
+def test_many_and_none() -> None:
+    assert [r.best.glyph for r in recognise(EYE, [scan("क"), np.pad(scan("४", 50), 9)])] == ["क", "४"]
+    assert recognise(EYE, []) == []
+
+
+# --- what cannot be read ---
+
+
+def bomb() -> bytes:
+    """A PNG of 200,000 x 200,000 pixels in a hundred bytes."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", 200_000, 200_000, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+
+
+def png(picture: Bytes) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+BAD = {
+    "empty.png": (b"", "is empty"),
+    "junk.png": (b"junk", "none of the accepted formats"),
+    "cut.png": (png(scan("क"))[:60], "cannot be read"),
+    "bomb.png": (bomb(), "Image size (40000000000 pixels)"),
+    "white.png": (png(np.full((60, 50), 255, np.uint8)), "shows nothing"),
+    "black.png": (png(np.zeros((32, 32), np.uint8)), "shows nothing"),
+    "grain.png": (png(np.random.default_rng(0).integers(200, 206, (90, 90), dtype=np.uint8)), "shows nothing"),
+    "dot.png": (png(np.zeros((1, 1), np.uint8)), "shows nothing"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_images_are_sentences_with_their_names(tmp_path: Path, name: str) -> None:
+    content, sentence = BAD[name]
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "good.png").write_bytes(png(scan("क")))
+    bad, good = read_files(EYE, [tmp_path / name, tmp_path / "good.png"])
+    assert isinstance(bad, UsageError)
+    assert name in str(bad)
+    assert sentence in str(bad)
+    assert not isinstance(good, UsageError), "the others are still read"
+    assert good.best.glyph == "क"
+
+
+def test_missing_files_and_folders(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing.png", tmp_path):
+        with pytest.raises(UsageError, match=r"cannot be read \((No such file or directory|Is a directory)\)"):
+            load_picture(path)
+
+
+def test_a_huge_file_is_not_read_whole(tmp_path: Path) -> None:
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(65 << 20)
+    with pytest.raises(UsageError, match="more than 64 MB"):
+        load_picture(tmp_path / "huge.png")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32 - 1), st.sampled_from([1, 30, 255]))
+def test_any_picture_is_framed_or_refused(height: int, width: int, seed: int, depth: int) -> None:
+    picture = np.random.default_rng(seed).integers(0, depth + 1, (height, width)).astype(np.uint8)
+    try:
+        made = framed(picture, EYE)
+    except UsageError:
+        return
+    assert made.shape == (32, 32)
+    assert made.dtype == np.uint8
+
+
+def test_ink_is_between_nothing_and_all() -> None:
+    ink = ink_of(255 - np.pad(scan("क", 100), 30))
+    assert (ink.min(), ink.max()) == (0, 1)
+    assert ink[:10].max() == 0
+
+
+# --- the command ---
+
+
+def toy_judge(path: Path) -> Path:
+    """An ONNX judge of 0 and 1: 1 where the frame's middle column is brighter than its left half."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    nodes = [
+        helper.make_node("Flatten", ["images"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
+        helper.make_node("MatMul", ["flat", "zeros"], ["features"]),
+    ]
+    weights = np.zeros((28, 28, 2), np.float32)
+    weights[:, 12:16, 1] = 0.2
+    weights[:, :10, 0] = 0.2
+    constants = [
+        helper.make_tensor("weights", TensorProto.FLOAT, [784, 2], weights.reshape(784, 2).tobytes(), raw=True),
+        helper.make_tensor("zeros", TensorProto.FLOAT, [784, 128], bytes(784 * 128 * 4), raw=True),
+    ]
+    inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 1, 28, 28])]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", n]) for name, n in (("features", 128), ("logits", 2))]
+    model = helper.make_model(
+        helper.make_graph(nodes, "judge", inputs, outputs, constants), opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+    )
+    classes = [{"label": i, "name": f"digit_{i}", "glyph": str(i)} for i in range(2)]
+    helper.set_model_props(model, {"dataset": "mnist", "classes": json.dumps(classes)})
+    onnx.save(model, path)
+    return path
+
+
+def test_the_command(tmp_path: Path) -> None:
+    toy_judge(tmp_path / "judge.onnx")
+    for digit in "01":
+        (tmp_path / f"{digit}.png").write_bytes(png(255 - np.pad(np.rint(255 * shape(digit, 60, "mnist")).astype(np.uint8), 20)))
+    words = ["lekhani", "recognise", "--judge", "judge.onnx", "0.png", "1.png"]
+    code = f"import sys\nsys.argv = {words!r}\nfrom lekhani import cli\ntry:\n    cli.main()\nfinally:\n    print('TORCH', 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [["0.png", "0"], ["1.png", "1"], ["TORCH", "False"]]
+
+
+def test_the_command_reads_on_after_a_bad_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    toy_judge(tmp_path / "judge.onnx")
+    (tmp_path / "1.png").write_bytes(png(255 - np.pad(np.rint(255 * shape("1", 60, "mnist")).astype(np.uint8), 20)))
+    (tmp_path / "blank.png").write_bytes(BAD["white.png"][0])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lekhani", "recognise", "--judge", "judge.onnx", "--json", "blank.png", "1.png"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    out, err = capsys.readouterr()
+    assert err == "lekhani: blank.png: The image shows nothing: ink and paper hardly differ.\n"
+    blank, one = json.loads(out)
+    assert "shows nothing" in blank["error"]
+    assert (one["file"], one["glyph"], one["label"]) == ("1.png", "1", 1)
+    assert one["confidence"] > 0.5
+    assert one["alternatives"][0]["glyph"] == "0"
+
+
+def test_the_table_shows_nothing_that_steers_a_terminal(tmp_path: Path) -> None:
+    rows: list[Any] = [(Path("a\x1b[31m.png"), recognise(EYE, [scan("क")])[0]), (Path("longer.png"), recognise(EYE, [scan("४")], top=1)[0])]
+    text = table(rows)
+    assert "\x1b" not in text
+    first, second = text.splitlines()
+    assert first.index("क") == second.index("४")
+    assert " or " in first
+    assert " or " not in second
+
+
+# --- real handwriting ---
+
+
+def test_real_glyphs_come_out_of_photos_as_they_are() -> None:
+    """A real image, enlarged onto paper and framed again, is the image it was."""
+    folder = os.environ.get("LEKHANI_REAL_DATA")
+    if not folder or not (Path(folder) / "dhcd_test.npz").is_file():
+        pytest.skip("LEKHANI_REAL_DATA names no folder with dhcd_test.npz")
+    with np.load(Path(folder) / "dhcd_test.npz") as data:
+        images = data["images"][::690]
+    alike = []
+    for image in images:
+        large = np.pad(np.asarray(Image.fromarray(image).resize((160, 160), Image.Resampling.BICUBIC)), 50)
+        alike.append(np.corrcoef(image.ravel(), framed(255 - large, EYE).ravel())[0, 1])
+    # The rest are faint and thin, and come out bolder.
+    assert np.mean(np.array(alike) > 0.8) > 0.8
+
+
+def test_the_eye_sees() -> None:
+    """What the other tests stand on."""
+    frames = np.stack([scan(c.glyph) for c in DEVANAGARI])
+    assert (Eye().read(frames)[1].argmax(1) == np.arange(len(DEVANAGARI))).all()

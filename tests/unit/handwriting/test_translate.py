@@ -1,0 +1,177 @@
+"""A row of one script's digits becomes the same number in another's hand, in both directions."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scribe import DEVANAGARI, LETTERS, pen, reader, shape, unconditional
+
+from lekhani.data.spec import MNIST, Bytes
+from lekhani.errors import UsageError
+from lekhani.handwriting import translate as between
+from lekhani.handwriting.compose import Look, compose
+from lekhani.handwriting.translate import glyphs_in, read_digits, translate, translate_file, values
+
+
+def row(text: str, dataset: str = "devanagari", size: int = 80, gap: int = 10) -> Bytes:
+    """Glyphs of a typeface beside one another, black on white."""
+    parts = [np.pad(np.rint(255 * shape(glyph, size, dataset)).astype(np.uint8), ((gap, gap), (gap // 2, gap // 2))) for glyph in text]
+    return 255 - np.hstack(parts)
+
+
+def read(text: str, dataset: str = "devanagari", **choices: Any) -> str:
+    return "".join(reading.best.glyph for reading in read_digits(reader(dataset), row(text, dataset, **choices)))
+
+
+@pytest.mark.parametrize("text", ["४", "४२", "५६०००१", "९८७६५४३२१०", "११११"])
+def test_devanagari_becomes_mnist_and_comes_back(text: str) -> None:
+    done = translate(reader(), row(text), pen("mnist"), 7)
+    number = "".join(str("०१२३४५६७८९".index(glyph)) for glyph in text)
+    assert (done.read, done.text) == (text, number)
+    assert done.images.shape == (len(text), 28, 28)
+    assert done.picture.shape == (28, 28 * len(text))
+    back = translate(reader("mnist"), done.picture, pen(), 7)
+    assert (back.read, back.text) == (number, text)
+    assert back.images.shape == (len(text), 32, 32)
+
+
+def test_a_single_frame_of_the_dataset() -> None:
+    frame = np.rint(255 * shape("७", 32, "devanagari")).astype(np.uint8)
+    assert [r.best.glyph for r in read_digits(reader(), frame)] == ["७"]
+    assert [r.best.glyph for r in read_digits(reader(), 255 - frame)] == ["७"]
+
+
+@pytest.mark.parametrize("size", [30, 60, 200])
+@pytest.mark.parametrize("gap", [4, 30])
+def test_sizes_and_gaps(size: int, gap: int) -> None:
+    assert read("१२३४५", size=size, gap=gap) == "१२३४५"
+
+
+def test_letters_are_out_of_account() -> None:
+    """A letter is read as the digit that it resembles most: a number is what was asked for."""
+    (reading,) = read_digits(reader(), row("र"))
+    assert reading.best.glyph in "०१२३४५६७८९"
+    assert len(reading.alternatives) == 2
+
+
+def test_strokes_that_do_not_touch_are_one_digit() -> None:
+    ink = np.zeros((60, 200), np.float32)
+    ink[10:22, 20:50] = ink[28:50, 18:48] = 1  # one above the other
+    ink[10:50, 80:90] = ink[12:20, 93:101] = 1  # a small one close by
+    ink[10:50, 150:170] = 1
+    ink[30, 120] = 1  # dust
+    parts = glyphs_in(ink)
+    assert [tuple(np.flatnonzero(part.any(0))[[0, -1]]) for part in parts] == [(18, 49), (80, 100), (150, 169)]
+    assert sum(parts).sum() == ink.sum() - 1  # type: ignore[union-attr]
+
+
+def test_digits_that_overlap_in_columns_stay_apart() -> None:
+    ink = np.zeros((60, 100), np.float32)
+    for i in range(40):
+        ink[50 - i, 10 + i : 16 + i] = ink[50 - i, 26 + i : 32 + i] = 1  # two slanted strokes
+    assert len(glyphs_in(ink)) == 2
+
+
+def test_what_composes_can_be_read() -> None:
+    picture = np.asarray(compose(pen(), "५६०७", 3, Look(height=96, augment="light")).convert("L"))
+    assert "".join(r.best.glyph for r in read_digits(reader(), picture)) == "५६०७"
+
+
+def test_one_hand_writes_the_number_and_the_seed_decides() -> None:
+    first, again, other = (translate(reader(), row("४२"), pen("mnist"), seed).picture for seed in (7, 7, 8))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_a_digit_that_comes_out_wrong_is_drawn_again() -> None:
+    clumsy = pen("mnist", clumsy=tuple(range(10)))
+    assert all(translate(reader(), row("४"), clumsy, seed).images.max() > 200 for seed in range(8))
+    as_it_comes = [translate(reader(), row("४"), clumsy, seed, 0).images.max() for seed in range(8)]
+    assert min(as_it_comes) == 0, "without the judge some are blank"
+
+
+def test_values_of_digits() -> None:
+    assert values(DEVANAGARI) == {len(LETTERS) + i: i for i in range(10)}
+    assert values(MNIST) == {i: i for i in range(10)}
+
+
+def test_json_says_what_was_read() -> None:
+    told = translate(reader(), row("४२"), pen("mnist"), 7).as_dict()
+    assert json.loads(json.dumps(told)) == told
+    assert (told["read"], told["written"], len(told["digits"])) == ("४२", "42", 2)
+    assert told["digits"][0]["glyph"] == "४"
+
+
+# --- what cannot be translated ---
+
+
+def test_blank_rows_crowds_and_models_without_digits() -> None:
+    with pytest.raises(UsageError, match="shows nothing"):
+        translate(reader(), np.full((50, 90), 255, np.uint8), pen("mnist"))
+    with pytest.raises(UsageError, match="shows 2 rows of glyphs; cut it to one"):
+        translate(reader(), np.vstack([row("४२३"), row("५६७")]), pen("mnist"))
+    with pytest.raises(UsageError, match="shows 51 glyphs, and 50 is the most"):
+        translate(reader(), row("१" * 51, size=40), pen("mnist"))
+    with pytest.raises(UsageError, match="takes no labels"):
+        translate(reader(), row("४"), unconditional())
+    no_digits = reader()
+    no_digits.classes = DEVANAGARI[:5]
+    with pytest.raises(UsageError, match="reads no digits"):
+        read_digits(no_digits, row("४"))
+    few = pen("mnist", eye=False)
+    few.generator.classes = MNIST[:3]
+    with pytest.raises(UsageError, match="the scribe does not write the digits 4 7"):
+        translate(reader(), row("७४२"), few)
+
+
+def test_many_small_spots_are_refused_soon() -> None:
+    rng = np.random.default_rng(0)
+    picture = np.full((400, 4000), 255, np.uint8)
+    picture[rng.integers(0, 400, 3000), rng.integers(0, 4000, 3000)] = 0
+    with pytest.raises(UsageError):
+        read_digits(reader(), picture)
+
+
+# --- files ---
+
+
+def test_a_file_becomes_a_file(tmp_path: Path) -> None:
+    Image.fromarray(row("४२")).save(tmp_path / "in.png")
+    done = translate_file(reader(), tmp_path / "in.png", pen("mnist"), tmp_path / "new" / "out.png", 7, scale=3)
+    with Image.open(tmp_path / "new" / "out.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), done.picture.repeat(3, 0).repeat(3, 1))
+    assert str(done).startswith("Read ४२ (")
+    assert str(done).endswith(" sure) and wrote 42")
+
+
+def test_files_in_the_way_and_at_fault(tmp_path: Path) -> None:
+    Image.fromarray(np.full((50, 90), 255, np.uint8)).save(tmp_path / "blank.png")
+    Image.fromarray(row("४")).save(tmp_path / "in.png")
+    (tmp_path / "there.png").write_text("precious")
+    for source, out, sentence in (
+        ("blank.png", "out.png", r"blank\.png: The image shows nothing"),
+        ("missing.png", "out.png", r"missing\.png cannot be read"),
+        ("in.png", "out.jpg", r"choose a name that ends in \.png"),
+        ("in.png", "there.png", "exists already"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            translate_file(reader(), tmp_path / source, pen("mnist"), tmp_path / out)
+    assert (tmp_path / "there.png").read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blank.png", "in.png", "there.png"]
+
+
+def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
+    words = ["lekhani", "translate", "in.png", "--to", "mnist", "--out", "out.png", "--reader", "missing.onnx"]
+    code = f"import sys\nsys.argv = {words!r}\nfrom lekhani import cli\ncli.main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("lekhani: There is no model at missing.onnx")
+
+
+def test_a_number_has_a_bound() -> None:
+    assert between.MAX_DIGITS == 50

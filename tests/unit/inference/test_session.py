@@ -1,0 +1,318 @@
+"""A generator draws by its seed and nothing else, and a file that is none of ours is one sentence."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from lekhani.data.spec import MNIST, Bytes
+from lekhani.errors import LekhaniError
+from lekhani.files import sha256
+from lekhani.inference.session import SIZES, Generator, Reader, open_session, quickest
+
+
+@pytest.fixture(scope="module")
+def generator(toy_generator: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Generator:
+    return Generator(toy_generator(tmp_path_factory.mktemp("toy") / "generator.onnx"), "cpu")
+
+
+@pytest.fixture(scope="module")
+def judge_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """features = 128 times the mean brightness; logits of 3 classes favour the nearest of 0, 0.5 and 1."""
+    path = tmp_path_factory.mktemp("judge") / "judge.onnx"
+    helper, kinds = onnx.helper, onnx.TensorProto
+    nodes = [
+        helper.make_node("ReduceMean", ["images", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "ones"], ["features"]),
+        helper.make_node("Sub", ["mean", "anchors"], ["away"]),
+        helper.make_node("Abs", ["away"], ["distance"]),
+        helper.make_node("Mul", ["distance", "minus"], ["logits"]),
+    ]
+    constants = [
+        helper.make_tensor("axes", kinds.INT64, [2], [2, 3]),
+        helper.make_tensor("ones", kinds.FLOAT, [1, 128], [1.0] * 128),
+        helper.make_tensor("anchors", kinds.FLOAT, [1, 3], [0.0, 0.5, 1.0]),
+        helper.make_tensor("minus", kinds.FLOAT, [], [-100.0]),
+    ]
+    value = helper.make_tensor_value_info
+    outputs = [value("features", kinds.FLOAT, ["batch", 128]), value("logits", kinds.FLOAT, ["batch", 3])]
+    graph = helper.make_graph(nodes, "judge", [value("images", kinds.FLOAT, ["batch", 1, 4, 4])], outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(model, {"dataset": "mnist", "classes": json.dumps([asdict(c) for c in MNIST[:3]])})
+    onnx.save(model, path)
+    return path
+
+
+def drawn(generator: Generator, labels: list[int], seed: int = 1, batch_size: int = 128) -> Bytes:
+    return np.concatenate(list(generator.draw(np.array(labels, np.int64), np.random.default_rng(seed), batch_size)))
+
+
+def test_the_metadata_is_read(generator: Generator) -> None:
+    assert (generator.dataset, generator.variant, generator.conditional) == ("mnist", "flow_matching", True)
+    assert (generator.noise_dim, generator.image_size) == (16, 4)
+    assert generator.classes == MNIST[:3]
+    assert generator.sha256 == sha256(generator.path)
+
+
+def test_only_true_is_conditional(toy_generator: Callable[..., Path], tmp_path: Path) -> None:
+    assert not Generator(toy_generator(tmp_path / "u.onnx", conditional=False), "cpu").conditional
+
+
+def test_each_image_has_the_label_asked_for(generator: Generator) -> None:
+    images = drawn(generator, [2, 0, 1, 1])
+    assert images.shape == (4, 4, 4)
+    assert images.dtype == np.uint8
+    shades = images.mean(axis=(1, 2)) / 255 * 3 - 0.5
+    assert np.rint(shades).tolist() == [2, 0, 1, 1]
+
+
+def test_the_seed_decides_and_nothing_else(generator: Generator) -> None:
+    first = drawn(generator, [0, 1, 2])
+    np.random.seed(0)  # the global generator must not matter
+    drawn(generator, [1], seed=9)
+    np.testing.assert_array_equal(drawn(generator, [0, 1, 2]), first)
+    assert not np.array_equal(drawn(generator, [0, 1, 2], seed=2), first)
+
+
+def test_the_batch_size_and_what_follows_do_not_matter(generator: Generator) -> None:
+    labels = [0, 1, 2, 0, 1, 2, 0]
+    whole = drawn(generator, labels)
+    np.testing.assert_array_equal(drawn(generator, labels, batch_size=2), whole)
+    np.testing.assert_array_equal(drawn(generator, labels[:3]), whole[:3])
+
+
+def test_pixels_are_rounded_and_clipped(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.linspace(-1, 2, 16, dtype=np.float32).reshape(1, 1, 4, 4)
+    monkeypatch.setattr(generator, "run", lambda *_: values)
+    np.testing.assert_array_equal(drawn(generator, [0])[0], np.rint(values[0, 0].clip(0, 1) * 255))
+
+
+def test_batches_come_one_by_one(generator: Generator) -> None:
+    batches = generator.draw(np.zeros(5, np.int64), np.random.default_rng(0), batch_size=2)
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+
+
+def test_an_input_that_the_exporter_dropped_is_not_fed(toy_generator: Callable[..., Path], tmp_path: Path) -> None:
+    path = toy_generator(tmp_path / "g.onnx")
+    model = onnx.load(path)
+    del model.graph.input[1]
+    for node in list(model.graph.node):
+        if node.op_type == "Cast":
+            model.graph.node.remove(node)
+        if node.name == "" and list(node.output) == ["number_cell"]:
+            model.graph.node.remove(node)
+    model.graph.initializer.append(onnx.helper.make_tensor("number_cell", onnx.TensorProto.FLOAT, [1, 1, 1, 1], [0.0]))
+    onnx.save(model, path)
+    assert drawn(Generator(path, "cpu"), [2, 0]).shape == (2, 4, 4)
+
+
+def test_the_reader_reads(judge_file: Path) -> None:
+    reader = Reader(judge_file, "cpu")
+    assert reader.classes == MNIST[:3]
+    images = np.stack([np.full((4, 4), shade, np.uint8) for shade in (250, 3, 128, 120, 255)])
+    features, logits = reader.read(images, batch_size=2)
+    assert features.shape == (5, 128)
+    np.testing.assert_allclose(features[:, 0], images[:, 0, 0] / 255, rtol=1e-5)
+    assert logits.argmax(1).tolist() == [2, 0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("kind", [Generator, Reader])
+@pytest.mark.parametrize(("content", "words"), [(None, "There is no model at"), (b"not onnx", "cannot be opened as an ONNX model"), (b"", "m.onnx")])
+def test_a_file_that_is_no_model(tmp_path: Path, kind: Callable[[Path, str], object], content: bytes | None, words: str) -> None:
+    if content is not None:
+        (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(LekhaniError, match=words) as caught:
+        kind(tmp_path / "m.onnx", "cpu")
+    assert "m.onnx" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(LekhaniError, match="There is no model at"):
+        open_session(tmp_path, "cpu")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"noise_dim": None},
+        {"dataset": None},
+        {"classes": "[{]"},
+        {"classes": '[{"label": 0}]'},
+        {"classes": "3"},
+        {"image_size": "big"},
+        {"conditional": None},
+    ],
+    ids=str,
+)
+def test_a_model_that_is_no_generator_of_ours(toy_generator: Callable[..., Path], tmp_path: Path, metadata: dict[str, str | None]) -> None:
+    path = toy_generator(tmp_path / "g.onnx", metadata=metadata)
+    with pytest.raises(LekhaniError, match=r"g\.onnx is no generator exported by lekhani") as caught:
+        Generator(path, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_judge_is_no_generator(judge_file: Path) -> None:
+    with pytest.raises(LekhaniError, match="no generator exported by lekhani"):
+        Generator(judge_file, "cpu")
+
+
+def test_a_model_without_metadata_is_no_judge(judge_file: Path, tmp_path: Path) -> None:
+    model = onnx.load(judge_file)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "j.onnx")
+    with pytest.raises(LekhaniError, match="no judge exported by lekhani"):
+        Reader(tmp_path / "j.onnx", "cpu")
+
+
+# --- how it is run ---
+
+
+def test_the_quickest_batch_is_chosen() -> None:
+    def took(times: dict[int, float], memory: dict[int, int] | None = None, limit: int = 1000) -> int:
+        tried = [0]
+
+        def seconds(size: int) -> float:
+            tried.append(size)
+            if times[size] < 0:
+                raise RuntimeError("no room")
+            return times[size]
+
+        return quickest(seconds, times, lambda: 5000 + (memory or {}).get(tried[-1], 0), limit)
+
+    assert took({16: 0.02, 64: 0.04, 256: 0.1}) == 256
+    assert took({16: 0.02, 64: 0.079, 256: 0.315}) == 16, "larger ones are no more than 5% quicker"
+    assert took({16: 0.03, 64: 0.08, 256: 0.3, 1024: 0.31}) == 256, "a batch that takes long is the last one tried"
+    assert took({16: 0.02, 64: 0.04, 256: -1, 1024: 0.1}) == 64, "there was no room on the GPU"
+    assert took({16: 0.02, 64: 0.04, 256: 0.1}, {16: 200, 64: 300}) == 64, "the next one could take more than is allowed"
+    with pytest.raises(RuntimeError):
+        took({16: -1})
+
+
+def test_the_batch_is_measured_once(toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = Generator(toy_generator(tmp_path / "g.onnx"), "cpu")
+    assert generator.batch_size in SIZES
+    monkeypatch.setattr("lekhani.inference.session.quickest", lambda *_: 0)
+    assert generator.batch_size in SIZES
+
+
+def test_a_batch_is_measured_for_where_it_is_worth_it_and_changes_no_bit(toy_generator: Callable[..., Path], tmp_path: Path) -> None:
+    generator = Generator(toy_generator(tmp_path / "g.onnx"), "cpu")
+    generator.__dict__["batch_size"] = 7
+    assert [generator.batch_for(n) for n in (1, 4999, 5000, 10**6)] == [128, 128, 7, 7]
+    generator.device = "CUDA"
+    assert {generator.batch_for(n) for n in (1, 4999, 5000, 10**6)} == {1024}
+
+
+def test_threads_are_those_that_are_ours(toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = toy_generator(tmp_path / "g.onnx")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5, 7})
+    for told, threads in (("", 3), ("2", 2), ("0", 3), ("many", 3), ("4,2", 4)):
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+        assert open_session(path, "cpu").get_session_options().intra_op_num_threads == threads
+
+
+def test_half_precision_is_taken_where_it_does_not_show(
+    toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = toy_generator(tmp_path / "g.onnx")
+    full, half = Generator(path, "cpu"), Generator(path, "cpu", "float16")
+    assert (full.precision, half.precision, Generator(path, "cpu", "auto").precision) == ("float32", "float16", "float32")
+    noise, labels = np.random.default_rng(5).standard_normal((50, 16), dtype=np.float32), np.arange(50, dtype=np.int64) % 3
+    expected, got = full.run(noise, labels), half.run(noise, labels)
+    assert got.dtype == np.float32
+    assert 0 < np.abs(got - expected).max() < 0.002
+    assert half.sha256 == full.sha256
+    monkeypatch.setattr("lekhani.inference.session.HALF_TOLERANCE", 1e-9)
+    strict = Generator(path, "cpu", "float16")
+    assert strict.precision == "float32"
+    assert "stays in float32, for float16 would change a pixel" in caplog.text
+    np.testing.assert_array_equal(strict.run(noise, labels), expected)
+
+
+def test_on_a_gpu_half_precision_is_the_rule_and_outputs_stay_there(
+    toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No GPU is needed: the session says that it runs on one, and its binding is asked where it was to leave its outputs."""
+    path, places = toy_generator(tmp_path / "g.onnx"), []
+
+    class Session:
+        def __init__(self, real: Any) -> None:
+            self.real = real
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.real, name)
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+        def io_binding(self) -> Any:
+            binding = self.real.io_binding()
+            bind = binding.bind_output
+            binding.bind_output = lambda name, place: places.append(place) or bind(name, "cpu")
+            return binding
+
+        def run_with_iobinding(self, binding: Any) -> None:
+            self.real.run_with_iobinding(binding)
+
+    monkeypatch.setattr("lekhani.inference.session.open_session", lambda *words: Session(open_session(*words)))
+    generator = Generator(path, "cpu", "auto")
+    assert (generator.device, generator.precision) == ("CUDA", "float16")
+    assert drawn(generator, [2, 0]).shape == (2, 4, 4)
+    assert set(places) == {"cuda"}
+
+
+def test_tensorrt_comes_first_where_it_is_asked_for_with_engines_for_each_model(
+    toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No GPU is needed: what is asked of ONNX Runtime is looked at, and then it falls back to the CPU as on any machine without TensorRT."""
+    asked: list[Any] = []
+    real = ort.InferenceSession
+
+    def session(model: Any, options: Any, providers: Sequence[tuple[str, dict[str, str]]]) -> Any:
+        asked.append(providers)
+        return real(model, options, providers=providers[-1:])
+
+    first, second = toy_generator(tmp_path / "a.onnx"), toy_generator(tmp_path / "b.onnx", conditional=False)
+    monkeypatch.setattr("lekhani.inference.session._gpu_present", lambda: True)
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr("onnxruntime.preload_dlls", lambda: None)
+    monkeypatch.setattr("onnxruntime.InferenceSession", session)
+    open_session(first)
+    assert [name for name, _ in asked.pop()] == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert "CUDA was asked for but does not work here; running on CPU." in caplog.text
+    monkeypatch.setenv("LEKHANI_TENSORRT", str(tmp_path / "engines"))
+    for path in (first, second, first):
+        open_session(path)
+    assert "Tensorrt was asked for but does not work here; running on CPU." in caplog.text
+    assert all([name.removesuffix("ExecutionProvider") for name, _ in one] == ["Tensorrt", "CUDA", "CPU"] for one in asked)
+    folders = [Path(one[0][1]["trt_engine_cache_path"]) for one in asked]
+    assert folders[0] == folders[2] != folders[1], "equal shapes with other weights must not share an engine"
+    assert all(folder.is_dir() and folder.parent == tmp_path / "engines" for folder in folders)
+    open_session(first, "cpu")
+    assert [name for name, _ in asked[-1]] == ["CPUExecutionProvider"]
+
+
+def test_neither_batch_nor_cores_change_a_bit_of_a_real_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of a batch do not know of each other, so that the batch that is quickest here draws what another draws elsewhere."""
+    from lekhani.export.onnx_file import export_onnx, generator_inputs
+    from lekhani.variants import dcgan
+
+    classes = json.dumps([{"label": 0, "name": "zero", "glyph": "0"}])
+    told = {"dataset": "toys", "variant": "dcgan", "classes": classes, "noise_dim": "6", "image_size": "28", "conditional": "false"}
+    export_onnx(dcgan.Generator(6, 16, 28), generator_inputs(6, 10), ["images"], tmp_path / "g.onnx", told)
+    noise = np.random.default_rng(0).standard_normal((70, 6), dtype=np.float32)
+    labels = np.zeros(70, np.int64)
+    (whole,) = open_session(tmp_path / "g.onnx", "cpu").run(None, {"noise": noise, "labels": labels})
+    for cores in (1, 2, 3, 40):
+        monkeypatch.setattr("lekhani.inference.session._threads", lambda cores=cores: cores)
+        generator = Generator(tmp_path / "g.onnx", "cpu")
+        for size in (1, 2, 3, 5, 16, 33, 70):
+            parts = [generator.run(noise[i : i + size], labels[i : i + size]) for i in range(0, 70, size)]
+            np.testing.assert_array_equal(np.concatenate(parts), whole)

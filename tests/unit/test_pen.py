@@ -1,0 +1,233 @@
+"""A pen by its name, labels as people write them, and glyphs in three lines of Python."""
+
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from eyes import Eyes
+from PIL import Image
+
+import lekhani
+from lekhani import pen as pens
+from lekhani.data.spec import DEVANAGARI, MNIST, GlyphClass
+from lekhani.errors import LekhaniError, UsageError
+from lekhani.inference.sampling import Plan, Wishes, draw_shard
+from lekhani.inference.session import Generator, Reader
+from lekhani.pen import Judge, Pen, find, label_of, load, load_judge, parse_runs
+
+ToyGenerator = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def pen(toy_generator: ToyGenerator, tmp_path_factory: pytest.TempPathFactory) -> Pen:
+    return Pen(Generator(toy_generator(tmp_path_factory.mktemp("c") / "g.onnx"), "cpu"), cast(Reader, Eyes()), "the toy")
+
+
+# --- labels ---
+
+
+@pytest.mark.parametrize(
+    ("wanted", "runs"),
+    [
+        (["क=2"], [(0, 2)]),
+        (["character_2_kha"], [(1, 1)]),
+        (["ज्ञ", "digit_9=1", "0=3"], [(35, 1), (45, 1), (0, 3)]),
+        (["०=1"], [(36, 1)]),
+        (["45", "क=001", "45=1000000"], [(45, 1), (0, 1), (45, 1000000)]),
+    ],
+)
+def test_labels_by_glyph_name_and_number(wanted: list[str], runs: list[tuple[int, int]]) -> None:
+    assert parse_runs(wanted, DEVANAGARI) == runs
+
+
+def test_a_glyph_goes_before_a_number() -> None:
+    digits = tuple(GlyphClass(9 - i, f"digit_{i}", str(i)) for i in range(10))[::-1]
+    assert parse_runs(["3"], digits) == [(6, 1)]
+
+
+def test_a_class_may_hold_an_equals_sign() -> None:
+    assert parse_runs(["a=b=2"], [GlyphClass(0, "a=b", "a=b")]) == [(0, 2)]
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "1.5", "", "many", "1000000001", "9" * 5000, "٣", "²", "1e3", " 2", "+2"])
+def test_a_bad_count(count: str) -> None:
+    with pytest.raises(UsageError, match=r"the count after = must be a whole number from 1 to 1,000,000,000") as caught:
+        parse_runs([f"क={count}"], DEVANAGARI)
+    assert f"--label क={count}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("what", "nearest"), [("character_2_kah", "character_2_kha"), ("digt_3", "digit_3"), ("zzzz", None), ("46", None), ("-1", None)]
+)
+def test_an_unknown_class_names_the_nearest_and_the_valid_ones(what: str, nearest: str | None) -> None:
+    with pytest.raises(UsageError, match="here: no such class") as caught:
+        label_of(what, DEVANAGARI, "here")
+    message = str(caught.value)
+    assert all(c.glyph in message for c in DEVANAGARI)
+    assert "0 to 45" in message
+    assert "\n" not in message
+    if nearest:
+        assert f"did you mean {nearest}?" in message
+
+
+# --- writing ---
+
+
+def test_glyphs_come_in_the_order_asked_for(pen: Pen) -> None:
+    glyphs = pen.generate(["2", "0"], n=3, seed=7)
+    assert glyphs.labels.tolist() == [2, 2, 2, 0, 0, 0]
+    assert (glyphs.images.shape, glyphs.images.dtype, glyphs.labels.dtype) == ((6, 4, 4), np.uint8, np.int64)
+    expected = draw_shard(pen.generator, None, glyphs.labels, Wishes(7)).images
+    np.testing.assert_array_equal(glyphs.images, expected)
+    assert len(glyphs) == 6
+    assert [label for _, label in glyphs] == [2, 2, 2, 0, 0, 0]
+    np.testing.assert_array_equal(next(iter(glyphs))[0], expected[0])
+
+
+def test_more_than_a_shard_is_in_order_too(pen: Pen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pens, "Plan", lambda runs: Plan(runs, 4))
+    glyphs = pen.generate(["2", "0"], n=5, seed=7)
+    assert glyphs.labels.tolist() == [2] * 5 + [0] * 5
+    assert np.rint(glyphs.images.mean(axis=(1, 2)) / 255 * 3 - 0.5).tolist() == [2] * 5 + [0] * 5
+    plan = Plan(((2, 5), (0, 5)), 4)
+    shards = [draw_shard(pen.generator, None, plan.labels(number), Wishes(7), number).images for number in range(3)]
+    assert {image.tobytes() for image in glyphs.images} == {image.tobytes() for one in shards for image in one}
+
+
+def test_a_whole_number_is_a_label_and_text_is_a_glyph(toy_generator: ToyGenerator, tmp_path: Path) -> None:
+    digits = tuple(GlyphClass(i, f"digit_{9 - i}", str(9 - i)) for i in range(10))
+    pen = Pen(Generator(toy_generator(tmp_path / "g.onnx", classes=digits), "cpu"), None, "the toy")
+    assert pen.generate([3, "3", np.int64(4)]).labels.tolist() == [3, 6, 4]  # type: ignore[list-item]
+    with pytest.raises(UsageError, match="Label 10: no such class"):
+        pen.generate([10])
+
+
+def test_wishes_are_heard(pen: Pen) -> None:
+    free, sure, close = pen.generate([1], 50), pen.generate([1], 50, min_confidence=0.9), pen.generate([1], 50, truncation=0.1)
+    assert not np.array_equal(free.images, sure.images)
+    assert close.images.std() < free.images.std() / 5
+    with pytest.raises(UsageError, match="Nothing is asked for"):
+        pen.generate([])
+    with pytest.raises(UsageError, match="Nothing is asked for"):
+        pen.generate([1], n=0)
+
+
+# --- which model ---
+
+
+def test_a_model_file_that_takes_labels_needs_no_judge(toy_generator: ToyGenerator, tmp_path: Path) -> None:
+    pen = find("whatever", toy_generator(tmp_path / "g.onnx"))
+    assert (pen.reader, pen.origin, pen.version) == (None, str(tmp_path / "g.onnx"), None)
+    assert load(tmp_path / "g.onnx").generator.sha256 == load(str(tmp_path / "g.onnx")).generator.sha256 == pen.generator.sha256
+    with pytest.raises(LekhaniError, match="There is no model at nowhere/g"):
+        load("nowhere/g")
+
+
+def test_a_model_file_without_labels_needs_a_judge(toy_generator: ToyGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = toy_generator(tmp_path / "g.onnx", conditional=False)
+    with pytest.raises(UsageError, match=r"takes no labels, .* pass --judge models/mnist/judge/judge\.onnx"):
+        find("whatever", model)
+    monkeypatch.setattr(pens, "Reader", lambda _: Eyes())
+    assert isinstance(load(model, tmp_path / "j.onnx").reader, Eyes)
+    monkeypatch.setattr(pens, "Reader", lambda _: Eyes(MNIST[1:4]))
+    with pytest.raises(UsageError, match=r"judge reads other classes"):
+        find("whatever", model, tmp_path / "j.onnx")
+
+
+class Registry:
+    """Stands in for registry.models, with versions 3 (challenger) and 4."""
+
+    def __init__(self, generator: Path, judge: Path | None) -> None:
+        self.generator, self.judge, self.alias = generator, judge, "challenger"
+        self.asked: list[Any] = []
+
+    def model_name(self, dataset: str) -> str:
+        return f"lekhani-{dataset}"
+
+    def aliases(self, dataset: str) -> dict[str, str]:
+        return {"challenger": "3"}
+
+    def find(self, dataset: str) -> Any:
+        return self.fetch(dataset, "3", self.alias)
+
+    def fetch(self, dataset: str, number: str, alias: str = "") -> Any:
+        self.asked.append((dataset, number, alias))
+        return SimpleNamespace(name=f"lekhani-{dataset}", version=number, alias=alias, generator=self.generator, judge=self.judge)
+
+
+@pytest.fixture
+def registry(toy_generator: ToyGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    stub = Registry(toy_generator(tmp_path / "g.onnx", conditional=False), tmp_path / "j.onnx")
+    monkeypatch.setitem(sys.modules, "lekhani.registry.models", stub)
+    monkeypatch.setattr("lekhani.registry.models", stub, raising=False)
+    return stub
+
+
+@pytest.fixture
+def judges(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    opened: list[Path] = []
+    monkeypatch.setattr(pens, "Reader", lambda path: opened.append(path) or Eyes())  # type: ignore[func-returns-value]
+    return opened
+
+
+def test_without_a_file_the_registry_is_asked(registry: Registry, judges: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "lekhani"):
+        pen = find("mnist")
+        assert "no champion yet; writing with its challenger, version 3" in caplog.text
+        caplog.clear()
+        registry.alias = "champion"
+        load("mnist", tmp_path / "mine.onnx")
+        assert caplog.text == ""
+    assert registry.asked == [("mnist", "3", "challenger"), ("mnist", "3", "champion")]
+    assert (pen.origin, pen.version) == ("lekhani-mnist version 3", "lekhani-mnist:3")
+    assert judges == [tmp_path / "j.onnx", tmp_path / "mine.onnx"], "a judge that the user names goes first"
+
+
+def test_by_alias_and_by_version(registry: Registry, judges: list[Path]) -> None:
+    load("mnist@challenger")
+    load("lekhani-mnist:4")
+    assert registry.asked == [("mnist", "3", "challenger"), ("mnist", "4", "")]
+    with pytest.raises(UsageError, match="lekhani-mnist has no alias 'best'; it has challenger"):
+        load("mnist@best")
+    for name in ("mnist:", "mnist:x", "a@b:3", "@champion", ""):
+        with pytest.raises(UsageError, match="names no model"):
+            load(name)
+
+
+def test_a_judge_by_name(registry: Registry, judges: list[Path], tmp_path: Path) -> None:
+    assert load_judge("mnist").classes == MNIST[:3]
+    load_judge(tmp_path / "other.onnx")
+    assert judges == [tmp_path / "j.onnx", tmp_path / "other.onnx"]
+    registry.judge = None
+    with pytest.raises(LekhaniError, match="lekhani-mnist version 3 was registered without its judge"):
+        load_judge("mnist")
+
+
+def test_a_judge_reads_files_pictures_and_arrays_alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from lekhani.handwriting import recognise
+
+    seen: list[Any] = []
+    monkeypatch.setattr(recognise, "recognise", lambda reader, pictures, top: seen.append((pictures[0], top)) or ["read"])  # type: ignore[func-returns-value]
+    grey = np.random.default_rng(0).integers(0, 256, (9, 7), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    judge = Judge(cast(Reader, Eyes()))
+    for image in (grey, Image.fromarray(grey), Image.fromarray(grey).convert("RGB"), tmp_path / "a.png", str(tmp_path / "a.png")):
+        assert judge.recognise(image, top=5) == "read"  # type: ignore[comparison-overlap]
+    for picture, top in seen:
+        np.testing.assert_array_equal(picture, grey)
+        assert top == 5
+
+
+def test_importing_lekhani_is_light() -> None:
+    script = "import sys, lekhani; assert not {'numpy', 'onnxruntime', 'PIL'} & set(sys.modules); lekhani.load; assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert lekhani.load is load
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        lekhani.nothing  # noqa: B018
