@@ -47,7 +47,13 @@ def source(count: int) -> RawImages:
 
         raw = devanagari(7, 1700, 300)
     rows = np.random.default_rng(7).permutation(len(raw.images))[:count]
-    return RawImages([raw.images[r] for r in rows], raw.labels[rows], raw.classes, [f"{r:06d}" for r in rows], [raw.splits[r] for r in rows])
+    return RawImages(
+        [raw.images[r] for r in rows],
+        raw.labels[rows],
+        raw.classes,
+        [f"{r:06d}" for r in rows],
+        [raw.splits[r] for r in rows],
+    )
 
 
 def write_zip(raw: RawImages, path: Path) -> None:
@@ -76,7 +82,14 @@ def plain_zip(path: Path, out: Path) -> int:
             _, split, name, _ = member.split("/")
             image = np.array(Image.open(io.BytesIO(archive.read(member))).convert("L"))
             images.append(image)
-            rows.append({"split": split, "name": name, "sha256": hashlib.sha256(image.tobytes()).hexdigest(), "ink": (image > 127).mean()})
+            rows.append(
+                {
+                    "split": split,
+                    "name": name,
+                    "sha256": hashlib.sha256(image.tobytes()).hexdigest(),
+                    "ink": (image > 127).mean(),
+                }
+            )
     return _plain_checks(np.stack(images), pd.DataFrame(rows), out)
 
 
@@ -131,7 +144,9 @@ def measure(way: str, path: Path) -> dict[str, float]:
     """Run one way in a process of its own, and watch its memory."""
     start, peak = time.perf_counter(), 0
     with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen([sys.executable, __file__, "--way", way, str(path), f"{folder}/out"], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, __file__, "--way", way, str(path), f"{folder}/out"], stdout=subprocess.PIPE, text=True
+        )
         family = psutil.Process(process.pid)
         while process.poll() is None:
             with suppress(psutil.NoSuchProcess):  # one of them just ended
@@ -166,15 +181,24 @@ def main() -> None:
         raw, archive = source(given.images), Path(folder) / "csv.zip"
         write_csv(raw, archive)
         del raw
-        results[f"csv_{given.images}"] = {"plain": measure("plain_csv", archive), "lekhani": measure("lekhani", archive)}
+        results[f"csv_{given.images}"] = {
+            "plain": measure("plain_csv", archive),
+            "lekhani": measure("lekhani", archive),
+        }
     for name, pair in results.items():
         plain, ours = pair["plain"], pair["lekhani"]
         pair["speedup"] = round(plain["seconds"] / ours["seconds"], 2)
         print(f"{name:12} plain {plain['seconds']:7.2f} s {plain['peak_mb']:6} MB", end="")
-        print(f"   lekhani {ours['seconds']:7.2f} s {ours['images_per_second']:6} images/s {ours['peak_mb']:6} MB", end="")
+        print(
+            f"   lekhani {ours['seconds']:7.2f} s {ours['images_per_second']:6} images/s {ours['peak_mb']:6} MB", end=""
+        )
         print(f"   {pair['speedup']:.2f} times as fast")
     images = "dhcd" if os.environ.get("LEKHANI_REAL_DATA") else "embedded"
-    report = {**origin("pillow", "pandas", "pandera", "numpy", "pyarrow", "scipy"), "images": images, "results": results}
+    report = {
+        **origin("pillow", "pandas", "pandera", "numpy", "pyarrow", "scipy"),
+        "images": images,
+        "results": results,
+    }
     if given.out:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

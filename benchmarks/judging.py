@@ -77,13 +77,37 @@ def prepare(count: int, width: int, folder: Path) -> Task:
     train, test = rng.permutation(np.flatnonzero(~is_test)), rng.permutation(np.flatnonzero(is_test))[:count]
     own, drawn = train[:count], train[-count:]
     choice = params.Judge(width=width, images_seen=15_000, batch_size=64)
-    judge, report = train_judge(choice, (images[own], raw.labels[own]), (images[test][:1000], raw.labels[test][:1000]), K, SEED, CPU, lambda *_: None)
+    judge, report = train_judge(
+        choice,
+        (images[own], raw.labels[own]),
+        (images[test][:1000], raw.labels[test][:1000]),
+        K,
+        SEED,
+        CPU,
+        lambda *_: None,
+    )
     print(f"The judge of width {width} reads {report.accuracy:.1%} of 1000 test images right.\n")
     torch_fidelity.register_feature_extractor("judge", extractor(judge))
     path = folder / "judge.onnx"
-    export_onnx(judge, {"images": torch.zeros(3, 1, 32, 32)}, ["features", "logits"], path, {"dataset": "devanagari", "classes": "[]"})
+    export_onnx(
+        judge,
+        {"images": torch.zeros(3, 1, 32, 32)},
+        ["features", "logits"],
+        path,
+        {"dataset": "devanagari", "classes": "[]"},
+    )
     blurred = np.rint(gaussian_filter(images[drawn].astype(np.float32), (0, 0.6, 0.6))).astype(np.uint8)
-    return Task(blurred, raw.labels[drawn], images[test], raw.labels[test], images[own], raw.labels[own], judge, path, folder / "real.npz")
+    return Task(
+        blurred,
+        raw.labels[drawn],
+        images[test],
+        raw.labels[test],
+        images[own],
+        raw.labels[own],
+        judge,
+        path,
+        folder / "real.npz",
+    )
 
 
 def first(task: Task) -> dict[str, float]:
@@ -156,7 +180,9 @@ def extractor(judge: Classifier) -> type[Any]:
 
 def plain(task: Task) -> dict[str, float]:
     """torch-fidelity, one metric at a time."""
-    warnings.filterwarnings("ignore", message="This DataLoader will create")  # torch finds its four workers too many for a small machine
+    warnings.filterwarnings(
+        "ignore", message="This DataLoader will create"
+    )  # torch finds its four workers too many for a small machine
     values: dict[str, float] = {}
     for metric in ("fid", "kid", "isc", "prc"):
         values |= torch_fidelity.calculate_metrics(
@@ -241,7 +267,11 @@ def measure(task: Task, ways: dict[str, Callable[[Task], dict[str, float]]], rep
             "cpu_seconds": round(statistics.median(worked[name]), 2),
             # The first turn is the one before whose peak nothing else had grown the process.
             "peak_mb": round(memory[name][0]),
-            "values": {key: values[name][key] for key in ("fid", "kid", "inception_score", "precision", "recall") if key in values[name]},
+            "values": {
+                key: values[name][key]
+                for key in ("fid", "kid", "inception_score", "precision", "recall")
+                if key in values[name]
+            },
         }
         for name, times in seconds.items()
     }
@@ -251,11 +281,18 @@ def main() -> None:
     """Measure, print a table and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--width", type=int, default=16, help="of the judge: 16 in the quick profile, 64 in the full one")
+    parser.add_argument(
+        "--width", type=int, default=16, help="of the judge: 16 in the quick profile, 64 in the full one"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    ways: dict[str, Callable[[Task], dict[str, float]]] = {"first": first, "further": further, "plain": plain, "fid": fid}
+    ways: dict[str, Callable[[Task], dict[str, float]]] = {
+        "first": first,
+        "further": further,
+        "plain": plain,
+        "fid": fid,
+    }
     packages = ["torch", "torch-fidelity", "numpy", "onnxruntime-gpu", "torchmetrics"]
     try:
         version("torchmetrics")
@@ -280,7 +317,12 @@ def main() -> None:
     for row in (heads, *rows):
         print(" ".join(cell.rjust(size) for cell, size in zip(row, (8, 8, 18, 6, 8, 8, 9, 10, 8, 9, 8), strict=False)))
     if given.out:
-        sizes = {"images": given.images, "judge_width": given.width, "kid_subsets": SUBSETS, "kid_subset_size": SUBSET_SIZE}
+        sizes = {
+            "images": given.images,
+            "judge_width": given.width,
+            "kid_subsets": SUBSETS,
+            "kid_subset_size": SUBSET_SIZE,
+        }
         files.write_json(given.out, {**origin(*packages), **sizes, "results": results})
 
 

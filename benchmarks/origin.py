@@ -12,7 +12,11 @@ def origin(*packages: str) -> dict[str, Any]:
     done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "commit": done.stdout.strip(),
-        "machine": {"cpus": len(os.sched_getaffinity(0)), "machine": platform.machine(), "python": platform.python_version()},
+        "machine": {
+            "cpus": len(os.sched_getaffinity(0)),
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+        },
         "load_average": [round(load, 1) for load in os.getloadavg()],
         "versions": {name: version(name) for name in packages},
     }

@@ -46,7 +46,14 @@ WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
 STAGES = ("train", "export", "usefulness", "evaluate")
 
 
-def simulate(own: Sequence[float], points: int, workers: int, worker_cost: float, coordinator_cost: float, first_cost: float = 0.0) -> float:
+def simulate(
+    own: Sequence[float],
+    points: int,
+    workers: int,
+    worker_cost: float,
+    coordinator_cost: float,
+    first_cost: float = 0.0,
+) -> float:
     """Seconds until `points` chains of stages with the times `own` are done and restored at the coordinator."""
     ready, running = deque((point, 0) for point in range(points)), list[tuple[float, int, int]]()
     free = fresh = workers
@@ -80,8 +87,16 @@ def toy(folder: Path, points: int, seconds: Sequence[float]) -> Workspace:
     stages: dict[str, Any] = {
         "prepare": {"cmd": "head -c 1000000 /dev/urandom > prepared", "params": ["seed"], "outs": ["prepared"]},
         "train": {"matrix": {"point": list(range(points))}, "deps": ["prepared"], "outs": ["trained-${item.point}"]},
-        "evaluate": {"matrix": {"point": list(range(points))}, "deps": ["trained-${item.point}"], "outs": ["scored-${item.point}"]},
-        "compare": {"cmd": "cat scored-* > compared", "deps": [f"scored-{point}" for point in range(points)], "outs": ["compared"]},
+        "evaluate": {
+            "matrix": {"point": list(range(points))},
+            "deps": ["trained-${item.point}"],
+            "outs": ["scored-${item.point}"],
+        },
+        "compare": {
+            "cmd": "cat scored-* > compared",
+            "deps": [f"scored-{point}" for point in range(points)],
+            "outs": ["compared"],
+        },
     }
     for (name, out), pause in zip((("train", "trained"), ("evaluate", "scored")), seconds, strict=True):
         stages[name]["cmd"] = f"sleep {pause}; " + write.replace("${item}", f"{out}-${{item.point}}")
@@ -112,17 +127,26 @@ def real(points: int, seconds: Sequence[float]) -> dict[int, dict[str, float]]:
             # In the end the flow fails, for want of a leaderboard to show.
             machines.retrain("--side-by-side", str(2 * points), "-S", f"seed={workers}").communicate()
             runs = {run["name"]: run for run in machines.stage_runs()[: 2 * points]}
-            flow = machines.prefect.ended(deployment_id={"is_null_": True})  # none of those that the server has scheduled
+            flow = machines.prefect.ended(
+                deployment_id={"is_null_": True}
+            )  # none of those that the server has scheduled
             if len(runs) != 2 * points or any(run["state_name"] != "Completed" for run in runs.values()):
                 raise SystemExit(f"Stages did not come to a good end: {flow['state']['message']}")
-            restored = machines.prefect.until("the tasks' ends", 60, lambda flow=flow, runs=runs: ends_of(machines, flow["id"], runs))
+            restored = machines.prefect.until(
+                "the tasks' ends", 60, lambda flow=flow, runs=runs: ends_of(machines, flow["id"], runs)
+            )
             ends = sorted((moment(run["end_time"]), name.split("@")[0]) for name, run in runs.items())
             own = dict(zip(("train", "evaluate"), seconds, strict=True))
             found[workers] = {
-                "wall_seconds": max(restored.values()) - min(moment(run["expected_start_time"]) for run in runs.values()),
+                "wall_seconds": max(restored.values())
+                - min(moment(run["expected_start_time"]) for run in runs.values()),
                 # One worker that always has a next stage spends the time between two ends on the later one.
-                "worker_seconds": statistics.mean(later - earlier - own[name] for (earlier, _), (later, name) in pairwise(ends)),
-                "coordinator_seconds": statistics.median(restored[name] - moment(run["end_time"]) for name, run in runs.items()),
+                "worker_seconds": statistics.mean(
+                    later - earlier - own[name] for (earlier, _), (later, name) in pairwise(ends)
+                ),
+                "coordinator_seconds": statistics.median(
+                    restored[name] - moment(run["end_time"]) for name, run in runs.items()
+                ),
             }
             print(f"{workers} workers: {found[workers]}", flush=True)
     return found
@@ -155,7 +179,9 @@ def own_times(project: Path) -> dict[str, float]:
         for stage in STAGES[1:]:
             before = os.times()
             words = ["lekhani", stage, "--dataset", "mnist", "--variant", "dcgan"]
-            subprocess.run(words, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
+            subprocess.run(
+                words, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True
+            )
             after = os.times()
             found[stage] = after.children_user + after.children_system - before.children_user - before.children_system
             print(f"{stage}: {found[stage]:.1f} s", flush=True)
@@ -170,7 +196,12 @@ def moved(lock: Path) -> dict[str, dict[str, int]]:
     found = {}
     for stage in STAGES:
         name = f"{stage}@mnist-dcgan"
-        owners = {owner for dep in stages[name]["deps"] for path, owner in made_by.items() if Path(dep["path"]).is_relative_to(path)}
+        owners = {
+            owner
+            for dep in stages[name]["deps"]
+            for path, owner in made_by.items()
+            if Path(dep["path"]).is_relative_to(path)
+        }
         found[stage] = {"pulled": sum(size[owner] for owner in owners), "pushed": size[name]}
     return found
 
@@ -186,7 +217,9 @@ def draw(sweeps: dict[str, dict[str, Any]], path: Path) -> None:
     for colour, (name, sweep) in zip(("tab:blue", "tab:orange"), sweeps.items(), strict=True):
         for kind, line in (("stages", "-"), ("whole_runs", "--")):
             hours = [sweep[kind][str(workers)] / 3600 for workers in WORKERS]
-            axes.plot(WORKERS, hours, line, color=colour, marker="o", markersize=3, label=f"{name}, {kind.replace('_', ' ')}")
+            axes.plot(
+                WORKERS, hours, line, color=colour, marker="o", markersize=3, label=f"{name}, {kind.replace('_', ' ')}"
+            )
     axes.set(xscale="log", yscale="log", xlabel="workers", ylabel="hours", title="1,000 points of a sweep (simulated)")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -200,7 +233,12 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=4, help="of the real runs")
     parser.add_argument("--seconds", type=float, nargs=2, default=[20.0, 5.0], help="that their two stages sleep")
     parser.add_argument("--project", type=Path, default=ROOT, help="a project after `make demo`")
-    parser.add_argument("--run-seconds", type=float, default=20.0, help="what a whole run costs on top of its stages; see benchmarks/flow.py")
+    parser.add_argument(
+        "--run-seconds",
+        type=float,
+        default=20.0,
+        help="what a whole run costs on top of its stages; see benchmarks/flow.py",
+    )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
@@ -224,11 +262,17 @@ def main() -> None:
         sweeps[name] = {
             "own_seconds": {stage: round(value, 1) for stage, value in times.items()},
             "stages": {str(workers): round(simulate(chain, 1000, workers, *costs)) for workers in WORKERS},
-            "whole_runs": {str(workers): round(simulate([sum(chain)], 1000, workers, given.run_seconds, 0.0)) for workers in WORKERS},
+            "whole_runs": {
+                str(workers): round(simulate([sum(chain)], 1000, workers, given.run_seconds, 0.0))
+                for workers in WORKERS
+            },
         }
     for kind in ("stages", "whole_runs"):
         for name, sweep in sweeps.items():
-            print(f"{name}, {kind}: " + ", ".join(f"{workers}: {seconds / 3600:.1f} h" for workers, seconds in sweep[kind].items()))
+            print(
+                f"{name}, {kind}: "
+                + ", ".join(f"{workers}: {seconds / 3600:.1f} h" for workers, seconds in sweep[kind].items())
+            )
     if given.plot:
         draw(sweeps, given.plot)
     if given.out:

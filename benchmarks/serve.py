@@ -30,13 +30,15 @@ from roofline import peak_flops
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lekhani import params, stages
+from lekhani import params
 from lekhani.files import write_json
 from lekhani.generate.formats import LAYOUTS
-from lekhani.generate.write import Request, counts, write_dataset
+from lekhani.generate.shards import Request
+from lekhani.generate.write import counts, write_dataset
 from lekhani.inference.sampling import Plan, Wishes
 from lekhani.inference.session import Generator
 from lekhani.pen import Pen
+from lekhani.stages.train import load_trained
 
 TURN = 0.3  # seconds of each way, by turns
 
@@ -107,7 +109,9 @@ def timed(work: Callable[[], None]) -> tuple[float, float]:
 
 def measure(pen: Pen, images: int, repeats: int) -> dict[str, Any]:
     """Images per second of each way and its ratio to the session, by wall clock and by processor time."""
-    ways: dict[str, Callable[[], None]] = {"session": lambda: bare(pen.generator, images, pen.generator.batch_for(images))}
+    ways: dict[str, Callable[[], None]] = {
+        "session": lambda: bare(pen.generator, images, pen.generator.batch_for(images))
+    }
     ways |= {form: (lambda form=form: written(pen, images, form)) for form in LAYOUTS}
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for turn in range(repeats + 1):
@@ -116,7 +120,9 @@ def measure(pen: Pen, images: int, repeats: int) -> dict[str, Any]:
             seconds = timed(work)
             if turn:  # the first one warms up
                 taken[name].append(seconds)
-    middle = {name: [statistics.median(column) for column in zip(*values, strict=True)] for name, values in taken.items()}
+    middle = {
+        name: [statistics.median(column) for column in zip(*values, strict=True)] for name, values in taken.items()
+    }
     return {
         name: {
             "images_per_second": round(images / wall, 1),
@@ -143,18 +149,24 @@ def main() -> None:
     for path in given.models:
         dataset, variant = path.parts[-3:-1]
         generator = Generator(path, given.provider, "auto")
-        module = stages._trained(p, dataset, variant)[1].generator().eval().to(_device(generator))
+        module = load_trained(p, dataset, variant)[1].generator().eval().to(_device(generator))
         peak = peak_flops(_device(generator), getattr(torch, generator.precision)) / operations(generator, module)
         print(f"{path.parent}, {generator.device} in {generator.precision}: {peak:,.0f} images/s at the roofline")
         found = {str(size): engines(generator, module, size, given.repeats) for size in given.batch_sizes}
         for size, one in found.items():
             one["roofline_share"] = round(one["session"] / peak, 3)
-            ratios = " ".join(f"{name} {one[name]:,.0f} ({one[f'{name}_ratio']:.2f})" for name in ("compile", "session"))
-            print(f"  batch {size:>4}: images/s: eager {one['eager']:,.0f} {ratios}, {one['roofline_share']:.1%} of the roofline")
+            ratios = " ".join(
+                f"{name} {one[name]:,.0f} ({one[f'{name}_ratio']:.2f})" for name in ("compile", "session")
+            )
+            print(
+                f"  batch {size:>4}: images/s: eager {one['eager']:,.0f} {ratios}, {one['roofline_share']:.1%} of the roofline"
+            )
         generator.conditional = True  # a judge's choice is not what is measured
         formats = measure(Pen(generator, None, str(path)), given.images, given.repeats)
         for name, one in formats.items():
-            print(f"  {name:12} {one['images_per_second']:>10,.0f} images/s {one['ratio']:>8.2f} {one['cpu_ratio']:>8.2f} by processor time")
+            print(
+                f"  {name:12} {one['images_per_second']:>10,.0f} images/s {one['ratio']:>8.2f} {one['cpu_ratio']:>8.2f} by processor time"
+            )
         ran = {"device": generator.device, "precision": generator.precision}
         results[f"{dataset}/{variant}"] = {**ran, "engines": found, "formats": formats}
     if given.out:

@@ -68,10 +68,16 @@ async def asked(url: str, bodies: Sequence[Any], connections: int, seconds: floa
             number += connections
 
     started = time.monotonic()
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=connections), timeout=aiohttp.ClientTimeout(120)) as session:
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=connections), timeout=aiohttp.ClientTimeout(120)
+    ) as session:
         await asyncio.gather(*(one(session, number, started + seconds) for number in range(connections)))
     spent = time.monotonic() - started
-    return {"per_second": len(taken) / spent, "p50_ms": 1000 * statistics.median(taken), "p99_ms": 1000 * float(np.percentile(taken, 99))}
+    return {
+        "per_second": len(taken) / spent,
+        "p50_ms": 1000 * statistics.median(taken),
+        "p99_ms": 1000 * float(np.percentile(taken, 99)),
+    }
 
 
 def drawn(generator: Generator, batch: int, seconds: float) -> dict[str, float]:
@@ -94,7 +100,11 @@ with runs.resume(None, "benchmark", "peer", {}):
     print(runs.log_model(Path(sys.argv[1])))
 """
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script, str(path)], env=os.environ | store, capture_output=True, text=True, check=True
+        [sys.executable, "-W", "ignore", "-c", script, str(path)],
+        env=os.environ | store,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout.split()[-1]
 
@@ -114,17 +124,48 @@ def main() -> None:
     ours, theirs = (f"http://127.0.0.1:{port}" for port in given.ports)
     seeds = range(1000)
     questions = {
-        "api": (f"{ours}/v1/generate", [{"model": generator.dataset, "labels": [glyphs[i % len(glyphs)]], "seed": i} for i in seeds]),
-        "mlflow": (f"{theirs}/invocations", [{"dataframe_records": [{"label": glyphs[i % len(glyphs)]}], "params": {"seed": i}} for i in seeds]),
+        "api": (
+            f"{ours}/v1/generate",
+            [{"model": generator.dataset, "labels": [glyphs[i % len(glyphs)]], "seed": i} for i in seeds],
+        ),
+        "mlflow": (
+            f"{theirs}/invocations",
+            [{"dataframe_records": [{"label": glyphs[i % len(glyphs)]}], "params": {"seed": i}} for i in seeds],
+        ),
     }
     results: dict[str, list[dict[str, float]]] = {"session": [], "api": [], "mlflow": []}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         store = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}", "MLFLOW_DISABLE_TELEMETRY": "true"}
         uri = log_model(model, store)
-        serve = [sys.executable, "-m", "lekhani", "serve", "--no-page", "--model", str(model), "--port", str(given.ports[0])]
-        peer = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", uri, "--env-manager", "local", "--port", str(given.ports[1])]
-        with running(serve, f"{ours}/readyz", folder, {}), running([*peer, "--host", "127.0.0.1"], f"{theirs}/ping", folder, store):
+        serve = [
+            sys.executable,
+            "-m",
+            "lekhani",
+            "serve",
+            "--no-page",
+            "--model",
+            str(model),
+            "--port",
+            str(given.ports[0]),
+        ]
+        peer = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "models",
+            "serve",
+            "--model-uri",
+            uri,
+            "--env-manager",
+            "local",
+            "--port",
+            str(given.ports[1]),
+        ]
+        with (
+            running(serve, f"{ours}/readyz", folder, {}),
+            running([*peer, "--host", "127.0.0.1"], f"{theirs}/ping", folder, store),
+        ):
             for turn in range(TURNS + 1):
                 seconds = given.seconds if turn else 2.0  # the first one warms up
                 found = {"session": drawn(generator, given.connections, seconds)}
@@ -133,7 +174,10 @@ def main() -> None:
                 if turn:
                     for name, one in found.items():
                         results[name].append(one)
-    middle = {name: {key: round(statistics.median(turn[key] for turn in turns), 1) for key in turns[0]} for name, turns in results.items()}
+    middle = {
+        name: {key: round(statistics.median(turn[key] for turn in turns), 1) for key in turns[0]}
+        for name, turns in results.items()
+    }
     ratios = {
         "api_to_mlflow": round(middle["api"]["per_second"] / middle["mlflow"]["per_second"], 2),
         "api_to_session": round(middle["api"]["per_second"] / middle["session"]["per_second"], 3),

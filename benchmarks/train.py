@@ -61,7 +61,9 @@ def textbook_gan(variant: Any, images: Tensor, labels: Tensor) -> None:
     """The DCGAN tutorial's step; a conditional discriminator gets the labels too."""
     g, d, choice = variant.g, variant.d, variant.choice
     if not hasattr(variant, "plain"):
-        variant.plain = [torch.optim.Adam(net.parameters(), lr, choice.betas) for net, lr in ((g, choice.lr_g), (d, choice.lr_d))]
+        variant.plain = [
+            torch.optim.Adam(net.parameters(), lr, choice.betas) for net, lr in ((g, choice.lr_g), (d, choice.lr_d))
+        ]
     adam_g, adam_d = variant.plain
     look = (lambda x: d(x, labels)) if variant.conditional else d
     ones, zeros = torch.ones(len(images), device=images.device), torch.zeros(len(images), device=images.device)
@@ -117,7 +119,9 @@ def run(steps: Iterator[None], seconds: float, batch_size: int, device: torch.de
 def build(name: str, choices: params.Variants, device: torch.device) -> Variant:
     """A variant without the tricks that the textbook step has not."""
     if name == "dcgan":
-        choices = choices.model_copy(update={"dcgan": choices.dcgan.model_copy(update={"smoothing": "none", "instance_noise": 0.0})})
+        choices = choices.model_copy(
+            update={"dcgan": choices.dcgan.model_copy(update={"smoothing": "none", "instance_noise": 0.0})}
+        )
     return VARIANTS[name].build(choices, 32, 46, device)
 
 
@@ -131,7 +135,9 @@ def measure(name: str, p: params.Params, data: Any, device: torch.device, second
         part.to(memory_format=torch.contiguous_format)
     train = p.train.model_copy(update={"score_every": 0, "sample_every": 10**12})
     choice = getattr(p.variants, name)
-    session = _Session(lambda on: build(name, p.variants, on), *data, 10**9, batch_size, (choice.ema_decay, 0.0), 7, train, device)
+    session = _Session(
+        lambda on: build(name, p.variants, on), *data, 10**9, batch_size, (choice.ema_decay, 0.0), 7, train, device
+    )
     session.reporter, session.checkpoints, session.score = Silent(), None, None
     session.restore()
     loops = {"textbook": textbook(theirs, data, batch_size, device), "lekhani": ours(session)}
@@ -144,7 +150,9 @@ def measure(name: str, p: params.Params, data: Any, device: torch.device, second
             torch.set_flush_denormal(loop == "lekhani")
             speeds[loop].append(run(steps, seconds / 10, batch_size, device))
     with FlopCounterMode(display=False) as counter:
-        session.variant.step(torch.rand(batch_size, 1, 32, 32, device=device), torch.zeros(batch_size, dtype=torch.int64, device=device))
+        session.variant.step(
+            torch.rand(batch_size, 1, 32, 32, device=device), torch.zeros(batch_size, dtype=torch.int64, device=device)
+        )
     medians = {loop: statistics.median(values) for loop, values in speeds.items()}
     per_image = counter.get_total_flops() / batch_size
     return {

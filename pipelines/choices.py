@@ -90,7 +90,9 @@ def workspace(root: Path, overrides: Sequence[str]) -> Path:
 def commit_of(folder: Path) -> str:
     """The commit at which other machines do what `folder` would; raises UsageError when its graph or its code differ from that."""
     if changed := _git(folder, "status", "--porcelain", "--untracked-files=no", "--", "dvc.yaml", "src"):
-        raise UsageError(f"Other machines work at a commit, and {changed.split()[1]} differs from it; commit and push it.")
+        raise UsageError(
+            f"Other machines work at a commit, and {changed.split()[1]} differs from it; commit and push it."
+        )
     return _git(folder, "rev-parse", "HEAD")
 
 
@@ -116,14 +118,22 @@ def _apply(path: Path, overrides: Sequence[str]) -> None:
         apply_overrides(path, list(overrides))
     except DvcException as error:
         told = first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
-        raise UsageError(f"overrides: {told.rstrip('.')}; write KEY=VALUE with a key of params.yaml, such as train.seed=8.") from None
+        raise UsageError(
+            f"overrides: {told.rstrip('.')}; write KEY=VALUE with a key of params.yaml, such as train.seed=8."
+        ) from None
 
 
 def _anchored(raw: dict[str, Any], root: Path) -> list[str]:
     """Overrides that make the relative paths in params.yaml absolute, since they are meant to start in `root`."""
-    found = {f"data.{name}.{key}": data.get(key) for name, data in (raw.get("data") or {}).items() for key in ("path", "classes_csv")}
+    found = {
+        f"data.{name}.{key}": data.get(key)
+        for name, data in (raw.get("data") or {}).items()
+        for key in ("path", "classes_csv")
+    }
     found["evaluate.inception_weights"] = (raw.get("evaluate") or {}).get("inception_weights")
-    return [f"{key}='{root / path}'" for key, path in found.items() if path and not Path(path).expanduser().is_absolute()]
+    return [
+        f"{key}='{root / path}'" for key, path in found.items() if path and not Path(path).expanduser().is_absolute()
+    ]
 
 
 def _place(root: Path, name: str, choices: str) -> Path:
@@ -153,8 +163,16 @@ def _copy(root: Path, folder: Path, *names: str) -> None:
 
 def _git(folder: Path, *words: str, hint: str = "commit, or edit params.yaml instead") -> str:
     """What git says; raises UsageError where it refuses."""
-    done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})  # noqa: S607
+    done = subprocess.run(
+        ["git", "-C", str(folder), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LC_ALL": "C"},
+    )  # noqa: S607
     if done.returncode != 0:
         told = (done.stderr.strip().splitlines() or ["git failed"])[-1]
-        raise UsageError(f"Choices that differ from params.yaml and other machines need a git repository with a commit ({told}); {hint}.")
+        raise UsageError(
+            f"Choices that differ from params.yaml and other machines need a git repository with a commit ({told}); {hint}."
+        )
     return done.stdout.strip()

@@ -115,13 +115,21 @@ def failed(ended: Ended) -> State[Any]:
     if _STOPPED.is_set():
         return Cancelled(message="stopped together with the flow")
     if blocked := re.search(r"is being blocked by:\s*\(PID (\d+)\): (.+)", text):
-        return Failed(name="Busy", message=f"Process {blocked[1]} ({blocked[2]}) is working on the same files; wait for its end, or end it.")
+        return Failed(
+            name="Busy",
+            message=f"Process {blocked[1]} ({blocked[2]}) is working on the same files; wait for its end, or end it.",
+        )
     if "Unable to acquire lock" in text:
-        return Failed(name="Busy", message="Another DVC command holds this workspace's lock; wait for its end, or end it.")
+        return Failed(
+            name="Busy", message="Another DVC command holds this workspace's lock; wait for its end, or end it."
+        )
     signals = {one.value: one.name for one in signal.Signals}
     number = -ended.stage_code if ended.stage_code < 0 else ended.stage_code - 128  # a shell adds 128 to a signal
     if number in signals:
-        return Failed(name="Killed", message=f"The process was killed by {signals[number]}; when memory was short, lower `side_by_side` or sizes.")
+        return Failed(
+            name="Killed",
+            message=f"The process was killed by {signals[number]}; when memory was short, lower `side_by_side` or sizes.",
+        )
     if "MLflow at http" in ended.sentence:  # a server, which may be back soon, and no file
         return Failed(name="Unreachable", message=ended.sentence)
     return Failed(name="Invalid" if ended.stage_code == 2 else None, message=ended.sentence)
@@ -143,7 +151,10 @@ def here(flow: str, run: Callable[[], State[Any]]) -> int:
     except RuntimeError as error:
         if "API" not in str(error):
             raise
-        print(f"{flow}: {error} Check PREFECT_API_URL, or unset it for a server that lasts as long as the run.", file=sys.stderr)  # noqa: T201
+        print(
+            f"{flow}: {error} Check PREFECT_API_URL, or unset it for a server that lasts as long as the run.",
+            file=sys.stderr,
+        )  # noqa: T201
         return 1
     is_good = state.is_completed()
     print(f"{flow}: {state.message or state.name}", file=sys.stdout if is_good else sys.stderr)

@@ -35,7 +35,9 @@ def write(root: Path, dataset: str, out: str, words: list[str]) -> State[Any]:
     if ended.code:
         return failed(ended)
     with chdir(root):
-        create_markdown_artifact(readme(Store(out).read("dataset.json")), key=key("generated", re.split("[@:]", dataset)[0]))
+        create_markdown_artifact(
+            readme(Store(out).read("dataset.json")), key=key("generated", re.split("[@:]", dataset)[0])
+        )
     return Completed(message=ended.sentence)
 
 
@@ -74,7 +76,17 @@ def generate(
     words = [word for label in labels or [] for word in ("--label", label)]
     for name, value in (("each", each), ("min-confidence", min_confidence), ("truncation", truncation)):
         words += [] if value is None else [f"--{name}", str(value)]
-    words += ["--format", form, "--seed", str(seed), "--shard-size", str(shard_size), "--engine", engine, *(["--overwrite"] if overwrite else [])]
+    words += [
+        "--format",
+        form,
+        "--seed",
+        str(seed),
+        "--shard-size",
+        str(shard_size),
+        "--engine",
+        engine,
+        *(["--overwrite"] if overwrite else []),
+    ]
     with ending_commands():
         return summary([write(root.resolve(), dataset, out, words, return_state=True)])
 

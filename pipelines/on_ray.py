@@ -17,7 +17,9 @@ def runner() -> TaskRunner[Any]:
     except ImportError:
         raise UsageError("`engine` ray needs Ray: pip install 'lekhani[ray]'.") from None
     found = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # tasks are imported from this folder
-    return cast(TaskRunner[Any], RayTaskRunner(init_kwargs={"runtime_env": {"env_vars": found}, "log_to_driver": False}))
+    return cast(
+        TaskRunner[Any], RayTaskRunner(init_kwargs={"runtime_env": {"env_vars": found}, "log_to_driver": False})
+    )
 
 
 def reserving(side_by_side: int, trains: bool) -> AbstractContextManager[Any]:

@@ -42,7 +42,9 @@ def settled(folder: Path, dataset: str) -> bool:
     mine = [version.tags for version in versions if version.tags.get("model_sha256") == best["model_sha256"]]
     # `promoted_over` is written with the alias itself; the verdict alone may come from a run that was cut short in between.
     return any(
-        tags.get("gate.data_digest") == best["data_digest"] and (tags.get("gate.verdict") == "refuse" or "promoted_over" in tags) for tags in mine
+        tags.get("gate.data_digest") == best["data_digest"]
+        and (tags.get("gate.verdict") == "refuse" or "promoted_over" in tags)
+        for tags in mine
     )
 
 
@@ -51,7 +53,9 @@ def register(folder: Path, dataset: str) -> State[Any]:
     """Register the best variant of a dataset; the state is named Cached when the gate has already decided on it."""
     try:
         if settled(folder, dataset):
-            return Completed(name="Cached", message="The gate has decided on the best variant before, on the same data.")
+            return Completed(
+                name="Cached", message="The gate has decided on the best variant before, on the same data."
+            )
     except LekhaniError as error:
         return Failed(name="Unreachable", message=str(error))
     ended = command(folder, "lekhani", "register", "--dataset", dataset)
@@ -59,7 +63,14 @@ def register(folder: Path, dataset: str) -> State[Any]:
 
 
 @task(task_run_name="gate@{dataset}", **RETRIES)
-def gate(folder: Path, dataset: str, check: bool = False, version: str | None = None, force: bool = False, reason: str | None = None) -> State[Any]:
+def gate(
+    folder: Path,
+    dataset: str,
+    check: bool = False,
+    version: str | None = None,
+    force: bool = False,
+    reason: str | None = None,
+) -> State[Any]:
     """Let the gate decide on a dataset's challenger; the state is named Promoted or Refused and its message says it in a few words."""
     words = ["lekhani", "promote", "--dataset", dataset]
     words += ["--check"] if check else []
@@ -71,7 +82,9 @@ def gate(folder: Path, dataset: str, check: bool = False, version: str | None = 
         return failed(ended)
     decision = "\n".join(ended.lines[next(i for i, line in enumerate(ended.lines) if line.startswith("## ")) :])
     create_markdown_artifact(decision, key=key("gate", dataset))
-    return Completed(name="Refused" if ended.code else "Promoted", message=outcome(decision, promoted=ended.code == 0, check=check))
+    return Completed(
+        name="Refused" if ended.code else "Promoted", message=outcome(decision, promoted=ended.code == 0, check=check)
+    )
 
 
 def outcome(decision: str, promoted: bool, check: bool = False) -> str:
@@ -125,7 +138,12 @@ def main() -> int:
     parser.add_argument("--force", action="store_true", help="promote whatever the gate says; needs --reason")
     parser.add_argument("--reason", help="why, for those who read it later")
     given = parser.parse_args()
-    return here("promote", lambda: promote(given.root, given.dataset, given.check, given.version, given.force, given.reason, return_state=True))
+    return here(
+        "promote",
+        lambda: promote(
+            given.root, given.dataset, given.check, given.version, given.force, given.reason, return_state=True
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -86,9 +86,15 @@ def newer_version(folder: Path, dataset: str, data: params.Data) -> State[Any]:
     try:
         number = fetch.newer(dataset, data, folder / "data" / "raw" / dataset)
     except LekhaniError as error:
-        get_run_logger().warning("%s: what is here stays, for Kaggle does not tell whether there is a newer version. %s", dataset, error)
+        get_run_logger().warning(
+            "%s: what is here stays, for Kaggle does not tell whether there is a newer version. %s", dataset, error
+        )
         return Completed(name="Unknown", message=str(error))
-    return Completed(name="Newer", message=f"version {number}") if number else Completed(name="Cached", message="no newer version")
+    return (
+        Completed(name="Newer", message=f"version {number}")
+        if number
+        else Completed(name="Cached", message="no newer version")
+    )
 
 
 def elsewhere(needs: Graph) -> set[str]:
@@ -101,7 +107,13 @@ def elsewhere(needs: Graph) -> set[str]:
 
 
 def run_stages(
-    folder: Path, needs: Graph, due: set[str], forced: set[str], side_by_side: int, engine: Engine = "threads", workers: tuple[str, str] | None = None
+    folder: Path,
+    needs: Graph,
+    due: set[str],
+    forced: set[str],
+    side_by_side: int,
+    engine: Engine = "threads",
+    workers: tuple[str, str] | None = None,
 ) -> dict[str, State[Any]]:
     """Run every stage once all that it needs is done, and return how each ended; what needs a failed stage is left out.
 
@@ -113,9 +125,14 @@ def run_stages(
     looked_at = due | forced
     order.prepare()
     is_here = engine == "threads"  # where it is Ray that shares out cores and GPUs
-    shared, gpu_of = (threads(side_by_side), places(list(TopologicalSorter(needs).static_order()), gpus())) if is_here else ({}, {})
+    shared, gpu_of = (
+        (threads(side_by_side), places(list(TopologicalSorter(needs).static_order()), gpus())) if is_here else ({}, {})
+    )
     away, pushed = elsewhere(needs) if workers else set(), set[str]()
-    with ThreadPoolTaskRunner[Any](max_workers=side_by_side) if is_here else on_ray.runner() as runner, ending_commands():
+    with (
+        ThreadPoolTaskRunner[Any](max_workers=side_by_side) if is_here else on_ray.runner() as runner,
+        ending_commands(),
+    ):
         while order.is_active():
             for stage in order.get_ready():
                 # What follows from it as well, whoever ran it: DVC's run cache and other flows bring new outputs too.
@@ -128,7 +145,11 @@ def run_stages(
                     pushed.add(stage)
                 else:
                     environment = shared | ({"CUDA_VISIBLE_DEVICES": gpu_of[stage]} if stage in gpu_of else {})
-                    one = run_stage.with_options(tags=[f"gpu-{gpu_of[stage]}"]) if is_due and stage in gpu_of else run_stage
+                    one = (
+                        run_stage.with_options(tags=[f"gpu-{gpu_of[stage]}"])
+                        if is_due and stage in gpu_of
+                        else run_stage
+                    )
                     asked = {"is_due": is_due, "force": stage in forced, "environment": environment}
                 with nullcontext() if is_here else on_ray.reserving(side_by_side, stage.split("@")[0] in TRAINING):
                     running[runner.submit(one, {"folder": folder, "stage": stage, **asked})] = stage
@@ -187,11 +208,19 @@ def retrain(
     except (LekhaniError, params.ParamsError, DvcException) as error:
         return Failed(message=first_line(error), data=error)
     except OSError as error:
-        return Failed(message=f"DVC cannot work in {root}: {error.strerror or error}; free space or check permissions, then run again.")
+        return Failed(
+            message=f"DVC cannot work in {root}: {error.strerror or error}; free space or check permissions, then run again."
+        )
     if folder != root:
-        get_run_logger().info("These choices differ from params.yaml, so they have a workspace of their own: %s", folder)
+        get_run_logger().info(
+            "These choices differ from params.yaml, so they have a workspace of their own: %s", folder
+        )
     kaggle = [name for name, data in p.data.items() if data.source == "kaggle"]
-    forced = {f"fetch@{name}" for name in kaggle if newer_version(folder, name, p.data[name], return_state=True).name == "Newer"}
+    forced = {
+        f"fetch@{name}"
+        for name in kaggle
+        if newer_version(folder, name, p.data[name], return_state=True).name == "Newer"
+    }
     try:
         states = run_stages(folder, needs, due, forced, side_by_side, engine, workers)
     except UsageError as error:
@@ -202,7 +231,9 @@ def retrain(
                 publish_validation(folder, stage.removeprefix("validate@"))
         return told(states, len(needs))
     publish(folder, p)
-    return told(states, len(needs), registry(folder, p, promote) if register_best and p.tracking.backend == "mlflow" else [])
+    return told(
+        states, len(needs), registry(folder, p, promote) if register_best and p.tracking.backend == "mlflow" else []
+    )
 
 
 def registry(folder: Path, p: params.Params, promote: bool) -> list[State[Any]]:
@@ -241,15 +272,36 @@ def main() -> int:
     parser.add_argument("--dataset", action="append", help="repeat for several")
     parser.add_argument("--variant", action="append", help="repeat for several")
     parser.add_argument("--source", help="where the raw files come from")
-    parser.add_argument("-S", "--set", action="append", metavar="KEY=VALUE", help="as for `dvc exp run -S`; repeat for several")
+    parser.add_argument(
+        "-S", "--set", action="append", metavar="KEY=VALUE", help="as for `dvc exp run -S`; repeat for several"
+    )
     parser.add_argument("--no-register", action="store_true", help="leave the MLflow registry as it is")
     parser.add_argument("--no-promote", action="store_true", help="register, but do not ask the gate")
-    parser.add_argument("--side-by-side", type=int, default=2, metavar="N", help="how many stages may run at a time (2)")
+    parser.add_argument(
+        "--side-by-side", type=int, default=2, metavar="N", help="how many stages may run at a time (2)"
+    )
     parser.add_argument("--engine", default="threads", help="threads, or ray for the cluster of RAY_ADDRESS")
-    parser.add_argument("--stage-deployment", metavar="FLOW/NAME", help="have workers run the stages that take long, such as stage/worker")
+    parser.add_argument(
+        "--stage-deployment",
+        metavar="FLOW/NAME",
+        help="have workers run the stages that take long, such as stage/worker",
+    )
     given = parser.parse_args()
-    choices = given.profile, given.dataset, given.variant, given.source, given.set, not given.no_register, not given.no_promote
-    return here("retrain", lambda: retrain(given.root, *choices, given.side_by_side, given.engine, given.stage_deployment, return_state=True))
+    choices = (
+        given.profile,
+        given.dataset,
+        given.variant,
+        given.source,
+        given.set,
+        not given.no_register,
+        not given.no_promote,
+    )
+    return here(
+        "retrain",
+        lambda: retrain(
+            given.root, *choices, given.side_by_side, given.engine, given.stage_deployment, return_state=True
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -37,7 +37,12 @@ Entries = Mapping[str, Any]  # of dvc.lock, by the name of a stage
 
 @task(task_run_name="{stage}", **RETRIES)
 def run_stage(
-    folder: Path, stage: str, is_due: bool = True, force: bool = False, pull: bool = False, environment: Mapping[str, str] | None = None
+    folder: Path,
+    stage: str,
+    is_due: bool = True,
+    force: bool = False,
+    pull: bool = False,
+    environment: Mapping[str, str] | None = None,
 ) -> State[Any]:
     """Bring one stage up to date; the state is named Cached when DVC has nothing to run. A stage that is not due is not looked at."""
     if not is_due:
@@ -47,14 +52,20 @@ def run_stage(
     if ended.code:
         state = failed(ended)
         # The server of a dataset may be back soon. Wrong use, such as a slug that does not exist, ends with 2.
-        return Failed(name="Unreachable", message=state.message) if stage.startswith("fetch@") and ended.stage_code == 1 else state
+        return (
+            Failed(name="Unreachable", message=state.message)
+            if stage.startswith("fetch@") and ended.stage_code == 1
+            else state
+        )
     if f"Running stage '{stage}':" not in ended.lines:
         return Completed(name="Cached", message="DVC found nothing to run")
     return Completed(message=RUN)
 
 
 @task(task_run_name="{stage}", **RETRIES)
-def hand_over(folder: Path, stage: str, needs: Sequence[str], made_here: Sequence[str], commit: str, deployment: str) -> State[Any]:
+def hand_over(
+    folder: Path, stage: str, needs: Sequence[str], made_here: Sequence[str], commit: str, deployment: str
+) -> State[Any]:
     """Have a worker of a deployment run a stage, and bring its outputs here; `made_here` are those of `needs` that no worker has pushed."""
     if made_here and (ended := command(folder, "dvc", "--wait-for-lock", "push", *made_here)).code:
         return failed(ended)
@@ -68,7 +79,10 @@ def hand_over(folder: Path, stage: str, needs: Sequence[str], made_here: Sequenc
     try:
         state, made = at_worker(deployment, asked)
     except ObjectNotFound:
-        return Failed(name="Invalid", message=f"There is no deployment {deployment!r}; `prefect deploy --all` makes those of prefect.yaml.")
+        return Failed(
+            name="Invalid",
+            message=f"There is no deployment {deployment!r}; `prefect deploy --all` makes those of prefect.yaml.",
+        )
     except HTTPError as error:
         return Failed(name="Unreachable", message=f"Prefect's server does not answer: {first_line(error)}")
     if state.is_crashed():
@@ -77,7 +91,11 @@ def hand_over(folder: Path, stage: str, needs: Sequence[str], made_here: Sequenc
         return state if state.name == "Stopped" else Failed(message=f"{state.message} (on a worker)")
     record(folder, made)
     ended = command(folder, "dvc", "--wait-for-lock", "pull", "--force", stage)
-    return failed(ended) if ended.code else Completed(name=None if state.message == RUN else "Cached", message=state.message)
+    return (
+        failed(ended)
+        if ended.code
+        else Completed(name=None if state.message == RUN else "Cached", message=state.message)
+    )
 
 
 def at_worker(deployment: str, asked: Mapping[str, Any]) -> tuple[State[Any], Entries]:
@@ -85,7 +103,12 @@ def at_worker(deployment: str, asked: Mapping[str, Any]) -> tuple[State[Any], En
     with get_client(sync_client=True) as client:
         for lost in count():  # after a lost worker a try of this task starts another run; after anything else it finds the one that is going
             key = f"{task_run.id}-{lost}"
-            run = cast(FlowRun, run_deployment(deployment, parameters=dict(asked), flow_run_name=asked["stage"], timeout=0, idempotency_key=key))
+            run = cast(
+                FlowRun,
+                run_deployment(
+                    deployment, parameters=dict(asked), flow_run_name=asked["stage"], timeout=0, idempotency_key=key
+                ),
+            )
             if not (run.state and run.state.is_crashed()):
                 break
         while not ((state := client.read_flow_run(run.id).state) and state.is_final()):
@@ -93,11 +116,17 @@ def at_worker(deployment: str, asked: Mapping[str, Any]) -> tuple[State[Any], En
                 client.set_flow_run_state(run.id, Cancelling())
                 return Cancelled(name="Stopped", message="stopped together with the flow"), {}
         wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]), key=ArtifactFilterKey(any_=[LOCK]))
-        return state, {name: entry for made in client.read_artifacts(artifact_filter=wanted) for name, entry in json.loads(str(made.data)).items()}
+        return state, {
+            name: entry
+            for made in client.read_artifacts(artifact_filter=wanted)
+            for name, entry in json.loads(str(made.data)).items()
+        }
 
 
 @flow(name="stage")
-def stage(stage: str, needs: list[str], commit: str, params_yaml: str, lock: dict[str, Any], root: Path = ROOT) -> State[Any]:
+def stage(
+    stage: str, needs: list[str], commit: str, params_yaml: str, lock: dict[str, Any], root: Path = ROOT
+) -> State[Any]:
     """Run one stage in a clone of the project, for a `retrain` on another machine, which starts this flow by itself.
 
     Args:
@@ -116,7 +145,9 @@ def stage(stage: str, needs: list[str], commit: str, params_yaml: str, lock: dic
     except (LekhaniError, params.ParamsError, DvcException) as error:
         return Failed(message=first_line(error))
     get_run_logger().info("Working in %s", folder)
-    code = os.pathsep.join(filter(None, [str(folder / "src"), os.environ.get("PYTHONPATH")]))  # that of the commit, where it has any
+    code = os.pathsep.join(
+        filter(None, [str(folder / "src"), os.environ.get("PYTHONPATH")])
+    )  # that of the commit, where it has any
     with ending_commands():
         # What is there already may be of another run: `repro --pull` would fetch only what is missing.
         if needs and (ended := command(folder, "dvc", "--wait-for-lock", "pull", "--force", *needs)).code:
@@ -149,4 +180,6 @@ def record(folder: Path, found: Entries) -> None:
 def needs_server(p: params.Params) -> None:
     """Raise UsageError unless machines that share no folder have an MLflow server in common."""
     if p.tracking.backend == "mlflow" and not os.environ.get("MLFLOW_TRACKING_URI"):
-        raise UsageError("Stages on several machines need one MLflow server: set MLFLOW_TRACKING_URI on each, or tracking.backend=none.")
+        raise UsageError(
+            "Stages on several machines need one MLflow server: set MLFLOW_TRACKING_URI on each, or tracking.backend=none."
+        )

@@ -25,15 +25,36 @@ class Cluster:
     def worker(self, name: str) -> AbstractContextManager[int]:
         """A worker in the clone of this name, one stage at a time; the block gets its pid."""
         space = self.clones[name]
-        command = [f"{SCRIPTS}/prefect", "worker", "start", "--pool", "lekhani", "--work-queue", "stages", "--limit", "1", "--name", name]
+        command = [
+            f"{SCRIPTS}/prefect",
+            "worker",
+            "start",
+            "--pool",
+            "lekhani",
+            "--work-queue",
+            "stages",
+            "--limit",
+            "1",
+            "--name",
+            name,
+        ]
         log = space.path.parent / f"{name}.log"
         return running(command, lambda: True, log, end=signal.SIGTERM, cwd=space.path.parent, env=space.environment)
 
     def retrain(self, *words: str) -> "subprocess.Popen[str]":
         """Start the coordinator's flow, which registers nothing."""
-        command = [sys.executable, "pipelines/retrain.py", "--no-register", "--stage-deployment", "stage/worker", *words]
+        command = [
+            sys.executable,
+            "pipelines/retrain.py",
+            "--no-register",
+            "--stage-deployment",
+            "stage/worker",
+            *words,
+        ]
         space = self.coordinator
-        return subprocess.Popen(command, cwd=space.path, env=space.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen(
+            command, cwd=space.path, env=space.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
 
     def stage_runs(self) -> list[dict[str, Any]]:
         """The runs of the flow `stage`, the latest first, each with the name of its clone under "where"."""
@@ -41,7 +62,9 @@ class Cluster:
         for run in runs:
             lines = self.prefect.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200})
             told = [line["message"] for line in lines if line["message"].startswith("Working in ")]
-            run["where"] = Path(told[0].split()[-1]).relative_to(self.coordinator.path.parent).parts[0] if told else None
+            run["where"] = (
+                Path(told[0].split()[-1]).relative_to(self.coordinator.path.parent).parts[0] if told else None
+            )
         return runs  # type: ignore[no-any-return]
 
 
@@ -66,7 +89,10 @@ def cluster(project: Workspace, names: tuple[str, ...], **environment: str) -> I
     for name, space in {"project": project, **clones}.items():
         prefect.join(space)
         space.environment |= {"OMP_NUM_THREADS": "1", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30", **environment}
-        space.environment |= {"DVC_SITE_CACHE_DIR": str(folder / f"{name}-site"), "PREFECT_HOME": str(folder / f"{name}-prefect")}
+        space.environment |= {
+            "DVC_SITE_CACHE_DIR": str(folder / f"{name}-site"),
+            "PREFECT_HOME": str(folder / f"{name}-prefect"),
+        }
         if space is not project:  # where it is deployed the variable would become the path of that machine
             space.environment["LEKHANI_CLONE"] = str(space.path)
     with prefect.serving(project):

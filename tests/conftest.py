@@ -45,7 +45,12 @@ def toy_generator() -> ToyGenerator:
     """
 
     def build(
-        path: Path, *, conditional: bool = True, classes: tuple[GlyphClass, ...] = MNIST[:3], size: int = 4, metadata: Metadata | None = None
+        path: Path,
+        *,
+        conditional: bool = True,
+        classes: tuple[GlyphClass, ...] = MNIST[:3],
+        size: int = 4,
+        metadata: Metadata | None = None,
     ) -> Path:
         import onnx
         from onnx import TensorProto, helper

@@ -82,7 +82,14 @@ def _chosen(count: int) -> list[onnx.NodeProto]:
     ]
 
 
-def _fed(source: Path, target: Path, name: str, nodes: list[onnx.NodeProto], constants: dict[str, npt.NDArray[Any]], **metadata: str) -> Path:
+def _fed(
+    source: Path,
+    target: Path,
+    name: str,
+    nodes: list[onnx.NodeProto],
+    constants: dict[str, npt.NDArray[Any]],
+    **metadata: str,
+) -> Path:
     """Let the network read `<name>_given`, which `nodes` compute, where it read its input `name`."""
     model = onnx.load(source)
     for node in model.graph.node:

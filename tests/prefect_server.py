@@ -34,18 +34,24 @@ class Prefect:
         environment.setdefault("PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS", "3")
         command = [f"{SCRIPTS}/prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
         log = self.folder / "server.log"
-        with running(command, lambda: answers(f"{self.url}/health"), log, end=signal.SIGTERM, cwd=self.folder, env=environment):
+        with running(
+            command, lambda: answers(f"{self.url}/health"), log, end=signal.SIGTERM, cwd=self.folder, env=environment
+        ):
             yield
 
     def worker(self, space: Workspace) -> AbstractContextManager[int]:
         """A worker in a workspace, whose process group has the number that the block gets."""
         command = [f"{SCRIPTS}/prefect", "worker", "start", "--pool", "lekhani", "--work-queue", "default"]
-        return running(command, lambda: True, self.folder / "worker.log", end=signal.SIGTERM, cwd=space.path, env=space.environment)
+        return running(
+            command, lambda: True, self.folder / "worker.log", end=signal.SIGTERM, cwd=space.path, env=space.environment
+        )
 
     def ask(self, path: str, body: Any = None, method: str | None = None) -> Any:
         """Ask the server's API: POST what there is to post, else GET."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}/{path}", data, {"Content-Type": "application/json"}, method=method)
+        request = urllib.request.Request(
+            f"{self.url}/{path}", data, {"Content-Type": "application/json"}, method=method
+        )
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.loads(answer.read() or "null")
 

@@ -30,7 +30,9 @@ def shape(glyph: str, size: int, dataset: str) -> Floats:
     ImageDraw.Draw(picture).text((60, 60), "ष" if glyph == "क्ष" else glyph, 255, font)
     ink = np.asarray(picture.crop(picture.getbbox()), np.float32) / 255
     scale = (20 / 28 if dataset == "mnist" else 28 / 32) * size / max(ink.shape)
-    small = np.asarray(Image.fromarray(ink).resize([max(round(side * scale), 1) for side in ink.shape[::-1]], Image.Resampling.LANCZOS))
+    small = np.asarray(
+        Image.fromarray(ink).resize([max(round(side * scale), 1) for side in ink.shape[::-1]], Image.Resampling.LANCZOS)
+    )
     frame = np.zeros((size, size), np.float32)
     top, left = ((size - side) // 2 for side in small.shape)
     frame[top : top + small.shape[0], left : left + small.shape[1]] = np.clip(small, 0, 1)
@@ -71,7 +73,12 @@ class Eye:
 
     def __init__(self, dataset: str = "devanagari") -> None:
         made = Scribe(dataset)
-        self.dataset, self.classes, self.image_size, self.sha256 = dataset, made.classes, made.image_size, made.sha256[::-1]
+        self.dataset, self.classes, self.image_size, self.sha256 = (
+            dataset,
+            made.classes,
+            made.image_size,
+            made.sha256[::-1],
+        )
         known = np.stack([shape(c.glyph, self.image_size, dataset) for c in self.classes])
         moved = [np.roll(known, (down, across), (1, 2)) for down in (-1, 0, 1) for across in (-1, 0, 1)]
         self.known = _unit(np.stack(moved))

@@ -46,7 +46,14 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def running(command: Sequence[str], ready: Callable[[], bool], log: Path, *, end: signal.Signals = signal.SIGKILL, **process: Any) -> Iterator[int]:
+def running(
+    command: Sequence[str],
+    ready: Callable[[], bool],
+    log: Path,
+    *,
+    end: signal.Signals = signal.SIGKILL,
+    **process: Any,
+) -> Iterator[int]:
     """Start a server in a process group of its own, wait until it is `ready` and give its pid; `process` goes to Popen, what it says to `log`.
 
     When the block ends, the group gets the signal `end`, and what is left of it after 20 seconds is killed. A server outlives tests that
@@ -54,7 +61,9 @@ def running(command: Sequence[str], ready: Callable[[], bool], log: Path, *, end
     """
     bounded = ["timeout", "--kill-after=20", "3600", *command]
     with log.open("a") as told:
-        server = subprocess.Popen(bounded, stdin=subprocess.DEVNULL, stdout=told, stderr=told, start_new_session=True, **process)
+        server = subprocess.Popen(
+            bounded, stdin=subprocess.DEVNULL, stdout=told, stderr=told, start_new_session=True, **process
+        )
     try:
         deadline = time.monotonic() + 240
         while not ready():
@@ -72,10 +81,16 @@ def running(command: Sequence[str], ready: Callable[[], bool], log: Path, *, end
 
 
 @contextmanager
-def mlflow_server(folder: Path, port: int, store: str, artifacts: str, environment: Mapping[str, str] | None = None) -> Iterator[int]:
+def mlflow_server(
+    folder: Path, port: int, store: str, artifacts: str, environment: Mapping[str, str] | None = None
+) -> Iterator[int]:
     """MLflow's server over a database and a place for artifacts, with the variables in `environment`; its log lies in `folder`."""
     others = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "AWS_"))}
-    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", **(environment or {})}
+    settings = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        **(environment or {}),
+    }
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", store, "--artifacts-destination", artifacts]
     health = f"http://127.0.0.1:{port}/health"
@@ -95,7 +110,9 @@ def s3(bucket: str) -> Iterator[str]:
     try:
         host, port = server.get_host_and_port()
         address = f"http://{host}:{port}"
-        client = boto3.client("s3", endpoint_url=address, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test")
+        client = boto3.client(
+            "s3", endpoint_url=address, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test"
+        )
         client.create_bucket(Bucket=bucket)
         yield address
     finally:

@@ -62,7 +62,11 @@ def tarred(members: Mapping[str, bytes], mode: str = "w:gz") -> bytes:
 
 def idx(array: Array) -> bytes:
     """Images or labels as MNIST's files hold them."""
-    return struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape) + array.astype(np.uint8).tobytes()
+    return (
+        struct.pack(">HBB", 0, 8, array.ndim)
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.astype(np.uint8).tobytes()
+    )
 
 
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str] | None = None, delimiter: str = ",") -> bytes:

@@ -60,7 +60,9 @@ class Handler(BaseHTTPRequestHandler):
 
 def status(code: int, **headers: str) -> Fault:
     """Answer with an error as Kaggle words it."""
-    return lambda handler, _: handler.tell({"code": code, "message": f"trouble with {TOKEN} and {SIGNATURE}"}, code, **headers)
+    return lambda handler, _: handler.tell(
+        {"code": code, "message": f"trouble with {TOKEN} and {SIGNATURE}"}, code, **headers
+    )
 
 
 def hidden_status(code: int) -> Fault:
@@ -135,7 +137,13 @@ class KaggleSite(Site):
             slug, version = "/".join(kind[1:3]), int(kind[3])
             content = self.archives[slug, version]
             if not self.fault("storage", handler, content):
-                handler.answer(200, content, "application/zip", Accept_Ranges="bytes", Last_Modified="Wed, 01 Jan 2020 00:00:00 GMT")
+                handler.answer(
+                    200,
+                    content,
+                    "application/zip",
+                    Accept_Ranges="bytes",
+                    Last_Modified="Wed, 01 Jan 2020 00:00:00 GMT",
+                )
             return
         if self.fault(kind[-1], handler):
             return
@@ -238,14 +246,20 @@ def made(layout: str) -> bytes:
     if layout == "mnist-idx":
         members = {}
         for prefix, count in (("train", 40), ("t10k", 20)):
-            members[f"{prefix}-images.idx3-ubyte"] = struct.pack(">IIII", 0x803, count, 28, 28) + glyphs(count, 28).tobytes()
-            members[f"{prefix}-labels.idx1-ubyte"] = struct.pack(">II", 0x801, count) + (np.arange(count) % 10).astype(np.uint8).tobytes()
+            members[f"{prefix}-images.idx3-ubyte"] = (
+                struct.pack(">IIII", 0x803, count, 28, 28) + glyphs(count, 28).tobytes()
+            )
+            members[f"{prefix}-labels.idx1-ubyte"] = (
+                struct.pack(">II", 0x801, count) + (np.arange(count) % 10).astype(np.uint8).tobytes()
+            )
         return packed(members)
     names = [DEVANAGARI[label].name for label in (0, 9, 45)]
     if layout == "dhcd-csv":
         rows = [",".join([f"pixel_{i:04d}" for i in range(1024)] + ["character"])]
         words = ("character_01_ka", "character_10_yna", "digit_9")
-        rows += [",".join(map(str, image.ravel().tolist())) + f",{words[i % 3]}" for i, image in enumerate(glyphs(60, 32))]
+        rows += [
+            ",".join(map(str, image.ravel().tolist())) + f",{words[i % 3]}" for i, image in enumerate(glyphs(60, 32))
+        ]
         return packed({"data.csv": "\n".join(rows).encode() + b"\n"})
     members = {}
     for split, count in (("Train", 42), ("Test", 18)):
@@ -269,6 +283,11 @@ def real(layout: str, folder: Path) -> bytes | None:
 def arff(images: np.ndarray, words: list[str], target: str = "character") -> tuple[bytes, list[tuple[str, str]]]:
     """Images uint8 [N,H,W] as OpenML stores them, and the columns' names and types."""
     names = [f"pixel_{i:04d}" for i in range(images[0].size)]
-    head = ["@RELATION glyphs", *(f"@ATTRIBUTE {name} REAL" for name in names), f"@ATTRIBUTE {target} {{{','.join(sorted(set(words)))}}}", "@DATA"]
+    head = [
+        "@RELATION glyphs",
+        *(f"@ATTRIBUTE {name} REAL" for name in names),
+        f"@ATTRIBUTE {target} {{{','.join(sorted(set(words)))}}}",
+        "@DATA",
+    ]
     rows = [",".join(map(str, image.ravel().tolist())) + f",{word}" for image, word in zip(images, words, strict=True)]
     return "\n".join([*head, *rows]).encode() + b"\n", [*((name, "numeric") for name in names), (target, "nominal")]

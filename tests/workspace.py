@@ -19,7 +19,11 @@ class Workspace:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "PREFECT_", "DVC_", "AWS_"))}
+        self.environment = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("MLFLOW_", "PREFECT_", "DVC_", "AWS_"))
+        }
         self.environment |= {
             "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
             "DVC_NO_ANALYTICS": "1",
@@ -55,14 +59,21 @@ class Workspace:
         quick["usefulness"] |= {"images_seen": 64, "seeds": 2}
         params["usefulness"]["shares"] = [1.0]
         params["pipeline"] = {"variants": ["flow_matching"], "students": []}
-        params["gate"] |= {"max_fid_ratio": 1e9, "min_recall_ratio": 0.0, "max_near_copies_excess": 0.99, "max_train_excess_deviations": 1e9}
+        params["gate"] |= {
+            "max_fid_ratio": 1e9,
+            "min_recall_ratio": 0.0,
+            "max_near_copies_excess": 0.99,
+            "max_train_excess_deviations": 1e9,
+        }
         params["gate"] |= {"min_usefulness_ratio": 0.0, "max_latency_ms": 1e5, "max_collapsed_classes": 10}
         quick["gate"] = {"min_label_agreement": 0.0, "min_label_agreement_second": 0.0}
         self.write_params(params)
 
     def run(self, *words: str, code: int = 0) -> str:
         """Run a command to its end, check its exit code and return stdout and stderr."""
-        done = subprocess.run(words, cwd=self.path, env=self.environment, capture_output=True, text=True, timeout=500, check=False)
+        done = subprocess.run(
+            words, cwd=self.path, env=self.environment, capture_output=True, text=True, timeout=500, check=False
+        )
         assert done.returncode == code, f"{words} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
 

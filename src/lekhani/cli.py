@@ -23,11 +23,20 @@ Dataset = Annotated[str, typer.Option("--dataset", "-d", help="A dataset describ
 Variant = Annotated[str, typer.Option("--variant", "-v", help="A variant listed under `variants` in params.yaml.")]
 WANTED = "WHAT=COUNT, where WHAT is a glyph, a class name or a label number; repeat."
 Wanted = Annotated[list[str] | None, typer.Option("--label", "-l", help=WANTED)]
-Datasets = Annotated[list[str] | None, typer.Option("--dataset", "-d", help="Repeat for several; all of params.yaml when left out.")]
+Datasets = Annotated[
+    list[str] | None, typer.Option("--dataset", "-d", help="Repeat for several; all of params.yaml when left out.")
+]
 Reason = Annotated[str | None, typer.Option("--reason", help="Why, for those who read it later.")]
-Registered = Annotated[str, typer.Option("--dataset", "-d", help="Whose registered generator to use: D, D@ALIAS or D:VERSION.")]
-Model = Annotated[Path | None, typer.Option("--model", "-m", help="An exported generator.onnx instead of the registered one.")]
-Judge = Annotated[Path | None, typer.Option("--judge", help="judge.onnx, needed by --model to filter, or when the generator takes no label.")]
+Registered = Annotated[
+    str, typer.Option("--dataset", "-d", help="Whose registered generator to use: D, D@ALIAS or D:VERSION.")
+]
+Model = Annotated[
+    Path | None, typer.Option("--model", "-m", help="An exported generator.onnx instead of the registered one.")
+]
+Judge = Annotated[
+    Path | None,
+    typer.Option("--judge", help="judge.onnx, needed by --model to filter, or when the generator takes no label."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out when it exists.")]
 
 
@@ -44,7 +53,9 @@ def _version(show: bool) -> None:
 @app.callback()
 def options(
     params: Annotated[Path, typer.Option("--params", "-p", help="The params file.")] = Path("params.yaml"),
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Options before the command."""
     _State.params_file = params
@@ -66,111 +77,124 @@ def _params(dataset: str | None = None, variant: str | None = None) -> "Params":
 @app.command(rich_help_panel=STAGES)
 def fetch(dataset: Dataset) -> None:
     """Bring a dataset's raw files to data/raw/."""
-    from lekhani import stages
+    from lekhani.stages import data
 
-    stages.fetch(_params(dataset), dataset)
+    data.fetch(_params(dataset), dataset)
 
 
 @app.command(rich_help_panel=STAGES)
 def prepare(dataset: Dataset) -> None:
     """Bring raw files into the one prepared form."""
-    from lekhani import stages
+    from lekhani.stages import data
 
-    stages.prepare(_params(dataset), dataset)
+    data.prepare(_params(dataset), dataset)
 
 
 @app.command(rich_help_panel=STAGES)
 def validate(dataset: Dataset) -> None:
     """Check prepared data; a failed check ends with exit code 1."""
-    from lekhani import stages
+    from lekhani.stages import data
 
-    stages.validate(_params(dataset), dataset)
+    data.validate(_params(dataset), dataset)
 
 
 @app.command(rich_help_panel=STAGES)
 def judge(dataset: Dataset) -> None:
     """Train the classifier that measures every variant."""
-    from lekhani import stages
+    from lekhani.stages import judge
 
-    stages.judge(_params(dataset), dataset)
+    judge.judge(_params(dataset), dataset)
 
 
 @app.command(rich_help_panel=STAGES)
 def train(dataset: Dataset, variant: Variant) -> None:
     """Train one variant on one dataset."""
-    from lekhani import stages
+    from lekhani.stages import train
 
-    stages.train(_params(dataset, variant), dataset, variant)
+    train.train(_params(dataset, variant), dataset, variant)
 
 
 @app.command(rich_help_panel=STAGES)
 def export(dataset: Dataset, variant: Variant) -> None:
     """Export a trained generator to ONNX and prove parity."""
-    from lekhani import stages
+    from lekhani.stages import train
 
-    stages.export(_params(dataset, variant), dataset, variant)
+    train.export(_params(dataset, variant), dataset, variant)
 
 
 @app.command(rich_help_panel=STAGES)
 def baseline(dataset: Dataset) -> None:
     """Train OCR models on real images alone, to hold `usefulness` against."""
-    from lekhani import stages
+    from lekhani.stages import evaluate
 
-    stages.baseline(_params(dataset), dataset)
+    evaluate.baseline(_params(dataset), dataset)
 
 
 @app.command(rich_help_panel=STAGES)
 def usefulness(dataset: Dataset, variant: Variant) -> None:
     """Train OCR models on generated images, alone and beside real ones."""
-    from lekhani import stages
+    from lekhani.stages import evaluate
 
-    stages.usefulness(_params(dataset, variant), dataset, variant)
+    evaluate.usefulness(_params(dataset, variant), dataset, variant)
 
 
 @app.command(rich_help_panel=STAGES)
 def evaluate(dataset: Dataset, variant: Variant) -> None:
     """Score an exported generator."""
-    from lekhani import stages
+    from lekhani.stages import evaluate
 
-    stages.evaluate(_params(dataset, variant), dataset, variant)
+    evaluate.evaluate(_params(dataset, variant), dataset, variant)
 
 
 @app.command(rich_help_panel=STAGES)
 def compare(
     repeats: Annotated[
-        bool, typer.Option("--repeats", help="Pool the training seeds of DVC experiments, and write to reports/repeats/.", show_default=False)
+        bool,
+        typer.Option(
+            "--repeats",
+            help="Pool the training seeds of DVC experiments, and write to reports/repeats/.",
+            show_default=False,
+        ),
     ] = False,
 ) -> None:
     """Write the leaderboard from all scorecards."""
-    from lekhani import stages
+    from lekhani.stages import evaluate
 
-    stages.compare(_params(), repeats)
+    evaluate.compare(_params(), repeats)
 
 
 @app.command(rich_help_panel=REGISTRY)
 def register(
     dataset: Datasets = None,
-    variant: Annotated[str | None, typer.Option("--variant", "-v", help="This one instead of the leaderboard's best.")] = None,
+    variant: Annotated[
+        str | None, typer.Option("--variant", "-v", help="This one instead of the leaderboard's best.")
+    ] = None,
 ) -> None:
     """Register the best variant of each dataset in MLflow as lekhani-<dataset>, alias challenger."""
-    from lekhani import stages
+    from lekhani.stages import promote
 
     choices = _params(variant=variant)
     for name in dataset or choices.data:
-        typer.echo(stages.register(choices, name, variant))
+        typer.echo(promote.register(choices, name, variant))
 
 
 @app.command(rich_help_panel=REGISTRY)
 def promote(
     dataset: Datasets = None,
-    version: Annotated[str | None, typer.Option("--version", metavar="N", help="This version instead of the challenger.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Only decide: exit code 0 would promote, 3 refuses.", show_default=False)] = False,
-    force: Annotated[bool, typer.Option("--force", help="Promote whatever the gate says; needs --reason.", show_default=False)] = False,
+    version: Annotated[
+        str | None, typer.Option("--version", metavar="N", help="This version instead of the challenger.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only decide: exit code 0 would promote, 3 refuses.", show_default=False)
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote whatever the gate says; needs --reason.", show_default=False)
+    ] = False,
     reason: Reason = None,
 ) -> None:
     """Make the challenger champion if the gate lets it through; exit code 3 when it does not."""
-    from lekhani import stages
     from lekhani.errors import UsageError
+    from lekhani.stages import promote
 
     choices = _params()
     names = dataset or list(choices.data)
@@ -181,7 +205,7 @@ def promote(
     verdicts = []
     for name in names:
         choices.dataset(name)
-        promoted, table = stages.promote(choices, name, version, check, force, reason)
+        promoted, table = promote.promote(choices, name, version, check, force, reason)
         typer.echo(table)
         verdicts.append(promoted)
     if not all(verdicts):
@@ -191,15 +215,19 @@ def promote(
 @app.command(rich_help_panel=REGISTRY)
 def rollback(dataset: Dataset, reason: Reason = None) -> None:
     """Give the alias champion back to the version that had it before."""
-    from lekhani import stages
+    from lekhani.stages import promote
 
-    typer.echo(stages.rollback(_params(dataset), dataset, reason))
+    typer.echo(promote.rollback(_params(dataset), dataset, reason))
 
 
 @app.command(rich_help_panel=REGISTRY)
 def lineage(
-    model: Annotated[str | None, typer.Argument(help="lekhani-D, lekhani-D@ALIAS or lekhani-D:VERSION.", show_default=False)] = None,
-    data: Annotated[str | None, typer.Option("--data", metavar="DIGEST", help="Which versions were trained on these prepared data.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="lekhani-D, lekhani-D@ALIAS or lekhani-D:VERSION.", show_default=False)
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="DIGEST", help="Which versions were trained on these prepared data.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", show_default=False)] = False,
 ) -> None:
     """Say what a registered model was made from: run, commit, dvc.lock, prepared data, raw archive."""
@@ -209,7 +237,9 @@ def lineage(
     from lekhani.registry import lineage as lines
 
     if (model is None) == (data is None):
-        raise UsageError("Name either a registered model, such as lekhani-devanagari@champion, or the digest of prepared data with --data.")
+        raise UsageError(
+            "Name either a registered model, such as lekhani-devanagari@champion, or the digest of prepared data with --data."
+        )
     found = lines.trace(model) if model is not None else lines.trained_on(data or "")
     typer.echo(json.dumps(lines.as_dict(found), indent=2, ensure_ascii=False) if as_json else lines.text(found))
 
@@ -218,48 +248,86 @@ def lineage(
 def generate(
     out: Annotated[str, typer.Option("--out", "-o", help="A new folder, or an address such as s3://bucket/folder.")],
     label: Wanted = None,
-    each: Annotated[int | None, typer.Option("--each", min=1, help="So many of every class that --label does not name.")] = None,
-    total: Annotated[int | None, typer.Option("--total", min=1, help="So many in all; what --label leaves is spread over the other classes.")] = None,
-    from_csv: Annotated[Path | None, typer.Option("--from-csv", help="A CSV file with the columns label and, if wanted, count.")] = None,
+    each: Annotated[
+        int | None, typer.Option("--each", min=1, help="So many of every class that --label does not name.")
+    ] = None,
+    total: Annotated[
+        int | None,
+        typer.Option("--total", min=1, help="So many in all; what --label leaves is spread over the other classes."),
+    ] = None,
+    from_csv: Annotated[
+        Path | None, typer.Option("--from-csv", help="A CSV file with the columns label and, if wanted, count.")
+    ] = None,
     dataset: Registered = "devanagari",
     model: Model = None,
     judge: Judge = None,
-    style: Annotated[Literal["png", "parquet", "webdataset", "idx", "npz"], typer.Option("--format", "-f", help="What to write.")] = "png",
+    style: Annotated[
+        Literal["png", "parquet", "webdataset", "idx", "npz"], typer.Option("--format", "-f", help="What to write.")
+    ] = "png",
     seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Same seed, same pictures.")] = 0,
     min_confidence: Annotated[
-        float | None, typer.Option("--min-confidence", help="Keep what the judge reads as its label at least so surely, from 0 to 1.")
+        float | None,
+        typer.Option(
+            "--min-confidence", help="Keep what the judge reads as its label at least so surely, from 0 to 1."
+        ),
     ] = None,
-    truncation: Annotated[float | None, typer.Option("--truncation", help="Likelier shapes: noise within so many standard deviations.")] = None,
+    truncation: Annotated[
+        float | None, typer.Option("--truncation", help="Likelier shapes: noise within so many standard deviations.")
+    ] = None,
     shard_size: Annotated[int, typer.Option("--shard-size", min=1, help="Images in a shard, at most.")] = 10_000,
-    engine: Annotated[Literal["local", "ray"], typer.Option("--engine", help="Where to draw: here, or on the machines of a Ray cluster.")] = "local",
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option("--engine", help="Where to draw: here, or on the machines of a Ray cluster."),
+    ] = "local",
     overwrite: Overwrite = False,
 ) -> None:
     """Write labelled glyphs by the million with ONNX Runtime; asked for again, it goes on where it was stopped."""
     from lekhani.errors import UsageError
-    from lekhani.generate import write
+    from lekhani.generate import shards, write
     from lekhani.inference.sampling import Plan, Wishes
     from lekhani.pen import find
 
     if not (label or each or total or from_csv):
-        raise UsageError("Nothing is asked for; name labels, such as --label 0=8, or pass --each N, --total N or --from-csv FILE.")
+        raise UsageError(
+            "Nothing is asked for; name labels, such as --label 0=8, or pass --each N, --total N or --from-csv FILE."
+        )
     pen = find(dataset, model, judge)
     runs = write.counts(pen.classes, label or (), each=each, total=total, table=from_csv)
-    request = write.Request(Plan(runs, shard_size), Wishes(seed, min_confidence, truncation), style)
+    request = shards.Request(Plan(runs, shard_size), Wishes(seed, min_confidence, truncation), style)
     typer.echo(write.write_dataset(pen, request, out, engine=engine, overwrite=overwrite))
 
 
 @app.command(rich_help_panel=PEOPLE)
 def serve(
-    dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d", help="Repeat for several; all that are registered when left out.")] = None,
-    model: Annotated[list[Path] | None, typer.Option("--model", "-m", help="Exported generators instead of the registered ones; repeat.")] = None,
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option("--dataset", "-d", help="Repeat for several; all that are registered when left out."),
+    ] = None,
+    model: Annotated[
+        list[Path] | None,
+        typer.Option("--model", "-m", help="Exported generators instead of the registered ones; repeat."),
+    ] = None,
     judge: Annotated[list[Path] | None, typer.Option("--judge", help="The judges of --model; repeat.")] = None,
-    host: Annotated[str, typer.Option("--host", help="The address to listen on; any but loopback needs --keys.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option("--host", help="The address to listen on; any but loopback needs --keys.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
-    keys: Annotated[Path | None, typer.Option("--keys", help="A file of keys, one of which each request must bring.")] = None,
-    new_key: Annotated[str | None, typer.Option("--new-key", metavar="NAME", help="Print a new key and its line for --keys, and end.")] = None,
-    cors: Annotated[list[str] | None, typer.Option("--cors", metavar="ORIGIN", help="Let pages of this origin call the API; repeat.")] = None,
-    limit: Annotated[list[str] | None, typer.Option("--limit", metavar="NAME=VALUE", help="Change a limit (docs/serve.md); repeat.")] = None,
-    poll: Annotated[float, typer.Option("--poll", min=0.1, help="Seconds between two looks for a new champion.")] = 30.0,
+    keys: Annotated[
+        Path | None, typer.Option("--keys", help="A file of keys, one of which each request must bring.")
+    ] = None,
+    new_key: Annotated[
+        str | None, typer.Option("--new-key", metavar="NAME", help="Print a new key and its line for --keys, and end.")
+    ] = None,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option("--cors", metavar="ORIGIN", help="Let pages of this origin call the API; repeat."),
+    ] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option("--limit", metavar="NAME=VALUE", help="Change a limit (docs/serve.md); repeat.")
+    ] = None,
+    poll: Annotated[
+        float, typer.Option("--poll", min=0.1, help="Seconds between two looks for a new champion.")
+    ] = 30.0,
     reports: Annotated[Path, typer.Option("--reports", help="Where the daily report goes.")] = Path("reports/serving"),
     page: Annotated[bool, typer.Option("--page/--no-page", help="A page to try it, at /.")] = True,
 ) -> None:
@@ -272,7 +340,9 @@ def serve(
         typer.echo(f"The key, which is shown only now: {key}\nThe line for the file of keys:     {line}")
         return
     if keys is None and not known_keys.is_loopback(host):
-        raise UsageError(f"On {host} others can reach the API, so it needs --keys FILE; make a key with `lekhani serve --new-key NAME`.")
+        raise UsageError(
+            f"On {host} others can reach the API, so it needs --keys FILE; make a key with `lekhani serve --new-key NAME`."
+        )
     from lekhani.serve import limits as known_limits
     from lekhani.serve.api import create_app
     from lekhani.serve.champions import Choice, from_files, registered_datasets
@@ -283,9 +353,17 @@ def serve(
     bounds = known_limits.with_changes(limit or ())
     lets_in = None if keys is None else known_keys.Keys(keys)
     asked = _params().gate.min_label_agreement if _State.params_file.exists() else 0.9
-    choices = from_files(model, judge or ()) if model else [Choice(name) for name in dataset] if dataset else registered_datasets()
+    choices = (
+        from_files(model, judge or ())
+        if model
+        else [Choice(name) for name in dataset]
+        if dataset
+        else registered_datasets()
+    )
     json_logs()
-    made = create_app(choices, limits=bounds, keys=lets_in, cors=cors or (), agreement=asked, poll_seconds=poll, report_folder=reports)
+    made = create_app(
+        choices, limits=bounds, keys=lets_in, cors=cors or (), agreement=asked, poll_seconds=poll, report_folder=reports
+    )
     if page:
         add_page(made, asks_key=lets_in is not None)
     answer(made, host, port, bounds)
@@ -294,43 +372,64 @@ def serve(
 @app.command(rich_help_panel=PEOPLE)
 def compose(
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder, or a new .png for a single line.")],
-    text: Annotated[list[str] | None, typer.Option("--text", "-t", help="What to write; repeat for several lines.")] = None,
-    pattern: Annotated[str | None, typer.Option("--pattern", help="Draw texts from a regular expression, or pin_code, amount, date, phone.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option("--text", "-t", help="What to write; repeat for several lines.")
+    ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option("--pattern", help="Draw texts from a regular expression, or pin_code, amount, date, phone."),
+    ] = None,
     lines: Annotated[Path | None, typer.Option("--lines", help="A UTF-8 file with a text a line.")] = None,
-    count: Annotated[int | None, typer.Option("--count", "-n", min=1, max=1_000_000, help="How many lines; texts are taken in turn.")] = None,
+    count: Annotated[
+        int | None, typer.Option("--count", "-n", min=1, max=1_000_000, help="How many lines; texts are taken in turn.")
+    ] = None,
     dataset: Registered = "devanagari",
     model: Model = None,
     judge: Judge = None,
-    layout: Annotated[Literal["tesseract", "paddleocr", "huggingface"], typer.Option("--layout", help="Where transcripts go.")] = "tesseract",
+    layout: Annotated[
+        Literal["tesseract", "paddleocr", "huggingface"], typer.Option("--layout", help="Where transcripts go.")
+    ] = "tesseract",
     seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Same seed, same pictures.")] = 0,
     height: Annotated[int, typer.Option("--height", min=16, max=512, help="Of the pictures, in pixels.")] = 64,
-    variety: Annotated[float, typer.Option("--variety", min=0, max=1, help="How much the glyphs of one line differ in style.")] = 0.3,
+    variety: Annotated[
+        float, typer.Option("--variety", min=0, max=1, help="How much the glyphs of one line differ in style.")
+    ] = 0.3,
     join: Annotated[bool, typer.Option("--join/--no-join", help="Draw the head line from letter to letter.")] = True,
-    augment: Annotated[Literal["none", "light", "strong"], typer.Option("--augment", help="How much paper, ink and camera do.")] = "light",
+    augment: Annotated[
+        Literal["none", "light", "strong"], typer.Option("--augment", help="How much paper, ink and camera do.")
+    ] = "light",
     without: Annotated[
-        list[str] | None, typer.Option("--without", help="An effect to leave out: rotation, ink, paper, blur or noise; repeat.")
+        list[str] | None,
+        typer.Option("--without", help="An effect to leave out: rotation, ink, paper, blur or noise; repeat."),
     ] = None,
-    light_on_dark: Annotated[bool, typer.Option("--light-on-dark", help="As on a blackboard.", show_default=False)] = False,
+    light_on_dark: Annotated[
+        bool, typer.Option("--light-on-dark", help="As on a blackboard.", show_default=False)
+    ] = False,
     min_confidence: Annotated[
-        float, typer.Option("--min-confidence", min=0, max=1, help="Redraw a glyph until the judge, if there is one, is so sure of it.")
+        float,
+        typer.Option(
+            "--min-confidence", min=0, max=1, help="Redraw a glyph until the judge, if there is one, is so sure of it."
+        ),
     ] = 0.5,
     overwrite: Overwrite = False,
 ) -> None:
     """Write lines of text in one hand each, with transcripts as OCR toolkits read them."""
-    from lekhani.handwriting.compose import Look
+    from lekhani.handwriting.compose import LineStyle
     from lekhani.handwriting.lines import Order, texts_of, write_lines
     from lekhani.pen import find
 
     pen = find(dataset, model, judge)
     texts = texts_of(pen.generator, text or (), pattern, lines, count, seed)
-    look = Look(height, join, variety, augment, tuple(without or ()), light_on_dark)
-    typer.echo(write_lines(pen, Order(texts, seed, look, min_confidence, layout), out, overwrite))
+    style = LineStyle(height, join, variety, augment, tuple(without or ()), light_on_dark)
+    typer.echo(write_lines(pen, Order(texts, seed, style, min_confidence, layout), out, overwrite))
 
 
 @app.command(rich_help_panel=PEOPLE)
 def recognise(
     images: Annotated[list[Path], typer.Argument(help="Pictures of one glyph each.", show_default=False)],
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="Whose registered judge to use: D, D@ALIAS or D:VERSION.")] = "devanagari",
+    dataset: Annotated[
+        str, typer.Option("--dataset", "-d", help="Whose registered judge to use: D, D@ALIAS or D:VERSION.")
+    ] = "devanagari",
     judge: Annotated[Path | None, typer.Option("--judge", help="A judge.onnx instead of the registered one.")] = None,
     top: Annotated[int, typer.Option("--top", min=1, max=100, help="How many guesses to show.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", show_default=False)] = False,
@@ -344,7 +443,10 @@ def recognise(
 
     found = list(zip(images, eyes.read_files(load_judge(judge or dataset).reader, images, top), strict=True))
     if as_json:
-        rows = [{"file": str(path), **({"error": str(one)} if isinstance(one, UsageError) else one.as_dict())} for path, one in found]
+        rows = [
+            {"file": str(path), **({"error": str(one)} if isinstance(one, UsageError) else one.as_dict())}
+            for path, one in found
+        ]
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
         typer.echo(eyes.table([(path, one) for path, one in found if not isinstance(one, UsageError)]), nl=False)
@@ -360,14 +462,24 @@ def translate(
     image: Annotated[Path, typer.Argument(help="A picture of one digit, or of a row of them.", show_default=False)],
     to: Annotated[str, typer.Option("--to", help="Whose registered generator writes: D, D@ALIAS or D:VERSION.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="A new .png: the digits side by side, white on black.")],
-    source: Annotated[str | None, typer.Option("--from", help="Whose registered judge reads; devanagari, or mnist where --to is devanagari.")] = None,
-    reader: Annotated[Path | None, typer.Option("--reader", help="A judge.onnx that reads instead of the registered one.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", help="Whose registered judge reads; devanagari, or mnist where --to is devanagari."),
+    ] = None,
+    reader: Annotated[
+        Path | None, typer.Option("--reader", help="A judge.onnx that reads instead of the registered one.")
+    ] = None,
     model: Model = None,
-    judge: Annotated[Path | None, typer.Option("--judge", help="A judge.onnx that reads over what --model wrote.")] = None,
+    judge: Annotated[
+        Path | None, typer.Option("--judge", help="A judge.onnx that reads over what --model wrote.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Same seed, same pictures.")] = 0,
     scale: Annotated[int, typer.Option("--scale", min=1, max=64, help="Size of one pixel.")] = 1,
     min_confidence: Annotated[
-        float, typer.Option("--min-confidence", min=0, max=1, help="Redraw a digit until the judge, if there is one, is so sure of it.")
+        float,
+        typer.Option(
+            "--min-confidence", min=0, max=1, help="Redraw a digit until the judge, if there is one, is so sure of it."
+        ),
     ] = 0.95,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", show_default=False)] = False,
     overwrite: Overwrite = False,
@@ -379,8 +491,14 @@ def translate(
     from lekhani.pen import find, load_judge
 
     eyes = load_judge(reader or source or ("mnist" if to.startswith("devanagari") else "devanagari")).reader
-    done = between.translate_file(eyes, image, find(to, model, judge), out, seed, min_confidence, scale=scale, overwrite=overwrite)
-    typer.echo(json.dumps({**done.as_dict(), "file": str(out)}, indent=2, ensure_ascii=False) if as_json else f"{done}, in {out}.")
+    done = between.translate_file(
+        eyes, image, find(to, model, judge), out, seed, min_confidence, scale=scale, overwrite=overwrite
+    )
+    typer.echo(
+        json.dumps({**done.as_dict(), "file": str(out)}, indent=2, ensure_ascii=False)
+        if as_json
+        else f"{done}, in {out}."
+    )
 
 
 @app.command(rich_help_panel=PEOPLE)
@@ -390,10 +508,16 @@ def animate(
     dataset: Registered = "devanagari",
     model: Model = None,
     judge: Judge = None,
-    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Same seed, same glyphs as those of `generate`.")] = 0,
-    columns: Annotated[int | None, typer.Option("--columns", min=1, help="Glyphs a row; at most ten when left out.")] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", "-s", min=0, help="Same seed, same glyphs as those of `generate`.")
+    ] = 0,
+    columns: Annotated[
+        int | None, typer.Option("--columns", min=1, help="Glyphs a row; at most ten when left out.")
+    ] = None,
     scale: Annotated[int, typer.Option("--scale", min=1, max=64, help="Size of one pixel.")] = 4,
-    fps: Annotated[float, typer.Option("--fps", min=0.1, max=50, help="Frames a second; the last one stays longer.")] = 8,
+    fps: Annotated[
+        float, typer.Option("--fps", min=0.1, max=50, help="Frames a second; the last one stays longer.")
+    ] = 8,
     overwrite: Overwrite = False,
 ) -> None:
     """Show glyphs come about, step by step, as a GIF or WebP."""
@@ -401,12 +525,16 @@ def animate(
     from lekhani.pen import find
 
     pen = find(dataset, model, judge)
-    typer.echo(animate.write_animation(pen, label, seed, out, columns=columns, scale=scale, fps=fps, overwrite=overwrite))
+    typer.echo(
+        animate.write_animation(pen, label, seed, out, columns=columns, scale=scale, fps=fps, overwrite=overwrite)
+    )
 
 
 @app.command(rich_help_panel=PEOPLE)
 def params(
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the resolved params instead.")] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of the resolved params instead.")
+    ] = False,
 ) -> None:
     """Check params.yaml and print it with the profile laid over it."""
     import json
@@ -424,11 +552,19 @@ app.add_typer(data, name="data", rich_help_panel=PEOPLE)
 @data.command("diff")
 def data_diff(
     revision: Annotated[str, typer.Argument(metavar="REV", help="A commit, tag, branch, HEAD~1 or DVC experiment.")],
-    dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d", help="Repeat for several; all of params.yaml when left out.")] = None,
-    to: Annotated[str | None, typer.Option("--to", metavar="REV2", help="Compare with this revision instead of the working tree.")] = None,
-    style: Annotated[Literal["text", "md", "json"], typer.Option("--format", help="How to print what differs.")] = "text",
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", "-d", help="Repeat for several; all of params.yaml when left out.")
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="REV2", help="Compare with this revision instead of the working tree.")
+    ] = None,
+    style: Annotated[
+        Literal["text", "md", "json"], typer.Option("--format", help="How to print what differs.")
+    ] = "text",
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
-    examples: Annotated[int, typer.Option("--examples", min=0, help="At most so many images for each kind of change.")] = 5,
+    examples: Annotated[
+        int, typer.Option("--examples", min=0, help="At most so many images for each kind of change.")
+    ] = 5,
 ) -> None:
     """Say which images were added, removed, relabelled or moved between splits since REV, and what changed in dataset.json."""
     import json

@@ -37,7 +37,9 @@ def replacing(target: Path) -> Iterator[Path]:
         else:
             temporary.replace(target)
     except OSError as error:
-        raise LekhaniError(f"Could not write {target}: {error.strerror or error}; free space or check permissions, then run again.") from error
+        raise LekhaniError(
+            f"Could not write {target}: {error.strerror or error}; free space or check permissions, then run again."
+        ) from error
     finally:
         remove(temporary)
 

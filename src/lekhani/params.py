@@ -33,7 +33,9 @@ class Kaggle(_Model):
     """A dataset on Kaggle."""
 
     slug: str = Field(pattern=r"^[\w-]+/[\w-]+$", description="owner/name, as in the address of its page")
-    version: Count | None = Field(None, description="null: the newest; the version that came is recorded in dataset.json")
+    version: Count | None = Field(
+        None, description="null: the newest; the version that came is recorded in dataset.json"
+    )
 
 
 class Data(_Model):
@@ -42,26 +44,40 @@ class Data(_Model):
     source: Literal["embedded", "kaggle", "openml", "local"] = Field(
         description="embedded: made by Lekhani; kaggle: needs an account; openml: needs none; local: your own files at `path`"
     )
-    path: str | None = Field(None, description="local: a folder, an archive (zip, tar, npz), a CSV or IDX file, or a pattern such as data/dhcd_*.npz")
+    path: str | None = Field(
+        None,
+        description="local: a folder, an archive (zip, tar, npz), a CSV or IDX file, or a pattern such as data/dhcd_*.npz",
+    )
     kaggle: Kaggle | None = Field(None, description="kaggle: which dataset")
-    openml: Count | None = Field(None, description="openml: the number of the data set, 40923 for DHCD and 554 for MNIST")
+    openml: Count | None = Field(
+        None, description="openml: the number of the data set, 40923 for DHCD and 554 for MNIST"
+    )
     script: str = Field("unknown", description="for the record: the name of the writing system")
-    origin: str | None = Field(None, description="for the data card: who wrote and collected the images; known for the sources we know")
+    origin: str | None = Field(
+        None, description="for the data card: who wrote and collected the images; known for the sources we know"
+    )
     licence: str | None = Field(None, description="for the data card")
     citation: str | None = Field(None, description="for the data card")
     classes: Literal["all", "digits", "consonants"] | tuple[str | int, ...] = Field(
         "all", description="which classes to keep: a group, or a list of glyphs, class names or label numbers"
     )
-    classes_csv: str | None = Field(None, description="a CSV with columns `name` and `glyph`: what each folder, label or class name stands for")
-    files: str | None = Field(
-        None, description="which files to read when a source holds more than one dataset: a pattern such as Images/** or data.csv"
+    classes_csv: str | None = Field(
+        None, description="a CSV with columns `name` and `glyph`: what each folder, label or class name stands for"
     )
-    label_column: str | None = Field(None, description="the column of a CSV that holds the labels, when its name does not tell")
+    files: str | None = Field(
+        None,
+        description="which files to read when a source holds more than one dataset: a pattern such as Images/** or data.csv",
+    )
+    label_column: str | None = Field(
+        None, description="the column of a CSV that holds the labels, when its name does not tell"
+    )
     class_folder: Literal["first", "last", "path"] | None = Field(
-        None, description="which folder names the class when folders nest: the first, the last (next to the image), or all of them joined by _"
+        None,
+        description="which folder names the class when folders nest: the first, the last (next to the image), or all of them joined by _",
     )
     polarity: Literal["auto", "white_on_black", "black_on_white", "mixed"] = Field(
-        "auto", description="what the source looks like; auto judges the whole dataset by its edges, mixed each image by its own"
+        "auto",
+        description="what the source looks like; auto judges the whole dataset by its edges, mixed each image by its own",
     )
     image_size: int | None = Field(
         None,
@@ -80,7 +96,9 @@ class Data(_Model):
     def _source_is_described(self) -> "Data":
         needed = {"local": "path", "kaggle": "kaggle", "openml": "openml"}.get(self.source)
         if needed and not getattr(self, needed):
-            example = {"path": "path: my/letters", "kaggle": "kaggle: {slug: owner/name}", "openml": "openml: 40923"}[needed]
+            example = {"path": "path: my/letters", "kaggle": "kaggle: {slug: owner/name}", "openml": "openml: 40923"}[
+                needed
+            ]
             raise ValueError(f"source `{self.source}` needs `{needed}`, such as `{example}`")
         return self
 
@@ -95,7 +113,10 @@ class Embedded(_Model):
 class Prepare(_Model):
     """What preparing does to every dataset."""
 
-    deduplicate: bool = Field(False, description="leave out images that repeat another one exactly or nearly; test images stay, train images go")
+    deduplicate: bool = Field(
+        False,
+        description="leave out images that repeat another one exactly or nearly; test images stay, train images go",
+    )
 
 
 class Validate(_Model):
@@ -116,11 +137,16 @@ class Validate(_Model):
     drift: Policy = "warn"
     max_imbalance: float = Field(3.0, ge=1, description="largest allowed ratio of the biggest class to the smallest")
     min_per_class: Count = Field(10, description="fewest images a class may have in each split")
-    max_ink: Annotated[float, Field(gt=0, le=1)] = Field(0.9, description="an image with a larger share of ink pixels is full")
-    max_offset: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.3, description="an image whose centre of ink lies farther from the middle is off-centre; 1 is the frame's side"
+    max_ink: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="an image with a larger share of ink pixels is full"
     )
-    outlier_deviations: float = Field(8.0, gt=0, description="an image whose ink differs so many robust deviations from its class is an outlier")
+    max_offset: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.3,
+        description="an image whose centre of ink lies farther from the middle is off-centre; 1 is the frame's side",
+    )
+    outlier_deviations: float = Field(
+        8.0, gt=0, description="an image whose ink differs so many robust deviations from its class is an outlier"
+    )
     max_drift: float = Field(0.25, gt=0, description="largest population stability index against the previous version")
     previous: str = Field("HEAD", description="the git revision whose prepared data is the previous version")
 
@@ -128,7 +154,12 @@ class Validate(_Model):
 class Classifier(_Model):
     """How a classifier of glyphs is trained, and by how much its train images are changed from one view to the next."""
 
-    width: int = Field(ge=4, le=512, multiple_of=4, description="channels of the first block; later blocks have two and four times as many")
+    width: int = Field(
+        ge=4,
+        le=512,
+        multiple_of=4,
+        description="channels of the first block; later blocks have two and four times as many",
+    )
     images_seen: Count = Field(description="training budget, repeats counted")
     batch_size: Count = 128
     lr: Rate = 5e-3
@@ -136,25 +167,45 @@ class Classifier(_Model):
     label_smoothing: Fraction = 0.05
     shift: float = Field(2.0, ge=0, le=8, description="largest random shift in training, pixels")
     rotation: float = Field(8.0, ge=0, le=45, description="largest random turn in training, degrees")
-    scale: Fraction = Field(0.1, description="largest random stretch of height and of width in training, natural logarithm of the factor")
-    shear: Fraction = Field(0.15, description="largest random slant in training, shift of the top line per half of the height")
+    scale: Fraction = Field(
+        0.1, description="largest random stretch of height and of width in training, natural logarithm of the factor"
+    )
+    shear: Fraction = Field(
+        0.15, description="largest random slant in training, shift of the top line per half of the height"
+    )
     bend: float = Field(0.6, ge=0, le=4, description="deviation of a smooth random bending in training, pixels")
-    thickness: Fraction = Field(0.6, description="largest random change of strokes in training, in parts of a dilation or erosion by 3x3 pixels")
-    calm: Fraction = Field(0.0, description="share of training, at its end, in which images change by a fifth of that only")
-    nonsense: Fraction = Field(0.05, description="share of each batch in training that shows no glyph, so that confidence falls on what is none")
-    held_out: Fraction = Field(0.05, description="share of the train images kept from training, to calibrate the confidence; 0 leaves it as it is")
+    thickness: Fraction = Field(
+        0.6, description="largest random change of strokes in training, in parts of a dilation or erosion by 3x3 pixels"
+    )
+    calm: Fraction = Field(
+        0.0, description="share of training, at its end, in which images change by a fifth of that only"
+    )
+    nonsense: Fraction = Field(
+        0.05,
+        description="share of each batch in training that shows no glyph, so that confidence falls on what is none",
+    )
+    held_out: Fraction = Field(
+        0.05,
+        description="share of the train images kept from training, to calibrate the confidence; 0 leaves it as it is",
+    )
 
 
 class Judge(Classifier):
     """The classifiers that measure every variant: the judge, and a second one of another make that confirms its labels."""
 
-    second_budget: float = Field(1.0, gt=0, description="the second classifier's training budget, in parts of images_seen")
+    second_budget: float = Field(
+        1.0, gt=0, description="the second classifier's training budget, in parts of images_seen"
+    )
 
 
 class Usefulness(Classifier):
     """How a small OCR model, a judge of small width, is trained on real and on generated characters."""
 
-    seeds: int = Field(3, ge=0, description="trainings per figure, each with a seed and a subset of its own, for mean and deviation; 0: leave it out")
+    seeds: int = Field(
+        3,
+        ge=0,
+        description="trainings per figure, each with a seed and a subset of its own, for mean and deviation; 0: leave it out",
+    )
     shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = Field(
         (0.01, 0.1, 1.0),
         description="shares of the real train images to train on, of each class; 1 gives the figure that synthetic images are held to",
@@ -165,38 +216,56 @@ class Gan(_Model):
     """What every GAN can be told; a variant's own class adds its networks' sizes and its authors' defaults."""
 
     batch_size: Count = 64
-    budget: float = Field(1.0, gt=0, description="multiple of train.images_seen; 1 keeps the comparison at equal budget")
+    budget: float = Field(
+        1.0, gt=0, description="multiple of train.images_seen; 1 keeps the comparison at equal budget"
+    )
     noise_dim: Count = 100
-    lr_g: Rate = Field(2e-4, description="generator's learning rate; unlike lr_d it makes a two time-scale update rule (Heusel et al. 2017)")
+    lr_g: Rate = Field(
+        2e-4,
+        description="generator's learning rate; unlike lr_d it makes a two time-scale update rule (Heusel et al. 2017)",
+    )
     lr_d: Rate = 2e-4
     betas: Betas = (0.5, 0.999)
-    schedule: Literal["constant", "cosine"] = Field("constant", description="learning rates over images seen; cosine falls to a tenth")
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="learning rates over images seen; cosine falls to a tenth"
+    )
     n_dis: Count = Field(1, description="discriminator steps per generator step")
     clip_norm: float = Field(0.0, ge=0, description="largest norm of either player's gradient; 0 leaves it alone")
     augment: tuple[Literal["brightness", "contrast", "translation", "cutout"], ...] = Field(
         (), description="DiffAugment (Zhao et al. 2020) on what the discriminator sees, real and generated"
     )
     ema_decay: Fraction = 0.995
-    ema_start: Fraction = Field(0.0, description="share of the budget after which the average starts; until then it copies")
+    ema_start: Fraction = Field(
+        0.0, description="share of the budget after which the average starts; until then it copies"
+    )
 
 
 class BareBones(_Model):
     """GAN in NumPy alone, with the backward pass by hand."""
 
     batch_size: Count = 64
-    budget: float = Field(1.0, gt=0, description="multiple of train.images_seen; 1 keeps the comparison at equal budget")
+    budget: float = Field(
+        1.0, gt=0, description="multiple of train.images_seen; 1 keeps the comparison at equal budget"
+    )
     noise_dim: Count = 100
     hidden: Count = Field(128, description="units of the one hidden layer of each player")
     leak: Fraction = Field(0.01, description="slope of the discriminator's leaky ReLU below zero")
     lr: Rate = Field(1e-3, description="per image: gradients are summed over the batch, not averaged")
-    lr_decay: float = Field(1e-4, ge=0, description="the rate at epoch e is lr / (1 + lr_decay * e); an epoch is 60,000 images")
+    lr_decay: float = Field(
+        1e-4, ge=0, description="the rate at epoch e is lr / (1 + lr_decay * e); an epoch is 60,000 images"
+    )
     ema_decay: Fraction = 0.0
 
 
 class MlpGan(Gan):
     """Fully connected GAN; unconditional."""
 
-    width: int = Field(256, ge=8, multiple_of=4, description="units of the generator's first hidden layer; the next have two and four times as many")
+    width: int = Field(
+        256,
+        ge=8,
+        multiple_of=4,
+        description="units of the generator's first hidden layer; the next have two and four times as many",
+    )
     dropout: Fraction = 0.3
     spectral_norm: bool = False
     smoothing_width: Fraction = Field(0.0, description="one-sided: real targets are 1 minus this")
@@ -207,14 +276,21 @@ class MlpGan(Gan):
 class Cgan(Gan):
     """Fully connected conditional GAN (Mirza and Osindero 2014)."""
 
-    width: int = Field(256, ge=8, multiple_of=4, description="units of the generator's first hidden layer; the next have two and four times as many")
+    width: int = Field(
+        256,
+        ge=8,
+        multiple_of=4,
+        description="units of the generator's first hidden layer; the next have two and four times as many",
+    )
     batch_size: Count = 128
 
 
 class WganGp(Gan):
     """Wasserstein GAN with gradient penalty (Gulrajani et al. 2017); unconditional."""
 
-    channels: int = Field(ge=4, le=1024, multiple_of=4, description="channels at the widest resolution that is convolved to an image")
+    channels: int = Field(
+        ge=4, le=1024, multiple_of=4, description="channels at the widest resolution that is convolved to an image"
+    )
     gp_weight: float = Field(10.0, ge=0, description="weight of the gradient penalty, the paper's lambda")
     lr_g: Rate = 1e-4
     lr_d: Rate = 1e-4
@@ -225,7 +301,9 @@ class WganGp(Gan):
 class Sngan(Gan):
     """Spectrally normalised GAN with the hinge loss and a projection discriminator (Miyato et al. 2018); conditional."""
 
-    channels: int = Field(ge=4, le=1024, multiple_of=4, description="channels at the widest resolution that is convolved to an image")
+    channels: int = Field(
+        ge=4, le=1024, multiple_of=4, description="channels at the widest resolution that is convolved to an image"
+    )
     blocks: Literal["residual", "plain"] = "residual"
     noise_dim: Count = 128
     betas: Betas = (0.0, 0.9)
@@ -235,7 +313,9 @@ class Sngan(Gan):
 class R3gan(Gan):
     """R3GAN: relativistic pairing with R1 and R2 and no batch normalisation (Huang et al. 2024); conditional."""
 
-    channels: int = Field(ge=4, le=1024, multiple_of=4, description="channels at the widest resolution that is convolved to an image")
+    channels: int = Field(
+        ge=4, le=1024, multiple_of=4, description="channels at the widest resolution that is convolved to an image"
+    )
     blocks: Count = Field(1, description="residual blocks per resolution")
     gamma: float = Field(1.0, ge=0, description="weight of R1 and R2 each, halved as in the paper")
     noise_dim: Count = 64
@@ -246,14 +326,19 @@ class R3gan(Gan):
 class Dcgan(Gan):
     """Deep convolutional GAN (Radford, Metz, Chintala 2016) with stabilising tricks, each with its own switch; unconditional."""
 
-    channels: int = Field(ge=4, le=1024, multiple_of=4, description="channels at the widest resolution that is convolved to an image")
+    channels: int = Field(
+        ge=4, le=1024, multiple_of=4, description="channels at the widest resolution that is convolved to an image"
+    )
     loss: Literal["non_saturating", "minimax"] = "non_saturating"
     inverted_labels: bool = Field(False, description="the discriminator learns 0 for real and 1 for generated")
     smoothing: Literal["none", "one_sided", "two_sided"] = Field(
-        "one_sided", description="random targets: one_sided draws real ones from U(1 - w, 1), two_sided generated ones from U(0, w) too"
+        "one_sided",
+        description="random targets: one_sided draws real ones from U(1 - w, 1), two_sided generated ones from U(0, w) too",
     )
     smoothing_width: Fraction = Field(0.1, description="the width w of `smoothing`")
-    instance_noise: float = Field(0.1, ge=0, description="deviation of Gaussian noise on the discriminator's inputs at the start; decays to 0")
+    instance_noise: float = Field(
+        0.1, ge=0, description="deviation of Gaussian noise on the discriminator's inputs at the start; decays to 0"
+    )
     noise_on: Literal["real", "both"] = Field("both", description="which of its inputs get the noise")
 
 
@@ -261,11 +346,15 @@ class Draw(_Model):
     """DRAW: a recurrent variational autoencoder that paints in steps (Gregor et al. 2015)."""
 
     batch_size: Count = 128
-    budget: float = Field(1.0, gt=0, description="multiple of train.images_seen; 1 keeps the comparison at equal budget")
+    budget: float = Field(
+        1.0, gt=0, description="multiple of train.images_seen; 1 keeps the comparison at equal budget"
+    )
     hidden: Count = Field(400, description="units of the encoder's and of the decoder's LSTM")
     steps: int = Field(25, ge=1, le=64, description="glimpses, the paper's T")
     latent_dim: Count = Field(100, description="size of the latent z of each step; noise_dim is steps times this")
-    attention: bool = Field(True, description="read and write through a grid of Gaussian filters; False: see and paint the whole canvas")
+    attention: bool = Field(
+        True, description="read and write through a grid of Gaussian filters; False: see and paint the whole canvas"
+    )
     read_size: Count = Field(6, description="filters per side when reading")
     write_size: Count = Field(6, description="filters per side when writing")
     conditional: bool = Field(False, description="tell encoder and decoder the label")
@@ -279,18 +368,34 @@ class FlowMatching(_Model):
     """Class-conditional flow matching, the rectified-flow form (Lipman et al. 2023, Liu et al. 2023)."""
 
     batch_size: Count = 128
-    budget: float = Field(1.0, gt=0, description="multiple of train.images_seen; 1 keeps the comparison at equal budget")
-    channels: Annotated[tuple[int, ...], Field(min_length=1, max_length=4, description="U-Net channels, one per resolution, finest first")]
+    budget: float = Field(
+        1.0, gt=0, description="multiple of train.images_seen; 1 keeps the comparison at equal budget"
+    )
+    channels: Annotated[
+        tuple[int, ...],
+        Field(min_length=1, max_length=4, description="U-Net channels, one per resolution, finest first"),
+    ]
     blocks: Count = Field(1, description="residual blocks per resolution and direction")
     lr: Rate = 2e-3
     betas: Betas = (0.9, 0.99)
     weight_decay: float = Field(0.01, ge=0)
-    label_dropout: Fraction = Field(0.1, description="share of labels hidden in training, which classifier-free guidance needs")
+    label_dropout: Fraction = Field(
+        0.1, description="share of labels hidden in training, which classifier-free guidance needs"
+    )
     ema_decay: Fraction = 0.998
-    solver: Literal["euler", "heun"] = Field("euler", description="heun looks twice per step and is exact to second order")
+    solver: Literal["euler", "heun"] = Field(
+        "euler", description="heun looks twice per step and is exact to second order"
+    )
     steps: int = Field(8, ge=1, le=32, description="solver steps from noise to image, unrolled in the exported graph")
-    guidance: float = Field(1.0, ge=0, le=10, description="1 samples the conditional model as it is; above 1 trades diversity for legibility")
-    guidance_from: Fraction = Field(0.0, description="guide only from this share of the path on (Kynkaanniemi et al. 2024)")
+    guidance: float = Field(
+        1.0,
+        ge=0,
+        le=10,
+        description="1 samples the conditional model as it is; above 1 trades diversity for legibility",
+    )
+    guidance_from: Fraction = Field(
+        0.0, description="guide only from this share of the path on (Kynkaanniemi et al. 2024)"
+    )
     guidance_to: float = Field(1.0, gt=0, le=1, description="and up to this one")
 
 
@@ -298,10 +403,14 @@ class Turbo(_Model):
     """A student of one or two steps, distilled from the trained flow_matching of the same dataset; conditional."""
 
     batch_size: Count = 128
-    budget: float = Field(1.0, gt=0, description="multiple of train.images_seen; 1 keeps the comparison at equal budget")
+    budget: float = Field(
+        1.0, gt=0, description="multiple of train.images_seen; 1 keeps the comparison at equal budget"
+    )
     steps: int = Field(1, ge=1, le=2, description="network evaluations per image")
     pairs_per_class: Count = Field(200, description="images that the teacher draws, once, for the student to imitate")
-    adversarial: float = Field(0.3, ge=0, description="weight of the critic beside imitation; 0 leaves it out of the student's loss")
+    adversarial: float = Field(
+        0.3, ge=0, description="weight of the critic beside imitation; 0 leaves it out of the student's loss"
+    )
     lr: Rate = 1e-3
     betas: Betas = (0.5, 0.99)
     ema_decay: Fraction = 0.998
@@ -332,19 +441,32 @@ class Budget(_Model):
 class Train(_Model):
     """What all variants share in training."""
 
-    images_seen: Budget = Field(description="training budget; it grows with the number of classes, so that a new dataset needs no entry")
-    seed: int | None = Field(None, ge=0, lt=2**32, description="of training alone, to repeat it on the same data before the same judge; null: `seed`")
+    images_seen: Budget = Field(
+        description="training budget; it grows with the number of classes, so that a new dataset needs no entry"
+    )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**32,
+        description="of training alone, to repeat it on the same data before the same judge; null: `seed`",
+    )
     sample_every: Count = Field(20_000, description="images seen between two sample grids")
     log_every: Count = Field(50, description="steps between two rows of losses.csv")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of forward passes; auto takes bf16 where GPU or CPU has instructions for it, else fp32"
     )
-    compile: bool = Field(False, description="torch.compile the networks: a minute at the start that long runs on a GPU earn back")
+    compile: bool = Field(
+        False, description="torch.compile the networks: a minute at the start that long runs on a GPU earn back"
+    )
     checkpoint_seconds: float = Field(60.0, gt=0, description="seconds between two checkpoints")
-    checkpoint_steps: int = Field(0, ge=0, description="steps between two checkpoints, beside those by time; 0: by time alone")
+    checkpoint_steps: int = Field(
+        0, ge=0, description="steps between two checkpoints, beside those by time; 0: by time alone"
+    )
     keep_checkpoints: Count = Field(2, description="how many of the newest are kept until the run is complete")
-    score_every: int = Field(0, ge=0, description="images seen between two scores by the judge, which pick the best weights; 0: never")
+    score_every: int = Field(
+        0, ge=0, description="images seen between two scores by the judge, which pick the best weights; 0: never"
+    )
     score_images: Count = Field(500, description="images generated for such a score")
 
 
@@ -352,19 +474,28 @@ class Evaluate(_Model):
     """How scorecards are made."""
 
     n_generated: int = Field(ge=100, description="images generated for the metrics, per sampling seed")
-    sampling_seeds: Count = Field(3, description="how often they are generated, each time from other noise; gives every metric mean and deviation")
+    sampling_seeds: Count = Field(
+        3, description="how often they are generated, each time from other noise; gives every metric mean and deviation"
+    )
     kid_subset_size: int = Field(ge=10, description="images per KID subset; smaller than both image sets")
     extractors: Annotated[tuple[Literal["judge", "inception"], ...], Field(min_length=1)] = Field(
-        ("judge",), description="networks whose features are compared; inception (Inception-v3) adds figures that can be held against papers"
+        ("judge",),
+        description="networks whose features are compared; inception (Inception-v3) adds figures that can be held against papers",
     )
-    inception_weights: str | None = Field(None, description="torch-fidelity's file of its weights; null: the one in torch's hub folder")
-    parity_tolerance: float = Field(1e-4, gt=0, description="largest difference between torch and ONNX Runtime in one pixel of [0, 1]")
+    inception_weights: str | None = Field(
+        None, description="torch-fidelity's file of its weights; null: the one in torch's hub folder"
+    )
+    parity_tolerance: float = Field(
+        1e-4, gt=0, description="largest difference between torch and ONNX Runtime in one pixel of [0, 1]"
+    )
 
     @field_validator("extractors")
     @classmethod
     def _judge_leads(cls, extractors: tuple[str, ...]) -> tuple[str, ...]:
         if "judge" not in extractors:
-            raise ValueError("the judge's features give the leading metric, so `judge` must be among them; add it beside `inception`")
+            raise ValueError(
+                "the judge's features give the leading metric, so `judge` must be among them; add it beside `inception`"
+            )
         return extractors
 
 
@@ -374,20 +505,35 @@ class Gate(_Model):
     metric: Literal["fid_ratio", "kid", "precision", "recall", "label_agreement"] = Field(
         "fid_ratio", description="the leading metric: the one in which a candidate must be better than the champion"
     )
-    min_improvement: Fraction = Field(0.02, description="by how much at least, in parts of the champion's; it must exceed chance in sampling too")
+    min_improvement: Fraction = Field(
+        0.02, description="by how much at least, in parts of the champion's; it must exceed chance in sampling too"
+    )
     conditional: Literal["any", "required"] = Field(
-        "any", description="required: only generators that take a label; any: others too, yet never in place of a champion that takes one"
+        "any",
+        description="required: only generators that take a label; any: others too, yet never in place of a champion that takes one",
     )
     max_fid_ratio: float = Field(12.0, gt=0, description="largest FID, in parts of its floor")
-    min_label_agreement: Fraction = Field(description="smallest share of images that the judge reads as the letter asked for")
+    min_label_agreement: Fraction = Field(
+        description="smallest share of images that the judge reads as the letter asked for"
+    )
     min_label_agreement_second: Fraction = Field(description="the same by the second classifier")
-    max_label_agreement_drop: Fraction = Field(0.02, description="how far label agreement may fall below the champion's")
+    max_label_agreement_drop: Fraction = Field(
+        0.02, description="how far label agreement may fall below the champion's"
+    )
     min_recall_ratio: float = Field(0.3, ge=0, description="smallest recall, in parts of its floor")
     max_collapsed_classes: int = Field(0, ge=0, description="how many classes may be collapsed")
-    max_near_copies_excess: Fraction = Field(0.02, description="by how much the share of near copies may exceed that among real images")
-    max_train_excess_deviations: float = Field(4.0, ge=0, description="how many of its deviations train_excess may lie above its floor")
-    min_usefulness_ratio: float = Field(0.8, ge=0, description="smallest usefulness, in parts of its floor; where it was measured")
-    max_parity: float = Field(1e-4, gt=0, description="largest difference between torch and ONNX Runtime in one pixel of [0, 1]")
+    max_near_copies_excess: Fraction = Field(
+        0.02, description="by how much the share of near copies may exceed that among real images"
+    )
+    max_train_excess_deviations: float = Field(
+        4.0, ge=0, description="how many of its deviations train_excess may lie above its floor"
+    )
+    min_usefulness_ratio: float = Field(
+        0.8, ge=0, description="smallest usefulness, in parts of its floor; where it was measured"
+    )
+    max_parity: float = Field(
+        1e-4, gt=0, description="largest difference between torch and ONNX Runtime in one pixel of [0, 1]"
+    )
     max_size_mb: float = Field(100.0, gt=0, description="largest generator.onnx, MB")
     max_latency_ms: float = Field(250.0, gt=0, description="longest time for one image on the CPU, milliseconds")
 
@@ -403,14 +549,21 @@ class Pipeline(_Model):
     """Which variants dvc.yaml's matrix spans; the datasets are those under `data`."""
 
     variants: Annotated[
-        tuple[Literal["bare_bones", "mlp_gan", "cgan", "dcgan", "wgan_gp", "sngan", "r3gan", "draw", "flow_matching"], ...], Field(min_length=1)
+        tuple[
+            Literal["bare_bones", "mlp_gan", "cgan", "dcgan", "wgan_gp", "sngan", "r3gan", "draw", "flow_matching"], ...
+        ],
+        Field(min_length=1),
     ]
-    students: tuple[Literal["turbo"], ...] = Field((), description="variants that learn from the trained flow_matching, one stage later")
+    students: tuple[Literal["turbo"], ...] = Field(
+        (), description="variants that learn from the trained flow_matching, one stage later"
+    )
 
     @model_validator(mode="after")
     def _students_have_a_teacher(self) -> "Pipeline":
         if self.students and "flow_matching" not in self.variants:
-            raise ValueError("students learn from flow_matching, which is not among `variants`; add it there, or set `students: []`")
+            raise ValueError(
+                "students learn from flow_matching, which is not among `variants`; add it there, or set `students: []`"
+            )
         return self
 
     @property
@@ -443,7 +596,9 @@ class Params(_Model):
             raise ValueError("`data` describes no dataset; add one such as data.mnist with `source: embedded`")
         for name in self.data:
             if not re.fullmatch(r"[a-z][a-z0-9_]*", name):  # it becomes part of file, stage and model names
-                raise ValueError(f"data: {name!r} is no dataset name; use small letters, digits and underscores, a letter first")
+                raise ValueError(
+                    f"data: {name!r} is no dataset name; use small letters, digits and underscores, a letter first"
+                )
         return self
 
     @property
@@ -475,7 +630,9 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
@@ -541,7 +698,9 @@ def _nearest(word: str, valid: "tuple[str, ...] | list[str]") -> str:
 
 
 def _sentence(error: ValidationError) -> str:
-    errors = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # a misspelt key explains the missing one
+    errors = sorted(
+        error.errors(), key=lambda one: one["type"] != "extra_forbidden"
+    )  # a misspelt key explains the missing one
     first = errors[0]
     # A union reports one error per member; the key is what the path holds before the member's name.
     path = [part for part in first["loc"] if not (isinstance(part, str) and ("[" in part or "tuple" in part))]

@@ -3,30 +3,31 @@
 A pen is a generator with what belongs to it; commands, flows and servers write with the same ones.
 """
 
-import difflib
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lekhani.data.spec import Bytes, GlyphClass, Labels
 from lekhani.errors import LekhaniError, UsageError
+from lekhani.inference.labels import label_of
+from lekhani.inference.model import LoadedModel
 from lekhani.inference.sampling import Plan, Wishes, draw_shard
 from lekhani.inference.session import Generator, Reader
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from lekhani.handwriting.compose import Strength
     from lekhani.handwriting.recognise import Reading
     from lekhani.registry.models import Registered
 
 log = logging.getLogger("lekhani")
-MAX_COUNT = 1_000_000_000
 _NAME = re.compile(r"(?:lekhani-)?(?P<dataset>[^@:]+)(?:@(?P<alias>[^@:]+)|:(?P<number>\d+))?")
 
 
@@ -47,18 +48,8 @@ class Glyphs:
 
 
 @dataclass(frozen=True)
-class Pen:
-    """A generator, and a judge where one is known: an unconditional generator needs it to serve labels, the others to filter."""
-
-    generator: Generator
-    reader: Reader | None
-    origin: str  # for people: where the generator came from
-    version: str | None = None  # lekhani-D:N, when it is registered
-
-    @property
-    def classes(self) -> tuple[GlyphClass, ...]:
-        """What it can write, in label order."""
-        return self.generator.classes
+class Pen(LoadedModel):
+    """A model to generate and compose with."""
 
     @property
     def _numbered(self) -> tuple[GlyphClass, ...]:
@@ -66,7 +57,13 @@ class Pen:
         return tuple(GlyphClass(c.label, f"{c.label}", f"{c.label}") for c in self.classes)
 
     def generate(
-        self, labels: Sequence[str | int], n: int = 1, seed: int = 0, *, min_confidence: float | None = None, truncation: float | None = None
+        self,
+        labels: Sequence[str | int],
+        n: int = 1,
+        seed: int = 0,
+        *,
+        min_confidence: float | None = None,
+        truncation: float | None = None,
     ) -> Glyphs:
         """Draw `n` images of each entry of `labels` (glyphs, class names, or label numbers as int), in that order.
 
@@ -77,20 +74,41 @@ class Pen:
         """
         if n < 1 or not labels:
             raise UsageError(f"Nothing is asked for: {len(labels)} labels, {n} images of each.")
-        runs = [(label_of(str(label), self.classes if isinstance(label, str) else self._numbered, f"Label {label!r}"), n) for label in labels]
+        runs = [
+            (label_of(str(label), self.classes if isinstance(label, str) else self._numbered, f"Label {label!r}"), n)
+            for label in labels
+        ]
         wishes, plan = Wishes(seed, min_confidence, truncation), Plan(tuple(runs))
         wishes.check(self.generator, self.reader)
         batch = self.generator.batch_for(plan.total)
-        shards = [draw_shard(self.generator, self.reader, plan.labels(number), wishes, number, batch) for number in range(plan.shards)]
+        shards = [
+            draw_shard(self.generator, self.reader, plan.labels(number), wishes, number, batch)
+            for number in range(plan.shards)
+        ]
         as_asked = np.argsort(np.concatenate([plan.rows(number) for number in range(plan.shards)]), kind="stable")
-        images, written = (np.concatenate(column) for column in zip(*((one.images, one.labels) for one in shards), strict=True))
+        images, written = (
+            np.concatenate(column) for column in zip(*((one.images, one.labels) for one in shards), strict=True)
+        )
         return Glyphs(images[as_asked], written[as_asked])
 
-    def compose(self, text: str, seed: int = 0, **choices: Any) -> "Image":
-        """A line of handwriting as a Pillow image; see `lekhani.handwriting.compose` for the choices."""
+    def compose(
+        self,
+        text: str,
+        seed: int = 0,
+        *,
+        height: int = 64,
+        join: bool = True,
+        variety: float = 0.3,
+        augment: "Strength" = "light",
+        without: Collection[str] = (),
+        light_on_dark: bool = False,
+        min_confidence: float = 0.5,
+    ) -> "Image":
+        """A line of handwriting as a Pillow image; see `lekhani.handwriting.compose.LineStyle` for the choices."""
         from lekhani.handwriting import compose
 
-        return compose.line_image(self, text, seed, **choices)
+        style = compose.LineStyle(height, join, variety, augment, without, light_on_dark)
+        return compose.compose(self, text, seed, style, min_confidence=min_confidence)
 
 
 @dataclass(frozen=True)
@@ -136,7 +154,9 @@ def load_judge(name: str | Path) -> Judge:
         return Judge(Reader(Path(name)))
     known = registered(str(name))
     if known.judge is None:
-        raise LekhaniError(f"{known.name} version {known.version} was registered without its judge; name a judge.onnx instead.")
+        raise LekhaniError(
+            f"{known.name} version {known.version} was registered without its judge; name a judge.onnx instead."
+        )
     return Judge(Reader(known.judge))
 
 
@@ -145,7 +165,11 @@ def find(dataset: str, model: Path | None = None, judge: Path | None = None) -> 
     version = None
     if model is None:
         known = registered(dataset)
-        model, origin, version = known.generator, f"{known.name} version {known.version}", f"{known.name}:{known.version}"
+        model, origin, version = (
+            known.generator,
+            f"{known.name} version {known.version}",
+            f"{known.name}:{known.version}",
+        )
         judge = judge or known.judge
     else:
         origin = str(model)
@@ -162,12 +186,16 @@ def registered(name: str) -> "Registered":
 
     match = _NAME.fullmatch(name)
     if match is None:
-        raise UsageError(f"{name!r} names no model; write a dataset, as in devanagari, devanagari@challenger or devanagari:3, or a file.")
+        raise UsageError(
+            f"{name!r} names no model; write a dataset, as in devanagari, devanagari@challenger or devanagari:3, or a file."
+        )
     dataset, alias, number = match["dataset"], match["alias"], match["number"]
     if alias is not None:
         known = models.aliases(dataset)
         if alias not in known:
-            raise UsageError(f"{models.model_name(dataset)} has no alias {alias!r}; it has {', '.join(known) or 'none'}.")
+            raise UsageError(
+                f"{models.model_name(dataset)} has no alias {alias!r}; it has {', '.join(known) or 'none'}."
+            )
         return models.fetch(dataset, known[alias], alias)
     if number is not None:
         return models.fetch(dataset, number)
@@ -175,30 +203,6 @@ def registered(name: str) -> "Registered":
     if found.alias != "champion":
         log.warning("%s has no champion yet; writing with its challenger, version %s.", found.name, found.version)
     return found
-
-
-def parse_runs(wanted: Sequence[str], classes: Sequence[GlyphClass]) -> list[tuple[int, int]]:
-    """`["क=8", "digit_0=2", "36"]` -> pairs (label, count) in the order asked for; raises UsageError naming the valid labels."""
-    runs = []
-    for entry in wanted:
-        what, count = entry.rsplit("=", 1) if "=" in entry else (entry, "1")
-        if not re.fullmatch(r"[0-9]{1,10}", count) or not 1 <= int(count) <= MAX_COUNT:
-            raise UsageError(f"--label {entry}: the count after = must be a whole number from 1 to {MAX_COUNT:,}.")
-        runs.append((label_of(what, classes, f"--label {entry}"), int(count)))
-    return runs
-
-
-def label_of(what: str, classes: Sequence[GlyphClass], where: str) -> int:
-    """The label that a glyph, a class name or a number means, in this order; raises UsageError that begins with `where` and names the valid ones."""
-    by_name: dict[str, int] = {str(c.label): c.label for c in classes}
-    by_name |= {c.name: c.label for c in classes}
-    by_name |= {c.glyph: c.label for c in classes}  # last: the glyph 3 is what a person means by "3"
-    if what in by_name:
-        return by_name[what]
-    close = difflib.get_close_matches(what, by_name, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    glyphs = " ".join(c.glyph for c in classes)
-    raise UsageError(f"{where}: no such class; {hint}valid are {glyphs}, names such as {classes[0].name}, and 0 to {len(classes) - 1}.")
 
 
 def _is_file(name: str | Path) -> bool:

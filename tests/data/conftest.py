@@ -49,7 +49,13 @@ class Project:
         """Run the command line in a process of its own."""
         environment = {**os.environ, "STANDIN_KAGGLE": self.kaggle_url, **environment}
         return subprocess.run(
-            [sys.executable, "-c", _PATCHED, *words], cwd=self.path, env=environment, capture_output=True, text=True, timeout=120, check=False
+            [sys.executable, "-c", _PATCHED, *words],
+            cwd=self.path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
 
     def holds_no_secret(self, *texts: str) -> None:
@@ -66,7 +72,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     home = tmp_path / "home"
     home.mkdir()
     for key in [*os.environ]:
-        if key.startswith("KAGGLE_") or key.lower().endswith("_proxy") or key in {"VERBOSE", "VERBOSE_OUTPUT", "XDG_CONFIG_HOME", "NETRC"}:
+        if (
+            key.startswith("KAGGLE_")
+            or key.lower().endswith("_proxy")
+            or key in {"VERBOSE", "VERBOSE_OUTPUT", "XDG_CONFIG_HOME", "NETRC"}
+        ):
             monkeypatch.delenv(key)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path / "scikit_learn_data"))
@@ -114,4 +124,8 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
     """Per layout: a tiny archive, and one of the real images where there are any."""
     folder = tmp_path_factory.mktemp("archives")
     layouts = ("dhcd-csv", "dhcd-folders", "mnist-idx")
-    return {(layout, kind): make for layout in layouts for kind, make in (("made", standins.made(layout)), ("real", standins.real(layout, folder)))}
+    return {
+        (layout, kind): make
+        for layout in layouts
+        for kind, make in (("made", standins.made(layout)), ("real", standins.real(layout, folder)))
+    }

@@ -91,7 +91,9 @@ def test_any_image(start: bytes, rest: bytes) -> None:
 
 
 @few
-@given(st.sampled_from(["PNG", "JPEG", "GIF", "TIFF", "BMP"]), st.integers(0, 10_000), st.binary(min_size=1, max_size=8))
+@given(
+    st.sampled_from(["PNG", "JPEG", "GIF", "TIFF", "BMP"]), st.integers(0, 10_000), st.binary(min_size=1, max_size=8)
+)
 def test_an_image_with_foreign_bytes(kind: str, at: int, patch: bytes) -> None:
     content = encoded(glyph(), kind)
     at %= len(content)
@@ -104,14 +106,25 @@ def test_an_image_with_foreign_bytes(kind: str, at: int, patch: bytes) -> None:
 def test_any_idx(kind: int, sizes: list[int], body: bytes, packed: bool) -> None:
     content = bytes([0, 0, kind, len(sizes)]) + b"".join(size.to_bytes(4, "big") for size in sizes) + body
     labels = idx(np.zeros(4))
-    endures({"x-images-idx3-ubyte" + ".gz" * packed: gzipped(content) if packed else content, "x-labels-idx1-ubyte": labels}, "mnist")
+    endures(
+        {
+            "x-images-idx3-ubyte" + ".gz" * packed: gzipped(content) if packed else content,
+            "x-labels-idx1-ubyte": labels,
+        },
+        "mnist",
+    )
 
 
 cells = st.sampled_from(["0", "255", "12.0", "0.5", "", "nan", "-1", "x", '"', "1e300", "क", "\x00", "0" * 50, "\r"])
 
 
 @few
-@given(st.lists(st.lists(cells, max_size=20), max_size=5), st.sampled_from([",", ";", "\t"]), st.booleans(), st.binary(max_size=20))
+@given(
+    st.lists(st.lists(cells, max_size=20), max_size=5),
+    st.sampled_from([",", ";", "\t"]),
+    st.booleans(),
+    st.binary(max_size=20),
+)
 def test_any_table(rows: list[list[str]], delimiter: str, header: bool, tail: bytes) -> None:
     lines = [delimiter.join(row) for row in rows]
     if header:
@@ -154,13 +167,25 @@ def test_any_npz(kind: str, shape: list[int], body: bytes, key: str) -> None:
 @example({"a/1.png": encoded(glyph())})
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_any_zip(members: dict[str, bytes]) -> None:
-    endures({"own.zip": zipped({name: content for name, content in members.items() if name[0] != "\x00"})})  # zipfile writes no empty name
+    endures(
+        {"own.zip": zipped({name: content for name, content in members.items() if name[0] != "\x00"})}
+    )  # zipfile writes no empty name
 
 
 @few
 @given(
     st.dictionaries(names, contents, max_size=4),
-    st.sampled_from([tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, tarfile.GNUTYPE_SPARSE, tarfile.XHDTYPE, b"?"]),
+    st.sampled_from(
+        [
+            tarfile.REGTYPE,
+            tarfile.SYMTYPE,
+            tarfile.FIFOTYPE,
+            tarfile.DIRTYPE,
+            tarfile.GNUTYPE_SPARSE,
+            tarfile.XHDTYPE,
+            b"?",
+        ]
+    ),
     st.integers(0, 8**11 - 1),
 )
 def test_any_tar(members: dict[str, bytes], kind: bytes, size: int) -> None:
@@ -173,7 +198,10 @@ def test_any_tar(members: dict[str, bytes], kind: bytes, size: int) -> None:
 
 @few
 @given(
-    st.sampled_from(["x.zip", "x.tar", "x.tar.gz", "x.tgz", "x.npz", "x.csv", "x.csv.gz", "x-images.idx3-ubyte", "a/x.png"]), st.binary(max_size=200)
+    st.sampled_from(
+        ["x.zip", "x.tar", "x.tar.gz", "x.tgz", "x.npz", "x.csv", "x.csv.gz", "x-images.idx3-ubyte", "a/x.png"]
+    ),
+    st.binary(max_size=200),
 )
 def test_any_file(name: str, content: bytes) -> None:
     endures({name: content})
@@ -181,7 +209,12 @@ def test_any_file(name: str, content: bytes) -> None:
 
 # --- valid sources with something wrong ---
 
-_PICTURES = {f"set/{split}/{name}/{i}.png": encoded(glyph(150 + i)) for split in ("Train", "Test") for name in ("ka", "kha") for i in range(3)}
+_PICTURES = {
+    f"set/{split}/{name}/{i}.png": encoded(glyph(150 + i))
+    for split in ("Train", "Test")
+    for name in ("ka", "kha")
+    for i in range(3)
+}
 _TABLE = table(pixel_rows(["ka", "kha"] * 6), [*pixel_header(), "label"])
 _PIXELS = idx(np.stack([glyph(100 + i) for i in range(12)]))
 _LABELS = {"train-labels-idx1-ubyte": idx(np.arange(12) % 3)}
@@ -201,9 +234,16 @@ SOURCES: dict[str, tuple[str, bytes, dict[str, bytes]]] = {
     "zipped csv": ("own.zip", zipped({"data.csv": _TABLE}), {}),
     "idx": ("train-images-idx3-ubyte", _PIXELS, _LABELS),
     "idx.gz": ("train-images-idx3-ubyte.gz", gzipped(_PIXELS), _LABELS),
-    "npz": ("own.npz", npz(images=np.stack([glyph()] * 6), labels=np.arange(6) % 2, class_names=np.array(["ka", "kha"])), {}),
+    "npz": (
+        "own.npz",
+        npz(images=np.stack([glyph()] * 6), labels=np.arange(6) % 2, class_names=np.array(["ka", "kha"])),
+        {},
+    ),
     "classes.csv": ("classes.csv", "name,glyph\nkha,ख\nka,क\n".encode(), _FOLDER),
-    **{kind: (f"ka/1.{kind}", encoded(glyph(), kind.upper()), _FOLDER) for kind in ("png", "jpeg", "gif", "tiff", "bmp")},
+    **{
+        kind: (f"ka/1.{kind}", encoded(glyph(), kind.upper()), _FOLDER)
+        for kind in ("png", "jpeg", "gif", "tiff", "bmp")
+    },
 }
 _Random = np.random.Generator
 
@@ -234,8 +274,14 @@ def _resize(content: bytes, random: _Random) -> bytes:
     """Numbers near the start or the end, where headers and tables of contents say how large things are."""
     changed = bytearray(content)
     for _ in range(random.integers(1, 4)):
-        at = random.integers(min(len(content), 160)) if random.random() < 0.5 else len(content) - random.integers(1, min(len(content), 600))
-        value = [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\x80", b"9999", b"\1\0\0\0"][random.integers(6)]
+        at = (
+            random.integers(min(len(content), 160))
+            if random.random() < 0.5
+            else len(content) - random.integers(1, min(len(content), 600))
+        )
+        value = [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\x80", b"9999", b"\1\0\0\0"][
+            random.integers(6)
+        ]
         changed[at : at + 4] = value[: len(changed) - at]
     return bytes(changed)
 
@@ -243,9 +289,16 @@ def _resize(content: bytes, random: _Random) -> bytes:
 def _rename(content: bytes, random: _Random) -> bytes:
     """Names of members as long as before, or words of a text."""
     old = [b"ka/1.png", b"Train", b"data.csv", b"images.npy", b"pixel7", b"label", b"name", b"kha"][random.integers(8)]
-    hostile = [b"../../..", b"/etc/pwd", b"a\n\r\x1b[2Jb", b"\xff\xfe\xfd\xfc", b"\0\0\0", b"C:\\x\\y\\z", b"........", "क्".encode()][
-        random.integers(8)
-    ]
+    hostile = [
+        b"../../..",
+        b"/etc/pwd",
+        b"a\n\r\x1b[2Jb",
+        b"\xff\xfe\xfd\xfc",
+        b"\0\0\0",
+        b"C:\\x\\y\\z",
+        b"........",
+        "क्".encode(),
+    ][random.integers(8)]
     return content.replace(old, hostile.ljust(len(old), b"x")[: len(old)]) if old in content else _flip(content, random)
 
 
@@ -264,7 +317,9 @@ def test_hundreds_of_damaged_sources() -> None:
         for at, mutation in enumerate(MUTATIONS):
             for turn in range(ROUNDS):
                 random = np.random.default_rng([number, at, turn])
-                read += endures({file: mutation(content, random), **beside}, "devanagari" if "idx" not in kind else "mnist")
+                read += endures(
+                    {file: mutation(content, random), **beside}, "devanagari" if "idx" not in kind else "mnist"
+                )
                 endured += 1
     assert endured == len(SOURCES) * len(MUTATIONS) * ROUNDS >= 300
     assert read < endured / 2  # most of them were damaged indeed

@@ -11,11 +11,11 @@ import standins
 from services import free_port
 from standins import KEY, TOKEN, USER, KaggleSite, cut, hidden_status, page, reset, status
 
-from lekhani import stages
 from lekhani.data.sources import fetch as sources
 from lekhani.data.sources import transfer
 from lekhani.data.spec import load_prepared
 from lekhani.errors import LekhaniError, UsageError
+from lekhani.stages import data as data_stage
 
 SLUG = "rishianand/devanagari-character-set"
 OUT = Path("data/raw/devanagari")
@@ -30,7 +30,9 @@ OTHER = standins.packed({"data.csv": b"pixel_0000,character\n9,digit_0\n"})
 
 
 def fetch(project: Any, version: int | None = None, slug: str = SLUG, **data: Any) -> dict[str, Any]:
-    stages.fetch(project.describe("devanagari", source="kaggle", kaggle={"slug": slug, "version": version}, **data), "devanagari")
+    data_stage.fetch(
+        project.describe("devanagari", source="kaggle", kaggle={"slug": slug, "version": version}, **data), "devanagari"
+    )
     return json.loads((OUT / "source.json").read_text())  # type: ignore[no-any-return]
 
 
@@ -38,8 +40,14 @@ def found() -> dict[str, bytes]:
     return {path.relative_to(OUT).as_posix(): path.read_bytes() for path in OUT.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize(("copy", "kind"), list(product(COPIES, ("made", "real"))), ids=lambda value: value if isinstance(value, str) else value[0])
-def test_every_known_copy_is_fetched_and_prepared(project: Any, kaggle: KaggleSite, archives: Any, copy: tuple[str, str], kind: str) -> None:
+@pytest.mark.parametrize(
+    ("copy", "kind"),
+    list(product(COPIES, ("made", "real"))),
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_every_known_copy_is_fetched_and_prepared(
+    project: Any, kaggle: KaggleSite, archives: Any, copy: tuple[str, str], kind: str
+) -> None:
     slug, layout = copy
     archive = archives[layout, kind]
     if archive is None:
@@ -47,16 +55,19 @@ def test_every_known_copy_is_fetched_and_prepared(project: Any, kaggle: KaggleSi
     kaggle.archives[slug, 2] = archive
     name = "mnist" if "mnist" in layout else "devanagari"
     choices = project.describe(name, source="kaggle", kaggle={"slug": slug, "version": None})
-    stages.fetch(choices, name)
+    data_stage.fetch(choices, name)
     raw = Path("data/raw", name)
     assert (raw / f"{slug.split('/')[1]}.zip").read_bytes() == archive
     source = json.loads((raw / "source.json").read_text())
     assert list(source) == ["name", "slug", "version", "sha256", "path", "origin", "licence", "citation"]
     assert (source["name"], source["slug"], source["version"], source["path"]) == ("kaggle", slug, 2, None)
     assert source["licence"].startswith("CC BY")
-    stages.prepare(choices, name)
+    data_stage.prepare(choices, name)
     prepared = load_prepared(Path("data/prepared", name))
-    expected = {"made": (60, 10 if name == "mnist" else 3), "real": (80 if name == "mnist" else 368, 10 if name == "mnist" else 46)}
+    expected = {
+        "made": (60, 10 if name == "mnist" else 3),
+        "real": (80 if name == "mnist" else 368, 10 if name == "mnist" else 46),
+    }
     assert (len(prepared.images), prepared.info.n_classes) == expected[kind]
     assert prepared.info.source == source
 
@@ -120,7 +131,9 @@ def test_a_newer_version_replaces_the_older_one(project: Any, kaggle: KaggleSite
 
 def test_a_newer_version_is_noticed_before_it_is_fetched(project: Any, kaggle: KaggleSite) -> None:
     def newer(version: int | None = None, **data: Any) -> int | None:
-        choices = project.describe("devanagari", **{"source": "kaggle", "kaggle": {"slug": SLUG, "version": version}, **data})
+        choices = project.describe(
+            "devanagari", **{"source": "kaggle", "kaggle": {"slug": SLUG, "version": version}, **data}
+        )
         return sources.newer("devanagari", choices.data["devanagari"], OUT)
 
     kaggle.archives[SLUG, 1] = LITTLE
@@ -141,7 +154,9 @@ def test_a_newer_version_is_noticed_before_it_is_fetched(project: Any, kaggle: K
         newer()
 
 
-def test_files_that_someone_changed_are_fetched_again(project: Any, kaggle: KaggleSite, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_that_someone_changed_are_fetched_again(
+    project: Any, kaggle: KaggleSite, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     kaggle.archives[SLUG, 1] = LITTLE
     fetch(project)
@@ -183,8 +198,12 @@ def test_names_for_classes_come_along(project: Any, kaggle: KaggleSite) -> None:
 
 
 @pytest.mark.parametrize("kind", ["IntrospectToken", "GetDataset", "DownloadDataset", "storage"])
-@pytest.mark.parametrize("fault", [status(429), status(429, Retry_After="1"), status(500), status(503), reset, cut], ids=str)
-def test_faults_that_pass_are_waited_for(project: Any, kaggle: KaggleSite, kind: str, fault: Any, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "fault", [status(429), status(429, Retry_After="1"), status(500), status(503), reset, cut], ids=str
+)
+def test_faults_that_pass_are_waited_for(
+    project: Any, kaggle: KaggleSite, kind: str, fault: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     kaggle.archives[SLUG, 1] = LITTLE
     kaggle.faults[kind] = [fault, fault]
     fetch(project)
@@ -193,13 +212,16 @@ def test_faults_that_pass_are_waited_for(project: Any, kaggle: KaggleSite, kind:
     project.holds_no_secret(caplog.text)
 
 
-def test_the_wait_is_the_server_s(project: Any, kaggle: KaggleSite, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wait_is_the_server_s(
+    project: Any, kaggle: KaggleSite, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     waited: list[float] = []
     monkeypatch.setattr("tenacity.nap.time.sleep", waited.append)
     monkeypatch.setattr(transfer, "LONGEST_WAIT", 50.0)
     kaggle.archives[SLUG, 1] = LITTLE
     kaggle.faults["storage"] = [
-        status(429, Retry_After=value) for value in ("7", "Fri, 01 Jan 2100 00:00:00 GMT", "Sun, 01 Jan 2020 00:00:00 GMT", "x")
+        status(429, Retry_After=value)
+        for value in ("7", "Fri, 01 Jan 2100 00:00:00 GMT", "Sun, 01 Jan 2020 00:00:00 GMT", "x")
     ]
     fetch(project)
     assert waited[:3] == [7, 50, 0]
@@ -208,13 +230,28 @@ def test_the_wait_is_the_server_s(project: Any, kaggle: KaggleSite, caplog: pyte
 
 
 ALWAYS: dict[str, tuple[str, Any, type[LekhaniError], str]] = {
-    "401": ("GetDataset", status(401), UsageError, r"^data\.devanagari\.source: Kaggle refuses the credentials .*kaggle\.com/settings"),
+    "401": (
+        "GetDataset",
+        status(401),
+        UsageError,
+        r"^data\.devanagari\.source: Kaggle refuses the credentials .*kaggle\.com/settings",
+    ),
     "401 in the body": ("GetDataset", hidden_status(401), UsageError, "Kaggle refuses the credentials"),
     "401 for the token": ("IntrospectToken", status(401), UsageError, "Kaggle refuses the credentials"),
     "unknown token": ("IntrospectToken", status(404), UsageError, "Kaggle refuses the credentials"),
-    "403": ("DownloadDataset", status(403), UsageError, rf"rules wait to be accepted; open https://www\.kaggle\.com/datasets/{SLUG} "),
+    "403": (
+        "DownloadDataset",
+        status(403),
+        UsageError,
+        rf"rules wait to be accepted; open https://www\.kaggle\.com/datasets/{SLUG} ",
+    ),
     "404": ("GetDataset", status(404), UsageError, rf"^data\.devanagari\.kaggle\.slug: Kaggle has no {SLUG} \(404\)"),
-    "404 of the zip": ("DownloadDataset", status(404), UsageError, rf"Kaggle has no {SLUG} or not its version 1 \(404\)"),
+    "404 of the zip": (
+        "DownloadDataset",
+        status(404),
+        UsageError,
+        rf"Kaggle has no {SLUG} or not its version 1 \(404\)",
+    ),
     "410": ("GetDataset", status(410), LekhaniError, "Kaggle answers 410"),
     "429": ("GetDataset", status(429), LekhaniError, "Kaggle asks to slow down .*wait some minutes"),
     "500": ("storage", status(500), LekhaniError, r"a fault of its own \(500\); run again later"),
@@ -231,7 +268,12 @@ ALWAYS: dict[str, tuple[str, Any, type[LekhaniError], str]] = {
 @pytest.mark.parametrize("case", ALWAYS)
 @pytest.mark.parametrize("earlier", [False, True])
 def test_every_failure_is_a_sentence_and_leaves_what_was_there(
-    project: Any, kaggle: KaggleSite, case: str, earlier: bool, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    project: Any,
+    kaggle: KaggleSite,
+    case: str,
+    earlier: bool,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     kind, fault, error, match = ALWAYS[case]
     kaggle.archives[SLUG, 1] = LITTLE
@@ -245,10 +287,16 @@ def test_every_failure_is_a_sentence_and_leaves_what_was_there(
     assert isinstance(caught.value, error)
     assert "\n" not in message
     assert kaggle.count("storage") == (
-        transfer.ATTEMPTS if kind == "storage" and fault is not page else 1 if fault is page and kind == "storage" else 0
+        transfer.ATTEMPTS
+        if kind == "storage" and fault is not page
+        else 1
+        if fault is page and kind == "storage"
+        else 0
     )
     if "sign-in" not in case:
-        assert message.endswith("or set `data.devanagari.source: openml` (and `openml: 40923` there), which needs no account.")
+        assert message.endswith(
+            "or set `data.devanagari.source: openml` (and `openml: 40923` there), which needs no account."
+        )
     assert [path.name for path in Path("data/raw").glob("*")] == (["devanagari"] if earlier else [])
     assert not earlier or found() == {"old.npz": b"old"}
     project.holds_no_secret(message, caplog.text, *capfd.readouterr())
@@ -257,13 +305,19 @@ def test_every_failure_is_a_sentence_and_leaves_what_was_there(
 def offline(monkeypatch: pytest.MonkeyPatch, url: str = "") -> None:
     from kagglesdk import kaggle_env
 
-    monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, url or f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setitem(
+        kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, url or f"http://127.0.0.1:{free_port()}"
+    )
 
 
-def test_a_machine_that_is_offline_hears_it_at_once(project: Any, kaggle: KaggleSite, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_is_offline_hears_it_at_once(
+    project: Any, kaggle: KaggleSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for url in ("", "http://no-such-host.invalid"):
         offline(monkeypatch, url)
-        with pytest.raises(LekhaniError, match=r"^Kaggle cannot be reached \(there is no connection\); .*source: openml") as caught:
+        with pytest.raises(
+            LekhaniError, match=r"^Kaggle cannot be reached \(there is no connection\); .*source: openml"
+        ) as caught:
             fetch(project)
         assert not isinstance(caught.value, UsageError | transfer.PassingError)
     monkeypatch.setenv("HTTP_PROXY", f"http://me:{KEY}@127.0.0.1:{free_port()}")
@@ -276,7 +330,9 @@ def test_a_machine_that_is_offline_hears_it_at_once(project: Any, kaggle: Kaggle
         fetch(project)
 
 
-def test_a_server_that_falls_silent_is_not_waited_for(project: Any, kaggle: KaggleSite, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_falls_silent_is_not_waited_for(
+    project: Any, kaggle: KaggleSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import threading
 
     from lekhani.data.sources import kaggle
@@ -290,7 +346,9 @@ def test_a_server_that_falls_silent_is_not_waited_for(project: Any, kaggle: Kagg
     over.set()
 
 
-@pytest.mark.parametrize("way", ["token", "token file", "token in a file named", "user and key", "kaggle.json", "KAGGLE_CONFIG_DIR"])
+@pytest.mark.parametrize(
+    "way", ["token", "token file", "token in a file named", "user and key", "kaggle.json", "KAGGLE_CONFIG_DIR"]
+)
 def test_credentials_are_found_where_kaggle_documents_them(project: Any, kaggle: KaggleSite, way: str) -> None:
     home = project.path.parent / "home"
     (home / ".kaggle").mkdir()
@@ -325,13 +383,27 @@ def test_credentials_are_found_where_kaggle_documents_them(project: Any, kaggle:
         ({"KAGGLE_API_TOKEN": f"{TOKEN}\n"}, 2, "without a line break"),
         ({"KAGGLE_API_TOKEN": f"{TOKEN}क"}, 2, "Kaggle refuses the credentials"),
         ({"KAGGLE_API_TOKEN": TOKEN * 30}, 2, "credentials cannot be used (File name too long)"),
-        ({"KAGGLE_API_TOKEN": "", "KAGGLE_USERNAME": USER, "KAGGLE_KEY": f"{KEY}wrong"}, 2, "Kaggle refuses the credentials"),
-        ({"KAGGLE_API_TOKEN": "", "KAGGLE_CONFIG_DIR": "/dev/null/kaggle"}, 2, "credentials cannot be used (Not a directory)"),
+        (
+            {"KAGGLE_API_TOKEN": "", "KAGGLE_USERNAME": USER, "KAGGLE_KEY": f"{KEY}wrong"},
+            2,
+            "Kaggle refuses the credentials",
+        ),
+        (
+            {"KAGGLE_API_TOKEN": "", "KAGGLE_CONFIG_DIR": "/dev/null/kaggle"},
+            2,
+            "credentials cannot be used (Not a directory)",
+        ),
         ({"STANDIN_KAGGLE": "http://127.0.0.1:9", "VERBOSE": "1"}, 1, "Kaggle cannot be reached"),
-        ({"STANDIN_KAGGLE": "http://127.0.0.1:9", "KAGGLE_API_ENVIRONMENT": "LOCALHOST"}, 1, "Kaggle cannot be reached"),
+        (
+            {"STANDIN_KAGGLE": "http://127.0.0.1:9", "KAGGLE_API_ENVIRONMENT": "LOCALHOST"},
+            1,
+            "Kaggle cannot be reached",
+        ),
     ],
 )
-def test_the_command_says_one_sentence(project: Any, kaggle: KaggleSite, environment: dict[str, str], code: int, match: str) -> None:
+def test_the_command_says_one_sentence(
+    project: Any, kaggle: KaggleSite, environment: dict[str, str], code: int, match: str
+) -> None:
     project.describe("devanagari", source="kaggle", kaggle={"slug": SLUG, "version": None})
     done = project.run("fetch", "-d", "devanagari", **environment)
     assert (done.returncode, done.stdout) == (code, "")
@@ -348,7 +420,7 @@ def test_a_full_disk_leaves_what_was_there(project: Any, kaggle: KaggleSite, ful
     before = found()
     choices = project.describe("devanagari", source="kaggle", kaggle={"slug": SLUG, "version": 2})
     with full_disk(), pytest.raises(LekhaniError, match="Could not write data/raw/devanagari: File too large"):
-        stages.fetch(choices, "devanagari")
+        data_stage.fetch(choices, "devanagari")
     assert found() == before
     assert [path.name for path in OUT.parent.iterdir()] == ["devanagari"]
 
@@ -356,10 +428,11 @@ def test_a_full_disk_leaves_what_was_there(project: Any, kaggle: KaggleSite, ful
 def test_a_dataset_of_one_s_own_is_told_no_other_source(project: Any, kaggle: KaggleSite) -> None:
     choices = project.describe("own", source="kaggle", kaggle={"slug": "me/letters"})
     with pytest.raises(
-        UsageError, match=r"^data\.own\.kaggle\.slug: Kaggle has no me/letters \(404\); compare it with the address of the dataset's page\.$"
+        UsageError,
+        match=r"^data\.own\.kaggle\.slug: Kaggle has no me/letters \(404\); compare it with the address of the dataset's page\.$",
     ):
-        stages.fetch(choices, "own")
+        data_stage.fetch(choices, "own")
     kaggle.archives["me/letters", 1] = LITTLE
-    stages.fetch(choices, "own")
+    data_stage.fetch(choices, "own")
     source = json.loads(Path("data/raw/own/source.json").read_text())
     assert (source["origin"], source["licence"], source["citation"]) == (None, None, None)

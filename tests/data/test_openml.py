@@ -14,10 +14,10 @@ import standins
 from services import free_port
 from standins import OpenmlSite, arff, cut, reset, status
 
-from lekhani import stages
 from lekhani.data.sources import openml
 from lekhani.data.spec import load_prepared
 from lekhani.errors import LekhaniError, UsageError
+from lekhani.stages import data as data_stage
 
 OUT = Path("data/raw/devanagari")
 WORDS = ("character_01_ka", "character_10_yna", "digit_9")
@@ -30,7 +30,7 @@ def serve(site: OpenmlSite, number: int = 40923, count: int = 60, **more: Any) -
 
 
 def fetch(project: Any, number: int = 40923, name: str = "devanagari", **data: Any) -> dict[str, Any]:
-    stages.fetch(project.describe(name, source="openml", openml=number, **data), name)
+    data_stage.fetch(project.describe(name, source="openml", openml=number, **data), name)
     return json.loads(Path("data/raw", name, "source.json").read_text())  # type: ignore[no-any-return]
 
 
@@ -42,13 +42,19 @@ def test_dhcd_comes_as_arrays_and_is_prepared(project: Any, openml: OpenmlSite) 
     images = serve(openml)
     source = fetch(project)
     assert list(source) == ["name", "id", "version", "sha256", "path", "origin", "licence", "citation"]
-    assert (source["name"], source["id"], source["version"], source["path"], source["licence"]) == ("openml", 40923, 1, None, "CC BY 4.0")
+    assert (source["name"], source["id"], source["version"], source["path"], source["licence"]) == (
+        "openml",
+        40923,
+        1,
+        None,
+        "CC BY 4.0",
+    )
     with np.load(OUT / "openml_40923.npz", allow_pickle=False) as arrays:
         assert np.array_equal(arrays["images"], images)
         assert arrays["images"].dtype == np.uint8
         assert arrays["labels"].tolist() == [i % 3 for i in range(60)]
         assert arrays["class_names"].tolist() == list(WORDS)
-    stages.prepare(project.describe("devanagari", source="openml", openml=40923), "devanagari")
+    data_stage.prepare(project.describe("devanagari", source="openml", openml=40923), "devanagari")
     prepared = load_prepared(Path("data/prepared/devanagari"))
     assert [c.glyph for c in prepared.info.classes] == ["क", "ञ", "९"]
     assert len(prepared.images) == 60
@@ -58,7 +64,7 @@ def test_mnist_comes_with_its_digits(project: Any, openml: OpenmlSite) -> None:
     words = [str(i % 10) for i in range(60)]
     openml.add(554, *arff(standins.glyphs(60, 28), words, "class"), "class")
     assert fetch(project, 554, "mnist")["licence"] == "CC BY-SA 3.0"
-    stages.prepare(project.describe("mnist", source="openml", openml=554), "mnist")
+    data_stage.prepare(project.describe("mnist", source="openml", openml=554), "mnist")
     assert [c.name for c in load_prepared(Path("data/prepared/mnist")).info.classes] == [str(i) for i in range(10)]
 
 
@@ -79,7 +85,9 @@ def test_numbers_as_classes_count_as_people_do(project: Any, openml: OpenmlSite)
         assert arrays["labels"].tolist() == [i % 12 for i in range(24)]
 
 
-def test_what_is_here_stays_and_needs_no_network(project: Any, openml: OpenmlSite, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_here_stays_and_needs_no_network(
+    project: Any, openml: OpenmlSite, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     serve(openml)
     fetch(project)
@@ -114,7 +122,12 @@ def test_faults_that_pass_are_waited_for(project: Any, openml: OpenmlSite, kind:
 
 
 ALWAYS: dict[str, tuple[str, Any, type[LekhaniError], str]] = {
-    "404": ("about", status(404), UsageError, r"^data\.devanagari\.openml: OpenML has no data set 40923; take the number from its address"),
+    "404": (
+        "about",
+        status(404),
+        UsageError,
+        r"^data\.devanagari\.openml: OpenML has no data set 40923; take the number from its address",
+    ),
     "404 of the file": ("file", status(404), UsageError, "OpenML has no data set 40923"),
     "403": ("about", status(403), LekhaniError, r"OpenML answers 403 .*https://www\.openml\.org/d/40923"),
     "429": ("about", status(429), LekhaniError, "OpenML asks to slow down .*run again later"),
@@ -126,7 +139,9 @@ ALWAYS: dict[str, tuple[str, Any, type[LekhaniError], str]] = {
 
 
 @pytest.mark.parametrize("case", ALWAYS)
-def test_every_failure_is_a_sentence_and_leaves_what_was_there(project: Any, openml: OpenmlSite, case: str, recwarn: Any) -> None:
+def test_every_failure_is_a_sentence_and_leaves_what_was_there(
+    project: Any, openml: OpenmlSite, case: str, recwarn: Any
+) -> None:
     kind, fault, error, match = ALWAYS[case]
     serve(openml)
     OUT.mkdir(parents=True)
@@ -158,7 +173,11 @@ def test_another_checksum_is_damage(project: Any, openml: OpenmlSite) -> None:
 def test_a_machine_that_is_offline_hears_it(project: Any, openml: OpenmlSite, monkeypatch: pytest.MonkeyPatch) -> None:
     from sklearn.datasets import _openml
 
-    for url in (f"http://127.0.0.1:{free_port()}", "http://no-such-host.invalid", openml.url.replace("http:", "https:")):
+    for url in (
+        f"http://127.0.0.1:{free_port()}",
+        "http://no-such-host.invalid",
+        openml.url.replace("http:", "https:"),
+    ):
         monkeypatch.setattr(_openml, "_DATA_INFO", url + "/api/v1/json/data/{}")
         openml.server.socket.settimeout(5)
         with pytest.raises(LekhaniError, match=r"^OpenML cannot be reached \((there is no connection|its certificate)"):
@@ -171,11 +190,15 @@ def test_a_machine_that_is_offline_hears_it(project: Any, openml: OpenmlSite, mo
     assert socket.getdefaulttimeout() is None
 
 
-def test_a_folder_that_cannot_be_written_is_named(project: Any, openml: OpenmlSite, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named(
+    project: Any, openml: OpenmlSite, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     serve(openml)
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path / "file" / "below"))
-    with pytest.raises(LekhaniError, match=r"cannot keep OpenML's data set 40923 \(Not a directory\); .*SCIKIT_LEARN_DATA"):
+    with pytest.raises(
+        LekhaniError, match=r"cannot keep OpenML's data set 40923 \(Not a directory\); .*SCIKIT_LEARN_DATA"
+    ):
         fetch(project)
 
 
@@ -184,7 +207,10 @@ def test_a_folder_that_cannot_be_written_is_named(project: Any, openml: OpenmlSi
     [
         (urllib.error.URLError(TimeoutError("timed out")), "The connection to OpenML broke"),
         (urllib.error.URLError(OSError("Tunnel connection failed: 407")), "OpenML cannot be reached"),
-        (OSError(errno.ENOSPC, "No space left on device"), r"cannot keep OpenML's data set 7 \(No space left on device\)"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            r"cannot keep OpenML's data set 7 \(No space left on device\)",
+        ),
         (EOFError("Compressed file ended"), "arrived damaged"),
         (ConnectionResetError(errno.ECONNRESET, "reset"), "broke"),
     ],

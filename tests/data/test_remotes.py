@@ -25,11 +25,15 @@ class Project:
 
     def __init__(self, path: Path, settings: Path) -> None:
         self.path, self.settings = path, settings
-        self.environment = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GIT_", "AWS_"))}
+        self.environment = {
+            key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GIT_", "AWS_"))
+        }
         self.environment |= without_settings(settings)
 
     def run(self, *words: str, code: int = 0) -> str:
-        done = subprocess.run(words, cwd=self.path, env=self.environment, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(
+            words, cwd=self.path, env=self.environment, capture_output=True, text=True, timeout=300, check=False
+        )
         assert done.returncode == code, f"{words} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return done.stdout if code == 0 else done.stdout + done.stderr
 
@@ -98,7 +102,9 @@ def s3() -> Iterator[str]:
     try:
         host, port = server.get_host_and_port()
         address = f"http://{host}:{port}"
-        client = boto3.client("s3", endpoint_url=address, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test")
+        client = boto3.client(
+            "s3", endpoint_url=address, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test"
+        )
         client.create_bucket(Bucket="lekhani")
         yield address
     finally:
@@ -107,13 +113,19 @@ def s3() -> Iterator[str]:
 
 def with_s3(project: Project, address: str, *where: str) -> None:
     """Credentials come from the environment, the rest from DVC's configuration."""
-    project.environment |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    project.environment |= {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
     project.run("dvc", "remote", "add", *where, "-d", "store", "s3://lekhani/data")
     project.run("dvc", "remote", "modify", *where, "store", "endpointurl", address)
 
 
 def test_data_goes_to_a_folder_and_comes_back(project: Project, tmp_path: Path) -> None:
-    project.run("dvc", "remote", "add", "-d", "store", "../store")  # relative to the working folder; DVC keeps it relative to .dvc
+    project.run(
+        "dvc", "remote", "add", "-d", "store", "../store"
+    )  # relative to the working folder; DVC keeps it relative to .dvc
     project.run("git", "commit", "-qam", "remote")
     before = project.digests()
     project.run("dvc", "push", "-q", "prepare")
@@ -143,14 +155,20 @@ def test_data_goes_to_s3_and_comes_back(project: Project, s3: str, tmp_path: Pat
     # Without credentials it is a sentence, not a traceback.
     for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         del other.environment[key]
-    other.environment |= {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "none", "AWS_SHARED_CREDENTIALS_FILE": "none"}
+    other.environment |= {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "none",
+        "AWS_SHARED_CREDENTIALS_FILE": "none",
+    }
     said = other.run("lekhani", "data", "diff", "HEAD~2", code=2)
     assert "credentials" in said
     assert len(said.strip().splitlines()) == 1
 
 
 def test_a_diff_through_s3_needs_no_cache(project: Project, s3: str, tmp_path: Path) -> None:
-    with_s3(project, s3, "--local")  # a committed remote would not do: `--all-commits` asks each commit's own configuration
+    with_s3(
+        project, s3, "--local"
+    )  # a committed remote would not do: `--all-commits` asks each commit's own configuration
     project.run("dvc", "push", "-q", "--all-commits")
     other = project.clone(tmp_path / "clone")
     with_s3(other, s3, "--local")
@@ -188,13 +206,20 @@ def test_fewer_classes_show_in_a_diff(project: Project) -> None:
     assert [len(found["examples"][kind]) for kind in ("added", "removed")] == [0, 5]
     assert {one["class"] for one in found["examples"]["removed"]} == {"5", "6", "7", "8", "9"}
     text = project.run("lekhani", "data", "diff", "HEAD~1", "--examples", "1")
-    assert "mnist, from HEAD~1 to the working tree\n1,797 images before and 901 after: 896 removed, 901 unchanged." in text
+    assert (
+        "mnist, from HEAD~1 to the working tree\n1,797 images before and 901 after: 896 removed, 901 unchanged." in text
+    )
     assert "Classes gone: 5, 6, 7, 8, 9." in text
-    assert project.run("lekhani", "data", "diff", "HEAD~1", "--format", "md").startswith("## mnist, from HEAD~1 to the working tree")
+    assert project.run("lekhani", "data", "diff", "HEAD~1", "--format", "md").startswith(
+        "## mnist, from HEAD~1 to the working tree"
+    )
 
 
 def test_another_seed_moves_images_between_splits(project: Project) -> None:
-    assert project.run("lekhani", "data", "diff", "HEAD", "-d", "mnist") == "mnist, from HEAD to the working tree\nNo difference: 901 images.\n"
+    assert (
+        project.run("lekhani", "data", "diff", "HEAD", "-d", "mnist")
+        == "mnist, from HEAD to the working tree\nNo difference: 901 images.\n"
+    )
     params = yaml.safe_load((project.path / "params.yaml").read_text(encoding="utf-8"))
     (project.path / "params.yaml").write_text(yaml.safe_dump({**params, "seed": 8}, sort_keys=False), encoding="utf-8")
     project.run("dvc", "repro", "-q", "prepare")

@@ -67,7 +67,9 @@ def test_images_are_built_in_stages_and_run_as_nobody_in_particular() -> None:
 def test_only_what_is_copied_gets_into_a_build() -> None:
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.M)
     wanted = {path for paths in copied for path in paths.split()}
-    rules = [line for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    rules = [
+        line for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if not line.startswith("#")
+    ]
     assert rules[0] == "*"
     assert {rule[1:] for rule in rules if rule.startswith("!")} == wanted
     assert "**/__pycache__" in rules
@@ -86,10 +88,14 @@ def test_services_start_again_and_wait_for_each_other() -> None:
         image = service["image"]
         assert "build" in service or re.fullmatch(r"[\w/.-]+:\d+\.\d+[\w.-]*", image), f"{name}: {image} is not pinned"
         for other, how in service.get("depends_on", {}).items():
-            assert how["condition"] == ("service_completed_successfully" if other == "deployments" else "service_healthy"), (name, other)
+            assert how["condition"] == (
+                "service_completed_successfully" if other == "deployments" else "service_healthy"
+            ), (name, other)
     # Who speaks to whom is said by the addresses; each must be waited for.
     for name, service in RAW.items():
-        spoken_to = {other for other in RAW if re.search(rf"[/@]{other}:\d", str(service.get("environment", "")))} - {name}
+        spoken_to = {other for other in RAW if re.search(rf"[/@]{other}:\d", str(service.get("environment", "")))} - {
+            name
+        }
         waited_for = set(service.get("depends_on", {}))
         waited_for |= {far for near in waited_for for far in RAW[near].get("depends_on", {})}
         assert spoken_to <= waited_for, name
@@ -115,7 +121,11 @@ def test_no_secret_stands_in_a_file() -> None:
             if "://lekhani:" in str(value):
                 assert "://lekhani:${POSTGRES_PASSWORD:?" in value, f"{name}: {key}"
     asked = dict(re.findall(r"\$\{(\w+):([-?])", text))
-    lines = [line.partition("=") for line in EXAMPLE.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    lines = [
+        line.partition("=")
+        for line in EXAMPLE.read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith("#")
+    ]
     offered = {key: value for key, _, value in lines}
     assert set(offered) == set(asked)
     assert [key for key, value in offered.items() if not value] == [key for key in offered if asked[key] == "?"]
@@ -139,8 +149,14 @@ class Here:
         self.keys = project.path.parent / "keys.txt"
         text = filled(COMPOSE.read_text(encoding="utf-8"), VALUES)
         text = text.replace("@postgres:5432", f"@127.0.0.1:{database}").replace("http://storage:8333", storage)
-        text = re.sub(r"//(mlflow|prefect):", "//127.0.0.1:", text).replace("0.0.0.0", "127.0.0.1").replace("/project", str(project.path))
-        text = text.replace("/run/secrets/api_keys", str(self.keys)).replace("--reports=/reports", f"--reports={project.path.parent / 'reports'}")
+        text = (
+            re.sub(r"//(mlflow|prefect):", "//127.0.0.1:", text)
+            .replace("0.0.0.0", "127.0.0.1")
+            .replace("/project", str(project.path))
+        )
+        text = text.replace("/run/secrets/api_keys", str(self.keys)).replace(
+            "--reports=/reports", f"--reports={project.path.parent / 'reports'}"
+        )
         text = re.sub(r"\b(5000|4200|8080|8000)\b", lambda found: str(ports[int(found[0])]), text)
         self.services: dict[str, dict[str, Any]] = yaml.safe_load(text)["services"]
         self.mlflow = self.services["worker"]["environment"]["MLFLOW_TRACKING_URI"]
@@ -157,7 +173,9 @@ class Here:
     def run(self, name: str, *words: str) -> str:
         """Run a service's command, or another one in its place, to its end."""
         command, environment = words or self.services[name]["command"], self.environment(name)
-        done = subprocess.run(command, cwd=self.project.path, env=environment, capture_output=True, text=True, timeout=240, check=False)
+        done = subprocess.run(
+            command, cwd=self.project.path, env=environment, capture_output=True, text=True, timeout=240, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -165,7 +183,11 @@ class Here:
         """Run a service until the block ends."""
         log, health = self.project.path.parent / f"{name}.log", self.health(name)
         return services.running(
-            self.services[name]["command"], lambda: services.answers(health), log, cwd=self.project.path, env=self.environment(name)
+            self.services[name]["command"],
+            lambda: services.answers(health),
+            log,
+            cwd=self.project.path,
+            env=self.environment(name),
         )
 
 
@@ -188,7 +210,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
             (admin, "--command", f"CREATE ROLE lekhani SUPERUSER LOGIN PASSWORD '{VALUES['POSTGRES_PASSWORD']}'"),
             (place, "--file", str(ROOT / "deploy" / "databases.sql")),
         ):
-            subprocess.run([str(program("psql")), uri, "--quiet", "--set", "ON_ERROR_STOP=1", *words], timeout=60, check=True)
+            subprocess.run(
+                [str(program("psql")), uri, "--quiet", "--set", "ON_ERROR_STOP=1", *words], timeout=60, check=True
+            )
         found = Here(project, int(re.findall(r":(\d+)/", admin)[0]), stack.enter_context(services.s3("mlflow")))
         bucket(found, "dvc").create()
         for name in ("mlflow", "prefect", "deployments", "worker"):
@@ -204,13 +228,20 @@ def bucket(here: Here, name: str) -> Any:
 
     given = here.environment("worker")
     access = {"aws_access_key_id": given["AWS_ACCESS_KEY_ID"], "aws_secret_access_key": given["AWS_SECRET_ACCESS_KEY"]}
-    return boto3.resource("s3", endpoint_url=given["AWS_ENDPOINT_URL_S3"], region_name=given["AWS_DEFAULT_REGION"], **access).Bucket(name)
+    return boto3.resource(
+        "s3", endpoint_url=given["AWS_ENDPOINT_URL_S3"], region_name=given["AWS_DEFAULT_REGION"], **access
+    ).Bucket(name)
 
 
 @pytest.mark.slow
 def test_servers_answer_the_names_they_have_in_the_network_and_no_others(here: Here) -> None:
     search, port = f"{here.mlflow}/api/2.0/mlflow/experiments/search?max_results=5", here.mlflow.rpartition(":")[2]
-    for host, status in ((f"mlflow:{port}", 200), (f"127.0.0.1:{port}", 200), (f"localhost:{port}", 200), ("evil.example", 403)):
+    for host, status in (
+        (f"mlflow:{port}", 200),
+        (f"127.0.0.1:{port}", 200),
+        (f"localhost:{port}", 200),
+        ("evil.example", 403),
+    ):
         assert requests.get(search, headers={"Host": host}, timeout=20).status_code == status, host
     settings = requests.get(here.health("prefect").replace("/api/health", "/ui-settings"), timeout=20).json()
     assert settings["api_url"] == here.services["worker"]["environment"]["PREFECT_API_URL"]
@@ -225,9 +256,17 @@ with mlflow.start_run() as run:
     mlflow.log_text("a glyph", "glyph.txt")
 print(run.info.run_id, mlflow.artifacts.load_text(run.info.artifact_uri + "/glyph.txt"))
 """
-    environment = {key: value for key, value in here.environment("worker").items() if not key.startswith("AWS_")}  # the server alone needs the keys
+    environment = {
+        key: value for key, value in here.environment("worker").items() if not key.startswith("AWS_")
+    }  # the server alone needs the keys
     done = subprocess.run(
-        ["python", "-W", "ignore", "-c", script], cwd=here.project.path, env=environment, capture_output=True, text=True, timeout=120, check=True
+        ["python", "-W", "ignore", "-c", script],
+        cwd=here.project.path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
     )
     run, _, text = next(line for line in done.stdout.splitlines() if line.endswith("a glyph")).partition(" ")
     assert text == "a glyph"
@@ -237,7 +276,9 @@ print(run.info.run_id, mlflow.artifacts.load_text(run.info.artifact_uri + "/glyp
 
 @pytest.mark.slow
 def test_the_worker_runs_what_is_deployed_and_pushes_what_came_of_it(here: Here) -> None:
-    said = here.run("worker", "prefect", "deployment", "run", "retrain/on-demand", "--param", "register_best=false", "--watch")
+    said = here.run(
+        "worker", "prefect", "deployment", "run", "retrain/on-demand", "--param", "register_best=false", "--watch"
+    )
     assert "finished" in said.lower() or "completed" in said.lower(), said
     assert (here.project.path / "reports" / "leaderboard.md").is_file()
     here.run("worker", "dvc", "push", "-q")
@@ -245,7 +286,9 @@ def test_the_worker_runs_what_is_deployed_and_pushes_what_came_of_it(here: Here)
 
 
 @pytest.mark.slow
-def test_the_api_serves_the_champion_to_whoever_has_a_key(here: Here, toy_generator: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_api_serves_the_champion_to_whoever_has_a_key(
+    here: Here, toy_generator: Callable[..., Path], tmp_path: Path
+) -> None:
     from lekhani.serve.keys import new_key
 
     script = """

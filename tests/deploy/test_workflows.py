@@ -19,7 +19,18 @@ STEPS = [(name, step) for name, job in JOBS for step in job.get("steps", [])]
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
 # What .ci/run runs, of which these tests are a part, and the demo, which is nothing but commands that tests/pipeline runs one by one.
 RUN_ELSEWHERE = {"setup", "lint", "types", "test", "test-slow", "demo"}
-RUN_BELOW = {"pull", "restore", "push", "retrain", "register", "datasets", "promotion-check", "promote", "comment", "summary"}
+RUN_BELOW = {
+    "pull",
+    "restore",
+    "push",
+    "retrain",
+    "register",
+    "datasets",
+    "promotion-check",
+    "promote",
+    "comment",
+    "summary",
+}
 TABLE = "## lekhani-mnist: version 2 against champion 1\n\n**Refuse**: too few classes\n"
 
 
@@ -88,7 +99,9 @@ def test_secrets_reach_only_the_commands_that_need_them() -> None:
         assert given == needs.get(step.get("run", "").removeprefix("make "), set()), (name, step)
         assert json.dumps(step).count("secrets.") == len(given), name
         if given:
-            assert "make setup" in commands(name)[: commands(name).index(step["run"])], f"{name}: {step['run']} installs packages beside secrets"
+            assert "make setup" in commands(name)[: commands(name).index(step["run"])], (
+                f"{name}: {step['run']} installs packages beside secrets"
+            )
     for name, one in JOBS:
         assert "secrets." not in json.dumps({key: value for key, value in one.items() if key != "steps"}), name
 
@@ -106,7 +119,9 @@ def test_the_alias_moves_only_behind_the_gate_and_an_approval() -> None:
     def settings(name: str, command: str) -> Any:
         return next(step["env"] for step in job(name)["steps"] if step.get("run") == command)
 
-    assert settings("promote.gate", "make promotion-check") == settings("promote.promote", "make promote"), "both decide on the same"
+    assert settings("promote.gate", "make promotion-check") == settings("promote.promote", "make promote"), (
+        "both decide on the same"
+    )
     assert settings("promote.gate", "make pull") == settings("promote.promote", "make pull")
     # A step that goes on after a refusal would let the alias move: none does, nor does the job.
     assert not any(step.get("continue-on-error") for name, step in STEPS if name != "promote.comment")
@@ -116,11 +131,15 @@ def test_the_alias_moves_only_behind_the_gate_and_an_approval() -> None:
 def test_forks_get_nowhere_near_the_secrets() -> None:
     assert "github.event.pull_request.head.repo.full_name == github.repository" in job("promote.gate")["if"]
     for name, content in WORKFLOWS.items():
-        assert not {"pull_request_target", "workflow_run"} & set(content[True]), name  # YAML reads `on` as a truth value
+        assert not {"pull_request_target", "workflow_run"} & set(content[True]), (
+            name
+        )  # YAML reads `on` as a truth value
 
 
 def test_retraining_keeps_its_work_before_it_tells_of_it() -> None:
-    assert commands("retrain.retrain") == [f"make {one}" for one in ("setup", "restore", "retrain", "summary", "push", "register", "datasets")]
+    assert commands("retrain.retrain") == [
+        f"make {one}" for one in ("setup", "restore", "retrain", "summary", "push", "register", "datasets")
+    ]
     call = job("retrain.promotion")
     assert call["uses"] == "./.github/workflows/promote.yml"
     assert call["needs"] == "retrain"
@@ -129,9 +148,16 @@ def test_retraining_keeps_its_work_before_it_tells_of_it() -> None:
 
 
 def test_packages_are_cached_by_what_is_installed() -> None:
-    kept = [step["with"]["key"] for name, step in STEPS if name.startswith("ci.") and "actions/cache" in step.get("uses", "")]
+    kept = [
+        step["with"]["key"]
+        for name, step in STEPS
+        if name.startswith("ci.") and "actions/cache" in step.get("uses", "")
+    ]
     assert len(kept) == 2
-    assert all("hashFiles('pyproject.toml', 'constraints.txt')" in key and "steps.python.outputs.python-version" in key for key in kept)
+    assert all(
+        "hashFiles('pyproject.toml', 'constraints.txt')" in key and "steps.python.outputs.python-version" in key
+        for key in kept
+    )
     assert job("ci.check")["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
 
 
@@ -194,10 +220,17 @@ def test_the_leaderboard_is_shown_on_the_page_of_the_run(small_project: Project)
 )
 def test_the_gate_shows_its_table_whatever_it_says(small_project: Project, code: int, reason: str, ends: int) -> None:
     page = small_project.path.parent / "page.md"
-    small_project.environment |= {"GITHUB_STEP_SUMMARY": str(page), "DATASET": "mnist", "MODEL_VERSION": "2", "FORCE_REASON": reason}
+    small_project.environment |= {
+        "GITHUB_STEP_SUMMARY": str(page),
+        "DATASET": "mnist",
+        "MODEL_VERSION": "2",
+        "FORCE_REASON": reason,
+    }
     calls = small_project.stand_in("lekhani", TABLE, code)
     said = small_project.make("promotion-check", code=ends)
-    assert calls() == [["promote", "--check", "--dataset", "mnist", "--version", "2"]], "and nothing is forced while it only decides"
+    assert calls() == [["promote", "--check", "--dataset", "mnist", "--version", "2"]], (
+        "and nothing is forced while it only decides"
+    )
     assert TABLE in said
     assert page.read_text() == (small_project.path / "build" / "promotion.md").read_text() == TABLE
 
@@ -214,7 +247,13 @@ def test_promotion_ends_as_the_command_does(small_project: Project, code: int, e
 
 def test_nothing_that_is_asked_for_becomes_part_of_a_command(small_project: Project) -> None:
     nasty = 'it\'s "$(touch pwned)" `touch pwned`; touch pwned & $HOME $(shell touch pwned) \\ * #'
-    small_project.environment |= {"DATASET": nasty, "MODEL_VERSION": nasty, "FORCE_REASON": nasty, "PULL_REQUEST": nasty, "GITHUB_REPOSITORY": "a/b"}
+    small_project.environment |= {
+        "DATASET": nasty,
+        "MODEL_VERSION": nasty,
+        "FORCE_REASON": nasty,
+        "PULL_REQUEST": nasty,
+        "GITHUB_REPOSITORY": "a/b",
+    }
     asked = ["--dataset", nasty, "--version", nasty]
     calls, comments = small_project.stand_in("lekhani", TABLE), small_project.stand_in("gh")
     for target in ("promotion-check", "promote", "comment"):

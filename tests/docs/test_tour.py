@@ -39,8 +39,15 @@ def pictures(cell: Any) -> int:
 
 def test_what_is_committed_has_run_and_shows_pictures(notebook: Any) -> None:
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "run from top to bottom before it is committed"
-    assert [output for cell in code for output in cell.outputs if output.output_type in {"error", "stream"} and output.get("name") != "stdout"] == []
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), (
+        "run from top to bottom before it is committed"
+    )
+    assert [
+        output
+        for cell in code
+        for output in cell.outputs
+        if output.output_type in {"error", "stream"} and output.get("name") != "stdout"
+    ] == []
     assert sum(map(pictures, code)) >= 5
     assert TOUR.stat().st_size < 200_000
     assert len([line for line in code[0].source.splitlines() if line]) == 3, "three lines of Python are enough to write"
@@ -48,7 +55,9 @@ def test_what_is_committed_has_run_and_shows_pictures(notebook: Any) -> None:
 
 def test_what_is_committed_names_no_place_of_a_machine(notebook: Any) -> None:
     without_pictures = re.sub(r'"image/png": "[^"]*"', "", json.dumps(notebook, ensure_ascii=False))
-    assert re.findall(r"(?:/(?:home|root|tmp|work|Users|var|mnt)/[^\s\"]*|[A-Z]:\\\\\w+|file://)", without_pictures) == []
+    assert (
+        re.findall(r"(?:/(?:home|root|tmp|work|Users|var|mnt)/[^\s\"]*|[A-Z]:\\\\\w+|file://)", without_pictures) == []
+    )
 
 
 def test_it_runs_with_models_of_the_registry(notebook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,10 +79,15 @@ def test_it_runs_with_models_of_the_registry(notebook: Any, tmp_path: Path, monk
             judge(tmp_path / "judge.onnx", dataset, classes, shapes),
         )
     expected = [pictures(cell) for cell in notebook.cells]
-    ran = nbclient.NotebookClient(notebook.copy(), timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    ran = nbclient.NotebookClient(
+        notebook.copy(), timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
     mlflow.set_tracking_uri(before)
     assert [pictures(cell) for cell in ran.cells] == expected, "run it again and commit it"
-    said = {cell.id: "".join(o.get("text", "") or o.get("data", {}).get("text/plain", "") for o in cell.get("outputs", [])) for cell in ran.cells}
+    said = {
+        cell.id: "".join(o.get("text", "") or o.get("data", {}).get("text/plain", "") for o in cell.get("outputs", []))
+        for cell in ran.cells
+    }
     assert "(16, 32, 32)" in said["array"]
     assert "glyph='क'" in said["judge"]
     assert said["translate"].startswith("Read ४२० (")
@@ -112,7 +126,14 @@ def generator(path: Path, dataset: str, classes: Sequence[GlyphClass], shapes: A
     }
     inputs = [tensor("noise", TensorProto.FLOAT, size**2), tensor("labels", TensorProto.INT64)]
     about = {"variant": "flow_matching", "noise_dim": f"{size**2}", "conditional": "true"}
-    return saved(path, nodes, inputs, [tensor("images", TensorProto.FLOAT, 1, size, size)], values, described(dataset, classes, size) | about)
+    return saved(
+        path,
+        nodes,
+        inputs,
+        [tensor("images", TensorProto.FLOAT, 1, size, size)],
+        values,
+        described(dataset, classes, size) | about,
+    )
 
 
 def judge(path: Path, dataset: str, classes: Sequence[GlyphClass], shapes: Any) -> Path:
@@ -125,7 +146,14 @@ def judge(path: Path, dataset: str, classes: Sequence[GlyphClass], shapes: Any) 
     ]
     values = {"row": np.array([-1, size**2]), "twice": 2 * flat.T, "length": (flat**2).sum(1)}
     outputs = [tensor("features", TensorProto.FLOAT, size**2), tensor("logits", TensorProto.FLOAT, len(classes))]
-    return saved(path, nodes, [tensor("images", TensorProto.FLOAT, 1, size, size)], outputs, values, described(dataset, classes, size))
+    return saved(
+        path,
+        nodes,
+        [tensor("images", TensorProto.FLOAT, 1, size, size)],
+        outputs,
+        values,
+        described(dataset, classes, size),
+    )
 
 
 def tensor(name: str, kind: int, *shape: int) -> Any:
@@ -133,12 +161,27 @@ def tensor(name: str, kind: int, *shape: int) -> Any:
 
 
 def described(dataset: str, classes: Sequence[GlyphClass], size: int) -> dict[str, str]:
-    return {"dataset": dataset, "image_size": f"{size}", "classes": json.dumps([asdict(c) for c in classes], ensure_ascii=False)}
+    return {
+        "dataset": dataset,
+        "image_size": f"{size}",
+        "classes": json.dumps([asdict(c) for c in classes], ensure_ascii=False),
+    }
 
 
-def saved(path: Path, nodes: list[Any], inputs: list[Any], outputs: list[Any], values: Mapping[str, Any], about: dict[str, str]) -> Path:
+def saved(
+    path: Path,
+    nodes: list[Any],
+    inputs: list[Any],
+    outputs: list[Any],
+    values: Mapping[str, Any],
+    about: dict[str, str],
+) -> Path:
     graph = helper.make_graph(
-        nodes, "typeface", inputs, outputs, [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+        nodes,
+        "typeface",
+        inputs,
+        outputs,
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     helper.set_model_props(model, about)

@@ -10,10 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lekhani import params, stages
+from lekhani import params
 from lekhani.data.spec import Bytes
 from lekhani.evaluate import fidelity
 from lekhani.evaluate.fidelity import Readings
+from lekhani.stages import data as data_stage
+from lekhani.stages import evaluate as evaluate_stage
+from lekhani.stages import judge as judge_stage
+from lekhani.stages import train as train_stage
 from lekhani.variants import VARIANTS, Variant
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,14 +25,22 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module", params=["mnist", "devanagari"])
-def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny: params.Variants) -> Iterator[tuple[params.Params, str]]:
+def project(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny: params.Variants
+) -> Iterator[tuple[params.Params, str]]:
     """A folder with one validated dataset (28 pixels and 10 classes, or 32 and 46) and its judge, none of it good."""
     name: str = request.param
     shipped = params.load(ROOT / "params.yaml")
     changes = {
         "embedded": params.Embedded(per_class_train=14, per_class_test=10),
         "judge": params.Judge(width=4, images_seen=3000),
-        "train": params.Train(images_seen=params.Budget(per_class=1, at_least=64), log_every=2, sample_every=40, score_every=40, score_images=100),
+        "train": params.Train(
+            images_seen=params.Budget(per_class=1, at_least=64),
+            log_every=2,
+            sample_every=40,
+            score_every=40,
+            score_images=100,
+        ),
         "variants": tiny,
         "evaluate": params.Evaluate(n_generated=120, kid_subset_size=50),
         "tracking": params.Tracking(backend="none"),
@@ -36,18 +48,18 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     choices = shipped.model_copy(update=changes)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp(name))
-        for stage in (stages.fetch, stages.prepare, stages.validate, stages.judge):
+        for stage in (data_stage.fetch, data_stage.prepare, data_stage.validate, judge_stage.judge):
             stage(choices, name)
-        stages.train(choices, name, "flow_matching")  # turbo's teacher
+        train_stage.train(choices, name, "flow_matching")  # turbo's teacher
         yield choices, name
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
 def test_from_training_to_a_scorecard(project: tuple[params.Params, str], variant: str) -> None:
     choices, dataset = project
-    stages.train(choices, dataset, variant)
-    stages.export(choices, dataset, variant)
-    stages.evaluate(choices, dataset, variant)
+    train_stage.train(choices, dataset, variant)
+    train_stage.export(choices, dataset, variant)
+    evaluate_stage.evaluate(choices, dataset, variant)
     training = json.loads(Path(f"models/{dataset}/{variant}/training.json").read_text())
     assert training["steps"] == -(-64 // getattr(choices.variants, variant).batch_size)
     card = json.loads(Path(f"reports/{dataset}/{variant}/scorecard.json").read_text())
@@ -74,17 +86,24 @@ class OtherEyes:
 
 def test_inception_adds_its_own_figures(project: tuple[params.Params, str], monkeypatch: pytest.MonkeyPatch) -> None:
     choices, dataset = project
-    for stage in (stages.train, stages.export, stages.evaluate):
+    for stage in (train_stage.train, train_stage.export, evaluate_stage.evaluate):
         stage(choices, dataset, "cgan")
     path = Path(f"reports/{dataset}/cgan/scorecard.json")
     alone = json.loads(path.read_text())
     monkeypatch.setattr(fidelity, "Inception", OtherEyes)
     changes = {"extractors": ("judge", "inception"), "inception_weights": "weights.pth"}
-    stages.evaluate(choices.model_copy(update={"evaluate": choices.evaluate.model_copy(update=changes)}), dataset, "cgan")
+    evaluate_stage.evaluate(
+        choices.model_copy(update={"evaluate": choices.evaluate.model_copy(update=changes)}), dataset, "cgan"
+    )
     card = json.loads(path.read_text())
     assert {key: card[key] for key in alone} == alone, "the judge's figures are what they were"
     names = [f"{name}_inception" for name in ("fid", "kid", "inception_score", "precision", "recall")]
-    assert {*names, *(f"{name}_floor" for name in names), *(f"{name}_std" for name in names), "inception_sha256"} <= set(card)
+    assert {
+        *names,
+        *(f"{name}_floor" for name in names),
+        *(f"{name}_std" for name in names),
+        "inception_sha256",
+    } <= set(card)
     assert card["fid_inception"] > card["fid_inception_floor"]
     assert Path(f"cache/{dataset}/inception.npz").exists()
 

@@ -15,11 +15,16 @@ import numpy as np
 import onnx_surgery as surgery
 import pytest
 
-from lekhani import files, params, stages
+from lekhani import files, params
 from lekhani.data.spec import MNIST, load_prepared
-from lekhani.data.versions import PREPARED
 from lekhani.errors import LekhaniError
+from lekhani.paths import PREPARED
 from lekhani.registry import models
+from lekhani.stages import data as data_stage
+from lekhani.stages import evaluate as evaluate_stage
+from lekhani.stages import judge as judge_stage
+from lekhani.stages import promote as promote_stage
+from lekhani.stages import train as train_stage
 from lekhani.tracking import runs
 from lekhani.tracking.store import connect
 
@@ -31,7 +36,15 @@ SCORECARD = Path("reports/scorecards/mnist-flow_matching/scorecard.json")
 BUDGETS = {"worse": 4_000, "champion": 10_000, "better": 25_000}  # images seen in training
 
 ALONE = {
-    *("fid_ratio", "label_agreement", "label_agreement_second", "recall_ratio", "collapsed_classes", "near_copies", "train_excess"),
+    *(
+        "fid_ratio",
+        "label_agreement",
+        "label_agreement_second",
+        "recall_ratio",
+        "collapsed_classes",
+        "near_copies",
+        "train_excess",
+    ),
     *("usefulness_ratio", "parity_max_abs", "size_mb", "latency_ms"),
 }
 AGAINST = {"new_model", "same_yardstick", "improvement", "noise", "label_agreement_drop"}
@@ -65,7 +78,9 @@ class Told:
     passed: set[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.failed, self.passed = ({one["name"] for one in self.decision["reasons"] if one["passed"] is passed} for passed in (False, True))
+        self.failed, self.passed = (
+            {one["name"] for one in self.decision["reasons"] if one["passed"] is passed} for passed in (False, True)
+        )
 
     def score(self, who: str, metric: str) -> float:
         return float(self.decision[who]["scorecard"][metric])
@@ -87,17 +102,19 @@ class Registry:
             files.write_json(TRAINING, files.read_json(TRAINING) | {"mlflow_run_id": None, "generator_sha256": name})
             card = {key: value for key, value in files.read_json(SCORECARD).items() if not key.startswith("usefulness")}
             files.write_json(SCORECARD, card | {"model_sha256": files.sha256(path)})
-        stages.register(choices(), "mnist", "flow_matching")
+        promote_stage.register(choices(), "mnist", "flow_matching")
         self.versions[name] = models.aliases("mnist")["challenger"]
 
     def register_file(self, name: str, path: Path) -> None:
         """Register a generator with nothing beside it."""
         with runs.resume(None, "lekhani", name, {}):
             uri = runs.log_model(path)
-        self.versions[name] = str(models.register("mnist", uri, {"variant": "flow_matching", "model_sha256": files.sha256(path)}).version)
+        self.versions[name] = str(
+            models.register("mnist", uri, {"variant": "flow_matching", "model_sha256": files.sha256(path)}).version
+        )
 
     def promote(self, name: str, *, force: bool = False, reason: str | None = None) -> Told:
-        promoted, table = stages.promote(choices(), "mnist", self.versions[name], force=force, reason=reason)
+        promoted, table = promote_stage.promote(choices(), "mnist", self.versions[name], force=force, reason=reason)
         return Told(promoted, table, files.read_json(DECISION))
 
     def tags(self, name: str) -> dict[str, str]:
@@ -129,11 +146,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.setattr("lekhani.evaluate.report.figure_png", lambda _: b"")  # much of the time would go into pictures that nobody sees here
-        for stage in (stages.fetch, stages.prepare, stages.validate, stages.judge, stages.baseline):
+        patch.setattr(
+            "lekhani.evaluate.report.figure_png", lambda _: b""
+        )  # much of the time would go into pictures that nobody sees here
+        for stage in (
+            data_stage.fetch,
+            data_stage.prepare,
+            data_stage.validate,
+            judge_stage.judge,
+            evaluate_stage.baseline,
+        ):
             stage(choices(), "mnist")
         for name, images_seen in BUDGETS.items():
-            for step in (stages.train, stages.export, stages.usefulness, stages.evaluate):
+            for step in (train_stage.train, train_stage.export, evaluate_stage.usefulness, evaluate_stage.evaluate):
                 step(choices(images_seen), "mnist", "flow_matching")
             registry.register(name)
         yield registry
@@ -147,7 +172,9 @@ def spoilt(trained: Registry, toy_generator: Callable[..., Path]) -> Registry:
     n = data.info.n_classes
     noises = np.random.default_rng(0).standard_normal((10, data.info.image_size**2), dtype=np.float32)
     for name, path in {
-        "equal": surgery.retold(trained.generator("champion"), made / "equal.onnx", lineage='{"generator_sha256": "of another training"}'),
+        "equal": surgery.retold(
+            trained.generator("champion"), made / "equal.onnx", lineage='{"generator_sha256": "of another training"}'
+        ),
         "the same file": trained.generator("champion"),
         "one class collapsed": surgery.unheeding(good, made / "one.onnx", noises[:1], {3}, n),
         "all classes collapsed": surgery.unheeding(good, made / "all.onnx", noises[:1], range(n), n),
@@ -210,16 +237,33 @@ class Refusal:
 REFUSALS = [
     Refusal("equal", {"improvement", "noise"}),
     Refusal("the same file", {"new_model", "improvement", "noise"}),
-    Refusal("worse", {"improvement", "noise"}, may={*LABELS, "fid_ratio", "label_agreement_drop", "usefulness_ratio", "recall_ratio"}),
+    Refusal(
+        "worse",
+        {"improvement", "noise"},
+        may={*LABELS, "fid_ratio", "label_agreement_drop", "usefulness_ratio", "recall_ratio"},
+    ),
     Refusal("one class collapsed", {"collapsed_classes"}, may={"improvement", "noise"}),
-    Refusal("all classes collapsed", {"collapsed_classes", "recall_ratio", "improvement", "noise"}, may={"fid_ratio", "usefulness_ratio"}),
+    Refusal(
+        "all classes collapsed",
+        {"collapsed_classes", "recall_ratio", "improvement", "noise"},
+        may={"fid_ratio", "usefulness_ratio"},
+    ),
     Refusal("ten images of each class", {"recall_ratio"}, may={"improvement", "noise"}),
     Refusal("memorising", {"near_copies", "train_excess"}, beats=("fid", "label_agreement", "recall")),
     Refusal("labels permuted", {*LABELS, "label_agreement_drop", "usefulness_ratio"}, beats=("fid",)),
     Refusal("unconditional", {"label_agreement_drop"}, beats=("fid",)),
     Refusal(
         "a grey square",
-        {"improvement", "noise", "fid_ratio", "recall_ratio", "collapsed_classes", "label_agreement_drop", *LABELS, "usefulness_ratio"},
+        {
+            "improvement",
+            "noise",
+            "fid_ratio",
+            "recall_ratio",
+            "collapsed_classes",
+            "label_agreement_drop",
+            *LABELS,
+            "usefulness_ratio",
+        },
     ),
 ]
 
@@ -247,14 +291,16 @@ def test_it_is_refused(case: Refusal, registry: Registry) -> None:
     tags = registry.tags(case.candidate)
     assert tags["gate.verdict"] == "refuse"
     assert set(tags["gate.failed"].split(", ")) == told.failed
-    assert float(tags["fid_ratio"]) == pytest.approx(told.score("candidate", "fid_ratio"), rel=1e-4), "as it is here, not as it was registered"
+    assert float(tags["fid_ratio"]) == pytest.approx(told.score("candidate", "fid_ratio"), rel=1e-4), (
+        "as it is here, not as it was registered"
+    )
     assert not any(key.startswith("promoted_") for key in tags)
     assert kept(tags) == written()
 
 
 def test_the_better_takes_the_place_of_the_champion_and_gives_it_back(registry: Registry) -> None:
     before = everything()
-    promoted, table = stages.promote(choices(), "mnist", registry.versions["better"], check=True)
+    promoted, table = promote_stage.promote(choices(), "mnist", registry.versions["better"], check=True)
     assert promoted
     assert "**Promote**" in table
     assert everything() == before, "--check changes nothing"
@@ -268,11 +314,18 @@ def test_the_better_takes_the_place_of_the_champion_and_gives_it_back(registry: 
     assert told.score("candidate", "fid") < told.score("champion", "fid")
     assert registry.aliases() == {"champion": "better", "previous": "champion"}
     tags = registry.tags("better")
-    assert (tags["gate.verdict"], tags["gate.failed"], tags["promoted_over"]) == ("promote", "none", registry.versions["champion"])
+    assert (tags["gate.verdict"], tags["gate.failed"], tags["promoted_over"]) == (
+        "promote",
+        "none",
+        registry.versions["champion"],
+    )
     assert kept(tags) == written()
 
-    sentence = stages.rollback(choices(), "mnist", "it was the better pen")
-    assert f"version {registry.versions['champion']} is champion again in place of version {registry.versions['better']}" in sentence
+    sentence = promote_stage.rollback(choices(), "mnist", "it was the better pen")
+    assert (
+        f"version {registry.versions['champion']} is champion again in place of version {registry.versions['better']}"
+        in sentence
+    )
     assert registry.aliases() == {"champion": "champion"}
     assert registry.tags("better")["rolled_back_because"] == "it was the better pen"
 
@@ -308,7 +361,7 @@ def test_force_promotes_what_was_refused_and_says_so(registry: Registry) -> None
     assert (tags["gate.verdict"], tags["promoted_because"]) == ("forced", "threes are not used")
     assert set(tags["gate.failed"].split(", ")) == told.failed
     assert "collapsed_classes" in told.failed
-    stages.rollback(choices(), "mnist")
+    promote_stage.rollback(choices(), "mnist")
     assert registry.aliases() == {"champion": "champion"}
 
 
@@ -358,12 +411,14 @@ def test_a_champion_that_is_gone_stops_promotion_until_it_is_forced(registry: Re
     assert registry.aliases() == {"champion": "better", "previous": "champion"}
     before = everything()
     with pytest.raises(LekhaniError, match="cannot be fetched"):
-        stages.rollback(choices(), "mnist")
+        promote_stage.rollback(choices(), "mnist")
     assert everything() == before, "there is nothing to go back to"
 
 
 def test_a_champion_that_was_tampered_with_stops_promotion(registry: Registry, tampered: Path) -> None:
-    stopped(registry, "better", "is not the file that was registered as lekhani-mnist version .*, for its SHA-256 differs")
+    stopped(
+        registry, "better", "is not the file that was registered as lekhani-mnist version .*, for its SHA-256 differs"
+    )
 
 
 def test_a_champion_of_other_classes_stops_promotion(registry: Registry, foreign: str) -> None:
@@ -381,7 +436,13 @@ def test_a_candidate_whose_run_was_deleted_is_not_even_forced(registry: Registry
     assert run_id
     connect().delete_run(run_id)
     try:
-        stopped(registry, "better", f"The run {run_id[:8]} that made lekhani-mnist version .* is deleted; restore it", force=True, reason="why not")
+        stopped(
+            registry,
+            "better",
+            f"The run {run_id[:8]} that made lekhani-mnist version .* is deleted; restore it",
+            force=True,
+            reason="why not",
+        )
     finally:
         connect().restore_run(run_id)
 

@@ -31,7 +31,10 @@ def glyphs() -> tuple[tuple[Bytes, Labels], tuple[Bytes, Labels]]:
 def judges(glyphs: tuple[tuple[Bytes, Labels], tuple[Bytes, Labels]]) -> tuple[Judged, Judged]:
     """The judge and the second one, each trained for seconds."""
     choice = params.Judge(width=8, images_seen=9000, batch_size=48, lr=5e-3, held_out=0.1)
-    first, second = (train_judge(choice, *glyphs, CLASSES, seed, CPU, lambda *_: None, network) for seed, network in ((3, JudgeNet), (4, SecondNet)))
+    first, second = (
+        train_judge(choice, *glyphs, CLASSES, seed, CPU, lambda *_: None, network)
+        for seed, network in ((3, JudgeNet), (4, SecondNet))
+    )
     return first, second
 
 
@@ -58,7 +61,9 @@ def test_it_reads_what_it_has_not_seen(judged: Judged) -> None:
 
 
 @pytest.mark.parametrize(("dy", "dx"), [(1, 0), (0, -1), (-1, 1), (2, 0), (0, 2), (-2, -2)])
-def test_a_shift_changes_little(judged: Judged, glyphs: tuple[tuple[Bytes, Labels], tuple[Bytes, Labels]], dy: int, dx: int) -> None:
+def test_a_shift_changes_little(
+    judged: Judged, glyphs: tuple[tuple[Bytes, Labels], tuple[Bytes, Labels]], dy: int, dx: int
+) -> None:
     images, labels = glyphs[1]
     assert accuracy(judged[0], ndimage.shift(images, (0, dy, dx), order=0), labels) > judged[1].accuracy - 0.04
 
@@ -74,17 +79,23 @@ def test_a_shift_changes_little(judged: Judged, glyphs: tuple[tuple[Bytes, Label
     ],
 )
 def test_another_pen_or_scanner_changes_little(
-    judged: Judged, glyphs: tuple[tuple[Bytes, Labels], tuple[Bytes, Labels]], rewrite: Callable[[Bytes], npt.NDArray[np.generic]]
+    judged: Judged,
+    glyphs: tuple[tuple[Bytes, Labels], tuple[Bytes, Labels]],
+    rewrite: Callable[[Bytes], npt.NDArray[np.generic]],
 ) -> None:
     images, labels = glyphs[1]
     assert accuracy(judged[0], rewrite(images).astype(np.uint8), labels) > judged[1].accuracy - 0.05
 
 
-def test_confidence_falls_on_what_is_no_glyph(judged: Judged, glyphs: tuple[tuple[Bytes, Labels], tuple[Bytes, Labels]]) -> None:
+def test_confidence_falls_on_what_is_no_glyph(
+    judged: Judged, glyphs: tuple[tuple[Bytes, Labels], tuple[Bytes, Labels]]
+) -> None:
     images, _ = glyphs[1]
     rng = np.random.default_rng(0)
     real = confidence(judged[0], images)
-    scrambled = rng.permuted(images.reshape(len(images), -1), axis=1).reshape(images.shape)  # as much ink, and no strokes
+    scrambled = rng.permuted(images.reshape(len(images), -1), axis=1).reshape(
+        images.shape
+    )  # as much ink, and no strokes
     salt = np.where(rng.random(images.shape) < 0.15, 255, 0).astype(np.uint8)
     for name, strange in (
         ("salt", salt),
@@ -112,7 +123,9 @@ def test_reading_is_deterministic(judged: Judged, glyphs: tuple[tuple[Bytes, Lab
     np.testing.assert_allclose(alone[1][0], first[1][5], atol=1e-4)
 
 
-def test_both_agree_on_nearly_all_that_is_real(judges: tuple[Judged, Judged], glyphs: tuple[tuple[Bytes, Labels], tuple[Bytes, Labels]]) -> None:
+def test_both_agree_on_nearly_all_that_is_real(
+    judges: tuple[Judged, Judged], glyphs: tuple[tuple[Bytes, Labels], tuple[Bytes, Labels]]
+) -> None:
     (first, report), (second, other) = judges
     assert (report.predicted == other.predicted).mean() > 0.95
     images, _ = glyphs[1]

@@ -42,7 +42,11 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
 def joined(space: Workspace, prefect: Prefect) -> Workspace:
     """The workspace with the server in use, and with little patience."""
     prefect.join(space)
-    space.environment |= {"PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS": "2", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "OMP_NUM_THREADS": "1"}
+    space.environment |= {
+        "PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS": "2",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "OMP_NUM_THREADS": "1",
+    }
     return space
 
 
@@ -104,7 +108,11 @@ def started(space: Workspace, name: str = "flow", *words: str) -> Iterator["subp
     """The flow in the background; what it says goes to a file beside the workspace, and what is left of it ends with the block."""
     with (space.path.parent / f"{name}.log").open("wb") as log:
         flow = subprocess.Popen(
-            [str(SCRIPTS / "python"), "pipelines/retrain.py", *words], cwd=space.path, env=space.environment, stdout=log, stderr=log
+            [str(SCRIPTS / "python"), "pipelines/retrain.py", *words],
+            cwd=space.path,
+            env=space.environment,
+            stdout=log,
+            stderr=log,
         )
         try:
             yield flow
@@ -160,7 +168,11 @@ def due(space: Workspace) -> set[str]:
 
 
 def nothing_half_written(folder: Path) -> None:
-    left = [path for path in folder.rglob(".*") if path.suffix in (".tmp", ".old") and ".git" not in path.parts and ".dvc" not in path.parts]
+    left = [
+        path
+        for path in folder.rglob(".*")
+        if path.suffix in (".tmp", ".old") and ".git" not in path.parts and ".dvc" not in path.parts
+    ]
     assert left == []
 
 
@@ -170,14 +182,20 @@ def asked(database: Path, query: str) -> list[Any]:
 
 
 def champion(folder: Path) -> str:
-    (found,) = asked(folder / "mlruns/mlflow.db", "select version from registered_model_aliases where alias = 'champion'")
+    (found,) = asked(
+        folder / "mlruns/mlflow.db", "select version from registered_model_aliases where alias = 'champion'"
+    )
     return str(found[0])
 
 
 def runs(folder: Path) -> list[str]:
     """The states of MLflow's training runs."""
     return [
-        status for (status,) in asked(folder / "mlruns/mlflow.db", "select status from runs where name = 'mnist/flow_matching' order by start_time")
+        status
+        for (status,) in asked(
+            folder / "mlruns/mlflow.db",
+            "select status from runs where name = 'mnist/flow_matching' order by start_time",
+        )
     ]
 
 
@@ -215,8 +233,12 @@ def archive(prepared: Path) -> bytes:
     order, members = np.random.default_rng(0).permutation(len(labels)), dict[str, bytes]()
     images, labels = images[order], labels[order]
     for prefix, part in (("train", slice(0, 1000)), ("t10k", slice(1000, 1500))):
-        members[f"{prefix}-images.idx3-ubyte"] = struct.pack(">IIII", 0x803, len(labels[part]), 28, 28) + images[part].tobytes()
-        members[f"{prefix}-labels.idx1-ubyte"] = struct.pack(">II", 0x801, len(labels[part])) + labels[part].astype(np.uint8).tobytes()
+        members[f"{prefix}-images.idx3-ubyte"] = (
+            struct.pack(">IIII", 0x803, len(labels[part]), 28, 28) + images[part].tobytes()
+        )
+        members[f"{prefix}-labels.idx1-ubyte"] = (
+            struct.pack(">II", 0x801, len(labels[part])) + labels[part].astype(np.uint8).tobytes()
+        )
     return standins.packed(members)
 
 
@@ -227,7 +249,11 @@ def test_kaggle_has_a_bad_day(space: Workspace, prefect: Prefect, tmp_path: Path
     site = standins.KaggleSite()
     site.archives["hojjatk/mnist-dataset", 1] = archive(space.path / "data/prepared/mnist")
     paths = [str(tmp_path / "site"), space.environment.get("PYTHONPATH", "")]
-    space.environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "HOME": str(tmp_path), "KAGGLE_API_TOKEN": standins.TOKEN}
+    space.environment |= {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "HOME": str(tmp_path),
+        "KAGGLE_API_TOKEN": standins.TOKEN,
+    }
     params = space.params()
     params["data"]["mnist"]["source"] = "kaggle"
     space.write_params(params)
@@ -249,9 +275,13 @@ def test_kaggle_has_a_bad_day(space: Workspace, prefect: Prefect, tmp_path: Path
 @pytest.mark.slow
 def test_data_that_are_not_fit(space: Workspace, prefect: Prefect) -> None:
     before, params = (space.path / GENERATOR).read_bytes(), space.params()
-    space.write_params(params | {"validation": params["validation"] | {"class_balance": "error", "min_per_class": 100000}})
+    space.write_params(
+        params | {"validation": params["validation"] | {"class_balance": "error", "min_per_class": 100000}}
+    )
     sentence = retrain(space, code=1)
-    assert sentence.startswith("validate@mnist failed: mnist is not fit to train on: Classes with fewer than 100000 images")
+    assert sentence.startswith(
+        "validate@mnist failed: mnist is not fit to train on: Classes with fewer than 100000 images"
+    )
     assert sentence.endswith("Nothing was registered or promoted.")
     run = latest(prefect)
     assert (run["state_name"], run["state"]["message"]) == ("Failed", sentence)
@@ -325,11 +355,23 @@ def test_the_worker_dies_with_its_flow(space: Workspace, prefect: Prefect, unbro
     space.run("prefect", "automation", "create", "--from-file", "crashed.yaml")
     space.run("prefect", "work-pool", "create", "lekhani", "--type", "process")
     space.run("prefect", "--no-prompt", "deploy", "--name", "nightly-quick")
-    ask = ("prefect", "deployment", "run", "retrain/nightly-quick", "--param", 'overrides=["train.seed=8"]', "--flow-run-name")
+    ask = (
+        "prefect",
+        "deployment",
+        "run",
+        "retrain/nightly-quick",
+        "--param",
+        'overrides=["train.seed=8"]',
+        "--flow-run-name",
+    )
     with prefect.worker(space) as group:
         space.run(*ask, "dies")
-        run = prefect.until("the run", 200, lambda: prefect.runs(name={"any_": ["dies"]}, state={"name": {"any_": ["Running"]}}))[0]
-        folder = prefect.until("a workspace", 100, lambda: list(space.path.glob(".dvc/tmp/flows/quick-*/params.yaml")))[0].parent
+        run = prefect.until(
+            "the run", 200, lambda: prefect.runs(name={"any_": ["dies"]}, state={"name": {"any_": ["Running"]}})
+        )[0]
+        folder = prefect.until("a workspace", 100, lambda: list(space.path.glob(".dvc/tmp/flows/quick-*/params.yaml")))[
+            0
+        ].parent
         wait_for_steps(folder / LOSSES, 40)
         stage = trainer(group)
         for one in family(group):
@@ -343,7 +385,10 @@ def test_the_worker_dies_with_its_flow(space: Workspace, prefect: Prefect, unbro
     assert (again["state_name"], again["state"]["message"]) == ("Completed", "5 stages run, 5 cached")
     dead = prefect.runs(name={"any_": ["dies"]})[0]
     assert dead["id"] == run["id"]
-    assert (dead["state_name"], dead["state"]["message"]) == ("Crashed", automation["automations"][0]["actions"][0]["message"])
+    assert (dead["state_name"], dead["state"]["message"]) == (
+        "Crashed",
+        automation["automations"][0]["actions"][0]["message"],
+    )
     assert (folder / GENERATOR).read_bytes() == unbroken
     nothing_half_written(folder)
     assert set(runs(space.path)) == {"FINISHED"}
@@ -359,7 +404,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 200 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200M", "tmpfs", str(disk)], capture_output=True, check=False).returncode != 0:
+    if (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=200M", "tmpfs", str(disk)], capture_output=True, check=False
+        ).returncode
+        != 0
+    ):
         pytest.skip("a small disk can only be mounted by root")
     try:
         yield disk

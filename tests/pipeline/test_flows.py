@@ -38,7 +38,11 @@ TOY = {
     "second": {"cmd": "cat first.txt > second.txt", "deps": ["first.txt"], "outs": ["second.txt"]},
     "wrong": {"cmd": "echo 'lekhani: mnist is not fit to train on.' >&2; exit 1", "outs": ["wrong.txt"]},
     "killed": {"cmd": "kill -9 $$", "outs": ["killed.txt"]},
-    "fetch": {"matrix": {"dataset": "${data}"}, "cmd": "echo 'lekhani: Kaggle is away.'; exit 1", "outs": ["raw/${item.dataset}"]},
+    "fetch": {
+        "matrix": {"dataset": "${data}"},
+        "cmd": "echo 'lekhani: Kaggle is away.'; exit 1",
+        "outs": ["raw/${item.dataset}"],
+    },
 }
 
 
@@ -91,7 +95,9 @@ def test_choices_hold_in_a_workspace_of_their_own(toy: Workspace) -> None:
     assert (folder / "mlruns").resolve() == toy.path / "mlruns"
     (folder / "dvc.lock").write_text("schema: '2.0'\n")
     assert choices.workspace(toy.path, given) == folder
-    assert (folder / "dvc.lock").read_text() == "schema: '2.0'\n", "a workspace keeps its own lock from one run to the next"
+    assert (folder / "dvc.lock").read_text() == "schema: '2.0'\n", (
+        "a workspace keeps its own lock from one run to the next"
+    )
     assert choices.workspace(toy.path, ["profile=full"]) != folder
 
 
@@ -144,14 +150,18 @@ def test_a_stage_that_fails_says_why_and_whether_to_try_again(toy: Workspace) ->
     assert "SIGKILL" in killed.message
     unknown = run_stage(toy, "third")
     assert (unknown.name, again(unknown)) == ("Failed", False)
-    misused = commands.failed(commands.Ended(255, ("lekhani: No dataset 'x'.", "ERROR: failed to run: lekhani fetch, exited with 2")))
+    misused = commands.failed(
+        commands.Ended(255, ("lekhani: No dataset 'x'.", "ERROR: failed to run: lekhani fetch, exited with 2"))
+    )
     assert (misused.name, misused.message, again(misused)) == ("Invalid", "No dataset 'x'.", False)
     lock = {"write": {str(toy.path / "second.txt"): {"pid": os.getpid(), "cmd": "dvc repro -s second"}}, "read": {}}
     (toy.path / ".dvc/tmp/rwlock").write_text(json.dumps(lock))
     try:
         busy = run_stage(toy, "second", force=True)
         needs, due = retrain.graph_and_changes(toy.path)
-        assert due == set(needs), "DVC does not say what changed while others are at work, so every stage is looked at in its turn"
+        assert due == set(needs), (
+            "DVC does not say what changed while others are at work, so every stage is looked at in its turn"
+        )
     finally:
         (toy.path / ".dvc/tmp/rwlock").unlink()
     assert (busy.name, again(busy)) == ("Busy", True)
@@ -210,7 +220,9 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "retrain: nothing changed\n"
     assert commands.here("retrain", lambda: Failed(message="no.")) == 1
     assert capsys.readouterr().err == "retrain: no.\n"
-    wrong_use = ResultRecord(result=UsageError("no."), metadata=ResultRecordMetadata(storage_key="x", serializer=JSONSerializer()))
+    wrong_use = ResultRecord(
+        result=UsageError("no."), metadata=ResultRecordMetadata(storage_key="x", serializer=JSONSerializer())
+    )
     assert commands.here("retrain", lambda: Failed(message="no.", data=wrong_use)) == 2
     assert commands.here("retrain", stopped) == 130
 
@@ -271,15 +283,27 @@ def test_what_is_needed_runs_first_and_only_what_changed_is_looked_at(runner: di
     assert sorted(order) == sorted(NEEDS)
     assert all(order.index(other) < order.index(stage) for stage, others in NEEDS.items() for other in others)
     assert order[:2] in (["fetch@a", "fetch@b"], ["fetch@b", "fetch@a"]), "independent stages are submitted together"
-    assert {stage for stage, state in states.items() if state.name != "Cached"} == {"train@a-x", "fetch@b", "judge@b", "compare"}
+    assert {stage for stage, state in states.items() if state.name != "Cached"} == {
+        "train@a-x",
+        "fetch@b",
+        "judge@b",
+        "compare",
+    }
     assert [stage for stage, asked in runner["asked"].items() if asked["force"]] == ["fetch@b"]
     assert runner["workers"] == 3
 
 
 def test_what_follows_from_a_restored_stage_is_looked_at(runner: dict[str, Any]) -> None:
-    runner["states"]["judge@a"] = Completed(name="Cached", message="DVC found nothing to run")  # the run cache or another flow had it
+    runner["states"]["judge@a"] = Completed(
+        name="Cached", message="DVC found nothing to run"
+    )  # the run cache or another flow had it
     retrain.run_stages(Path("x"), NEEDS, {"judge@a"}, set(), 2)
-    assert {stage for stage, asked in runner["asked"].items() if asked["is_due"]} == {"judge@a", "train@a-x", "train@a-y", "compare"}
+    assert {stage for stage, asked in runner["asked"].items() if asked["is_due"]} == {
+        "judge@a",
+        "train@a-x",
+        "train@a-y",
+        "compare",
+    }
 
 
 def test_a_failure_stops_what_needs_it_and_nothing_else(runner: dict[str, Any]) -> None:
@@ -288,7 +312,9 @@ def test_a_failure_stops_what_needs_it_and_nothing_else(runner: dict[str, Any]) 
     assert set(states) == {"fetch@a", "judge@a", "fetch@b", "judge@b"}
     told = retrain.told(states, len(NEEDS))
     assert told.is_failed()
-    assert told.message == ("judge@a failed: no memory. 3 stages that need what is missing were not started. Nothing was registered or promoted.")
+    assert told.message == (
+        "judge@a failed: no memory. 3 stages that need what is missing were not started. Nothing was registered or promoted."
+    )
 
 
 def test_stages_that_train_share_gpus_in_turn(runner: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,7 +359,10 @@ def test_one_sentence_says_what_happened() -> None:
     refused = Completed(name="Refused", message="lekhani-devanagari version 2 refused (improvement, noise)")
     assert retrain.told({"a": cached, "b": cached}, 2).message == "nothing changed"
     assert retrain.told({"a": cached, "b": cached}, 2, [cached]).message == "nothing changed"
-    assert retrain.told({"a": run, "b": cached}, 2, [promoted, refused]).message == f"1 stage run, 1 cached; {promoted.message}, {refused.message}"
+    assert (
+        retrain.told({"a": run, "b": cached}, 2, [promoted, refused]).message
+        == f"1 stage run, 1 cached; {promoted.message}, {refused.message}"
+    )
     assert retrain.told({"a": run, "b": run}, 2, [promoted, refused]).is_completed(), "a refusal is a good end"
     away = retrain.told({"a": run, "b": run}, 2, [Failed(message="MLflow is away.")])
     assert (away.is_failed(), away.message) == (True, "2 stages run, 0 cached; MLflow is away")
@@ -352,10 +381,16 @@ def test_one_sentence_says_what_happened() -> None:
     ],
 )
 def test_a_decision_in_a_few_words(passed: bool, check: bool, forced: bool, said: str) -> None:
-    decision = Decision(passed, (Check("noise", 1.0, 2.0, passed, "It is (not) more than chance."), Check("recall", 1.0, 0.3, True, "It is.")))
+    decision = Decision(
+        passed,
+        (Check("noise", 1.0, 2.0, passed, "It is (not) more than chance."), Check("recall", 1.0, 0.3, True, "It is.")),
+    )
     text = f"## lekhani-mnist: version 3 (dcgan) against champion 2\n\n{decision.markdown()}"
     assert promote.outcome(text, passed or forced, check) == f"lekhani-mnist {said}"
-    assert promote.outcome("## lekhani-mnist: champion 2 stands\n\nThere is no challenger.", False) == "lekhani-mnist: champion 2 stands"
+    assert (
+        promote.outcome("## lekhani-mnist: champion 2 stands\n\nThere is no challenger.", False)
+        == "lekhani-mnist: champion 2 stands"
+    )
 
 
 def test_a_refusal_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +411,11 @@ def test_a_refusal_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     answer(3)
     state = promote.gate.fn(tmp_path, "my_own", check=True, version="2")
-    assert (state.name, state.is_completed(), state.message) == ("Refused", True, "lekhani-my_own version 2 would be refused (noise)")
+    assert (state.name, state.is_completed(), state.message) == (
+        "Refused",
+        True,
+        "lekhani-my_own version 2 would be refused (noise)",
+    )
     assert asked == [("lekhani", "promote", "--dataset", "my_own", "--check", "--version", "2")]
     assert shown == {"gate-my-own": "\n".join(lines[1:])}
     answer(1)
@@ -439,8 +478,13 @@ def test_the_form_offers_what_there_is() -> None:
 
 
 def test_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    p = params.resolve(RAW | {"data": {"mnist": RAW["data"]["mnist"]}, "pipeline": {"variants": ["dcgan"], "students": []}})
-    for path, text in {"reports/scorecards/mnist-dcgan/strip.png": "PNG", "models/mnist/dcgan/training.json": '{"mlflow_run_id": "f00"}'}.items():
+    p = params.resolve(
+        RAW | {"data": {"mnist": RAW["data"]["mnist"]}, "pipeline": {"variants": ["dcgan"], "students": []}}
+    )
+    for path, text in {
+        "reports/scorecards/mnist-dcgan/strip.png": "PNG",
+        "models/mnist/dcgan/training.json": '{"mlflow_run_id": "f00"}',
+    }.items():
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text(text)
     assert "![dcgan](data:image/png;base64,UE5H)" in published.samples(tmp_path, "mnist", p.pipeline.everyone)

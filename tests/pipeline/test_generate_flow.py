@@ -13,28 +13,54 @@ import commands
 import generate
 
 from lekhani import pen
-from lekhani.generate.write import Request, counts, write_dataset
+from lekhani.generate.shards import Request
+from lekhani.generate.write import counts, write_dataset
 from lekhani.inference.sampling import Plan, Wishes
 
 
-def test_the_flow_asks_for_what_was_chosen(toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_flow_asks_for_what_was_chosen(
+    toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[tuple[str, ...]] = []
     shown: dict[str, str] = {}
 
     def command(root: Path, *words: str) -> commands.Ended:
         asked.append(words)
         writer = pen.load(toy_generator(tmp_path / "g.onnx"))
-        said = write_dataset(writer, Request(Plan(counts(writer.classes, ["2=3"], each=2), 4), Wishes(5, None, None), "npz"), str(root / "out"))
+        said = write_dataset(
+            writer,
+            Request(Plan(counts(writer.classes, ["2=3"], each=2), 4), Wishes(5, None, None), "npz"),
+            str(root / "out"),
+        )
         return commands.Ended(0, (said,))
 
     monkeypatch.setattr(generate, "command", command)
     monkeypatch.setattr(generate, "create_markdown_artifact", lambda page, key: shown.update({key: page}))
     task = generate.write.fn  # its own retries need Prefect's server
-    monkeypatch.setattr(generate, "write", lambda root, dataset, out, words, return_state: task(root, dataset, out, words))
-    state = generate.generate.fn("mnist@champion", "out", labels=["2=3"], each=2, form="npz", seed=5, shard_size=4, root=tmp_path)
+    monkeypatch.setattr(
+        generate, "write", lambda root, dataset, out, words, return_state: task(root, dataset, out, words)
+    )
+    state = generate.generate.fn(
+        "mnist@champion", "out", labels=["2=3"], each=2, form="npz", seed=5, shard_size=4, root=tmp_path
+    )
     assert state.is_completed()
     assert state.message.startswith("Wrote 7 images of 3 classes")
     (words,) = asked
     assert words[:4] == ("lekhani", "generate", "--dataset", "mnist@champion")
-    assert words[4:] == ("--label", "2=3", "--each", "2", "--format", "npz", "--seed", "5", "--shard-size", "4", "--engine", "local", "--out", "out")
+    assert words[4:] == (
+        "--label",
+        "2=3",
+        "--each",
+        "2",
+        "--format",
+        "npz",
+        "--seed",
+        "5",
+        "--shard-size",
+        "4",
+        "--engine",
+        "local",
+        "--out",
+        "out",
+    )
     assert shown == {"generated-mnist": (tmp_path / "out" / "README.md").read_text(encoding="utf-8")}

@@ -19,7 +19,11 @@ def test_nothing_is_lost(tmp_path: Path) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(choices), encoding="utf-8")
     port = free_port()
     server = partial(mlflow_server, store, port, f"sqlite:///{store}/mlflow.db", str(store / "artifacts"))
-    away = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    away = {
+        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    }
     with server():
         process = start(folder, **away)
         wait_for_rows(process, folder, 20)
@@ -33,9 +37,7 @@ def test_nothing_is_lost(tmp_path: Path) -> None:
         process = start(folder, command=export, **away)
         _, told = process.communicate(timeout=240)
         assert process.returncode == 0, told
-        query = (
-            f"http://127.0.0.1:{port}/api/2.0/mlflow/metrics/get-history?run_id={training['mlflow_run_id']}&metric_key=train/loss_d&max_results=1000"
-        )
+        query = f"http://127.0.0.1:{port}/api/2.0/mlflow/metrics/get-history?run_id={training['mlflow_run_id']}&metric_key=train/loss_d&max_results=1000"
         with urllib.request.urlopen(query, timeout=30) as answer:
             steps = sorted(int(metric["step"]) for metric in json.load(answer)["metrics"])
     assert steps == list(range(1, 301))

@@ -25,7 +25,12 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     quick["evaluate"] = {"n_generated": 300, "sampling_seeds": 2, "kid_subset_size": 100}
     quick["usefulness"] |= {"images_seen": 600, "seeds": 2}
     params["train"]["sample_every"] = 700
-    params["gate"] |= {"max_fid_ratio": 1000.0, "min_recall_ratio": 0.0, "max_near_copies_excess": 0.9, "max_train_excess_deviations": 1000.0}
+    params["gate"] |= {
+        "max_fid_ratio": 1000.0,
+        "min_recall_ratio": 0.0,
+        "max_near_copies_excess": 0.9,
+        "max_train_excess_deviations": 1000.0,
+    }
     params["gate"] |= {"min_usefulness_ratio": 0.1, "max_latency_ms": 10000.0}
     quick["gate"] = {"min_label_agreement": 0.0, "min_label_agreement_second": 0.0}
     space.write_params(params)
@@ -50,12 +55,21 @@ def test_every_output_is_there_and_keeps_its_contract(workspace: Workspace) -> N
         assert training["data_digest"] == info["digest"]
         losses = (workspace.path / f"reports/mnist/{variant}/losses.csv").read_text().splitlines()
         assert len(losses) > 1
-        assert len(list((workspace.path / f"reports/mnist/{variant}/samples").glob("*.png"))) == (1 if variant == "turbo" else 3)
+        assert len(list((workspace.path / f"reports/mnist/{variant}/samples").glob("*.png"))) == (
+            1 if variant == "turbo" else 3
+        )
         assert (workspace.path / f"reports/mnist/{variant}/grid.png").stat().st_size > 1000
         assert card["sampling_seeds"] == 2
         assert card["train_seed"] == card["seed"] == 7
         assert card["fid_std"] > 0
-        assert {"near_copies", "train_excess", "usefulness", "usefulness_gain_10", "judges_agree", "collapsed_classes"} <= set(card)
+        assert {
+            "near_copies",
+            "train_excess",
+            "usefulness",
+            "usefulness_gain_10",
+            "judges_agree",
+            "collapsed_classes",
+        } <= set(card)
         assert "nats_per_image" not in card, "none of them has a likelihood"
         assert card["usefulness"] == workspace.json(f"reports/mnist/{variant}/usefulness.json")["usefulness"]
         pictures = {path.name for path in (workspace.path / f"reports/mnist/{variant}/figures").iterdir()}
@@ -95,7 +109,9 @@ def test_changing_one_variant_touches_its_stages_only(workspace: Workspace) -> N
         assert "variants.dcgan.label_smoothing" in diff
         assert "flow_matching" not in diff
         dry = workspace.run("dvc", "repro", "--dry")
-        assert "train@mnist-flow_matching" not in dry.replace("Stage 'train@mnist-flow_matching' didn't change, skipping", "")
+        assert "train@mnist-flow_matching" not in dry.replace(
+            "Stage 'train@mnist-flow_matching' didn't change, skipping", ""
+        )
     finally:
         workspace.run("git", "checkout", "-q", "params.yaml")
 
@@ -142,7 +158,20 @@ def test_register_then_generate(workspace: Workspace) -> None:
     assert "lekhani-mnist version 1" in said
     assert "version 1" in workspace.run("lekhani", "register")  # again: nothing new
     for seed, out in (("7", "one"), ("7", "two"), ("8", "three")):
-        workspace.run("lekhani", "generate", "--dataset", "mnist", "--label", "3=4", "--label", "5=2", "--seed", seed, "--out", out)
+        workspace.run(
+            "lekhani",
+            "generate",
+            "--dataset",
+            "mnist",
+            "--label",
+            "3=4",
+            "--label",
+            "5=2",
+            "--seed",
+            seed,
+            "--out",
+            out,
+        )
     names = sorted(path.name for path in (workspace.path / "one").iterdir())
     assert len(names) == 9
     sheet = workspace.json("one/dataset.json")
@@ -150,7 +179,11 @@ def test_register_then_generate(workspace: Workspace) -> None:
     assert sheet["model"]["lineage"]["data"]["digest"] == workspace.json("data/prepared/mnist/dataset.json")["digest"]
     assert (workspace.path / "one/labels.csv").read_text().splitlines()[1] == "000000_3.png,3,3,3"
     same = [(workspace.path / "one" / n).read_bytes() == (workspace.path / "two" / n).read_bytes() for n in names]
-    other = [(workspace.path / "one" / n).read_bytes() == (workspace.path / "three" / n).read_bytes() for n in names if n.endswith("png")]
+    other = [
+        (workspace.path / "one" / n).read_bytes() == (workspace.path / "three" / n).read_bytes()
+        for n in names
+        if n.endswith("png")
+    ]
     assert all(same)
     assert not any(other)
     wrong = workspace.run("lekhani", "generate", "--dataset", "mnist", "--label", "क=1", "--out", "four", code=2)
@@ -187,7 +220,9 @@ def test_promote_refuse_force_and_roll_back(workspace: Workspace) -> None:
     assert decision["candidate"]["version"] == first
     scored, again = workspace.json("reports/mnist/flow_matching/scorecard.json"), decision["candidate"]["scorecard"]
     measured_anew = {"latency_ms", "size_mb"}
-    assert {key: again[key] for key in again.keys() - measured_anew} == {key: scored[key] for key in again.keys() - measured_anew}
+    assert {key: again[key] for key in again.keys() - measured_anew} == {
+        key: scored[key] for key in again.keys() - measured_anew
+    }
     assert f"champion {first} stands" in workspace.run("lekhani", "promote", code=3)
 
     workspace.run("lekhani", "register", "--variant", "dcgan")
@@ -200,13 +235,17 @@ def test_promote_refuse_force_and_roll_back(workspace: Workspace) -> None:
     assert now["tags"][second]["gate.verdict"] == "refuse"
     assert "label_agreement_drop" in now["tags"][second]["gate.failed"]
     assert "--reason" in workspace.run("lekhani", "promote", "--force", code=2)
-    assert "by force: to see what happens" in workspace.run("lekhani", "promote", "--force", "--reason", "to see what happens")
+    assert "by force: to see what happens" in workspace.run(
+        "lekhani", "promote", "--force", "--reason", "to see what happens"
+    )
     now = registry(workspace)
     assert now["aliases"] == {"champion": second, "previous": first}
     assert now["tags"][second]["promoted_because"] == "to see what happens"
     assert now["tags"][second]["gate.verdict"] == "forced"
     assert workspace.json("reports/mnist/decision.json")["forced"] is True
-    assert f"version {first} is champion again" in workspace.run("lekhani", "rollback", "--dataset", "mnist", "--reason", "seen")
+    assert f"version {first} is champion again" in workspace.run(
+        "lekhani", "rollback", "--dataset", "mnist", "--reason", "seen"
+    )
     assert registry(workspace)["aliases"] == {"champion": first}
     assert "nothing to go back to" in workspace.run("lekhani", "rollback", "--dataset", "mnist", code=2)
     assert workspace.run("git", "status", "--porcelain", "--untracked-files=no") == ""
@@ -268,7 +307,9 @@ def test_training_again_with_other_seeds_gives_mean_and_deviation(workspace: Wor
     space.run("git", "checkout", "-q", ".")
     space.run("dvc", "checkout", "-q")
     space.run("lekhani", "compare", "--repeats")
-    header, row = (line.split(",") for line in (space.path / "reports/repeats/leaderboard.csv").read_text().splitlines())
+    header, row = (
+        line.split(",") for line in (space.path / "reports/repeats/leaderboard.csv").read_text().splitlines()
+    )
     card = dict(zip(header, row, strict=True))
     assert card["training_seeds"] == "2"
     assert float(card["fid"]) == pytest.approx((first["fid"] + second["fid"]) / 2, rel=1e-4)

@@ -26,7 +26,9 @@ def test_stages_run_side_by_side_on_two_nodes(tmp_path: Path, monkeypatch: pytes
     params["profiles"]["quick"]["variants"]["dcgan"]["channels"] = 8
     space.write_params(params)
     graph = space.path / "dvc.yaml"
-    graph.write_text(graph.read_text().replace("cmd: lekhani", 'cmd: echo "node $NODE, threads $OMP_NUM_THREADS"; lekhani'))
+    graph.write_text(
+        graph.read_text().replace("cmd: lekhani", 'cmd: echo "node $NODE, threads $OMP_NUM_THREADS"; lekhani')
+    )
     space.commit("start")
     prefect = Prefect(tmp_path)
     prefect.join(space)
@@ -37,11 +39,32 @@ def test_stages_run_side_by_side_on_two_nodes(tmp_path: Path, monkeypatch: pytes
         cluster.add_node(num_cpus=1, env_vars={"NODE": "second"})
         space.environment["RAY_ADDRESS"] = cluster.address
         with prefect.serving(space):
-            command = [sys.executable, "pipelines/retrain.py", "--no-register", "--engine", "ray", "--side-by-side", "1"]
-            told = said(subprocess.Popen(command, cwd=space.path, env=space.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+            command = [
+                sys.executable,
+                "pipelines/retrain.py",
+                "--no-register",
+                "--engine",
+                "ray",
+                "--side-by-side",
+                "1",
+            ]
+            told = said(
+                subprocess.Popen(
+                    command,
+                    cwd=space.path,
+                    env=space.environment,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+            )
             (run,) = prefect.runs()
             of_run = {"flow_run_id": {"any_": [run["id"]]}}
-            lines = prefect.until("the logs", 60, lambda: prefect.ask("logs/filter", {"logs": of_run, "limit": 200, "sort": "TIMESTAMP_ASC"}))
+            lines = prefect.until(
+                "the logs",
+                60,
+                lambda: prefect.ask("logs/filter", {"logs": of_run, "limit": 200, "sort": "TIMESTAMP_ASC"}),
+            )
     finally:
         cluster.shutdown()
     assert "14 stages run, 0 cached" in told

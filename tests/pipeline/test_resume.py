@@ -33,7 +33,9 @@ def test_killed_five_times(unbroken: Path, tmp_path: Path) -> None:
         deaths.append(rows(folder))
     told = finish(folder)
     assert "goes on from step" in told
-    assert (folder / "models" / "mnist" / "dcgan" / "generator.safetensors").read_bytes() == unbroken.read_bytes(), f"killed after steps {deaths}"
+    assert (folder / "models" / "mnist" / "dcgan" / "generator.safetensors").read_bytes() == unbroken.read_bytes(), (
+        f"killed after steps {deaths}"
+    )
     losses = (folder / "reports" / "mnist" / "dcgan" / "losses.csv").read_text().splitlines()
     assert [int(line.split(",")[0]) for line in losses[1:]] == list(range(1, 151)), "each step is told once"
     assert not (folder / "checkpoints" / "mnist" / "dcgan").exists()

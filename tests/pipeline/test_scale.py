@@ -17,12 +17,18 @@ from workspace import ROOT, Workspace
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(2400),
-    pytest.mark.skipif("LEKHANI_LONG" not in os.environ, reason="takes ten minutes on two idle cores; set LEKHANI_LONG=1"),
+    pytest.mark.skipif(
+        "LEKHANI_LONG" not in os.environ, reason="takes ten minutes on two idle cores; set LEKHANI_LONG=1"
+    ),
 ]
 
 VARIANTS = ("dcgan", "flow_matching")
 HERE = ["fetch@mnist", "prepare@mnist", "validate@mnist", "compare"]
-AWAY = ["judge@mnist", "baseline@mnist", *(f"{one}@mnist-{variant}" for one in ("train", "export", "usefulness", "evaluate") for variant in VARIANTS)]
+AWAY = [
+    "judge@mnist",
+    "baseline@mnist",
+    *(f"{one}@mnist-{variant}" for one in ("train", "export", "usefulness", "evaluate") for variant in VARIANTS),
+]
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +71,27 @@ def test_each_stage_runs_once_over_all_machines(machines: Cluster) -> None:
 
     alone = machines.clones["alone"]
     repro = ["dvc", "repro", *(f"train@mnist-{variant}" for variant in VARIANTS)]
-    said(subprocess.Popen(repro, cwd=alone.path, env=alone.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-    for name in ("judge/judge.safetensors", "judge/judge.onnx", *(f"{variant}/generator.safetensors" for variant in VARIANTS)):
+    said(
+        subprocess.Popen(
+            repro, cwd=alone.path, env=alone.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+    )
+    for name in (
+        "judge/judge.safetensors",
+        "judge/judge.onnx",
+        *(f"{variant}/generator.safetensors" for variant in VARIANTS),
+    ):
         path = Path("models/mnist", name)
         assert (space.path / path).read_bytes() == (alone.path / path).read_bytes(), path
 
 
 def training(machines: Cluster) -> Any:
     """The stage runs that train at the moment."""
-    return [run for run in machines.stage_runs() if run["state_name"] == "Running" and run["name"].startswith("train@") and run["where"]]
+    return [
+        run
+        for run in machines.stage_runs()
+        if run["state_name"] == "Running" and run["name"].startswith("train@") and run["where"]
+    ]
 
 
 def longer(seed: int) -> tuple[str, ...]:
@@ -97,7 +115,9 @@ def test_a_worker_that_dies_is_survived(machines: Cluster) -> None:
 
 
 def test_stages_end_with_a_run_that_is_stopped(machines: Cluster) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell has started the tests in the background, and inherited
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored where a shell has started the tests in the background, and inherited
     with machines.worker("one"):
         process = machines.retrain(*longer(9))
         first = machines.prefect.until("a training", 600, lambda: training(machines))[0]
@@ -111,5 +131,7 @@ def test_stages_end_with_a_run_that_is_stopped(machines: Cluster) -> None:
 
 def trainers(space: Workspace) -> list[int]:
     """Processes that train in a clone."""
-    known = [(one.pid, str(one.info["cwd"]), one.info["cmdline"] or []) for one in psutil.process_iter(["cmdline", "cwd"])]
+    known = [
+        (one.pid, str(one.info["cwd"]), one.info["cmdline"] or []) for one in psutil.process_iter(["cmdline", "cwd"])
+    ]
     return [pid for pid, folder, words in known if str(space.path) in folder and "train" in words]

@@ -30,7 +30,10 @@ def prefect(space: Workspace) -> Iterator[Prefect]:
     with server.serving(space):
         space.run("prefect", "work-pool", "create", "lekhani", "--type", "process")
         said = space.run("prefect", "--no-prompt", "deploy", "--all")
-        assert all(name in said for name in ("retrain/nightly-quick", "retrain/weekly-full", "promote/on-demand", "generate/on-demand"))
+        assert all(
+            name in said
+            for name in ("retrain/nightly-quick", "retrain/weekly-full", "promote/on-demand", "generate/on-demand")
+        )
         with server.worker(space):
             yield server
 
@@ -38,19 +41,26 @@ def prefect(space: Workspace) -> Iterator[Prefect]:
 def test_a_scheduled_run_then_nothing_to_do(space: Workspace, prefect: Prefect) -> None:
     params = (space.path / "params.yaml").read_bytes()
     deployment = prefect.ask("deployments/name/retrain/nightly-quick")
-    assert [(one["schedule"]["cron"], one["schedule"]["timezone"]) for one in deployment["schedules"]] == [("0 2 * * *", "UTC")]
+    assert [(one["schedule"]["cron"], one["schedule"]["timezone"]) for one in deployment["schedules"]] == [
+        ("0 2 * * *", "UTC")
+    ]
     assert deployment["global_concurrency_limit"]["limit"] == 1
     assert deployment["parameter_openapi_schema"]["properties"]["profile"]["anyOf"][0]["enum"] == ["quick", "full"]
     every_minute = {"interval": 60, "anchor_date": (datetime.now(UTC) + timedelta(seconds=3)).isoformat()}
     schedule = prefect.ask(f"deployments/{deployment['id']}/schedules", [{"active": True, "schedule": every_minute}])[0]
-    started = {"deployment_id": {"any_": [deployment["id"]]}, "state": {"name": {"any_": ["Running", "Completed", "Failed"]}}}
+    started = {
+        "deployment_id": {"any_": [deployment["id"]]},
+        "state": {"name": {"any_": ["Running", "Completed", "Failed"]}},
+    }
     prefect.until("a scheduled run", 180, lambda: prefect.runs(**started))
     prefect.ask(f"deployments/{deployment['id']}/schedules/{schedule['id']}", method="DELETE")
 
     run = prefect.ended(deployment_id={"any_": [deployment["id"]]})
     assert run["auto_scheduled"] is True
     assert (run["state_name"], run["state"]["message"]) == ("Completed", f"{len(STAGES)} stages run, 0 cached")
-    states = prefect.until("all tasks", 30, lambda: (found := prefect.tasks(run)) and len(found) == len(STAGES) + 1 and found)
+    states = prefect.until(
+        "all tasks", 30, lambda: (found := prefect.tasks(run)) and len(found) == len(STAGES) + 1 and found
+    )
     assert states == {**dict.fromkeys(STAGES, "Completed"), "artifacts": "Completed"}
     of_run = {"flow_run_id": {"any_": [run["id"]]}}
     told = [line["message"] for line in prefect.ask("logs/filter", {"logs": of_run, "sort": "TIMESTAMP_DESC"})]
@@ -68,7 +78,9 @@ def test_a_scheduled_run_then_nothing_to_do(space: Workspace, prefect: Prefect) 
     assert one["state"]["message"] == "nothing changed; lekhani-mnist version 1 promoted"
     assert two["state"]["message"] == "nothing changed"
     assert two["start_time"] >= one["end_time"]
-    states = prefect.until("all tasks", 30, lambda: (found := prefect.tasks(two)) and len(found) == len(STAGES) + 2 and found)
+    states = prefect.until(
+        "all tasks", 30, lambda: (found := prefect.tasks(two)) and len(found) == len(STAGES) + 2 and found
+    )
     assert states == {**dict.fromkeys([*STAGES, "register@mnist"], "Cached"), "artifacts": "Completed"}
     assert "**Promote**" in prefect.until("the decision", 30, lambda: prefect.artifacts(one).get("gate-mnist"))
     assert prefect.seconds(two) < 120, "30 s on a machine with nothing else to do"
@@ -87,7 +99,16 @@ def test_batch_inference_on_demand(space: Workspace, prefect: Prefect) -> None:
 
 
 def test_a_wrong_choice_is_one_sentence(space: Workspace, prefect: Prefect) -> None:
-    asked = ("prefect", "deployment", "run", "retrain/nightly-quick", "--param", 'overrides=["train.sed=8"]', "--flow-run-name", "wrong")
+    asked = (
+        "prefect",
+        "deployment",
+        "run",
+        "retrain/nightly-quick",
+        "--param",
+        'overrides=["train.sed=8"]',
+        "--flow-run-name",
+        "wrong",
+    )
     space.run(*asked)
     run = prefect.ended(name={"any_": ["wrong"]})
     assert (run["state_type"], run["state_name"]) == ("FAILED", "Failed"), "what automations look for"

@@ -27,7 +27,11 @@ from lekhani.errors import UsageError
 
 TOY = {
     "prepare": {"cmd": "echo p > prepared", "params": ["seed"], "outs": ["prepared"]},
-    "train": {"cmd": "cat prepared > trained; echo t >> trained", "deps": ["prepared"], "outs": [{"trained": {"persist": True}}]},
+    "train": {
+        "cmd": "cat prepared > trained; echo t >> trained",
+        "deps": ["prepared"],
+        "outs": [{"trained": {"persist": True}}],
+    },
 }
 
 
@@ -46,7 +50,13 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 def test_what_is_worth_a_worker() -> None:
-    needs = {"fetch@d": set[str](), "validate@d": {"fetch@d"}, "judge@d": {"validate@d"}, "export@d-v": {"train@d-v"}, "compare": {"export@d-v"}}
+    needs = {
+        "fetch@d": set[str](),
+        "validate@d": {"fetch@d"},
+        "judge@d": {"validate@d"},
+        "export@d-v": {"train@d-v"},
+        "compare": {"export@d-v"},
+    }
     needs["train@d-v"] = {"validate@d", "judge@d"}
     assert retrain.elsewhere(needs) == {"judge@d", "train@d-v", "export@d-v"}
 
@@ -70,7 +80,9 @@ def test_workers_work_at_a_commit(toy: Workspace) -> None:
         choices.commit_of(toy.path)
     toy.commit("second")
     second = choices.commit_of(toy.path)
-    assert (choices.at_commit(clone, second, text) / "dvc.yaml").read_text().endswith("# changed\n"), "the clone fetches what it has not"
+    assert (choices.at_commit(clone, second, text) / "dvc.yaml").read_text().endswith("# changed\n"), (
+        "the clone fetches what it has not"
+    )
     with pytest.raises(UsageError, match="push it to where this worker's clone comes from"):
         choices.at_commit(clone, "0" * 40, text)
 
@@ -139,7 +151,9 @@ def test_what_a_worker_made_is_taken_over_without_running_it(toy: Workspace, wor
         (Cancelled(message="by hand"), "Failed", "by hand (on a worker)"),
     ],
 )
-def test_what_becomes_of_a_worker_that_fails(toy: Workspace, worker: Callable[[Answer], Any], ending: Any, name: str, said: str) -> None:
+def test_what_becomes_of_a_worker_that_fails(
+    toy: Workspace, worker: Callable[[Answer], Any], ending: Any, name: str, said: str
+) -> None:
     before = (toy.path / "dvc.lock").read_bytes()
     state = worker(lambda _: (ending, {}))
     assert (state.name, state.message, state.is_failed()) == (name, said, True)
@@ -149,7 +163,11 @@ def test_what_becomes_of_a_worker_that_fails(toy: Workspace, worker: Callable[[A
 @pytest.mark.parametrize(
     ("error", "name", "said"),
     [
-        (ObjectNotFound(Exception("404")), "Invalid", "There is no deployment 'stage/worker'; `prefect deploy --all` makes those of prefect.yaml."),
+        (
+            ObjectNotFound(Exception("404")),
+            "Invalid",
+            "There is no deployment 'stage/worker'; `prefect deploy --all` makes those of prefect.yaml.",
+        ),
         (ConnectError("refused"), "Unreachable", "Prefect's server does not answer: refused"),
     ],
 )
@@ -169,7 +187,9 @@ def test_a_try_finds_the_run_that_is_going_unless_its_worker_was_lost(monkeypatc
         asked.append(idempotency_key)
         return SimpleNamespace(id=uuid4(), state=runs[idempotency_key])
 
-    client = SimpleNamespace(read_flow_run=lambda _: SimpleNamespace(state=runs[asked[-1]]), read_artifacts=lambda **_: [])
+    client = SimpleNamespace(
+        read_flow_run=lambda _: SimpleNamespace(state=runs[asked[-1]]), read_artifacts=lambda **_: []
+    )
     monkeypatch.setattr(stage, "run_deployment", run_deployment)
     monkeypatch.setattr(stage, "get_client", lambda **_: nullcontext(client))
     assert stage.at_worker("stage/worker", {"stage": "train"})[0].message == "run"

@@ -41,7 +41,12 @@ def workspace(folder: Path) -> Path:
 def start(folder: Path, *, command: list[str] = COMMAND, **environment: str) -> "subprocess.Popen[str]":
     """Start training, or another command of the project."""
     return subprocess.Popen(
-        command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 

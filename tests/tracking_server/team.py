@@ -29,9 +29,15 @@ class Team:
     def start(self) -> None:
         database = self.database.url.render_as_string(hide_password=False)
         # By a name that the server alone can reach, as when S3 is in a network of its own: members must not be sent there.
-        way = {"MLFLOW_S3_ENDPOINT_URL": "http://storage-of-the-team", "http_proxy": self.bucket.meta.client.meta.endpoint_url, "no_proxy": ""}
+        way = {
+            "MLFLOW_S3_ENDPOINT_URL": "http://storage-of-the-team",
+            "http_proxy": self.bucket.meta.client.meta.endpoint_url,
+            "no_proxy": "",
+        }
         keys = {"AWS_ACCESS_KEY_ID": "team", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1"}
-        self.pid = self.server.enter_context(services.mlflow_server(self.folder, self.port, database, f"s3://{self.bucket.name}", way | keys))
+        self.pid = self.server.enter_context(
+            services.mlflow_server(self.folder, self.port, database, f"s3://{self.bucket.name}", way | keys)
+        )
 
     def stop(self) -> None:
         self.server.close()
@@ -43,7 +49,11 @@ class Team:
 
     def stored(self, folder: str, name: str) -> list[Any]:
         """What lies in the bucket somewhere below a folder, under a key that ends with `name`."""
-        return [self.bucket.Object(one.key) for one in self.bucket.objects.all() if f"/{folder}/" in one.key and one.key.endswith(name)]
+        return [
+            self.bucket.Object(one.key)
+            for one in self.bucket.objects.all()
+            if f"/{folder}/" in one.key and one.key.endswith(name)
+        ]
 
 
 def program(name: str) -> str | None:
@@ -60,13 +70,30 @@ def postgres() -> Iterator[str]:
         if who:
             shutil.chown(folder, who["user"])
         (folder / "password").write_text(PASSWORD)
-        choices = ["-U", "mlflow", "--pwfile", "password", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync"]
+        choices = [
+            "-U",
+            "mlflow",
+            "--pwfile",
+            "password",
+            "-A",
+            "scram-sha-256",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "--no-sync",
+        ]
         command = [str(program("initdb")), "-D", "data", *choices]
         made = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False, **who)
         assert made.returncode == 0, made.stdout + made.stderr
 
         uri = f"postgresql+psycopg://mlflow:{PASSWORD}@127.0.0.1:{port}/postgres"
-        settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off", "shared_buffers": "32MB"}
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": port,
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "shared_buffers": "32MB",
+        }
         command = [str(program("postgres")), "-D", "data", *(f"--{key}={value}" for key, value in settings.items())]
         with services.running(command, lambda: _answers(uri), folder / "log", end=signal.SIGINT, cwd=folder, **who):
             yield uri

@@ -16,7 +16,8 @@ import pytest
 from team import PASSWORD, SECRET, Team
 from workspace import Workspace
 
-from lekhani.generate.write import Request, counts, write_dataset
+from lekhani.generate.shards import Request
+from lekhani.generate.write import counts, write_dataset
 from lekhani.inference.sampling import Plan, Wishes
 from lekhani.pen import find
 
@@ -109,13 +110,16 @@ def test_runs_arrive(workspace: Workspace, team: Team, client: mlflow.MlflowClie
     assert found.data.metrics["fid"] == card["fid"]
     assert len(client.get_metric_history(found.info.run_id, "train/loss_g")) > 1
     names = {
-        folder: {Path(one.path).name for one in client.list_artifacts(found.info.run_id, folder)} for folder in ("evaluation", "images", "judge")
+        folder: {Path(one.path).name for one in client.list_artifacts(found.info.run_id, folder)}
+        for folder in ("evaluation", "images", "judge")
     }
     assert {"scorecard.json", "grid.png", "per_class.csv"} <= names["evaluation"]
     assert len([name for name in names["images"] if name.endswith(".png")]) >= 6
     assert names["judge"] == {"judge.onnx", "second.onnx"}
     # In the database and in the bucket, and nowhere here.
-    assert team.rows(f"SELECT value FROM latest_metrics WHERE run_uuid = '{found.info.run_id}' AND key = 'fid'") == [(card["fid"],)]
+    assert team.rows(f"SELECT value FROM latest_metrics WHERE run_uuid = '{found.info.run_id}' AND key = 'fid'") == [
+        (card["fid"],)
+    ]
     (stored,) = team.stored(found.info.run_id, "evaluation/scorecard.json")
     assert json.load(stored.get()["Body"]) == card
     assert not (workspace.path / "mlruns").exists()
@@ -142,13 +146,28 @@ def test_a_champion_comes_and_goes(workspace: Workspace, team: Team, client: mlf
 
 
 def test_the_champion_writes_for_whoever_knows_the_address(elsewhere: Workspace, first: Path, tmp_path: Path) -> None:
-    said = elsewhere.run("lekhani", "generate", "--dataset", "mnist", "--label", "3=2", "--label", "7=1", "--seed", "5", "--out", "glyphs")
+    said = elsewhere.run(
+        "lekhani",
+        "generate",
+        "--dataset",
+        "mnist",
+        "--label",
+        "3=2",
+        "--label",
+        "7=1",
+        "--seed",
+        "5",
+        "--out",
+        "glyphs",
+    )
     assert f"{NAME} version 1" in said
     pen = find("mnist", first)
     write_dataset(pen, Request(Plan(counts(pen.classes, ["3=2", "7=1"])), Wishes(5)), str(tmp_path / "expected"))
     origins = {"dataset.json", "README.md"}  # say by which way the model came
     expected = {path.name: path.read_bytes() for path in (tmp_path / "expected").iterdir() if path.name not in origins}
-    assert {path.name: path.read_bytes() for path in (elsewhere.path / "glyphs").iterdir() if path.name not in origins} == expected
+    assert {
+        path.name: path.read_bytes() for path in (elsewhere.path / "glyphs").iterdir() if path.name not in origins
+    } == expected
     assert len(expected) == 4
     assert [path.name for path in elsewhere.path.iterdir()] == ["glyphs"]
 
@@ -167,12 +186,18 @@ for which in ("@champion", "/1", "/2"):
     assert champion == one != two
 
 
-def test_a_server_that_is_away_for_a_while(workspace: Workspace, elsewhere: Workspace, team: Team, second: Path) -> None:
+def test_a_server_that_is_away_for_a_while(
+    workspace: Workspace, elsewhere: Workspace, team: Team, second: Path
+) -> None:
     before = aliases(team)
     generate = ("generate", "--dataset", "mnist", "--label", "3=1", "--out", "glyphs")
     team.stop()
     try:
-        for space, *words in ((elsewhere, *generate), (workspace, "register"), (workspace, "promote", "--version", "2")):
+        for space, *words in (
+            (elsewhere, *generate),
+            (workspace, "register"),
+            (workspace, "promote", "--version", "2"),
+        ):
             said = sentence(space, *words)
             assert team.uri in said
             assert "Nothing is registered" not in said

@@ -29,7 +29,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def subprocess_run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "lekhani.cli", *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "lekhani.cli", *words],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -50,13 +56,28 @@ def sentence(err: str) -> str:
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
-    heavy = ("torch", "mlflow", "pandas", "onnxruntime", "onnx", "matplotlib", "scipy", "sklearn", "torch_fidelity", "dvc", "prefect", "numpy")
+    heavy = (
+        "torch",
+        "mlflow",
+        "pandas",
+        "onnxruntime",
+        "onnx",
+        "matplotlib",
+        "scipy",
+        "sklearn",
+        "torch_fidelity",
+        "dvc",
+        "prefect",
+        "numpy",
+    )
     code = (
         "import sys\nsys.argv = ['lekhani', '--help']\nfrom lekhani import cli\n"
         "try:\n    cli.main()\nexcept SystemExit as end:\n    code = end.code\n"
         f"print('CODE', code, 'HEAVY', [name for name in {heavy} if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
     assert "HEAVY []" in done.stdout, done.stdout[-300:] + done.stderr[-300:]
     assert "CODE 0" in done.stdout
     for command in (*STAGES, "compare", "register", "generate", "animate", "data", "params"):
@@ -66,7 +87,14 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
 def test_a_mistake_in_a_real_process_is_one_sentence(project: Path) -> None:
     script = shutil.which("lekhani", path=str(Path(sys.executable).parent))
     assert script is not None
-    done = subprocess.run([script, "train", "-d", "mnist", "-v", "dcgn"], cwd=project, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [script, "train", "-d", "mnist", "-v", "dcgn"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 2
     assert done.stdout == ""
     assert sentence(done.stderr) == f"lekhani: No variant 'dcgn'; there are: {', '.join(params.Variants.model_fields)}."
@@ -84,7 +112,9 @@ def test_no_command_shows_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "Usage" in captured.out + captured.err
 
 
-def test_the_schema_is_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_schema_is_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, "params", "--schema") == 0
     schema = json.loads(capsys.readouterr().out)
@@ -92,7 +122,9 @@ def test_the_schema_is_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert "description" in schema["$defs"]["Judge"]["properties"]["width"]
 
 
-def test_params_are_printed_with_the_profile_laid_over(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_params_are_printed_with_the_profile_laid_over(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = Path("params.yaml").read_text(encoding="utf-8")
     Path("other.yaml").write_text(re.sub(r"(?m)^profile: \w+", "profile: full", text), encoding="utf-8")
     printed = []
@@ -104,13 +136,19 @@ def test_params_are_printed_with_the_profile_laid_over(project: Path, monkeypatc
 
 
 @pytest.mark.parametrize("command", WITH_VARIANT)
-def test_an_unknown_variant(command: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_variant(
+    command: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(monkeypatch, command, "-d", "mnist", "-v", "nope") == 2
-    assert f"No variant 'nope'; there are: {', '.join(params.Variants.model_fields)}." in sentence(capsys.readouterr().err)
+    assert f"No variant 'nope'; there are: {', '.join(params.Variants.model_fields)}." in sentence(
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("command", ["register", *STAGES])
-def test_an_unknown_dataset(command: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_dataset(
+    command: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     code = call(monkeypatch, command, "-d", "nope", *(["-v", "dcgan"] if command in WITH_VARIANT else []))
     message = sentence(capsys.readouterr().err)
     assert "No dataset 'nope'" in message
@@ -128,7 +166,12 @@ def test_a_stage_before_its_inputs_is_one_sentence(
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "params.yaml does not exist here"), ("a: [", "cannot be read"), ("seed: 7\n", "missing"), ("sead: 7\n", "sead")],
+    [
+        (None, "params.yaml does not exist here"),
+        ("a: [", "cannot be read"),
+        ("seed: 7\n", "missing"),
+        ("sead: 7\n", "sead"),
+    ],
 )
 def test_wrong_params(
     content: str | None,
@@ -146,20 +189,33 @@ def test_wrong_params(
 
 
 @pytest.mark.parametrize(
-    "words", [["train", "-d", "mnist"], ["fetch"], ["nonsense"], ["generate", "-o", "x"], ["generate", "-o", "x", "-l", "1", "-s", "-1"]]
+    "words",
+    [
+        ["train", "-d", "mnist"],
+        ["fetch"],
+        ["nonsense"],
+        ["generate", "-o", "x"],
+        ["generate", "-o", "x", "-l", "1", "-s", "-1"],
+    ],
 )
-def test_wrong_options(words: list[str], project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_options(
+    words: list[str], project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(monkeypatch, *words) == 2
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_generate_from_a_missing_file(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_generate_from_a_missing_file(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(monkeypatch, "generate", "-o", "out", "-l", "1", "-m", "nowhere.onnx") == 1
     assert "There is no model at nowhere.onnx" in sentence(capsys.readouterr().err)
     assert not Path("out").exists()
 
 
-def test_failed_work_and_bugs_end_differently(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_work_and_bugs_end_differently(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail(error: BaseException) -> None:
         monkeypatch.setattr(stages, "fetch", lambda *_: (_ for _ in ()).throw(error))
 
@@ -184,7 +240,9 @@ def test_every_stage_of_the_graph_is_a_command() -> None:
     import yaml
 
     graph = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
-    commands = {command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback}
+    commands = {
+        command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback
+    }
     for stage, body in graph["stages"].items():
         program, name, *_ = body["cmd"].split()
         assert program == "lekhani"
@@ -205,13 +263,19 @@ def test_every_stage_of_the_graph_is_a_command() -> None:
     ],
 )
 def test_wrong_use_of_the_registry(
-    words: tuple[str, ...], said: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: tuple[str, ...],
+    said: str,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert call(monkeypatch, *words) == 2
     assert said in sentence(capsys.readouterr().err)
 
 
-def test_the_gate_refuses_with_exit_code_3(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_gate_refuses_with_exit_code_3(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked = []
 
     def promote(*args: object) -> tuple[bool, str]:
@@ -220,7 +284,9 @@ def test_the_gate_refuses_with_exit_code_3(project: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(stages, "promote", promote)
     assert call(monkeypatch, "promote", "--check") == 3
-    assert asked == [("devanagari", None, True, False, None), ("mnist", None, True, False, None)], "one refusal does not hide the other's verdict"
+    assert asked == [("devanagari", None, True, False, None), ("mnist", None, True, False, None)], (
+        "one refusal does not hide the other's verdict"
+    )
     assert capsys.readouterr().out == "the table of devanagari\nthe table of mnist\n"
     assert call(monkeypatch, "promote", "-d", "mnist", "--version", "4", "--reason", "tried it") == 0
     assert asked[-1] == ("mnist", "4", False, False, "tried it")

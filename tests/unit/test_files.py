@@ -67,7 +67,9 @@ def test_a_folder_replaces_a_file(tmp_path: Path) -> None:
     assert everything(tmp_path) == ["x", "x/new"]
 
 
-@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt(), SystemExit(3)], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "error", [ValueError("mine"), KeyboardInterrupt(), SystemExit(3)], ids=lambda e: type(e).__name__
+)
 @pytest.mark.parametrize("as_folder", [False, True])
 def test_an_error_leaves_the_old_and_nothing_else(tmp_path: Path, error: BaseException, as_folder: bool) -> None:
     target = tmp_path / "x"
@@ -139,7 +141,9 @@ def test_json_refuses_what_is_no_number(tmp_path: Path, value: Any) -> None:
 
 
 def test_json_takes_numpy_scalars_paths_and_devanagari(tmp_path: Path) -> None:
-    files.write_json(tmp_path / "x.json", {"ख": np.int64(3), "a": np.float32(0.5), "b": np.bool_(True), "c": Path("a/b")})
+    files.write_json(
+        tmp_path / "x.json", {"ख": np.int64(3), "a": np.float32(0.5), "b": np.bool_(True), "c": Path("a/b")}
+    )
     text = (tmp_path / "x.json").read_text(encoding="utf-8")
     assert text.endswith("}\n")
     assert "ख" in text
@@ -152,7 +156,9 @@ def test_json_refuses_what_it_would_have_to_guess(tmp_path: Path) -> None:
     assert everything(tmp_path) == []
 
 
-@pytest.mark.parametrize(("content", "words"), [(None, "is missing"), (b"{", "cannot be read"), (b"\xff", "cannot be read")])
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "is missing"), (b"{", "cannot be read"), (b"\xff", "cannot be read")]
+)
 def test_reading_what_is_missing_or_broken(tmp_path: Path, content: bytes | None, words: str) -> None:
     if content is not None:
         (tmp_path / "x.json").write_bytes(content)

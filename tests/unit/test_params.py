@@ -26,7 +26,9 @@ def raw(profile: str = "quick") -> dict[str, Any]:
 
 def with_line(key: str, line: str) -> str:
     """The shipped text with the first line of `key` replaced, its indentation kept."""
-    done, count = re.subn(rf"(?m)^( *){key}:.*$", lambda found: "\n".join(found[1] + part for part in line.split("\n")), text(), count=1)
+    done, count = re.subn(
+        rf"(?m)^( *){key}:.*$", lambda found: "\n".join(found[1] + part for part in line.split("\n")), text(), count=1
+    )
     assert count == 1
     return done
 
@@ -152,7 +154,10 @@ def test_the_schema_describes_what_the_shipped_file_holds() -> None:
 # --- YAML ---
 
 
-@pytest.mark.parametrize(("written", "value"), [("1e-3", 1e-3), ("2E+2", 200.0), ("-.5e1", -5.0), ("1.5e-4", 1.5e-4), ("1e", "1e"), ("e5", "e5")])
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [("1e-3", 1e-3), ("2E+2", 200.0), ("-.5e1", -5.0), ("1.5e-4", 1.5e-4), ("1e", "1e"), ("e5", "e5")],
+)
 def test_yaml_floats_need_no_point(written: str, value: Any) -> None:
     (read,) = yaml.load(f"- {written}", Loader=params._Loader)
     assert read == value
@@ -255,8 +260,13 @@ def test_students_need_their_teacher() -> None:
     message = refusal(changed(("pipeline.variants", ["dcgan"]), ("pipeline.students", ["turbo"])))
     assert "`pipeline`" in message
     assert "flow_matching, which is not among `variants`" in message
-    assert params.resolve(changed(("pipeline.variants", ["dcgan"]), ("pipeline.students", []))).pipeline.everyone == ("dcgan",)
-    assert params.resolve(changed(("pipeline.variants", ["flow_matching"]))).pipeline.everyone == ("flow_matching", "turbo")
+    assert params.resolve(changed(("pipeline.variants", ["dcgan"]), ("pipeline.students", []))).pipeline.everyone == (
+        "dcgan",
+    )
+    assert params.resolve(changed(("pipeline.variants", ["flow_matching"]))).pipeline.everyone == (
+        "flow_matching",
+        "turbo",
+    )
 
 
 @pytest.mark.parametrize(
@@ -310,7 +320,9 @@ def test_a_value_out_of_range_names_the_key(path: str, value: Any) -> None:
     assert f"`{path.removeprefix('profiles.quick.')}`" in refusal(changed((path, value)))
 
 
-@pytest.mark.parametrize(("path", "value"), [("variants.dcgan.betas", [0.5, 1.5]), ("variants.dcgan.budget", float("inf"))])
+@pytest.mark.parametrize(
+    ("path", "value"), [("variants.dcgan.betas", [0.5, 1.5]), ("variants.dcgan.budget", float("inf"))]
+)
 def test_a_value_that_training_would_choke_on_is_refused(path: str, value: Any) -> None:
     assert f"`{path}" in refusal(changed((path, value)))
 
@@ -330,14 +342,18 @@ def test_an_unknown_profile_is_named_where_it_is_described() -> None:
     assert "`profiles.fulll`; did you mean `full`?" in refusal(value)
 
 
-@pytest.mark.parametrize(("path", "value"), [("profiles", None), ("profiles", ["quick"]), ("profiles.quick", None), ("profiles.quick", 3)])
+@pytest.mark.parametrize(
+    ("path", "value"), [("profiles", None), ("profiles", ["quick"]), ("profiles.quick", None), ("profiles.quick", 3)]
+)
 def test_profiles_that_are_no_mappings(path: str, value: Any) -> None:
     message = refusal(changed((path, value)))
     assert f"`{path}`" in message
     assert "must be a mapping" in message
 
 
-@pytest.mark.parametrize("path", ["variants.dcgan.channels", "judge.width", "evaluate.n_generated", "train.images_seen"])
+@pytest.mark.parametrize(
+    "path", ["variants.dcgan.channels", "judge.width", "evaluate.n_generated", "train.images_seen"]
+)
 def test_a_key_both_at_the_top_and_in_the_profile(path: str) -> None:
     message = refusal(changed((path, 32)))
     assert f"`{path}` is set both at the top and under `profiles.quick`" in message
@@ -372,7 +388,8 @@ def test_a_dataset_name_that_makes_no_folder(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "key", "missing"), [("local", "path", None), ("local", "path", ""), ("kaggle", "kaggle", None), ("openml", "openml", None)]
+    ("source", "key", "missing"),
+    [("local", "path", None), ("local", "path", ""), ("kaggle", "kaggle", None), ("openml", "openml", None)],
 )
 def test_a_source_needs_its_key(source: str, key: str, missing: str | None) -> None:
     message = refusal(changed(("data.devanagari.source", source), (f"data.devanagari.{key}", missing)))
@@ -386,4 +403,8 @@ def test_a_slug_is_owner_and_name(slug: str) -> None:
 
 
 def test_classes_may_be_listed_by_glyph_name_or_number() -> None:
-    assert params.resolve(changed(("data.devanagari.classes", ["क", "digit_0", 3]))).data["devanagari"].classes == ("क", "digit_0", 3)
+    assert params.resolve(changed(("data.devanagari.classes", ["क", "digit_0", 3]))).data["devanagari"].classes == (
+        "क",
+        "digit_0",
+        3,
+    )

@@ -17,16 +17,19 @@ import lekhani
 from lekhani import pen as pens
 from lekhani.data.spec import DEVANAGARI, MNIST, GlyphClass
 from lekhani.errors import LekhaniError, UsageError
+from lekhani.inference.labels import label_of, parse_runs
 from lekhani.inference.sampling import Plan, Wishes, draw_shard
 from lekhani.inference.session import Generator, Reader
-from lekhani.pen import Judge, Pen, find, label_of, load, load_judge, parse_runs
+from lekhani.pen import Judge, Pen, find, load, load_judge
 
 ToyGenerator = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
 def pen(toy_generator: ToyGenerator, tmp_path_factory: pytest.TempPathFactory) -> Pen:
-    return Pen(Generator(toy_generator(tmp_path_factory.mktemp("c") / "g.onnx"), "cpu"), cast(Reader, Eyes()), "the toy")
+    return Pen(
+        Generator(toy_generator(tmp_path_factory.mktemp("c") / "g.onnx"), "cpu"), cast(Reader, Eyes()), "the toy"
+    )
 
 
 # --- labels ---
@@ -63,7 +66,8 @@ def test_a_bad_count(count: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "nearest"), [("character_2_kah", "character_2_kha"), ("digt_3", "digit_3"), ("zzzz", None), ("46", None), ("-1", None)]
+    ("what", "nearest"),
+    [("character_2_kah", "character_2_kha"), ("digt_3", "digit_3"), ("zzzz", None), ("46", None), ("-1", None)],
 )
 def test_an_unknown_class_names_the_nearest_and_the_valid_ones(what: str, nearest: str | None) -> None:
     with pytest.raises(UsageError, match="here: no such class") as caught:
@@ -109,7 +113,11 @@ def test_a_whole_number_is_a_label_and_text_is_a_glyph(toy_generator: ToyGenerat
 
 
 def test_wishes_are_heard(pen: Pen) -> None:
-    free, sure, close = pen.generate([1], 50), pen.generate([1], 50, min_confidence=0.9), pen.generate([1], 50, truncation=0.1)
+    free, sure, close = (
+        pen.generate([1], 50),
+        pen.generate([1], 50, min_confidence=0.9),
+        pen.generate([1], 50, truncation=0.1),
+    )
     assert not np.array_equal(free.images, sure.images)
     assert close.images.std() < free.images.std() / 5
     with pytest.raises(UsageError, match="Nothing is asked for"):
@@ -124,12 +132,18 @@ def test_wishes_are_heard(pen: Pen) -> None:
 def test_a_model_file_that_takes_labels_needs_no_judge(toy_generator: ToyGenerator, tmp_path: Path) -> None:
     pen = find("whatever", toy_generator(tmp_path / "g.onnx"))
     assert (pen.reader, pen.origin, pen.version) == (None, str(tmp_path / "g.onnx"), None)
-    assert load(tmp_path / "g.onnx").generator.sha256 == load(str(tmp_path / "g.onnx")).generator.sha256 == pen.generator.sha256
+    assert (
+        load(tmp_path / "g.onnx").generator.sha256
+        == load(str(tmp_path / "g.onnx")).generator.sha256
+        == pen.generator.sha256
+    )
     with pytest.raises(LekhaniError, match="There is no model at nowhere/g"):
         load("nowhere/g")
 
 
-def test_a_model_file_without_labels_needs_a_judge(toy_generator: ToyGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_file_without_labels_needs_a_judge(
+    toy_generator: ToyGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = toy_generator(tmp_path / "g.onnx", conditional=False)
     with pytest.raises(UsageError, match=r"takes no labels, .* pass --judge models/mnist/judge/judge\.onnx"):
         find("whatever", model)
@@ -158,7 +172,9 @@ class Registry:
 
     def fetch(self, dataset: str, number: str, alias: str = "") -> Any:
         self.asked.append((dataset, number, alias))
-        return SimpleNamespace(name=f"lekhani-{dataset}", version=number, alias=alias, generator=self.generator, judge=self.judge)
+        return SimpleNamespace(
+            name=f"lekhani-{dataset}", version=number, alias=alias, generator=self.generator, judge=self.judge
+        )
 
 
 @pytest.fixture
@@ -176,7 +192,9 @@ def judges(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return opened
 
 
-def test_without_a_file_the_registry_is_asked(registry: Registry, judges: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_file_the_registry_is_asked(
+    registry: Registry, judges: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING, "lekhani"):
         pen = find("mnist")
         assert "no champion yet; writing with its challenger, version 3" in caplog.text
@@ -213,11 +231,19 @@ def test_a_judge_reads_files_pictures_and_arrays_alike(monkeypatch: pytest.Monke
     from lekhani.handwriting import recognise
 
     seen: list[Any] = []
-    monkeypatch.setattr(recognise, "recognise", lambda reader, pictures, top: seen.append((pictures[0], top)) or ["read"])  # type: ignore[func-returns-value]
+    monkeypatch.setattr(
+        recognise, "recognise", lambda reader, pictures, top: seen.append((pictures[0], top)) or ["read"]
+    )  # type: ignore[func-returns-value]
     grey = np.random.default_rng(0).integers(0, 256, (9, 7), dtype=np.uint8)
     Image.fromarray(grey).save(tmp_path / "a.png")
     judge = Judge(cast(Reader, Eyes()))
-    for image in (grey, Image.fromarray(grey), Image.fromarray(grey).convert("RGB"), tmp_path / "a.png", str(tmp_path / "a.png")):
+    for image in (
+        grey,
+        Image.fromarray(grey),
+        Image.fromarray(grey).convert("RGB"),
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+    ):
         assert judge.recognise(image, top=5) == "read"  # type: ignore[comparison-overlap]
     for picture, top in seen:
         np.testing.assert_array_equal(picture, grey)

@@ -53,7 +53,12 @@ def png_of(width: int, height: int) -> bytes:
     packer = zlib.compressobj(9)
     row = bytes(1 + width // 8)
     pixels = b"".join(packer.compress(row) for _ in range(min(height, 2000))) + packer.flush()
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+        + chunk(b"IDAT", pixels)
+        + chunk(b"IEND", b"")
+    )
 
 
 # --- a thousand requests that are wrong ---
@@ -63,7 +68,25 @@ def wrong(rng: random.Random) -> tuple[str, bytes]:
     """A path and a body that no server should take."""
     glyph = io.BytesIO()
     Image.fromarray(np.eye(40, dtype=np.uint8) * 255).save(glyph, "PNG")
-    odd: list[Any] = [None, True, [], {}, "", "x" * 500, -1, 1.5, 1e308, 10**30, "\ud800", "\u0000", "\u202e०", [None], {"a": 1}, "NaN", [[[]]]]
+    odd: list[Any] = [
+        None,
+        True,
+        [],
+        {},
+        "",
+        "x" * 500,
+        -1,
+        1.5,
+        1e308,
+        10**30,
+        "\ud800",
+        "\u0000",
+        "\u202e०",
+        [None],
+        {"a": 1},
+        "NaN",
+        [[[]]],
+    ]
     picture = base64.b64encode(glyph.getvalue()).decode()
     asked: dict[str, dict[str, Any]] = {
         "/v1/generate": {"model": "mnist", "labels": ["0"], "n": 1, "seed": 0},
@@ -76,7 +99,10 @@ def wrong(rng: random.Random) -> tuple[str, bytes]:
     if kind == 0:  # a field of another type
         return path, json.dumps(good | {rng.choice(list(good)): rng.choice(odd)}).encode()
     if kind == 1:  # much too much
-        huge = {"/v1/generate": {"n": rng.choice([10**4, 10**9, 10**100])}, "/v1/compose": {"text": "0" * rng.choice([201, 10**5])}}
+        huge = {
+            "/v1/generate": {"n": rng.choice([10**4, 10**9, 10**100])},
+            "/v1/compose": {"text": "0" * rng.choice([201, 10**5])},
+        }
         return path, json.dumps(good | huge.get(path, {"image": "A" * rng.choice([8, 10**6])})).encode()
     if kind == 2:  # what nobody asked for
         return path, json.dumps(good | {rng.choice(["extra", "__proto__", "क", ""]): rng.choice(odd)}).encode()
@@ -85,7 +111,15 @@ def wrong(rng: random.Random) -> tuple[str, bytes]:
         return path, body[: rng.randrange(len(body) - 1)]
     if kind == 4:  # no UTF-8, no JSON, too deep
         return path, rng.choice(
-            [b"\xff\xfe{}", b"\x00" * 50, b"[" * 50_000, b'{"model":' * 5_000, b'{"n": ' + b"9" * 5_000 + b"}", b"NaN", b'"\xed\xa0\x80"']
+            [
+                b"\xff\xfe{}",
+                b"\x00" * 50,
+                b"[" * 50_000,
+                b'{"model":' * 5_000,
+                b'{"n": ' + b"9" * 5_000 + b"}",
+                b"NaN",
+                b'"\xed\xa0\x80"',
+            ]
         )
     if kind == 5:  # no text for this model
         bad = rng.choice(["क\u094d", "\ud83d", "🖋", "0\u0000", "९" * 10, "\u202e", "<script>"])
@@ -93,7 +127,9 @@ def wrong(rng: random.Random) -> tuple[str, bytes]:
     if kind == 6:  # bombs and ruins for pictures
         cut, bombs = glyph.getvalue()[: rng.randrange(60)], [png_of(60_000, 60_000), png_of(16_000, 12_000)]
         ruin = rng.choice([*bombs, cut, rng.randbytes(300), b"GIF89a" + rng.randbytes(99)])
-        return rng.choice(["/v1/recognise", "/v1/translate"]), json.dumps({"model": "mnist", "image": base64.b64encode(ruin).decode()}).encode()
+        return rng.choice(["/v1/recognise", "/v1/translate"]), json.dumps(
+            {"model": "mnist", "image": base64.b64encode(ruin).decode()}
+        ).encode()
     return path, rng.choice([b"", b"null", b"[]", b'"text"', b"3", b"{}", b"{'single': 1}"])
 
 
@@ -122,7 +158,11 @@ def test_a_thousand_malformed_requests_get_a_sentence_each(server: str) -> None:
         (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"4"),
         (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-Many: y\r\n" * 20_000 + b"\r\n", b"400"),
         (head("/v1/generate", 100_000_000), b"413"),
-        (b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + (b"10000\r\n" + b"x" * 65536 + b"\r\n") * 60, b"413"),
+        (
+            b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + (b"10000\r\n" + b"x" * 65536 + b"\r\n") * 60,
+            b"413",
+        ),
         (b"BREW /v1/generate HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"400"),
     ],
 )
@@ -137,8 +177,21 @@ def test_what_is_hardly_http(server: str, content: bytes, status: bytes) -> None
 def test_schemathesis_finds_no_server_error(server: str, tmp_path: Path) -> None:
     if not find_spec("schemathesis"):
         pytest.skip("schemathesis is not installed: pip install -e '.[dev]'")
-    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server}/openapi.json", "--checks", "not_a_server_error,content_type_conformance"]
-    command += ["--max-examples", os.environ.get("LEKHANI_SCHEMA_EXAMPLES", "10"), "--phases", "examples,coverage,fuzzing"]
+    command = [
+        sys.executable,
+        "-m",
+        "schemathesis.cli",
+        "run",
+        f"{server}/openapi.json",
+        "--checks",
+        "not_a_server_error,content_type_conformance",
+    ]
+    command += [
+        "--max-examples",
+        os.environ.get("LEKHANI_SCHEMA_EXAMPLES", "10"),
+        "--phases",
+        "examples,coverage,fuzzing",
+    ]
     command += ["--seed", "7", "--generation-database", "none"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
@@ -151,7 +204,14 @@ def test_schemathesis_finds_no_server_error(server: str, tmp_path: Path) -> None
 def guarded(models: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int, Path]]:
     """A server with little patience and a narrow bed: its address, its pid and its folder."""
     folder = tmp_path_factory.mktemp("guarded")
-    limits = {"header_seconds": 1, "body_seconds": 1, "batch": 1, "images": 10_000, "waiting_images": 100_000, "answer_seconds": 600}
+    limits = {
+        "header_seconds": 1,
+        "body_seconds": 1,
+        "batch": 1,
+        "images": 10_000,
+        "waiting_images": 100_000,
+        "answer_seconds": 600,
+    }
     words = [word for name, value in limits.items() for word in ("--limit", f"{name}={value}")]
     with toys.server(folder, *models, *words) as (address, pid):
         yield address, pid, folder
@@ -183,7 +243,9 @@ def test_slow_loris_costs_the_others_nothing(guarded: tuple[str, int, Path]) -> 
         answers.append(toys.heard(connection, ConnectionResetError))
         connection.close()
     assert time.monotonic() - began < 30, "all were hung up on"
-    assert all(b"408" in answer.split(b"\r\n")[0] and b"did not arrive within 1 seconds" in answer for answer in answers[::2])
+    assert all(
+        b"408" in answer.split(b"\r\n")[0] and b"did not arrive within 1 seconds" in answer for answer in answers[::2]
+    )
     assert not any(answers[1::2]), "who sends no whole head gets no answer"
 
 
@@ -210,17 +272,27 @@ def test_who_disconnects_takes_the_work_along(guarded: tuple[str, int, Path]) ->
     toys.until(lambda: sum(line.get("status") == 499 for line in toys.logged(folder)) == 10)
     toys.until(lambda: toys.metric(address, "lekhani_images_waiting") == 0)
     given_up = time.monotonic() - started
-    assert toys.metric(address, "lekhani_batch_images_sum") < 90_000 / 2, f"after {given_up:.1f} s most of it was never drawn"
+    assert toys.metric(address, "lekhani_batch_images_sum") < 90_000 / 2, (
+        f"after {given_up:.1f} s most of it was never drawn"
+    )
     assert statistics.median(latencies(address, 5)) < 1
 
 
 def test_too_much_at_once_is_refused_with_a_time(models: list[str], tmp_path: Path) -> None:
-    limits = [word for value in ("waiting_images=3000", "images=3000", "batch=1", "answer_seconds=100") for word in ("--limit", value)]
+    limits = [
+        word
+        for value in ("waiting_images=3000", "images=3000", "batch=1", "answer_seconds=100")
+        for word in ("--limit", value)
+    ]
     with toys.server(tmp_path, *models, *limits) as (address, _):
         seen: list[requests.Response] = []
 
         def ask() -> None:
-            seen.append(requests.post(f"{address}/v1/generate", json=ASK | {"n": 600}, headers={"Accept": "image/png"}, timeout=60))
+            seen.append(
+                requests.post(
+                    f"{address}/v1/generate", json=ASK | {"n": 600}, headers={"Accept": "image/png"}, timeout=60
+                )
+            )
 
         threads = [threading.Thread(target=ask) for _ in range(12)]
         for thread in threads:
@@ -241,7 +313,9 @@ def test_sigterm_lets_requests_finish(models: list[str], tmp_path: Path) -> None
     limits = [word for value in ("batch=1", "answer_seconds=100") for word in ("--limit", value)]
     with toys.server(tmp_path, *models, *limits) as (address, pid):
         answers: list[requests.Response] = []
-        asking = threading.Thread(target=lambda: answers.append(requests.post(f"{address}/v1/generate", json=ASK | {"n": 300}, timeout=90)))
+        asking = threading.Thread(
+            target=lambda: answers.append(requests.post(f"{address}/v1/generate", json=ASK | {"n": 300}, timeout=90))
+        )
         asking.start()
         toys.until(lambda: toys.metric(address, "lekhani_images_waiting") > 0)
         (server,) = psutil.Process(pid).children()
@@ -282,7 +356,9 @@ def saturated(address: str, pid: int, seconds: float) -> dict[str, float]:
         while time.monotonic() < end:
             seed += 64
             started = time.perf_counter()
-            async with session.post(f"{address}/v1/generate", json={"model": "mnist", "labels": [seed % 3], "seed": seed}) as answer:
+            async with session.post(
+                f"{address}/v1/generate", json={"model": "mnist", "labels": [seed % 3], "seed": seed}
+            ) as answer:
                 await answer.read()
             taken.append(time.perf_counter() - started)
             statuses[answer.status] = statuses.get(answer.status, 0) + 1
@@ -294,7 +370,9 @@ def saturated(address: str, pid: int, seconds: float) -> dict[str, float]:
 
     async def all_of_them() -> None:
         end = time.monotonic() + seconds
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=64), timeout=aiohttp.ClientTimeout(60)) as session:
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=64), timeout=aiohttp.ClientTimeout(60)
+        ) as session:
             await asyncio.gather(weigh(end), *(one(session, number, end) for number in range(64)))
 
     asyncio.run(all_of_them())
@@ -315,7 +393,9 @@ def check_saturation(models: list[str], folder: Path, seconds: float) -> None:
         told = saturated(address, pid, seconds)
         print(f"64 connections for {seconds:g} s: {told}")  # noqa: T201 - the figure is what the test is for
         assert told["grown_megabytes"] < 20, told
-        assert toys.metric(address, "lekhani_batch_images_sum") > 1.5 * toys.metric(address, "lekhani_batch_images_count"), "runs are shared"
+        assert toys.metric(address, "lekhani_batch_images_sum") > 1.5 * toys.metric(
+            address, "lekhani_batch_images_count"
+        ), "runs are shared"
         toys.until(lambda: toys.metric(address, "lekhani_images_waiting") == 0)
 
 

@@ -41,7 +41,9 @@ def choice(toy_generator: ToyGenerator, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def client(choice: Choice) -> Iterator[TestClient]:
-    with TestClient(create_app([choice], limits=Limits(images=500, body_bytes=400_000, picture_bytes=100_000))) as client:
+    with TestClient(
+        create_app([choice], limits=Limits(images=500, body_bytes=400_000, picture_bytes=100_000))
+    ) as client:
         yield client
 
 
@@ -100,7 +102,9 @@ def test_labels_may_be_glyphs_names_and_numbers(client: TestClient) -> None:
         return [one["label"] for one in answer.json()["images"]]
 
     assert labels("0", 2, "1", 0) == [0, 2, 1, 0]
-    assert "The label 5: no such class" in detail(client.post("/v1/generate", json={"model": "mnist", "labels": [5]}), 422)
+    assert "The label 5: no such class" in detail(
+        client.post("/v1/generate", json={"model": "mnist", "labels": [5]}), 422
+    )
     assert "valid are 0 1 2" in detail(client.post("/v1/generate", json={"model": "mnist", "labels": ["\u0915"]}), 422)
 
 
@@ -132,9 +136,13 @@ def test_an_unconditional_generator_serves_labels_too(toy_generator: ToyGenerato
 
 def test_what_no_one_can_have(client: TestClient) -> None:
     assert "600 images are more than 500" in detail(client.post("/v1/generate", json=ASK | {"n": 300}), 422)
-    assert "no model kannada here; there are mnist" in detail(client.post("/v1/generate", json=ASK | {"model": "kannada"}), 404)
+    assert "no model kannada here; there are mnist" in detail(
+        client.post("/v1/generate", json=ASK | {"model": "kannada"}), 404
+    )
     assert "no model ../../etc" in detail(client.post("/v1/generate", json=ASK | {"model": "../../etc/passwd"}), 404)
-    assert "Accept one of application/json, image/png" in detail(client.post("/v1/generate", json=ASK, headers={"accept": "text/html"}), 406)
+    assert "Accept one of application/json, image/png" in detail(
+        client.post("/v1/generate", json=ASK, headers={"accept": "text/html"}), 406
+    )
     assert "another method" in detail(client.get("/v1/generate"), 405)
     assert "nothing at this address" in detail(client.get("/v2/generate"), 404)
 
@@ -205,7 +213,11 @@ def test_health_and_metrics(client: TestClient) -> None:
 
 def test_an_id_follows_a_request_into_the_log(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "lekhani.api"):
-        answer = client.post("/v1/generate?token=hunter2", json=ASK, headers={"X-Request-ID": "mine-1.2_3", "Authorization": "Bearer hunter2"})
+        answer = client.post(
+            "/v1/generate?token=hunter2",
+            json=ASK,
+            headers={"X-Request-ID": "mine-1.2_3", "Authorization": "Bearer hunter2"},
+        )
         other = client.get("/healthz", headers={"X-Request-ID": 'evil"id\\'})
     assert answer.headers["X-Request-ID"] == "mine-1.2_3"
     assert re.fullmatch("[0-9a-f]{32}", other.headers["X-Request-ID"]), "an id of another kind is replaced"
@@ -215,7 +227,9 @@ def test_an_id_follows_a_request_into_the_log(client: TestClient, caplog: pytest
     assert "hunter2" not in str([vars(record) for record in caplog.records])
 
 
-def test_a_bug_is_a_500_that_tells_nothing(choice: Choice, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bug_is_a_500_that_tells_nothing(
+    choice: Choice, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("secret of the house")
 
@@ -244,9 +258,21 @@ def test_keys_are_asked_for_on_all_but_the_health_checks(choice: Choice, tmp_pat
     (tmp_path / "keys").write_text(line)
     with TestClient(create_app([choice], keys=Keys(tmp_path / "keys"))) as client:
         let_in = {"Authorization": f"Bearer {key}"}
-        for method, path in (("GET", "/v1/models"), ("GET", "/metrics"), ("POST", "/v1/generate"), ("POST", "/v1/recognise")):
-            for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {key}"}, {"Authorization": "Bearer \u00e9"}):
-                answer = client.request(method, path, json=ASK, headers={k: v.encode("latin-1") for k, v in headers.items()})
+        for method, path in (
+            ("GET", "/v1/models"),
+            ("GET", "/metrics"),
+            ("POST", "/v1/generate"),
+            ("POST", "/v1/recognise"),
+        ):
+            for headers in (
+                {},
+                {"Authorization": "Bearer wrong"},
+                {"Authorization": f"Basic {key}"},
+                {"Authorization": "Bearer \u00e9"},
+            ):
+                answer = client.request(
+                    method, path, json=ASK, headers={k: v.encode("latin-1") for k, v in headers.items()}
+                )
                 assert "A valid key is needed" in detail(answer, 401), (path, headers)
                 assert answer.headers["WWW-Authenticate"] == "Bearer"
         assert client.post("/v1/generate", json=ASK, headers=let_in).status_code == 200
@@ -256,17 +282,33 @@ def test_keys_are_asked_for_on_all_but_the_health_checks(choice: Choice, tmp_pat
 
 
 def test_pages_of_other_origins_are_let_in_only_when_named(choice: Choice, client: TestClient) -> None:
-    asking = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    asking = {
+        "Origin": "https://page.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type",
+    }
     assert "access-control-allow-origin" not in client.post("/v1/generate", json=ASK, headers=asking).headers
     with TestClient(create_app([choice], cors=["https://page.example"])) as open_one:
-        assert open_one.options("/v1/generate", headers=asking).headers["access-control-allow-origin"] == "https://page.example"
+        assert (
+            open_one.options("/v1/generate", headers=asking).headers["access-control-allow-origin"]
+            == "https://page.example"
+        )
         other = open_one.options("/v1/generate", headers=asking | {"Origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers
 
 
 def test_the_schema_names_limits_forms_and_errors(client: TestClient) -> None:
     schema = client.get("/openapi.json").json()
-    assert {"/v1/generate", "/v1/compose", "/v1/recognise", "/v1/translate", "/v1/models", "/healthz", "/readyz", "/metrics"} <= set(schema["paths"])
+    assert {
+        "/v1/generate",
+        "/v1/compose",
+        "/v1/recognise",
+        "/v1/translate",
+        "/v1/models",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+    } <= set(schema["paths"])
     generate = schema["paths"]["/v1/generate"]["post"]
     assert set(generate["responses"]["200"]["content"]) == {"application/json", PNG, ZIP, NPZ}
     assert set(generate["responses"]["429"]["content"]) == {"application/problem+json"}
@@ -287,7 +329,10 @@ def test_another_address_than_loopback_wants_keys(tmp_path: Path) -> None:
 
 
 def test_a_port_that_is_taken_is_a_sentence(choice: Choice) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UsageError, match=r"port \d+, cannot be listened on .*; choose another"):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(UsageError, match=r"port \d+, cannot be listened on .*; choose another"),
+    ):
         serve(create_app([choice]), "127.0.0.1", taken.getsockname()[1], Limits())
 
 

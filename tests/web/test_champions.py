@@ -91,7 +91,9 @@ def registry(store: Path, toy_generator: ToyGenerator, tmp_path: Path) -> Iterat
 @contextlib.contextmanager
 def serving(look_seconds: float = 60.0, folder: Path | None = None) -> Iterator[TestClient]:
     limits = Limits(batch=8)
-    with TestClient(create_app([Choice(DATASET)], limits=limits, poll_seconds=0.1, look_seconds=look_seconds, report_folder=folder)) as client:
+    with TestClient(
+        create_app([Choice(DATASET)], limits=limits, poll_seconds=0.1, look_seconds=look_seconds, report_folder=folder)
+    ) as client:
         yield client
 
 
@@ -106,7 +108,9 @@ def metric(client: TestClient, name: str, **labels: str) -> float:
 def test_a_new_champion_takes_over_without_a_request_lost(registry: Registry, tmp_path: Path) -> None:
     second = constant(registry.good, tmp_path / "second.onnx", "little", 0.03)
     registry.register("second", second)
-    sheets = {files.sha256(path): load(path).generate(["0", "1", "2"], n=2, seed=5).images for path in (registry.good, second)}
+    sheets = {
+        files.sha256(path): load(path).generate(["0", "1", "2"], n=2, seed=5).images for path in (registry.good, second)
+    }
     seen: list[str] = []
     wrong: list[Any] = []
     stop = threading.Event()
@@ -118,7 +122,9 @@ def test_a_new_champion_takes_over_without_a_request_lost(registry: Registry, tm
                 wrong.append(answer.text)
                 continue
             digest = answer.json()["model"]["sha256"]
-            arrays = np.load(io.BytesIO(client.post("/v1/generate", json=ASK, headers={"accept": "application/x-npz"}).content))
+            arrays = np.load(
+                io.BytesIO(client.post("/v1/generate", json=ASK, headers={"accept": "application/x-npz"}).content)
+            )
             if not any((arrays["images"] == sheet).all() for sheet in sheets.values()):
                 wrong.append("neither model draws this")
             seen.append(digest)
@@ -138,13 +144,28 @@ def test_a_new_champion_takes_over_without_a_request_lost(registry: Registry, tm
         assert wrong == []
         assert set(seen) == set(sheets)
         assert metric(client, "lekhani_model_swaps_total") == 1
-        assert metric(client, "lekhani_model_info", version=registry.numbers["second"], variant="flow_matching", sha256=files.sha256(second)) == 1
+        assert (
+            metric(
+                client,
+                "lekhani_model_info",
+                version=registry.numbers["second"],
+                variant="flow_matching",
+                sha256=files.sha256(second),
+            )
+            == 1
+        )
         registry.crown("first")  # a rollback
         toys.until(lambda: version(client) == registry.numbers["first"])
 
 
-def test_what_is_damaged_confused_or_no_number_is_kept_out(registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    registry.register("damaged", constant(registry.good, tmp_path / "d.onnx", "little", 0.01), model_sha256=hashlib.sha256(b"other").hexdigest())
+def test_what_is_damaged_confused_or_no_number_is_kept_out(
+    registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry.register(
+        "damaged",
+        constant(registry.good, tmp_path / "d.onnx", "little", 0.01),
+        model_sha256=hashlib.sha256(b"other").hexdigest(),
+    )
     registry.register("confused", surgery.relabelled(registry.good, tmp_path / "c.onnx", [1, 2, 0]))
     registry.register("nan", constant(registry.good, tmp_path / "n.onnx", "offset", np.nan))
     with serving() as client, caplog.at_level(logging.INFO, "lekhani"):
@@ -161,7 +182,9 @@ def test_what_is_damaged_confused_or_no_number_is_kept_out(registry: Registry, t
             assert metric(client, "lekhani_models_kept_out_total", reason=reason) > before
             assert client.post("/v1/generate", json=ASK).status_code == 200
             time.sleep(0.5)
-            assert sum(sentence in record.getMessage() for record in caplog.records) == 1, "told once, not at every look"
+            assert sum(sentence in record.getMessage() for record in caplog.records) == 1, (
+                "told once, not at every look"
+            )
         if reason == "self-test":
             assert metric(client, "lekhani_models_kept_out_total", reason=reason) == 2, "what failed is not tried again"
         registry.crown("first")
@@ -191,18 +214,24 @@ def test_nothing_registered_is_a_sentence_at_the_start(store: Path) -> None:
         pass
 
 
-def test_a_blurred_model_behind_an_honest_scorecard_raises_the_alarm(registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_blurred_model_behind_an_honest_scorecard_raises_the_alarm(
+    registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     registry.register("blurred", constant(registry.good, tmp_path / "b.onnx", "little", 0.008))
     with serving(look_seconds=0.01, folder=tmp_path / "reports") as client:
         toys.until(lambda: "drift" in client.get("/v1/models").json()[0]["watch"])
         client.post("/v1/generate", json=ASK | {"n": 50})
         time.sleep(0.5)
-        assert not any(one["alarm"] for one in client.get("/v1/models").json()[0]["watch"].values()), "an honest one raises none"
+        assert not any(one["alarm"] for one in client.get("/v1/models").json()[0]["watch"].values()), (
+            "an honest one raises none"
+        )
         assert metric(client, "lekhani_watch_alarm", measure="drift") == 0
         with caplog.at_level(logging.WARNING, "lekhani"):
             registry.crown("blurred")
             toys.until(lambda: metric(client, "lekhani_watch_alarm", measure="drift") == 1)
-            assert metric(client, "lekhani_watch", measure="drift") > 2 * metric(client, "lekhani_watch_promised", measure="drift")
+            assert metric(client, "lekhani_watch", measure="drift") > 2 * metric(
+                client, "lekhani_watch_promised", measure="drift"
+            )
             assert "is worse than its scorecard promised" in caplog.text
     (report,) = (files.read_json(path) for path in (tmp_path / "reports").glob("*.json"))
     assert [one["measure"] for one in report["alarms"]] == ["drift"]

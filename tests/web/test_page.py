@@ -55,7 +55,9 @@ def models(toy_generator: ToyGenerator, tmp_path_factory: pytest.TempPathFactory
 def browser() -> Iterator["Browser"]:
     # Of this module alone: while Playwright runs, asyncio.run does not work in this thread.
     with playwright.sync_playwright() as all_browsers:
-        browser = all_browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        browser = all_browsers.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         yield browser
         browser.close()
 
@@ -67,7 +69,9 @@ def opened(browser: "Browser", address: str, **settings: Any) -> tuple["Page", l
     asked: list[str] = []
     complaints: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    page.on("console", lambda message: complaints.append(message.text) if message.type in {"error", "warning"} else None)
+    page.on(
+        "console", lambda message: complaints.append(message.text) if message.type in {"error", "warning"} else None
+    )
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(address)
     page.wait_for_selector("#write")
@@ -123,7 +127,9 @@ def test_what_is_typed_and_tapped_is_written_as_the_api_writes_it(page: "Page", 
     body: Any = {"model": "devanagari", "text": "२कज्ञ", "seed": 11, "height": 96}
     expected = requests.post(f"{server}/v1/compose", json=body, headers={"Accept": "image/png"}, timeout=60).content
     assert base64.b64decode(str(shown.get_attribute("src")).partition(",")[2]) == expected
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(saved(page, "Save as PNG")))), np.asarray(Image.open(io.BytesIO(expected))))
+    assert np.array_equal(
+        np.asarray(Image.open(io.BytesIO(saved(page, "Save as PNG")))), np.asarray(Image.open(io.BytesIO(expected)))
+    )
     with zipfile.ZipFile(io.BytesIO(saved(page, "Save all as ZIP"))) as archive:
         assert archive.namelist() == ["00.png", "00.gt.txt"]
         assert archive.read("00.png") == expected
@@ -149,7 +155,9 @@ def test_single_letters_come_with_their_labels(page: "Page", server: str) -> Non
     page.wait_for_selector("#written .glyphs")
     assert page.locator("#written figcaption").all_inner_texts() == ["ज्ञ", "ज्ञ", "०", "०"]
     body: Any = {"model": "devanagari", "labels": ["ज्ञ", "०"], "n": 2, "seed": 7}
-    expected = requests.post(f"{server}/v1/generate", json=body, headers={"Accept": "application/zip"}, timeout=60).content
+    expected = requests.post(
+        f"{server}/v1/generate", json=body, headers={"Accept": "application/zip"}, timeout=60
+    ).content
     assert saved(page, "Save all as ZIP") == expected
 
 
@@ -226,7 +234,9 @@ def test_errors_are_the_sentences_of_the_api(page: "Page", server: str) -> None:
 
 def test_devanagari_is_shown_by_the_font_that_is_served(page: "Page") -> None:
     page.wait_for_function("document.fonts.check('20px \"Lekhani Devanagari\"', 'क')")
-    assert page.evaluate("[...document.fonts].filter(f => f.family.includes('Lekhani')).map(f => f.status)") == ["loaded"]
+    assert page.evaluate("[...document.fonts].filter(f => f.family.includes('Lekhani')).map(f => f.status)") == [
+        "loaded"
+    ]
     family = page.locator("#letters button").first.evaluate("e => getComputedStyle(e).fontFamily")
     assert family.replace('"', "").startswith("Lekhani Devanagari")
     drawn = page.evaluate(
@@ -275,12 +285,17 @@ def test_with_keys_it_asks_for_one_and_takes_no_files(browser: "Browser", models
     (tmp_path / "gradio").mkdir()
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path / "gradio")}
     with toys.server(tmp_path, *models, "--keys", str(tmp_path / "keys"), env=environment) as (address, pid):
-        refused = requests.post(f"{address}/page/gradio_api/upload", files={"files": ("a.png", b"1" * 1000)}, timeout=60)
+        refused = requests.post(
+            f"{address}/page/gradio_api/upload", files={"files": ("a.png", b"1" * 1000)}, timeout=60
+        )
         assert refused.status_code >= 400
         page, _, _ = opened(browser, address)
         page.click("#write")
         page.wait_for_selector("#written .wrong")
-        assert page.locator("#written .wrong").inner_text() == "A valid key is needed; send it as `Authorization: Bearer KEY`."
+        assert (
+            page.locator("#written .wrong").inner_text()
+            == "A valid key is needed; send it as `Authorization: Bearer KEY`."
+        )
         field = page.get_by_label("Key")
         assert field.get_attribute("type") == "password"
         field.fill(key)
@@ -306,14 +321,20 @@ def requests_go_through(address: str) -> bool:
         return False
 
 
-def test_without_gradio_there_is_no_page_and_a_line_says_so(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_gradio_there_is_no_page_and_a_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     servers.add_page(None, asks_key=False)  # type: ignore[arg-type]
-    assert caplog.messages == ["There is no page at /: it needs Gradio; pip install 'lekhani[page]', or start with --no-page."]
+    assert caplog.messages == [
+        "There is no page at /: it needs Gradio; pip install 'lekhani[page]', or start with --no-page."
+    ]
 
 
 @pytest.mark.parametrize(("words", "pages"), [([], 1), (["--no-page"], 0)])
-def test_the_page_can_be_left_out(models: list[str], monkeypatch: pytest.MonkeyPatch, words: list[str], pages: int) -> None:
+def test_the_page_can_be_left_out(
+    models: list[str], monkeypatch: pytest.MonkeyPatch, words: list[str], pages: int
+) -> None:
     added: list[Any] = []
     monkeypatch.setattr(servers, "add_page", lambda app, **_: added.append(app))
     monkeypatch.setattr(servers, "serve", lambda *_: None)

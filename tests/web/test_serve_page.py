@@ -25,9 +25,16 @@ def test_the_curl_examples_run(server: str, tmp_path: Path) -> None:
     said = []
     for example in examples:
         script = example.replace("http://127.0.0.1:8000", server).replace("curl -s", "curl -s --fail-with-body")
-        if "--json" not in subprocess.run(["curl", "--help", "all"], capture_output=True, text=True, timeout=20, check=True).stdout:
+        if (
+            "--json"
+            not in subprocess.run(
+                ["curl", "--help", "all"], capture_output=True, text=True, timeout=20, check=True
+            ).stdout
+        ):
             script = script.replace("--json", "-H 'Content-Type: application/json' -d")
-        done = subprocess.run(["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            ["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
         assert done.returncode == 0, example + done.stdout + done.stderr
         said.append(done.stdout)
     assert json.loads(said[0])[0]["dataset"] == "mnist"

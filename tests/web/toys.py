@@ -47,7 +47,11 @@ def judge(path: Path, classes: tuple[GlyphClass, ...] = CLASSES, size: int = 4, 
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    told = {"dataset": dataset, "image_size": str(size), "classes": json.dumps([asdict(c) for c in classes], ensure_ascii=False)}
+    told = {
+        "dataset": dataset,
+        "image_size": str(size),
+        "classes": json.dumps([asdict(c) for c in classes], ensure_ascii=False),
+    }
     helper.set_model_props(model, told)
     onnx.checker.check_model(model)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +66,9 @@ def server(folder: Path, *words: str, port: int | None = None, **process: Any) -
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "lekhani", "serve", "--no-page", "--port", str(port), *words]
     folder.mkdir(parents=True, exist_ok=True)
-    with services.running(command, lambda: services.answers(f"{address}/readyz"), folder / "server.log", cwd=folder, **process) as pid:
+    with services.running(
+        command, lambda: services.answers(f"{address}/readyz"), folder / "server.log", cwd=folder, **process
+    ) as pid:
         yield address, pid
 
 

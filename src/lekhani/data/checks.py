@@ -15,13 +15,23 @@ from lekhani.data.prepare import digest
 from lekhani.data.spec import Bytes, DatasetInfo, Prepared
 from lekhani.text import printable
 
-Check = dict[str, Any]  # name, policy, passed, count, sentence and examples: up to 16 ids of images, in pairs where two images make one case
+Check = dict[
+    str, Any
+]  # name, policy, passed, count, sentence and examples: up to 16 ids of images, in pairs where two images make one case
 
 EXAMPLES = 16
-PAIRED = ("exact_duplicates", "near_duplicates", "split_leaks", "label_conflicts")  # their examples are pairs: a, b, a, b, ...
+PAIRED = (
+    "exact_duplicates",
+    "near_duplicates",
+    "split_leaks",
+    "label_conflicts",
+)  # their examples are pairs: a, b, a, b, ...
 
 _MAD = 1.4826  # makes the median absolute deviation of normal data their standard deviation
-_LEAST_SPREAD, _LEAST_LOG_SPREAD = 0.01, 0.05  # of ink and of its logarithm: no class is so even that less would mean anything
+_LEAST_SPREAD, _LEAST_LOG_SPREAD = (
+    0.01,
+    0.05,
+)  # of ink and of its logarithm: no class is so even that less would mean anything
 _FEATURES = ("ink_mean", "ink_fraction", "centre_x", "centre_y")
 _BINS = 10
 _Floats = npt.NDArray[np.float64]
@@ -30,13 +40,24 @@ _Floats = npt.NDArray[np.float64]
 def some(values: Iterable[Any]) -> str:
     """The first three of `values`, in words."""
     values = list(values)
-    return ", ".join(printable(value) for value in values[:3]) + (f" and {len(values) - 3:,} more" if len(values) > 3 else "")
+    return ", ".join(printable(value) for value in values[:3]) + (
+        f" and {len(values) - 3:,} more" if len(values) > 3 else ""
+    )
 
 
-def check(name: str, policy: str, count: int, fault: str, fine: str, examples: Sequence[int] | npt.NDArray[np.int64] = ()) -> Check:
+def check(
+    name: str, policy: str, count: int, fault: str, fine: str, examples: Sequence[int] | npt.NDArray[np.int64] = ()
+) -> Check:
     """One entry of the report: it passes when `count` is 0, and says `fault` or `fine` accordingly."""
     ids = [int(one) for one in examples[:EXAMPLES]]
-    return {"name": name, "policy": policy, "passed": count == 0, "count": int(count), "sentence": fault if count else fine, "examples": ids}
+    return {
+        "name": name,
+        "policy": policy,
+        "passed": count == 0,
+        "count": int(count),
+        "sentence": fault if count else fine,
+        "examples": ids,
+    }
 
 
 def integrity(table: pd.DataFrame, prepared: Prepared, policy: params.Validate) -> Check:
@@ -45,15 +66,23 @@ def integrity(table: pd.DataFrame, prepared: Prepared, policy: params.Validate) 
     size = (n, info.image_size, info.image_size)
     splits = np.repeat(["train", "test"], [info.counts.get("train", 0), info.counts.get("test", 0)])
     faults = {
-        f"images.npy is {prepared.images.dtype} {list(prepared.images.shape)} where uint8 {list(size)} is due": prepared.images.dtype != np.uint8
+        f"images.npy is {prepared.images.dtype} {list(prepared.images.shape)} where uint8 {list(size)} is due": prepared.images.dtype
+        != np.uint8
         or prepared.images.shape != size,
         "labels.npy differs from the manifest": not np.array_equal(prepared.labels, table["label"]),
         "the manifest's splits differ from the counts in dataset.json": not np.array_equal(table["split"], splits),
-        "images or labels have not the digest in dataset.json": digest(prepared.images, prepared.labels, info.counts) != info.digest,
+        "images or labels have not the digest in dataset.json": digest(prepared.images, prepared.labels, info.counts)
+        != info.digest,
     }
     found = [fault for fault, is_there in faults.items() if is_there]
     fault = f"The prepared files do not belong together: {some(found)}; run `lekhani prepare` again."
-    return check("integrity", policy.integrity, len(found), fault, f"images.npy, labels.npy, the manifest and dataset.json agree on {n:,} images.")
+    return check(
+        "integrity",
+        policy.integrity,
+        len(found),
+        fault,
+        f"images.npy, labels.npy, the manifest and dataset.json agree on {n:,} images.",
+    )
 
 
 def label_set(table: pd.DataFrame, info: DatasetInfo, policy: params.Validate) -> Check:
@@ -62,8 +91,14 @@ def label_set(table: pd.DataFrame, info: DatasetInfo, policy: params.Validate) -
     known = table[["label", "class_name", "glyph"]].merge(classes, how="left", indicator=True)["_merge"] == "both"
     strangers = table.loc[~known.to_numpy()]
     present = set(zip(table["split"], table["label"], strict=True))
-    absent = [f"{c.name} in {split}" for split in ("train", "test") for c in info.classes if (split, c.label) not in present]
-    faults = [f"{len(strangers):,} with a class that dataset.json does not know ({some(strangers['member'])})"] if len(strangers) else []
+    absent = [
+        f"{c.name} in {split}" for split in ("train", "test") for c in info.classes if (split, c.label) not in present
+    ]
+    faults = (
+        [f"{len(strangers):,} with a class that dataset.json does not know ({some(strangers['member'])})"]
+        if len(strangers)
+        else []
+    )
     faults += [f"none of {some(absent)}"] if absent else []
     fault = f"Among the images there are {' and '.join(faults)}; add images to the source or leave the class out with data.{info.name}.classes."
     fine = f"All {len(info.classes)} classes have images in both splits."
@@ -127,7 +162,10 @@ def ink_outliers(table: pd.DataFrame, policy: params.Validate) -> Check:
     for column in ("ink_mean", "ink_fraction"):
         ink = marks[column].to_numpy(np.float64)
         # Ink is skewed: thick pens show as it is, thin ones and stray dots on the scale of logarithms.
-        much, little = _deviations(ink, marks["label"], _LEAST_SPREAD), -_deviations(np.log(ink), marks["label"], _LEAST_LOG_SPREAD)
+        much, little = (
+            _deviations(ink, marks["label"], _LEAST_SPREAD),
+            -_deviations(np.log(ink), marks["label"], _LEAST_LOG_SPREAD),
+        )
         odd = np.maximum(odd, np.maximum(much, little))
     bad = _beyond(marks, odd, policy.outlier_deviations)
     fault = (
@@ -163,7 +201,10 @@ def repeats(table: pd.DataFrame, images: Bytes | None) -> Repeats:
     """Compare `images` uint8 [N,H,W] with one another; None: only by the manifest's sha256."""
     first = table.groupby("sha256")["id"].transform("first").to_numpy(np.int64)
     pairs, distances = (np.empty((0, 2), np.int64), np.empty(0)) if images is None else near_pairs(images)
-    differs = [(table[column].to_numpy()[pairs[:, 0]] == table[column].to_numpy()[pairs[:, 1]]) for column in ("split", "label")]
+    differs = [
+        (table[column].to_numpy()[pairs[:, 0]] == table[column].to_numpy()[pairs[:, 1]])
+        for column in ("split", "label")
+    ]
     return Repeats(first, joined(first, pairs), pairs[np.lexsort((distances, *differs))])
 
 
@@ -177,7 +218,12 @@ def exact_duplicates(table: pd.DataFrame, policy: params.Validate) -> Check:
         "set prepare.deduplicate: true to keep one of each."
     )
     return check(
-        "exact_duplicates", policy.exact_duplicates, len(copies), fault, "No image repeats another one of its split.", _pairs(original, copies["id"])
+        "exact_duplicates",
+        policy.exact_duplicates,
+        len(copies),
+        fault,
+        "No image repeats another one of its split.",
+        _pairs(original, copies["id"]),
     )
 
 
@@ -196,7 +242,14 @@ def near_duplicates(table: pd.DataFrame, found: Repeats, policy: params.Validate
         + (f" and {torn:,} in more than one class" if torn else "")
         + f" ({some(places)}); set prepare.deduplicate: true to keep one of each."
     )
-    return check("near_duplicates", policy.near_duplicates, count, fault, "No image nearly repeats another one.", found.pairs.ravel())
+    return check(
+        "near_duplicates",
+        policy.near_duplicates,
+        count,
+        fault,
+        "No image nearly repeats another one.",
+        found.pairs.ravel(),
+    )
 
 
 def split_leaks(table: pd.DataFrame, found: Repeats, policy: params.Validate) -> Check:
@@ -213,7 +266,14 @@ def split_leaks(table: pd.DataFrame, found: Repeats, policy: params.Validate) ->
         f"Test images that are in train too: {len(leaked):,}, {len(leaked) - near:,} exactly and {near:,} nearly ({some(leaked['member'])}); "
         "set prepare.deduplicate: true to take them out of train, or test results flatter."
     )
-    return check("split_leaks", policy.split_leaks, len(leaked), fault, "No test image is in train too.", _pairs(leaked["there"], leaked["id"]))
+    return check(
+        "split_leaks",
+        policy.split_leaks,
+        len(leaked),
+        fault,
+        "No test image is in train too.",
+        _pairs(leaked["there"], leaked["id"]),
+    )
 
 
 def label_conflicts(table: pd.DataFrame, found: Repeats, policy: params.Validate) -> Check:
@@ -228,9 +288,13 @@ def label_conflicts(table: pd.DataFrame, found: Repeats, policy: params.Validate
         f"or set prepare.deduplicate: true to leave them out.{also}"
     )
     first = torn.drop_duplicates("sha256").set_index("sha256")
-    others = torn[(torn["label"] != first["label"].reindex(torn["sha256"]).to_numpy())].drop_duplicates(["sha256", "label"])
+    others = torn[(torn["label"] != first["label"].reindex(torn["sha256"]).to_numpy())].drop_duplicates(
+        ["sha256", "label"]
+    )
     examples = _pairs(first["id"].reindex(others["sha256"]), others["id"])
-    return check("label_conflicts", policy.label_conflicts, len(torn), fault, f"No two classes share an image.{also}", examples)
+    return check(
+        "label_conflicts", policy.label_conflicts, len(torn), fault, f"No two classes share an image.{also}", examples
+    )
 
 
 def _pairs(one: Iterable[int], other: Iterable[int]) -> list[int]:
@@ -242,9 +306,19 @@ def drift(table: pd.DataFrame, previous: pd.DataFrame | None, policy: params.Val
     if previous is None:
         return check("drift", policy.drift, 0, "", "There is no earlier version to compare with.")
     if not {"split", "class_name", *_FEATURES} <= set(previous.columns):
-        return check("drift", policy.drift, 0, "", "The earlier version's manifest has other columns, so there was nothing to compare.")
+        return check(
+            "drift",
+            policy.drift,
+            0,
+            "",
+            "The earlier version's manifest has other columns, so there was nothing to compare.",
+        )
     before, now = set(previous["class_name"]), set(table["class_name"])
-    faults = [f"class {name} is {what}" for what, names in (("new", now - before), ("gone", before - now)) for name in sorted(names)]
+    faults = [
+        f"class {name} is {what}"
+        for what, names in (("new", now - before), ("gone", before - now))
+        for name in sorted(names)
+    ]
     shifts = []
     for split in ("train", "test"):
         old, new = previous[previous["split"] == split], table[table["split"] == split]
@@ -254,10 +328,16 @@ def drift(table: pd.DataFrame, previous: pd.DataFrame | None, policy: params.Val
         for column in _FEATURES:
             was, present = old[column].dropna().to_numpy(), new[column].dropna().to_numpy()
             edges = np.unique(np.quantile(was, np.arange(1, _BINS) / _BINS)) if len(was) else np.empty(0)
-            counts = [np.bincount(np.searchsorted(edges, values, "right"), minlength=len(edges) + 1) for values in (was, present)]
+            counts = [
+                np.bincount(np.searchsorted(edges, values, "right"), minlength=len(edges) + 1)
+                for values in (was, present)
+            ]
             shifts.append((f"{column} in {split}", *_stability(*counts)))
     # In a small split chance alone moves the index far; what it does once in a thousand times is no drift.
-    moved = sorted(((what, psi) for what, psi, chance in shifts if psi > max(policy.max_drift, chance)), key=lambda shift: -shift[1])
+    moved = sorted(
+        ((what, psi) for what, psi, chance in shifts if psi > max(policy.max_drift, chance)),
+        key=lambda shift: -shift[1],
+    )
     faults += [f"{what} (stability index {psi:.2f})" for what, psi in moved]
     fault = (
         f"Since the earlier version ({policy.previous}) the data moved beyond {policy.max_drift:g}: {some(faults)}; "

@@ -20,7 +20,14 @@ CHANGES = ("added", "removed", "relabelled", "moved")
 COUNTS = ("before", "after", "added", "removed", "relabelled_out", "relabelled_in", "moved", "unchanged")
 _SIDES = ("class", "split", "member")
 # What two images must share beside the key to be taken for one, most alike first: of several copies the one that stayed counts as unchanged.
-_PASSES = (("class_name", "split", "member"), ("class_name", "split"), ("class_name", "member"), ("class_name",), ("member",), ())
+_PASSES = (
+    ("class_name", "split", "member"),
+    ("class_name", "split"),
+    ("class_name", "member"),
+    ("class_name",),
+    ("member",),
+    (),
+)
 
 
 @dataclass(frozen=True)
@@ -93,9 +100,17 @@ def diff(before: pd.DataFrame, after: pd.DataFrame, by: By = "sha256") -> ImageD
     rows = pd.DataFrame({"kind": ""}, index=at.index)
     for what in _SIDES:
         column = "class_name" if what == "class" else what
-        rows[f"{what}_before"], rows[f"{what}_after"] = _taken(before[column], at["left"]), _taken(after[column], at["right"])
+        rows[f"{what}_before"], rows[f"{what}_after"] = (
+            _taken(before[column], at["left"]),
+            _taken(after[column], at["right"]),
+        )
     rows["kind"] = np.select(
-        [at["left"] < 0, at["right"] < 0, rows["class_before"] != rows["class_after"], rows["split_before"] != rows["split_after"]],
+        [
+            at["left"] < 0,
+            at["right"] < 0,
+            rows["class_before"] != rows["class_after"],
+            rows["split_before"] != rows["split_after"],
+        ],
         ["added", "removed", "relabelled", "moved"],
         "unchanged",
     )
@@ -133,12 +148,18 @@ def compare(dataset: str, before: Version | None, after: Version | None, names: 
     there = [version for version in (before, after) if version]
     sizes = {version.info.image_size for version in there}
     empty = there[0].manifest.iloc[:0]
-    images = diff(before.manifest if before else empty, after.manifest if after else empty, "sha256" if len(sizes) == 1 else "member")
+    images = diff(
+        before.manifest if before else empty,
+        after.manifest if after else empty,
+        "sha256" if len(sizes) == 1 else "member",
+    )
     old, new = (_facts(version.info) if version else {} for version in (before, after))
     facts = {key: (old.get(key), new.get(key)) for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)}
     was, now = ({c.name: c.glyph for c in version.info.classes} if version else {} for version in (before, after))
     facts |= {f"classes.{name}.glyph": (was[name], now[name]) for name in was if name in now and was[name] != now[name]}
-    status: Status = "added" if not before else "removed" if not after else "same" if images.same and not facts else "changed"
+    status: Status = (
+        "added" if not before else "removed" if not after else "same" if images.same and not facts else "changed"
+    )
     return DatasetDiff(
         dataset,
         *names,
@@ -189,7 +210,9 @@ def as_dict(found: DatasetDiff, examples: int = 5) -> dict[str, Any]:
         "before": found.before,
         "after": found.after,
         "matched_by": images.by,
-        "images": totals | {kind: images.count(kind) for kind in (*CHANGES, "unchanged")} | {"same_member": images.same_member},
+        "images": totals
+        | {kind: images.count(kind) for kind in (*CHANGES, "unchanged")}
+        | {"same_member": images.same_member},
         "classes": {"added": list(found.classes_added), "removed": list(found.classes_removed)},
         "facts": {key: {"before": old, "after": new} for key, (old, new) in found.facts.items()},
         "per_class": {str(name): {key: int(row[key]) for key in COUNTS} for name, row in images.per_class.iterrows()},
@@ -213,19 +236,26 @@ def _render(found: DatasetDiff, examples: int, title: str, mark: str, table: Cal
         return f"{title}\nNo difference: {totals['after']:,} images."
     parts = [f"{title}\n{' '.join(_sentences(found))}"]
     changed = images.per_class[
-        images.per_class["unchanged"].ne(images.per_class["before"]) | images.per_class["unchanged"].ne(images.per_class["after"])
+        images.per_class["unchanged"].ne(images.per_class["before"])
+        | images.per_class["unchanged"].ne(images.per_class["after"])
     ]
     if len(changed):
         columns = [name for name in COUNTS if name in {"before", "after"} or changed[name].any()]
         lines = [["class", *(name.replace("_", " ") for name in columns), "glyph"]]
-        lines += [[str(name), *(f"{row[key]:,}" for key in columns), found.glyphs.get(str(name), "")] for name, row in changed.iterrows()]
+        lines += [
+            [str(name), *(f"{row[key]:,}" for key in columns), found.glyphs.get(str(name), "")]
+            for name, row in changed.iterrows()
+        ]
         parts.append(f"{mark}Classes\n\n{table(lines)}")
     for kind in CHANGES:
         if examples and (rows := _examples(images, kind, examples)):
             lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
             parts.append(f"{mark}{kind.capitalize()}, {len(rows)} of {images.count(kind):,}\n\n{table(lines)}")
     if found.facts and found.status == "changed":
-        lines = [["key", "before", "after"], *([key, _short(old), _short(new)] for key, (old, new) in found.facts.items())]
+        lines = [
+            ["key", "before", "after"],
+            *([key, _short(old), _short(new)] for key, (old, new) in found.facts.items()),
+        ]
         parts.append(f"{mark}dataset.json\n\n{table(lines)}")
     return "\n\n".join(parts)
 
@@ -233,9 +263,13 @@ def _render(found: DatasetDiff, examples: int, title: str, mark: str, table: Cal
 def _sentences(found: DatasetDiff) -> list[str]:
     images, totals = found.images, found.images.per_class.sum()
     if found.status == "added":
-        return [f"New: {found.before} has no such dataset; {totals['after']:,} images in {len(found.classes_added)} classes."]
+        return [
+            f"New: {found.before} has no such dataset; {totals['after']:,} images in {len(found.classes_added)} classes."
+        ]
     if found.status == "removed":
-        return [f"Gone: {found.after} has no such dataset; it had {totals['before']:,} images in {len(found.classes_removed)} classes."]
+        return [
+            f"Gone: {found.after} has no such dataset; it had {totals['before']:,} images in {len(found.classes_removed)} classes."
+        ]
     said = []
     if images.by == "member":
         old, new = found.facts["image_size"]
@@ -245,7 +279,9 @@ def _sentences(found: DatasetDiff) -> list[str]:
     counts = [f"{images.count(kind):,} {kind}" for kind in (*CHANGES, "unchanged") if images.count(kind)]
     said.append(f"{totals['before']:,} images before and {totals['after']:,} after: {', '.join(counts)}.")
     if images.same_member:
-        said.append(f"{images.same_member:,} of the added images stand in the source where a removed one stood: the same member with other pixels.")
+        said.append(
+            f"{images.same_member:,} of the added images stand in the source where a removed one stood: the same member with other pixels."
+        )
     if images.same and "digest" in found.facts and images.by == "sha256":
         said.append("The images, their classes and splits are the same; their order or the label numbers changed.")
     said += [f"New classes: {', '.join(found.classes_added)}."] if found.classes_added else []
@@ -262,7 +298,11 @@ def _examples(images: ImageDiff, kind: str, most: int) -> list[dict[str, str]]:
     for _, row in rows.loc[nth.sort_values(kind="stable").index[:most]].iterrows():
         example = {"member": row[f"member_{side}"], "class": row[f"class_{side}"], "split": row[f"split_{side}"]}
         if kind in {"relabelled", "moved"}:
-            example |= {"class_before": row["class_before"], "split_before": row["split_before"], "member_before": row["member_before"]}
+            example |= {
+                "class_before": row["class_before"],
+                "split_before": row["split_before"],
+                "member_before": row["member_before"],
+            }
         found.append({key: str(value) for key, value in example.items()})
     return found
 
@@ -275,7 +315,10 @@ def _short(value: Any) -> str:
 def _aligned(lines: list[list[str]]) -> str:
     widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
     numbers = [all(line[at].replace(",", "").isdecimal() for line in lines[1:]) for at in range(len(widths))]
-    padded = ([cell.rjust(w) if n else cell.ljust(w) for cell, w, n in zip(line, widths, numbers, strict=True)] for line in lines)
+    padded = (
+        [cell.rjust(w) if n else cell.ljust(w) for cell, w, n in zip(line, widths, numbers, strict=True)]
+        for line in lines
+    )
     return "\n".join(f"  {'  '.join(cells)}".rstrip() for cells in padded)
 
 

@@ -39,7 +39,10 @@ def near_pairs(images: Bytes) -> tuple[_Pairs, _Floats]:
     a projection only shortens distances, so no pair within reach is lost to it, and each image looks at its nearest few.
     """
     first = _first_alike(images)
-    rows = np.flatnonzero((first == np.arange(len(images))) & (np.ptp(images.reshape(len(images), -1), axis=1) > 0 if images.size else False))
+    rows = np.flatnonzero(
+        (first == np.arange(len(images)))
+        & (np.ptp(images.reshape(len(images), -1), axis=1) > 0 if images.size else False)
+    )
     if len(rows) < 2:
         return np.empty((0, 2), np.int64), np.empty(0, np.float32)
     found = _descriptors(images[rows])
@@ -78,7 +81,9 @@ def joined(first: npt.NDArray[np.int64], pairs: _Pairs) -> npt.NDArray[np.int64]
     """Groups as in `groups`, int64 [N], from the first row with the same pixels as each (int64 [N]) and pairs of rows (int64 [P,2])."""
     n = len(first)
     links = np.concatenate([np.stack([first, np.arange(n)], axis=1), pairs])
-    _, component = connected_components(coo_array((np.ones(len(links), bool), (links[:, 0], links[:, 1])), shape=(n, n)), directed=False)
+    _, component = connected_components(
+        coo_array((np.ones(len(links), bool), (links[:, 0], links[:, 1])), shape=(n, n)), directed=False
+    )
     _, lowest, number = np.unique(component, return_index=True, return_inverse=True)
     result: npt.NDArray[np.int64] = lowest[number].astype(np.int64)
     return result
@@ -108,7 +113,13 @@ def kept(groups: npt.NDArray[np.int64], labels: Labels, is_test: npt.NDArray[np.
 def _first_alike(images: Bytes) -> npt.NDArray[np.int64]:
     """For each image the first row with the same pixels."""
     seen: dict[bytes, int] = {}
-    return np.array([seen.setdefault(hashlib.sha256(image).digest(), row) for row, image in enumerate(np.ascontiguousarray(images))], np.int64)
+    return np.array(
+        [
+            seen.setdefault(hashlib.sha256(image).digest(), row)
+            for row, image in enumerate(np.ascontiguousarray(images))
+        ],
+        np.int64,
+    )
 
 
 def _descriptors(images: Bytes) -> _Floats:
@@ -118,7 +129,9 @@ def _descriptors(images: Bytes) -> _Floats:
     found = np.empty((n, _CELLS**2), np.float32)
     for start in range(0, n, 2048):  # as many as fit the processor's cache
         part = images[start : start + 2048].astype(np.float32)
-        ink = np.maximum(part - part.max(axis=(1, 2), keepdims=True) * 0.15, 0)  # noise on the paper must not move the centre
+        ink = np.maximum(
+            part - part.max(axis=(1, 2), keepdims=True) * 0.15, 0
+        )  # noise on the paper must not move the centre
         by_row, by_column = ink.sum(axis=2), ink.sum(axis=1)
         total = by_row.sum(axis=1)
         y = np.rint(by_row @ (np.arange(height) + 0.5) / total * _STEPS).astype(int)
@@ -143,7 +156,9 @@ def _within(found: _Floats, points: _Floats, rows: npt.NDArray[np.int64]) -> tup
         return np.empty((0, 2), np.int64), np.empty(0, np.float32)
     tree = cKDTree(points[rows], leafsize=32, balanced_tree=False)
     bound = (1 + _SLACK) * FARTHEST
-    reach, neighbours = tree.query(points[rows], k=min(_NEIGHBOURS, len(rows)), eps=_SLACK, distance_upper_bound=bound, workers=-1)
+    reach, neighbours = tree.query(
+        points[rows], k=min(_NEIGHBOURS, len(rows)), eps=_SLACK, distance_upper_bound=bound, workers=-1
+    )
     one, place = np.nonzero(np.isfinite(reach))
     other = neighbours[one, place].astype(np.int64)
     pairs = rows[np.unique(np.sort(np.stack([one, other], axis=1)[one != other], axis=1), axis=0)]
@@ -153,7 +168,9 @@ def _within(found: _Floats, points: _Floats, rows: npt.NDArray[np.int64]) -> tup
 
 def _distances(found: _Floats, pairs: _Pairs) -> _Floats:
     parts = [pairs[start : start + 8192] for start in range(0, len(pairs), 8192)]
-    return np.concatenate([np.empty(0, np.float32), *(np.linalg.norm(found[part[:, 0]] - found[part[:, 1]], axis=1) for part in parts)])
+    return np.concatenate(
+        [np.empty(0, np.float32), *(np.linalg.norm(found[part[:, 0]] - found[part[:, 1]], axis=1) for part in parts)]
+    )
 
 
 def _nearest_strangers(found: _Floats, points: _Floats, rows: npt.NDArray[np.int64]) -> _Floats:
@@ -167,14 +184,18 @@ def _nearest_strangers(found: _Floats, points: _Floats, rows: npt.NDArray[np.int
     return nearest if k == len(points) else np.where(np.isfinite(nearest), nearest, np.float32(FARTHEST))
 
 
-def _lowest(values: npt.NDArray[np.int64], number: npt.NDArray[np.int64], count: int, among: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+def _lowest(
+    values: npt.NDArray[np.int64], number: npt.NDArray[np.int64], count: int, among: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.int64]:
     """The lowest of `values` in each of `count` groups, `among` some members; the number of rows where a group has none of them."""
     lowest = np.full(count, len(values), np.int64)
     np.minimum.at(lowest, number[among], values[among])
     return lowest
 
 
-def _torn(labels: Labels, number: npt.NDArray[np.int64], count: int, among: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def _torn(
+    labels: Labels, number: npt.NDArray[np.int64], count: int, among: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
     """Which groups hold different labels `among` some members."""
     highest, lowest = np.full(count, np.iinfo(np.int64).min), np.full(count, np.iinfo(np.int64).max)
     np.maximum.at(highest, number[among], labels[among])

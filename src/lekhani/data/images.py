@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from lekhani.data.archives import Source
 from lekhani.data.names import one_line, reason
 from lekhani.data.raw import Images
-from lekhani.data.sources.archives import Source
 from lekhani.data.spec import Bytes
 from lekhani.errors import LekhaniError, UsageError
 
@@ -31,8 +31,22 @@ _MAX_BYTES = 256 << 20  # of one image file
 _CHUNK, _CHUNK_BYTES = 512, 4 << 20  # images and bytes that a process gets at once
 _AHEAD = 3  # chunks per process that wait or are decoded
 # The decoders that may run, whatever a file calls itself.
-_FORMATS = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP", b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF"}
-_TURNED = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp", "transparency")  # keys of a PNG that is not simply its pixels
+_FORMATS = {
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"BM": "BMP",
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+}
+_TURNED = (
+    "exif",
+    "Raw profile type exif",
+    "xmp",
+    "XML:com.adobe.xmp",
+    "transparency",
+)  # keys of a PNG that is not simply its pixels
 
 _Chunk = tuple[list[str], list[bytes]]
 
@@ -72,7 +86,9 @@ def _chunks(source: Source, files: Sequence[str]) -> Iterator[_Chunk]:
 
 def _decode_apart(where: str, chunks: Iterator[_Chunk], processes: int) -> Iterator[Bytes | list[Bytes]]:
     """Decode in other processes, which come from a server that holds no threads: a fork of this process might hang where torch runs."""
-    context = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
+    context = multiprocessing.get_context(
+        "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    )
     if context.get_start_method() == "forkserver":
         context.set_forkserver_preload([__name__])
     waiting: deque[Future[Bytes | list[Bytes]]] = deque()
@@ -85,7 +101,9 @@ def _decode_apart(where: str, chunks: Iterator[_Chunk], processes: int) -> Itera
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:
-        raise LekhaniError(f"The images in {where} could not be decoded: a helper process died, perhaps for want of memory; free some.") from None
+        raise LekhaniError(
+            f"The images in {where} could not be decoded: a helper process died, perhaps for want of memory; free some."
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -93,7 +111,9 @@ def _decode_apart(where: str, chunks: Iterator[_Chunk], processes: int) -> Itera
 def decode_chunk(where: str, files: list[str], contents: list[bytes]) -> Bytes | list[Bytes]:
     """Decode images; one array [N,H,W] when all sizes agree, which travels between processes in one piece."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, about broken metadata and large images: our own bound speaks in a sentence
+        warnings.simplefilter(
+            "ignore"
+        )  # Pillow's, about broken metadata and large images: our own bound speaks in a sentence
         images = [decode_one(where, file, content) for file, content in zip(files, contents, strict=True)]
     return np.stack(images) if len({image.shape for image in images}) == 1 else images
 
@@ -110,8 +130,14 @@ def decode_one(where: str, file: str, content: bytes, side: int = KEPT_SIDE) -> 
             if size[0] * size[1] <= MAX_PIXELS:
                 return _grey(image, side)
     except Exception as error:
-        raise UsageError(one_line(f"The image {file} in {where} cannot be read ({reason(error)}); remove it or replace it.")) from None
-    raise UsageError(one_line(f"The image {file} in {where} has {size[0]} x {size[1]} pixels, more than {MAX_PIXELS:,}; remove it or shrink it."))
+        raise UsageError(
+            one_line(f"The image {file} in {where} cannot be read ({reason(error)}); remove it or replace it.")
+        ) from None
+    raise UsageError(
+        one_line(
+            f"The image {file} in {where} has {size[0]} x {size[1]} pixels, more than {MAX_PIXELS:,}; remove it or shrink it."
+        )
+    )
 
 
 def _grey(image: Image.Image, side: int) -> Bytes:
@@ -183,7 +209,11 @@ def white_on_black(images: Images, polarity: Polarity, name: str) -> tuple[Image
             f"data.{name}: {count:,} of the images look black on white and {len(images) - count:,} white on black; "
             f"set data.{name}.polarity to white_on_black, black_on_white, or mixed for each by its own edges."
         )
-    return (_inverted(images), ("The source is black on white; all images were inverted.",)) if share > 0.5 else (images, ())
+    return (
+        (_inverted(images), ("The source is black on white; all images were inverted.",))
+        if share > 0.5
+        else (images, ())
+    )
 
 
 def _inverted(images: Images) -> Images:
@@ -194,5 +224,12 @@ def _bright(images: Images) -> npt.NDArray[np.bool_]:
     """For each image, whether more than half of its edge is bright; bool [N]."""
     if isinstance(images, np.ndarray):
         edges = [images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]]
-        return np.asarray(sum((edge > 127).mean(axis=1) * edge.shape[1] for edge in edges) * 2 > sum(edge.shape[1] for edge in edges))
-    return np.array([np.count_nonzero(edge > 127) * 2 > edge.size for edge in (np.concatenate((i[0], i[-1], i[:, 0], i[:, -1])) for i in images)])
+        return np.asarray(
+            sum((edge > 127).mean(axis=1) * edge.shape[1] for edge in edges) * 2 > sum(edge.shape[1] for edge in edges)
+        )
+    return np.array(
+        [
+            np.count_nonzero(edge > 127) * 2 > edge.size
+            for edge in (np.concatenate((i[0], i[-1], i[:, 0], i[:, -1])) for i in images)
+        ]
+    )

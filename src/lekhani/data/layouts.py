@@ -11,11 +11,10 @@ from typing import Literal, NamedTuple, cast
 import numpy as np
 
 from lekhani import params
-from lekhani.data import images, names
+from lekhani.data import archives, images, names
+from lekhani.data.archives import Source
 from lekhani.data.raw import RawImages
 from lekhani.data.readers import Found, idx, npz, tree
-from lekhani.data.sources import archives
-from lekhani.data.sources.archives import Source
 from lekhani.data.spec import GlyphClass
 from lekhani.errors import LekhaniError, UsageError
 
@@ -55,7 +54,9 @@ def _read(stack: ExitStack, folder: Path, name: str, data: params.Data) -> RawIm
     splits, split_notes = _splits(name, found)
     pixels = images.shrunk(found.images) if len(found.images) else images.decode(source, found.members)
     pixels, polarity_notes = images.white_on_black(pixels, data.polarity, name)
-    return RawImages(pixels, label_of[found.labels], classes, found.members, splits, (*found.notes, *split_notes, *polarity_notes))
+    return RawImages(
+        pixels, label_of[found.labels], classes, found.members, splits, (*found.notes, *split_notes, *polarity_notes)
+    )
 
 
 def _enter(stack: ExitStack, folder: Path, name: str, pattern: str | None) -> tuple[Source, names.Vocabulary]:
@@ -85,8 +86,14 @@ def _listed(source: Source, name: str) -> tuple[tuple[GlyphClass, ...], str] | N
     files = [file for file in source.sizes if _is_class_list(file)]
     files = [file for file in files if "/" not in file] or files
     if len(files) > 1:
-        raise UsageError(f"data.{name}: {source.where} holds {files[0]} and {files[1]}; keep one, or set data.{name}.classes_csv.")
-    return (names.read_classes(source.read(files[0], 64 << 20), source.where / files[0]), str(source.where / files[0])) if files else None
+        raise UsageError(
+            f"data.{name}: {source.where} holds {files[0]} and {files[1]}; keep one, or set data.{name}.classes_csv."
+        )
+    return (
+        (names.read_classes(source.read(files[0], 64 << 20), source.where / files[0]), str(source.where / files[0]))
+        if files
+        else None
+    )
 
 
 def _is_class_list(file: str) -> bool:
@@ -121,14 +128,19 @@ def _matching(files: Sequence[str], source: Source, pattern: str) -> list[str]:
     """Those of `files` that `pattern` means, from the top or from below folders that wrap all the rest; a folder means all in it."""
     wanted = re.compile(_regex(pattern.strip("/")) + r"(/.*)?")
     parts = [file.split("/")[:-1] for kind in _Kinds.of(source) for file in kind]
-    shared = next((i for i, level in enumerate(zip(*parts, strict=False)) if len(set(level)) > 1), min(map(len, parts), default=0))
+    shared = next(
+        (i for i, level in enumerate(zip(*parts, strict=False)) if len(set(level)) > 1), min(map(len, parts), default=0)
+    )
     return [file for file in files if any(wanted.fullmatch(file.split("/", depth)[-1]) for depth in range(shared + 1))]
 
 
 def _regex(pattern: str) -> str:
     """A glob as a regular expression: ** crosses folders, * and ? do not."""
     pieces = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return "".join(pieces.get(piece) or (piece if re.fullmatch(r"\[[^\[\]]+\]", piece) else re.escape(piece)) for piece in _pieces(pattern))
+    return "".join(
+        pieces.get(piece) or (piece if re.fullmatch(r"\[[^\[\]]+\]", piece) else re.escape(piece))
+        for piece in _pieces(pattern)
+    )
 
 
 def _pieces(pattern: str) -> list[str]:
@@ -160,7 +172,9 @@ def _find(source: Source, name: str, data: params.Data, vocabulary: names.Vocabu
         kinds = kinds._replace(csv=[one.file for one in tables])
     several = [files[0] for files in kinds[:3] if files]
     if len(several) > 1:
-        raise UsageError(f"data.{name}: {source.where} holds both {several[0]} and {several[1]}; name the files to read in data.{name}.files.")
+        raise UsageError(
+            f"data.{name}: {source.where} holds both {several[0]} and {several[1]}; name the files to read in data.{name}.files."
+        )
     if not several and not kinds.images:
         other = f" ({left_out[0].removesuffix('.')})" if left_out else ""
         raise UsageError(f"data.{name}: {source.where} holds no images{other}; give {_ACCEPTED}.")
@@ -181,15 +195,21 @@ def _find(source: Source, name: str, data: params.Data, vocabulary: names.Vocabu
             f"name the files to read in data.{name}.files."
         )
     if any(beside.splits) and not any(found.splits):
-        return _noted(beside, (*left_out, f"{several[0]} holds as many images per class without a split, and was left out."))
-    return _noted(found, (*left_out, f"{len(beside.members):,} image files hold the same number per class and were left out."))
+        return _noted(
+            beside, (*left_out, f"{several[0]} holds as many images per class without a split, and was left out.")
+        )
+    return _noted(
+        found, (*left_out, f"{len(beside.members):,} image files hold the same number per class and were left out.")
+    )
 
 
 def _noted(found: Found, notes: Sequence[str]) -> Found:
     return replace(found, notes=(*found.notes, *notes))
 
 
-def _same_beside(source: Source, files: Sequence[str], found: Found, name: str, data: params.Data, vocabulary: names.Vocabulary) -> Found | None:
+def _same_beside(
+    source: Source, files: Sequence[str], found: Found, name: str, data: params.Data, vocabulary: names.Vocabulary
+) -> Found | None:
     """The image files beside a table when both hold as many images of each class."""
     try:
         beside = tree.find(source, files, name, data.class_folder, vocabulary)
@@ -201,7 +221,12 @@ def _same_beside(source: Source, files: Sequence[str], found: Found, name: str, 
 
 def _per_class(found: Found, vocabulary: names.Vocabulary) -> Counter[str]:
     classes, label_of = vocabulary.classes_of(found.words, found.glyphs, found.numbered)
-    return Counter({names.plain(c.name): int(n) for c, n in zip(classes, np.bincount(label_of[found.labels], minlength=len(classes)), strict=True)})
+    return Counter(
+        {
+            names.plain(c.name): int(n)
+            for c, n in zip(classes, np.bincount(label_of[found.labels], minlength=len(classes)), strict=True)
+        }
+    )
 
 
 def _splits(name: str, found: Found) -> tuple[Sequence[Literal["train", "test", ""]], tuple[str, ...]]:
@@ -212,7 +237,9 @@ def _splits(name: str, found: Found) -> tuple[Sequence[Literal["train", "test", 
     kinds = set(found.splits)
     if len(kinds) > 1 and "" in kinds:
         member = found.members[list(found.splits).index("")]
-        raise UsageError(f"data.{name}: {member} belongs to neither train nor test, while others do; move it to one of them.")
+        raise UsageError(
+            f"data.{name}: {member} belongs to neither train nor test, while others do; move it to one of them."
+        )
     if len(kinds) < 2:
         return [""] * len(found.splits), ()
     takes: Literal["train", "test"] = "train" if "test" in kinds else "test"

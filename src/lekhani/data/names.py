@@ -35,7 +35,9 @@ _SPLIT_WORDS = {
 def one_line(sentence: str) -> str:
     """`sentence` with control characters and halves of letters escaped, and its middle left out where it is very long."""
     if not sentence.isprintable():
-        sentence = "".join(c if c.isprintable() or c in _JOINERS else c.encode("unicode_escape").decode() for c in sentence)
+        sentence = "".join(
+            c if c.isprintable() or c in _JOINERS else c.encode("unicode_escape").decode() for c in sentence
+        )
     return sentence if len(sentence) <= 1000 else f"{sentence[:600]} ... {sentence[-300:]}"
 
 
@@ -123,7 +125,9 @@ class Vocabulary:
         inside = self._words.get(plain(f"{group}_{last}")) or self._words.get(last)
         return inside if inside and inside.is_digit == (group == "digit") else None
 
-    def classes_of(self, words: Sequence[str], glyphs: Sequence[str] | None = None, numbered: bool = False) -> tuple[tuple[GlyphClass, ...], Labels]:
+    def classes_of(
+        self, words: Sequence[str], glyphs: Sequence[str] | None = None, numbered: bool = False
+    ) -> tuple[tuple[GlyphClass, ...], Labels]:
         """The classes that `words` stand for, in label order, and for each word the label it gets, int64 [len(words)].
 
         `numbered` says that the words are label numbers, which count in the dataset's own order. Raises UsageError for a
@@ -134,7 +138,10 @@ class Vocabulary:
             pairs = zip(words, glyphs or words, strict=True)
             return tuple(GlyphClass(i, word, glyph) for i, (word, glyph) in enumerate(pairs)), np.arange(len(words))
         known = KNOWN.get(self.name)
-        found = [self._numbered(word, known) if numbered and known and not self.where else self._named(word) for word in words]
+        found = [
+            self._numbered(word, known) if numbered and known and not self.where else self._named(word)
+            for word in words
+        ]
         order = list(self.classes)
         if self.where and known:  # the file says which of the classes we know each word stands for
             found, order = [self._translated(c, known) for c in found], list(known)
@@ -161,7 +168,9 @@ class Vocabulary:
             return found
         classes = self.classes or ()
         if self.where:
-            raise UsageError(f"data.{self.name}: `{word}` is not among the names in {self.where}; add a row for it ({nearest(word, classes)}).")
+            raise UsageError(
+                f"data.{self.name}: `{word}` is not among the names in {self.where}; add a row for it ({nearest(word, classes)})."
+            )
         number = " or say in a classes_csv what each number stands for" if word.isdecimal() else ""
         raise UsageError(
             f"data.{self.name}: `{word}` is no class of this dataset; rename it ({nearest(word, classes)}){number},"
@@ -171,7 +180,9 @@ class Vocabulary:
     def _numbered(self, word: str, known: Sequence[GlyphClass]) -> GlyphClass:
         number = int(word)
         if not 0 <= number < len(known):
-            raise UsageError(f"data.{self.name}: labels such as {number} are outside 0..{len(known) - 1}; correct them or give a classes_csv.")
+            raise UsageError(
+                f"data.{self.name}: labels such as {number} are outside 0..{len(known) - 1}; correct them or give a classes_csv."
+            )
         return known[number]
 
     def _translated(self, listed: GlyphClass, known: Sequence[GlyphClass]) -> GlyphClass:
@@ -194,9 +205,15 @@ def read_classes(content: bytes, where: Path | str) -> tuple[GlyphClass, ...]:
     header = text.partition("\n")[0]
     try:
         delimiter = max(",;\t", key=header.count)
-        rows = [(reader.line_num, row) for reader in [csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)] for row in reader]
+        rows = [
+            (reader.line_num, row)
+            for reader in [csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)]
+            for row in reader
+        ]
     except csv.Error as error:
-        raise UsageError(f"{where} is no readable CSV ({reason(error)}); save it again with the columns `name` and `glyph`.") from None
+        raise UsageError(
+            f"{where} is no readable CSV ({reason(error)}); save it again with the columns `name` and `glyph`."
+        ) from None
     rows = [(line, [unicodedata.normalize("NFC", cell.strip()) for cell in row]) for line, row in rows]
     rows = [(line, row) for line, row in rows if any(row)]
     if not rows:
@@ -209,15 +226,21 @@ def read_classes(content: bytes, where: Path | str) -> tuple[GlyphClass, ...]:
             _check_cell(cell, kind, line, where)
             first = seen[kind].setdefault(plain(cell) if kind == "name" else cell, line)
             if first != line:
-                raise UsageError(f"{where}: the {kind} `{cell}` stands in line {first} and again in line {line}; give each class its own.")
+                raise UsageError(
+                    f"{where}: the {kind} `{cell}` stands in line {first} and again in line {line}; give each class its own."
+                )
     if len(rows) - 1 > MAX_CLASSES or len(rows) < 2:
-        raise UsageError(f"{where} holds {len(rows) - 1:,} classes; give it one row per class, at most {MAX_CLASSES:,}.")
+        raise UsageError(
+            f"{where} holds {len(rows) - 1:,} classes; give it one row per class, at most {MAX_CLASSES:,}."
+        )
     return tuple(GlyphClass(i, row[name], row[glyph]) for i, (_, row) in enumerate(rows[1:]))
 
 
 def _text(content: bytes, where: Path | str) -> str:
     if len(content) > _MOST_BYTES:
-        raise UsageError(f"{where} is larger than {_MOST_BYTES >> 20} MB; give it one row per class, with the columns `name` and `glyph`.")
+        raise UsageError(
+            f"{where} is larger than {_MOST_BYTES >> 20} MB; give it one row per class, with the columns `name` and `glyph`."
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -229,7 +252,9 @@ def _column(header: Sequence[str], kind: str, where: Path | str) -> int:
     for candidate in _COLUMNS[kind]:
         if candidate in words:
             return words.index(candidate)
-    raise UsageError(f"{where} has no column `{kind}` (found: {', '.join(header)[:200]}); name its columns `name` and `glyph`.")
+    raise UsageError(
+        f"{where} has no column `{kind}` (found: {', '.join(header)[:200]}); name its columns `name` and `glyph`."
+    )
 
 
 def _check_cell(cell: str, kind: str, line: int, where: Path | str) -> None:

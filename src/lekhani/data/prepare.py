@@ -36,7 +36,9 @@ def prepare(name: str, data: params.Data, choice: params.Prepare, seed: int, raw
     kept = _kept(f"data.{name}.classes", data.classes, found.classes)
     classes = tuple(GlyphClass(i, c.name, c.glyph) for i, c in enumerate(kept))
     if "test" not in found.splits:
-        notes.append(f"The source has no split: {data.test_fraction:.0%} of each class became the test split, drawn with seed {seed}.")
+        notes.append(
+            f"The source has no split: {data.test_fraction:.0%} of each class became the test split, drawn with seed {seed}."
+        )
     train, test = _choose(found, kept, data, seed)
     rows = np.concatenate([train, test])
     if not len(rows):
@@ -53,7 +55,9 @@ def prepare(name: str, data: params.Data, choice: params.Prepare, seed: int, raw
     is_test = np.arange(len(rows)) >= len(train)
     if choice.deduplicate:
         unique = _unique(images, labels, is_test)
-        notes.append(f"{(~unique & ~is_test).sum():,} train and {(~unique & is_test).sum():,} test images that repeat another one were left out.")
+        notes.append(
+            f"{(~unique & ~is_test).sum():,} train and {(~unique & is_test).sum():,} test images that repeat another one were left out."
+        )
         images, labels, rows, is_test = images[unique], labels[unique], rows[unique], is_test[unique]
     counts = {"train": int((~is_test).sum()), "test": int(is_test.sum())}
     info = DatasetInfo(name, data.script, size, classes, counts, source, digest(images, labels, counts), tuple(notes))
@@ -82,7 +86,12 @@ def _unique(images: Bytes, labels: Labels, is_test: npt.NDArray[np.bool_]) -> np
 def _own_size(images: Images) -> int:
     """The side of the images where all are one square that every variant can work with, else 32 pixels."""
     height, width = images[0].shape
-    fits = height == width and 16 <= height <= 128 and height % 4 == 0 and all(image.shape == (height, width) for image in images)
+    fits = (
+        height == width
+        and 16 <= height <= 128
+        and height % 4 == 0
+        and all(image.shape == (height, width) for image in images)
+    )
     return height if fits else 32
 
 
@@ -125,10 +134,15 @@ def _scaled(image: Bytes, side: int, size: int) -> Bytes:
     return np.asarray(Image.fromarray(square).resize((size, size), method))
 
 
-def manifest(images: Bytes, labels: Labels, classes: Sequence[GlyphClass], counts: Mapping[str, int], members: Sequence[str]) -> pd.DataFrame:
+def manifest(
+    images: Bytes, labels: Labels, classes: Sequence[GlyphClass], counts: Mapping[str, int], members: Sequence[str]
+) -> pd.DataFrame:
     """One row per image of `images` uint8 [N,H,W], in their order; `centre_x` and `centre_y` of a blank image are NaN."""
     n, height, width = images.shape
-    across, down = images.sum(axis=1, dtype=np.float64), images.sum(axis=2, dtype=np.float64)  # ink per column and per row
+    across, down = (
+        images.sum(axis=1, dtype=np.float64),
+        images.sum(axis=2, dtype=np.float64),
+    )  # ink per column and per row
     ink = across.sum(axis=1)
     somewhere = np.where(ink > 0, ink, np.nan)
     return pd.DataFrame(
@@ -161,7 +175,9 @@ def _kept(key: str, wanted: str | tuple[str | int, ...], classes: tuple[GlyphCla
     labels = set()
     for word in wanted:
         if isinstance(word, int) and not 0 <= word < len(classes):
-            raise UsageError(f"{key}: there is no label {word}; the nearest is {min(max(word, 0), len(classes) - 1)}, and labels count from 0.")
+            raise UsageError(
+                f"{key}: there is no label {word}; the nearest is {min(max(word, 0), len(classes) - 1)}, and labels count from 0."
+            )
         if isinstance(word, str) and plain(word) not in words:
             raise UsageError(f"{key}: unknown class `{word}` ({nearest(word, classes)}).")
         labels.add(word if isinstance(word, int) else words[plain(word)].label)

@@ -110,7 +110,9 @@ def _ordered(checks: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _summary(report: Mapping[str, Any]) -> str:
     verdicts = [_verdict(check) for check in report["checks"]]
     counts = [
-        f"{verdicts.count(word)} {words}" for word, words in (("failed", "failed"), ("warning", "with a warning"), ("ok", "fine")) if word in verdicts
+        f"{verdicts.count(word)} {words}"
+        for word, words in (("failed", "failed"), ("warning", "with a warning"), ("ok", "fine"))
+        if word in verdicts
     ]
     return f"{len(verdicts)} checks: {', '.join(counts)}."
 
@@ -119,7 +121,10 @@ def report_text(report: Mapping[str, Any]) -> str:
     """The report of `schema.validate` as a short Markdown page for the terminal: what failed first."""
     marks = {"failed": "**failed**"}
     lines = [f"# Validation of {report['dataset']}: {'passed' if report['passed'] else 'failed'}", ""]
-    lines += [f"- {check['name']}: {marks.get(_verdict(check), _verdict(check))}. {check['sentence']}" for check in _ordered(report["checks"])]
+    lines += [
+        f"- {check['name']}: {marks.get(_verdict(check), _verdict(check))}. {check['sentence']}"
+        for check in _ordered(report["checks"])
+    ]
     lines += [f"- {report['skipped']}"] if report["skipped"] else []
     return "\n".join(lines) + "\n"
 
@@ -130,16 +135,30 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
 
 def validation_markdown(report: Mapping[str, Any], cases: Mapping[str, Sequence[Case]]) -> str:
     """validation.md: the verdict, a table of the checks, and where the offenders lie."""
-    lines = [f"# Validation of {escaped(report['dataset'])}: {'passed' if report['passed'] else 'failed'}", "", _summary(report), ""]
+    lines = [
+        f"# Validation of {escaped(report['dataset'])}: {'passed' if report['passed'] else 'failed'}",
+        "",
+        _summary(report),
+        "",
+    ]
     lines += [report["skipped"], ""] if report["skipped"] else []
-    rows = [(check["name"], _verdict(check), f"{check['count']:,}", escaped(check["sentence"])) for check in _ordered(report["checks"])]
+    rows = [
+        (check["name"], _verdict(check), f"{check['count']:,}", escaped(check["sentence"]))
+        for check in _ordered(report["checks"])
+    ]
     lines += _table(("check", "verdict", "count", "what it says"), rows)
     for check in _ordered(report["checks"]):
         if shown := cases.get(check["name"]):
             lines += [f"## {check['name']}", ""]
             heads = ("image", "member", "class", "split", "why")
-            lines += _table(heads, ((one.id, escaped(one.member), escaped(one.label), one.split, escaped(one.why)) for one in shown))
-    lines += ["## How it was prepared", "", *(f"- {escaped(note)}" for note in report["notes"]), ""] if report["notes"] else []
+            lines += _table(
+                heads, ((one.id, escaped(one.member), escaped(one.label), one.split, escaped(one.why)) for one in shown)
+            )
+    lines += (
+        ["## How it was prepared", "", *(f"- {escaped(note)}" for note in report["notes"]), ""]
+        if report["notes"]
+        else []
+    )
     return "\n".join(lines)
 
 
@@ -174,17 +193,28 @@ def validation_html(report: Mapping[str, Any], data: Prepared, cases: Mapping[st
     for check in _ordered(report["checks"]):
         title = f'<a href="#{check["name"]}">{check["name"]}</a>' if cases.get(check["name"]) else check["name"]
         mark = f'<span class="verdict {_verdict(check)}">{_verdict(check)}</span>'
-        body.append(f"<tr><td>{title}</td><td>{mark}</td><td class=number>{check['count']:,}</td><td>{_html(check['sentence'])}</td></tr>")
+        body.append(
+            f"<tr><td>{title}</td><td>{mark}</td><td class=number>{check['count']:,}</td><td>{_html(check['sentence'])}</td></tr>"
+        )
     body.append("</tbody></table>")
     for check in _ordered(report["checks"]):
         shown = cases.get(check["name"], ())
         if shown:
-            body += [f'<section><h2 id="{check["name"]}">{check["name"]}</h2><p>{_html(check["sentence"])}</p><ul class="cases">']
+            body += [
+                f'<section><h2 id="{check["name"]}">{check["name"]}</h2><p>{_html(check["sentence"])}</p><ul class="cases">'
+            ]
             step = 2 if check["name"] in PAIRED else 1
-            body += [f'<li class="case">{"".join(map(_figure, shown[i : i + step]))}</li>' for i in range(0, len(shown), step)]
+            body += [
+                f'<li class="case">{"".join(map(_figure, shown[i : i + step]))}</li>'
+                for i in range(0, len(shown), step)
+            ]
             body.append("</ul></section>")
     if report["notes"]:
-        body += ["<section><h2>How it was prepared</h2><ul>", *(f"<li>{_html(note)}</li>" for note in report["notes"]), "</ul></section>"]
+        body += [
+            "<section><h2>How it was prepared</h2><ul>",
+            *(f"<li>{_html(note)}</li>" for note in report["notes"]),
+            "</ul></section>",
+        ]
     return page(f"Validation of {name}: {word}", _STYLE, body)
 
 
@@ -220,18 +250,36 @@ def data_card(report: Mapping[str, Any], data: Prepared, table: pd.DataFrame | N
         ("version", escaped(source.get("version") or "unknown")),
         ("SHA-256 of the source", f"`{code(source.get('sha256') or 'unknown')}`"),
         ("script", escaped(info.script)),
-        ("images", f"{sum(info.counts.values()):,} of {info.image_size} x {info.image_size} pixels, grey, white strokes on black"),
+        (
+            "images",
+            f"{sum(info.counts.values()):,} of {info.image_size} x {info.image_size} pixels, grey, white strokes on black",
+        ),
         ("classes", f"{info.n_classes}"),
         ("SHA-256 of the prepared images", f"`{code(info.digest)}`"),
     ]
     lines = [f"# Data card: {escaped(name)}", "", *_table(("", ""), facts)]
     lines += ["![Some images of each class](contact_sheet.png)", ""]
-    lines += ["## How it was prepared", "", *(f"- {escaped(note)}" for note in info.notes or ["As the source has it."]), ""]
+    lines += [
+        "## How it was prepared",
+        "",
+        *(f"- {escaped(note)}" for note in info.notes or ["As the source has it."]),
+        "",
+    ]
     lines += ["## Known faults", "", "What validation found; validation.html shows the images.", ""]
-    faults = [f"- {check['name']}: {escaped(check['sentence'])}" for check in _ordered(report["checks"]) if not check["passed"]]
+    faults = [
+        f"- {check['name']}: {escaped(check['sentence'])}"
+        for check in _ordered(report["checks"])
+        if not check["passed"]
+    ]
     lines += [*(faults or ["- none"]), *([f"- {report['skipped']}"] if report["skipped"] else []), ""]
     if table is not None:
-        lines += ["## Ink", "", "Share of the whole frame; the centre is 0.5 in the middle, x to the right and y down.", "", *_ink(table)]
+        lines += [
+            "## Ink",
+            "",
+            "Share of the whole frame; the centre is 0.5 in the middle, x to the right and y down.",
+            "",
+            *_ink(table),
+        ]
         lines += ["## Classes", "", *_classes(data)]
     return "\n".join(lines)
 
@@ -242,15 +290,25 @@ def _ink(table: pd.DataFrame) -> list[str]:
     for split, part in table.groupby("split", sort=False):
         low, high = part["ink_mean"].quantile([0.05, 0.95])
         rows.append(
-            (split, f"{part['ink_mean'].mean():.3f}", f"{low:.3f} to {high:.3f}", *(f"{part[c].mean():.3f}" for c in ("centre_x", "centre_y")))
+            (
+                split,
+                f"{part['ink_mean'].mean():.3f}",
+                f"{low:.3f} to {high:.3f}",
+                *(f"{part[c].mean():.3f}" for c in ("centre_x", "centre_y")),
+            )
         )
     return _table(heads, rows)
 
 
 def _classes(data: Prepared) -> list[str]:
     known = (data.labels >= 0) & (data.labels < data.info.n_classes)
-    counts = [np.bincount(data.labels[known & of], minlength=data.info.n_classes) for of in (~data.is_test, data.is_test)]
-    rows = [(c.label, escaped(c.name), escaped(c.glyph), f"{counts[0][c.label]:,}", f"{counts[1][c.label]:,}") for c in data.info.classes]
+    counts = [
+        np.bincount(data.labels[known & of], minlength=data.info.n_classes) for of in (~data.is_test, data.is_test)
+    ]
+    rows = [
+        (c.label, escaped(c.name), escaped(c.glyph), f"{counts[0][c.label]:,}", f"{counts[1][c.label]:,}")
+        for c in data.info.classes
+    ]
     return _table(("label", "class", "glyph", "train", "test"), rows)
 
 
@@ -259,12 +317,17 @@ def _save_contact_sheet(data: Prepared, path: Path) -> None:
     from matplotlib.figure import Figure
 
     use_devanagari_font()
-    classes, size = data.info.classes, data.images.shape[-1] if data.images.ndim == 3 and data.images.dtype == np.uint8 else 0
+    classes, size = (
+        data.info.classes,
+        data.images.shape[-1] if data.images.ndim == 3 and data.images.dtype == np.uint8 else 0,
+    )
     rows = min(len(classes), _ROWS)
     columns = -(-len(classes) // rows)
     scale = max(1, 48 // max(size, 1))  # screen pixels per pixel
     names = [c.name if len(c.name) <= 22 else f"{c.name[:21]}…" for c in classes]
-    labels = [printable(name if c.name == c.glyph else f"{name}  {c.glyph}") for name, c in zip(names, classes, strict=True)]
+    labels = [
+        printable(name if c.name == c.glyph else f"{name}  {c.glyph}") for name, c in zip(names, classes, strict=True)
+    ]
     line, strip, margin = size * scale + 8, _SHOWN * (size + 1) * scale, 32 + 6 * max(map(len, labels))
     width, height, dpi = columns * (margin + strip + 16) + 8, rows * line + 8, 100
     figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi)
@@ -274,7 +337,9 @@ def _save_contact_sheet(data: Prepared, path: Path) -> None:
     train = np.flatnonzero(~data.is_test[: len(data.labels)])
     for place, c in enumerate(classes):
         left, top = place // rows * (margin + strip + 16) + margin, place % rows * line + 8
-        axes.text(left - 8, top + size * scale / 2, labels[place].replace("$", r"\$"), ha="right", va="center", fontsize=8)
+        axes.text(
+            left - 8, top + size * scale / 2, labels[place].replace("$", r"\$"), ha="right", va="center", fontsize=8
+        )
         of_class = train[data.labels[train] == c.label] if size else train[:0]
         shown = of_class[np.arange(min(_SHOWN, len(of_class))) * len(of_class) // min(_SHOWN, max(len(of_class), 1))]
         if len(shown):
@@ -283,5 +348,7 @@ def _save_contact_sheet(data: Prepared, path: Path) -> None:
             axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest", extent=extent, aspect="auto")
     axes.set(xlim=(0, width), ylim=(height, 0))  # imshow moves them
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # a script without a font of ours is drawn as boxes
+        warnings.filterwarnings(
+            "ignore", "Glyph .* missing from font", UserWarning
+        )  # a script without a font of ours is drawn as boxes
         figure.savefig(path, format="png", dpi=dpi, metadata={"Software": None})

@@ -66,8 +66,18 @@ def validate(folder: Path, policy: params.Validate, previous: pd.DataFrame | Non
     try:
         prepared = load_prepared(folder)
         table = pd.read_parquet(folder / "manifest.parquet")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:  # pyarrow's are among them
-        raise LekhaniError(f"{folder} cannot be read ({first_line(error)}); run `lekhani prepare` for this dataset again.") from None
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        zipfile.BadZipFile,
+    ) as error:  # pyarrow's are among them
+        raise LekhaniError(
+            f"{folder} cannot be read ({first_line(error)}); run `lekhani prepare` for this dataset again."
+        ) from None
     info, skipped = prepared.info, ""
     done = [_manifest_schema(table, policy)]
     if not done[0]["passed"]:
@@ -95,7 +105,14 @@ def validate(folder: Path, policy: params.Validate, previous: pd.DataFrame | Non
         done += [make() for name, make in rest.items() if getattr(policy, name) != "off" and name not in needs_images]
     done = [check for check in done if check["policy"] != "off"]
     passed = all(check["passed"] or check["policy"] != "error" for check in done)
-    return {"dataset": info.name, "digest": info.digest, "passed": passed, "checks": done, "skipped": skipped, "notes": list(info.notes)}
+    return {
+        "dataset": info.name,
+        "digest": info.digest,
+        "passed": passed,
+        "checks": done,
+        "skipped": skipped,
+        "notes": list(info.notes),
+    }
 
 
 def _repeats_if_asked(table: pd.DataFrame, images: Any, policy: params.Validate) -> checks.Repeats:

@@ -33,7 +33,8 @@ _CONSONANTS = (
     "pa:प pha:फ ba:ब bha:भ ma:म yaw:य ra:र la:ल waw:व motosaw:श petchiryakha:ष patalosaw:स ha:ह chhya:क्ष tra:त्र gya:ज्ञ"
 )
 DEVANAGARI: tuple[GlyphClass, ...] = tuple(
-    GlyphClass(i, f"character_{i + 1}_{name}", glyph) for i, (name, glyph) in enumerate(pair.split(":") for pair in _CONSONANTS.split())
+    GlyphClass(i, f"character_{i + 1}_{name}", glyph)
+    for i, (name, glyph) in enumerate(pair.split(":") for pair in _CONSONANTS.split())
 ) + tuple(GlyphClass(36 + i, f"digit_{i}", glyph) for i, glyph in enumerate("०१२३४५६७८९"))
 MNIST: tuple[GlyphClass, ...] = tuple(GlyphClass(i, str(i), str(i)) for i in range(10))
 
@@ -59,6 +60,11 @@ class DatasetInfo:
         """How many classes there are."""
         return len(self.classes)
 
+    @property
+    def classes_json(self) -> str:
+        """The classes as JSON, as exported models carry them."""
+        return json.dumps([asdict(c) for c in self.classes], ensure_ascii=False)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return asdict(self)
@@ -66,7 +72,13 @@ class DatasetInfo:
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> "DatasetInfo":
         """Undo `to_dict`; raises KeyError or TypeError when a field is missing."""
-        return cls(**{**value, "classes": tuple(GlyphClass(**c) for c in value["classes"]), "notes": tuple(value.get("notes", ()))})
+        return cls(
+            **{
+                **value,
+                "classes": tuple(GlyphClass(**c) for c in value["classes"]),
+                "notes": tuple(value.get("notes", ())),
+            }
+        )
 
 
 @dataclass(frozen=True)

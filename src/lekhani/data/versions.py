@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from lekhani.data.spec import DatasetInfo
 from lekhani.errors import UsageError, first_line
+from lekhani.paths import PREPARED
 
 if TYPE_CHECKING:
     import pandas as pd
-
-PREPARED = Path("data/prepared")
 
 
 class NoVersion(UsageError):  # noqa: N818 - an answer more than an error: the caller goes on without
@@ -54,9 +53,13 @@ def manifest_at(dataset: str, revision: str) -> Version:
     except (NotDvcRepoError, SCMError):
         in_git = False
     except ConfigError as error:
-        raise UsageError(f"DVC cannot read its configuration ({first_line(error)}); mend .dvc/config or .dvc/config.local.") from error
+        raise UsageError(
+            f"DVC cannot read its configuration ({first_line(error)}); mend .dvc/config or .dvc/config.local."
+        ) from error
     if not in_git:
-        raise NoVersion(f"There is no {revision} of {dataset}: this folder is not in a git repository with DVC; run `git init` and `dvc init`.")
+        raise NoVersion(
+            f"There is no {revision} of {dataset}: this folder is not in a git repository with DVC; run `git init` and `dvc init`."
+        )
     try:
         # Without a remote first: the cache is enough most of the time, even where the remote's credentials or plug-in are missing.
         return _read_version(dataset, revision, {**config, "core": {**config["core"], "remote": ""}})
@@ -72,11 +75,16 @@ def _read_version(dataset: str, revision: str, config: dict[str, Any]) -> Versio
     with Repo(config=config) as repo:
         try:
             with repo.switch(revision):
-                manifest, info = (_read(repo, PREPARED / dataset / name, dataset, revision) for name in ("manifest.parquet", "dataset.json"))
+                manifest, info = (
+                    _read(repo, PREPARED / dataset / name, dataset, revision)
+                    for name in ("manifest.parquet", "dataset.json")
+                )
         except RevError:
             raise _unknown(repo, dataset, revision) from None
         except DvcException as error:
-            raise UsageError(f"DVC cannot read {revision} ({first_line(error)}); choose a revision in which `dvc status` works.") from error
+            raise UsageError(
+                f"DVC cannot read {revision} ({first_line(error)}); choose a revision in which `dvc status` works."
+            ) from error
     return _version(manifest, info, dataset, revision)
 
 
@@ -84,9 +92,16 @@ def working_tree(dataset: str) -> Version:
     """The manifest and dataset.json that lie in data/prepared/<dataset> now; raises UsageError when they are not there."""
     folder = PREPARED / dataset
     try:
-        return _version((folder / "manifest.parquet").read_bytes(), (folder / "dataset.json").read_bytes(), dataset, "the working tree")
+        return _version(
+            (folder / "manifest.parquet").read_bytes(),
+            (folder / "dataset.json").read_bytes(),
+            dataset,
+            "the working tree",
+        )
     except OSError:
-        raise UsageError(f"{folder} is not here; run `dvc pull {folder}` or `dvc repro prepare@{dataset}`, or leave this dataset out.") from None
+        raise UsageError(
+            f"{folder} is not here; run `dvc pull {folder}` or `dvc repro prepare@{dataset}`, or leave this dataset out."
+        ) from None
 
 
 def _read(repo: Any, path: Path, dataset: str, revision: str) -> bytes:
@@ -138,7 +153,9 @@ def _unknown(repo: Any, dataset: str, revision: str) -> UsageError:
     try:
         resolve_rev(repo.scm, "HEAD")
     except RevError:
-        return NoVersion(f"There is no {revision} of {dataset}: this git repository has no commit yet; make one with `git commit`.")
+        return NoVersion(
+            f"There is no {revision} of {dataset}: this git repository has no commit yet; make one with `git commit`."
+        )
     return UsageError(
         f"Git knows no revision {revision!r}; name a commit, tag, branch or DVC experiment, and in a shallow clone run `git fetch --unshallow` first."
     )

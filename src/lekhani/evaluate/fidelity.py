@@ -52,12 +52,18 @@ def fidelity(generated: Readings, real: Readings, kid_subset_size: int, seed: in
     """
     fewest = min(len(generated[0]), len(real[0]))
     if fewest <= NEIGHBOURS:
-        raise LekhaniError(f"Precision and recall need more than {NEIGHBOURS} images on each side and one side has {fewest}; evaluate more images.")
+        raise LekhaniError(
+            f"Precision and recall need more than {NEIGHBOURS} images on each side and one side has {fewest}; evaluate more images."
+        )
     tf = torch_fidelity
     ours, theirs = torch.from_numpy(generated[0]), torch.from_numpy(real[0])
-    fid = tf.metric_fid.fid_statistics_to_metric(*(tf.metric_fid.fid_features_to_statistics(one) for one in (ours, theirs)), False)
+    fid = tf.metric_fid.fid_statistics_to_metric(
+        *(tf.metric_fid.fid_features_to_statistics(one) for one in (ours, theirs)), False
+    )
     subset_size = min(kid_subset_size, fewest)
-    kid = tf.metric_kid.kid_features_to_metric(ours, theirs, kid_subsets=50, kid_subset_size=subset_size, rng_seed=seed, verbose=False)
+    kid = tf.metric_kid.kid_features_to_metric(
+        ours, theirs, kid_subsets=50, kid_subset_size=subset_size, rng_seed=seed, verbose=False
+    )
     isc = tf.metric_isc.isc_features_to_metric(torch.from_numpy(generated[1]), splits=min(10, len(ours)), rng_seed=seed)
     precision, recall = precision_recall(ours, theirs)
     return {
@@ -89,7 +95,12 @@ def precision_recall(generated: Tensor, real: Tensor, rows: int = 1000) -> tuple
 
 def _reach(points: Tensor, rows: int) -> Tensor:
     # A point is its own nearest neighbour, so one more is asked for.
-    return torch.cat([torch.cdist(part, points).topk(NEIGHBOURS + 1, largest=False).values[:, -1] for part in torch.split(points, rows)])
+    return torch.cat(
+        [
+            torch.cdist(part, points).topk(NEIGHBOURS + 1, largest=False).values[:, -1]
+            for part in torch.split(points, rows)
+        ]
+    )
 
 
 class Inception:
@@ -111,8 +122,12 @@ class Inception:
             tensors = io.BytesIO()
             torch.save(torch.load(path, map_location="cpu", weights_only=True), tensors)
             tensors.seek(0)
-            net = torch_fidelity.FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], tensors)
-        except Exception as error:  # torch raises many classes of its own, and its words advise to run the pickle's code
+            net = torch_fidelity.FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048", "logits_unbiased"], tensors
+            )
+        except (
+            Exception
+        ) as error:  # torch raises many classes of its own, and its words advise to run the pickle's code
             raise LekhaniError(
                 f"{path} holds no weights of torch-fidelity's Inception-v3, or damaged ones; remove it or name another file in "
                 f"evaluate.inception_weights in params.yaml."

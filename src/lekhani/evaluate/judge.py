@@ -73,8 +73,12 @@ class _Residual(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()
-        self.path = nn.Sequential(*_convolution(c_in, c_out, stride=stride), nn.ReLU(inplace=True), *_convolution(c_out, c_out))
-        self.shortcut = nn.Identity() if stride == 1 else nn.Sequential(*_convolution(c_in, c_out, size=1, stride=stride))
+        self.path = nn.Sequential(
+            *_convolution(c_in, c_out, stride=stride), nn.ReLU(inplace=True), *_convolution(c_out, c_out)
+        )
+        self.shortcut = (
+            nn.Identity() if stride == 1 else nn.Sequential(*_convolution(c_in, c_out, size=1, stride=stride))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.path(x) + self.shortcut(x))
@@ -140,7 +144,10 @@ def train_judge(
     loss_sum = torch.zeros((), device=device)
     for step in range(1, steps + 1):
         chosen = torch.from_numpy(next(rows)).to(device)
-        x, target = augment(images[chosen], calmer if step > calm_from else choice), F.one_hot(labels[chosen], n_classes).float()
+        x, target = (
+            augment(images[chosen], calmer if step > calm_from else choice),
+            F.one_hot(labels[chosen], n_classes).float(),
+        )
         if odd:  # rows come in random order, so the first are as good as any
             x[:odd], target[:odd] = nonsense(odd, x.shape[-1], device), 1 / n_classes
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -191,7 +198,9 @@ def augment(images: Tensor, choice: params.Classifier) -> Tensor:
 
     angle, slant = up_to(math.radians(choice.rotation)), up_to(choice.shear)
     turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(n, 2, 2)
-    stretch = torch.stack([up_to(choice.scale).exp(), slant, torch.zeros_like(slant), up_to(choice.scale).exp()], 1).view(n, 2, 2)
+    stretch = torch.stack(
+        [up_to(choice.scale).exp(), slant, torch.zeros_like(slant), up_to(choice.scale).exp()], 1
+    ).view(n, 2, 2)
     # affine_grid measures from -1 to 1, hence in halves of the image's side.
     move = torch.stack([up_to(2 * choice.shift / width), up_to(2 * choice.shift / height)], 1).view(n, 2, 1)
     places = F.affine_grid(torch.cat([turn @ stretch, move], 2), list(x.shape), align_corners=False)
@@ -210,7 +219,9 @@ def nonsense(n: int, side: int, device: torch.device) -> Tensor:
     """Images float32 [n,1,side,side] in [0,1] without a glyph: spots of one random size, from a blank of any grey to noise in each pixel."""
     cells = (1, 2, 4, 8, 16, side)[int(torch.randint(6, ()))]
     spots, rarity, brightness = (torch.rand(n, 1, count, count, device=device) for count in (cells, 1, 1))
-    return F.interpolate(brightness * spots ** (3 * rarity).exp(), size=(side, side), mode="bilinear", align_corners=False)
+    return F.interpolate(
+        brightness * spots ** (3 * rarity).exp(), size=(side, side), mode="bilinear", align_corners=False
+    )
 
 
 def fit_temperature(logits: Floats, labels: Labels) -> float:

@@ -34,7 +34,12 @@ _SETTINGS = (
     *("images_seen", "batch_size"),
 )
 _MARKERS = "osD^vP"
-_BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1), "borderaxespad": 0, "frameon": False}  # a legend right of its axes
+_BESIDE: dict[str, Any] = {
+    "loc": "upper left",
+    "bbox_to_anchor": (1.02, 1),
+    "borderaxespad": 0,
+    "frameon": False,
+}  # a legend right of its axes
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,9 @@ class Entry:
     """One variant of one dataset. Cells of tables are numbers or, as the csv module reads them, strings; an empty one is no value."""
 
     card: Card
-    curve: Sequence[Mapping[str, Any]]  # rows of curve.csv: images_seen, seconds, judge_fid; none when no score was taken in training
+    curve: Sequence[
+        Mapping[str, Any]
+    ]  # rows of curve.csv: images_seen, seconds, judge_fid; none when no score was taken in training
     classes: Sequence[Mapping[str, Any]]  # rows of per_class.csv, see `per_class.table`
     grid: Picture  # generated glyphs uint8 [H,W], of the same labels and noise seeds for all variants
 
@@ -67,14 +74,22 @@ def rank(cards: Sequence[Card]) -> list[Ranked]:
         # Equal models come next to each other, so that no third of the same FID but another deviation parts them.
         held = sorted(
             ((_held(card, metric), card) for card in of_it),
-            key=lambda pair: (pair[0][metric], pair[0].get(f"{metric}_std", 0), pair[0]["sampling_seeds"], pair[1]["variant"]),
+            key=lambda pair: (
+                pair[0][metric],
+                pair[0].get(f"{metric}_std", 0),
+                pair[0]["sampling_seeds"],
+                pair[1]["variant"],
+            ),
         )
         places, leader = [], held[0][0]
         for position, (moments, _) in enumerate(held, 1):
             if position == 1 or not tie(leader, moments, metric):
                 leader, place = moments, position
             places.append(place)
-        ranked += [Ranked(f"{place}{'=' * (places.count(place) > 1)}", card) for place, (_, card) in zip(places, held, strict=True)]
+        ranked += [
+            Ranked(f"{place}{'=' * (places.count(place) > 1)}", card)
+            for place, (_, card) in zip(places, held, strict=True)
+        ]
     return ranked
 
 
@@ -116,7 +131,9 @@ def _pooled(cards: Sequence[Card]) -> Card:
             )
     seeds = [card.get("train_seed") for card in cards]
     if None in seeds or len(set(seeds)) < len(seeds):
-        raise LekhaniError(f"Each scorecard of {name} needs a train_seed of its own to be pooled, and they have {seeds}; train with different seeds.")
+        raise LekhaniError(
+            f"Each scorecard of {name} needs a train_seed of its own to be pooled, and they have {seeds}; train with different seeds."
+        )
     pooled: dict[str, Any] = {}
     shared = [key for key in first if key != "train_seed" and all(key in card for card in cards)]
     for key in shared:
@@ -190,11 +207,19 @@ def _notes(cards: Sequence[Card]) -> list[str]:
     notes = []
     if spreads:
         kinds = _by_value(spreads, lambda card: "{} {} seeds".format(*_seeds(card)))
-        over = next(iter(kinds)) if len(kinds) == 1 else " or ".join(f"{seeds} ({', '.join(names)})" for seeds, names in kinds.items())
-        notes.append(f"± is the standard deviation over {over}. Equal places (=) are ties: chance may explain the difference (Welch's t-test at 5%).")
+        over = (
+            next(iter(kinds))
+            if len(kinds) == 1
+            else " or ".join(f"{seeds} ({', '.join(names)})" for seeds, names in kinds.items())
+        )
+        notes.append(
+            f"± is the standard deviation over {over}. Equal places (=) are ties: chance may explain the difference (Welch's t-test at 5%)."
+        )
     if len(spreads) < len(cards):
         which = ", ".join(card["variant"] for card in cards if "fid_std" not in card) if spreads else "each variant"
-        notes.append(f"A single sampling seed was drawn of {which}, so that how much of a difference is chance is not known.")
+        notes.append(
+            f"A single sampling seed was drawn of {which}, so that how much of a difference is chance is not known."
+        )
     for key, unlike in (
         ("images_seen", "trained on equally many images"),
         ("batch_size", "trained in steps of equally many images"),
@@ -203,7 +228,9 @@ def _notes(cards: Sequence[Card]) -> list[str]:
         groups = _by_value([card for card in cards if key in card], itemgetter(key))
         if len(groups) > 1:
             most = sum(map(len, groups.values())) / 2
-            each = [f"{value:,} for {'most' if len(names) > most else ', '.join(names)}" for value, names in groups.items()]
+            each = [
+                f"{value:,} for {'most' if len(names) > most else ', '.join(names)}" for value, names in groups.items()
+            ]
             notes.append(f"Not all were {unlike}: {'; '.join(each)}.")
     return notes
 
@@ -223,7 +250,12 @@ def leaderboard_csv(cards: Sequence[Card]) -> str:
     writer = csv.DictWriter(file, list(names), lineterminator="\n")
     writer.writeheader()
     for place, card in rank(cards):
-        writer.writerow({"place": place, **{key: f"{value:.6g}" if isinstance(value, float) else value for key, value in card.items()}})
+        writer.writerow(
+            {
+                "place": place,
+                **{key: f"{value:.6g}" if isinstance(value, float) else value for key, value in card.items()},
+            }
+        )
     return file.getvalue()
 
 
@@ -235,14 +267,22 @@ def leaderboard_markdown(cards: Sequence[Card]) -> str:
         columns = _columns(of_it)
         rows = [[place, card["variant"], *(_cell(card, column) for column in columns)] for place, card in ranked]
         floor = ["", "*real images*", *(_floor_cell(of_it, column) for column in columns)]
-        lines += [f"## {dataset}", "", *markdown_table(["place", "variant", *(column.head for column in columns)], [*rows, floor]), ""]
+        lines += [
+            f"## {dataset}",
+            "",
+            *markdown_table(["place", "variant", *(column.head for column in columns)], [*rows, floor]),
+            "",
+        ]
         lines += [line for note in _notes(of_it) for line in (note, "")]
     return "\n".join(lines)
 
 
 def _by_dataset(cards: Sequence[Card]) -> dict[str, list[Ranked]]:
     ranked = rank(cards)
-    return {dataset: [one for one in ranked if one.card["dataset"] == dataset] for dataset in dict.fromkeys(one.card["dataset"] for one in ranked)}
+    return {
+        dataset: [one for one in ranked if one.card["dataset"] == dataset]
+        for dataset in dict.fromkeys(one.card["dataset"] for one in ranked)
+    }
 
 
 def leaderboard_figure(cards: Sequence[Card], strips: Mapping[tuple[str, str], Picture]) -> Figure:
@@ -253,7 +293,9 @@ def leaderboard_figure(cards: Sequence[Card], strips: Mapping[tuple[str, str], P
         axes = figure.add_subplot(len(ranked), 1, row + 1)
         axes.imshow(strips[card["dataset"], card["variant"]], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_axis_off()
-        axes.set_title(f"{card['dataset']} / {card['variant']}, place {place}: {_in_words(card)}", loc="left", fontsize=10)
+        axes.set_title(
+            f"{card['dataset']} / {card['variant']}, place {place}: {_in_words(card)}", loc="left", fontsize=10
+        )
     figure.tight_layout()
     return figure
 
@@ -329,7 +371,15 @@ def scatter_figure(entries: Sequence[Entry]) -> Figure | None:
         colour, marker = _look(card["variant"])
         xerr, yerr = card.get("precision_std"), card.get("recall_std")
         axes.errorbar(
-            card["precision"], card["recall"], xerr=xerr, yerr=yerr, color=colour, fmt=marker, markersize=8, capsize=3, label=card["variant"]
+            card["precision"],
+            card["recall"],
+            xerr=xerr,
+            yerr=yerr,
+            color=colour,
+            fmt=marker,
+            markersize=8,
+            capsize=3,
+            label=card["variant"],
         )
     real = next((card for card in of_both if {"precision_floor", "recall_floor"} <= set(card)), None)
     if real is not None:
@@ -403,7 +453,9 @@ def leaderboard_html(entries: Sequence[Entry]) -> str:
             shown = image(figure_png(figure), f"{_TITLES[key]}, {name}: {variants}")
             body.append(f'<h3>{_TITLES[key]}</h3><figure class="figure scroll">{shown}</figure>')
         widest = max(e.grid.shape[1] for e in of_it)
-        columns = f"grid-template-columns: repeat(auto-fill, minmax(min(100%, 34rem, {widest}px), 1fr))"  # all at one scale
+        columns = (
+            f"grid-template-columns: repeat(auto-fill, minmax(min(100%, 34rem, {widest}px), 1fr))"  # all at one scale
+        )
         body.append(f'<h3>What they write</h3><div class="grids" style="{columns}">')
         body += [_html_grid(one, e.grid) for one, e in zip(ranked, _in_order(of_it), strict=True)]
         body.append("</div></section>")
@@ -414,11 +466,15 @@ def _html_table(ranked: Sequence[Ranked]) -> list[str]:
     cards = [card for _, card in ranked]
     columns = _columns(cards)
     heads = "".join(f'<th scope="col" class="number">{html.escape(column.head)}</th>' for column in columns)
-    lines = [f'<div class="scroll"><table><thead><tr><th scope="col">place</th><th scope="col">variant</th>{heads}</tr></thead><tbody>']
+    lines = [
+        f'<div class="scroll"><table><thead><tr><th scope="col">place</th><th scope="col">variant</th>{heads}</tr></thead><tbody>'
+    ]
     best = {column.name: _best(cards, column) for column in columns}
     for place, card in ranked:
         dot = f'<span class="dot" style="background:{_look(card["variant"])[0]}"></span>'
-        cells = [_bold(html.escape(_cell(card, column)), card.get(column.name) in best[column.name]) for column in columns]
+        cells = [
+            _bold(html.escape(_cell(card, column)), card.get(column.name) in best[column.name]) for column in columns
+        ]
         numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
         lines.append(f"<tr><td>{place}</td><td>{dot}{html.escape(card['variant'])}</td>{numbers}</tr>")
     floor = "".join(f'<td class="number">{html.escape(_floor_cell(cards, column))}</td>' for column in columns)
@@ -429,7 +485,11 @@ def _best(cards: Sequence[Card], column: _Column) -> list[float]:
     """The values of a column that look like its best one; none where all look alike."""
     values = [card[column.name] for card in cards if column.name in card]
     looks = Counter(format(value, column.form) for value in values)
-    return [] if len(looks) < 2 else [value for value in values if format(value, column.form) == format(column.best(values), column.form)]
+    return (
+        []
+        if len(looks) < 2
+        else [value for value in values if format(value, column.form) == format(column.best(values), column.form)]
+    )
 
 
 def _bold(text: str, best: bool) -> str:

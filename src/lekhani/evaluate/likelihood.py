@@ -13,7 +13,9 @@ from lekhani.data.spec import Bytes, Labels
 from lekhani.variants.base import Variant
 
 
-def nats(variant: Variant, images: Bytes, labels: Labels, seed: int, suffix: str = "", batch_size: int = 256) -> dict[str, float]:
+def nats(
+    variant: Variant, images: Bytes, labels: Labels, seed: int, suffix: str = "", batch_size: int = 256
+) -> dict[str, float]:
     """The bound of `images` uint8 [N,H,W], N at least 2, with `labels` int64 [N]; {} for a variant without a likelihood.
 
     Lower is better. In nats per image: `nats_per_image`, the mean bound, and `nats_per_image_se`, its standard error over the images;
@@ -30,7 +32,10 @@ def nats(variant: Variant, images: Bytes, labels: Labels, seed: int, suffix: str
         torch.manual_seed(seed)
         for start in range(0, len(binary), batch_size):
             rows = slice(start, start + batch_size)
-            found = variant.bound(torch.from_numpy(binary[rows]).unsqueeze(1).float().to(device), torch.from_numpy(labels[rows]).to(device))
+            found = variant.bound(
+                torch.from_numpy(binary[rows]).unsqueeze(1).float().to(device),
+                torch.from_numpy(labels[rows]).to(device),
+            )
             if found is None:
                 return {}
             parts.append(torch.stack(found).double().cpu().numpy())

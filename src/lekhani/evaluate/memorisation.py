@@ -30,7 +30,9 @@ Rows = npt.NDArray[np.int64]
 # Chosen on DHCD, MNIST and the embedded sets, whole and cut down to a few images of each class: of unseen real images 0 to 7 in 1,000
 # pass both bounds (up to 20 with ten or twenty a class), and of replays that are shifted, dimmed, blurred or noisy nearly all in Devanagari and nine
 # in ten in MNIST, where the plainest strokes escape, which anyone draws alike.
-FARTHEST = 0.15  # near copies lie nearer than this: sqrt(2 - 2 r) for the correlation r of two blurred images, so r > 0.989
+FARTHEST = (
+    0.15  # near copies lie nearer than this: sqrt(2 - 2 r) for the correlation r of two blurred images, so r > 0.989
+)
 CLOSER = 0.4  # ... and closer than this in parts of the distance to the next neighbours, see `Pair`
 
 _NEIGHBOURS = 10  # training images looked at; the median of nine lets the train split hold an image five times
@@ -38,7 +40,9 @@ _SAME = 0.01  # images nearer than this are the same, however many there are; ro
 _FLOOR = 3000  # real images at most that a floor is measured on
 _CELLS = 16  # a descriptor is 16x16 ...
 _BLUR = 0.8  # ... blurred by this standard deviation, in cells: wider than what resampling changes, narrower than a stroke's shape
-_PAPER = 0.15  # what is darker than this share of the brightest pixel is no ink: noise on the paper must not move the centre
+_PAPER = (
+    0.15  # what is darker than this share of the brightest pixel is no ink: noise on the paper must not move the centre
+)
 _BLOCK = 2**25  # products held at once, 128 MiB
 
 
@@ -60,7 +64,9 @@ class Pair(NamedTuple):
         return self.distance < FARTHEST and self.closeness < CLOSER
 
 
-def memorisation(generated: Bytes, train: Bytes, test: Bytes, seed: int, closest: int = 12) -> tuple[dict[str, float], list[Pair]]:
+def memorisation(
+    generated: Bytes, train: Bytes, test: Bytes, seed: int, closest: int = 12
+) -> tuple[dict[str, float], list[Pair]]:
     """Hold generated images against both splits of the real ones, each uint8 [N,H,W], white on black, at least one image.
 
     Returns metrics and the `closest` pairs, lowest closeness first and each training image once. The metrics:
@@ -81,7 +87,9 @@ def memorisation(generated: Bytes, train: Bytes, test: Bytes, seed: int, closest
     """
     for name, images in (("generated set", generated), ("train split", train), ("test split", test)):
         if not len(images):
-            raise LekhaniError(f"The {name} holds no image, so copies cannot be looked for; see the counts in dataset.json and evaluate.n_generated.")
+            raise LekhaniError(
+                f"The {name} holds no image, so copies cannot be looked for; see the counts in dataset.json and evaluate.n_generated."
+            )
     rng = np.random.default_rng([seed, 6])
     drawn, known, unseen = descriptors(generated), descriptors(train), descriptors(test)
     distances, rows = nearest(drawn, known, _NEIGHBOURS)
@@ -102,12 +110,19 @@ def memorisation(generated: Bytes, train: Bytes, test: Bytes, seed: int, closest
     metrics["nearest_test_floor"] = float(np.median(away))
     if len(known) > 1:
         apart, others = nearest(known[own], known, 2)
-        other = (np.arange(len(own)), (others[:, 0] == own).astype(int))  # the second where the first is the image itself
-        metrics["train_excess_floor"], _ = _excess(apart[other], others[other], away, away_rows, len(known) - 1, len(unseen))
+        other = (
+            np.arange(len(own)),
+            (others[:, 0] == own).astype(int),
+        )  # the second where the first is the image itself
+        metrics["train_excess_floor"], _ = _excess(
+            apart[other], others[other], away, away_rows, len(known) - 1, len(unseen)
+        )
     closeness = _closeness(distances)
     order = np.lexsort((distances[:, 0], closeness))
     first = np.sort(np.unique(rows[order, 0], return_index=True)[1])
-    return metrics, [Pair(int(i), int(rows[i, 0]), float(distances[i, 0]), float(closeness[i])) for i in order[first[:closest]]]
+    return metrics, [
+        Pair(int(i), int(rows[i, 0]), float(distances[i, 0]), float(closeness[i])) for i in order[first[:closest]]
+    ]
 
 
 def among_features(generated: Floats, train: Floats, test: Floats) -> dict[str, float]:
@@ -115,7 +130,10 @@ def among_features(generated: Floats, train: Floats, test: Floats) -> dict[str, 
 
     `nearest_train_judge` and `nearest_test_judge`, each with its `_floor`.
     """
-    drawn, known, unseen = (features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12) for features in (generated, train, test))
+    drawn, known, unseen = (
+        features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+        for features in (generated, train, test)
+    )
     pairs = {"nearest_train_judge": (drawn, known), "nearest_test_judge": (drawn, unseen)}
     pairs |= {"nearest_train_judge_floor": (unseen, known), "nearest_test_judge_floor": (known, unseen)}
     return {name: float(np.median(nearest(one, other, 1)[0])) for name, (one, other) in pairs.items()}
@@ -180,7 +198,9 @@ def nearest(queries: Floats, references: Floats, k: int) -> tuple[Floats, Rows]:
 def _closeness(distances: Floats) -> Floats:
     """See `Pair`, float32 [N], from the distances [N,k] to the nearest training images; 1 where there is but one of them."""
     typical = np.median(distances[:, min(1, distances.shape[1] - 1) :], axis=1)
-    close: Floats = np.where(distances[:, 0] < _SAME, np.float32(0), distances[:, 0] / np.maximum(typical, np.float32(_SAME)))
+    close: Floats = np.where(
+        distances[:, 0] < _SAME, np.float32(0), distances[:, 0] / np.maximum(typical, np.float32(_SAME))
+    )
     return close
 
 
@@ -188,7 +208,9 @@ def _near_copies(distances: Floats) -> float:
     return float(((distances[:, 0] < FARTHEST) & (_closeness(distances) < CLOSER)).mean())
 
 
-def _excess(distances: Floats, rows: Rows, to_test: Floats, test_rows: Rows, n_train: int, n_test: int) -> tuple[float, float]:
+def _excess(
+    distances: Floats, rows: Rows, to_test: Floats, test_rows: Rows, n_train: int, n_test: int
+) -> tuple[float, float]:
     """See `memorisation`: the excess and its standard deviation, from each image's nearest training image and nearest test image."""
     trained = distances <= to_test[:, 0]
     chance = n_train / (n_train + n_test)

@@ -60,7 +60,13 @@ class ClassScore:
 
 
 def by_class(
-    generated: Readings, asked: Labels | None, test: Readings, test_labels: Labels, train: Readings, train_labels: Labels, seed: int
+    generated: Readings,
+    asked: Labels | None,
+    test: Readings,
+    test_labels: Labels,
+    train: Readings,
+    train_labels: Labels,
+    seed: int,
 ) -> list[ClassScore]:
     """Score each of the K classes by the judge's readings, (features float32 [N,F], logits float32 [N,K]); K scores in label order.
 
@@ -89,7 +95,12 @@ def by_class(
                 agreement=float(seen[mine].mean()) if asked is not None and mine.any() else None,
                 confidence=float(sure[seen].mean()) if seen.any() else None,
                 mistaken_for=int(mistakes[label].argmax()) if mistakes is not None and mistakes[label].any() else None,
-                **_closeness(ours[mine], real[test_labels == label], floor[train_labels == label], np.random.default_rng([seed, 5, label])),
+                **_closeness(
+                    ours[mine],
+                    real[test_labels == label],
+                    floor[train_labels == label],
+                    np.random.default_rng([seed, 5, label]),
+                ),
             )
         )
     return scores
@@ -110,9 +121,18 @@ def table(scores: Sequence[ClassScore], classes: Sequence[GlyphClass]) -> list[d
             **{"name": c.name, "glyph": c.glyph, "label": score.label, "asked": score.asked, "read_as": score.read_as},
             **{"agreement": score.agreement, "confidence": score.confidence},
             **{"fid": score.fid, "fid_floor": score.fid_floor, "fid_ratio": score.fid_ratio},
-            **{"recall": score.recall, "recall_floor": score.recall_floor, "diversity": score.diversity, "mistaken_for": instead},
+            **{
+                "recall": score.recall,
+                "recall_floor": score.recall_floor,
+                "diversity": score.diversity,
+                "mistaken_for": instead,
+            },
         }
-        rows.append(row if score.asked is not None else {key: row[key] for key in row if key not in {"asked", "agreement", "mistaken_for"}})
+        rows.append(
+            row
+            if score.asked is not None
+            else {key: row[key] for key in row if key not in {"asked", "agreement", "mistaken_for"}}
+        )
     return rows
 
 
@@ -163,13 +183,21 @@ def worst(scores: Sequence[ClassScore], count: int = 5) -> list[ClassScore]:
 
     def badness(score: ClassScore) -> tuple[bool, float, float]:
         right = 0 if score.agreement is None else round(20 * score.agreement)
-        return score.is_collapsed or score.is_lost or not score.read_as, -right, np.inf if score.fid_ratio is None else score.fid_ratio
+        return (
+            score.is_collapsed or score.is_lost or not score.read_as,
+            -right,
+            np.inf if score.fid_ratio is None else score.fid_ratio,
+        )
 
     return sorted((score for score in scores if score.asked != 0), key=badness, reverse=True)[:count]
 
 
 def worst_figure(
-    scores: Sequence[ClassScore], classes: Sequence[GlyphClass], generated: tuple[Bytes, Labels], real: tuple[Bytes, Labels], shown: int = 8
+    scores: Sequence[ClassScore],
+    classes: Sequence[GlyphClass],
+    generated: tuple[Bytes, Labels],
+    real: tuple[Bytes, Labels],
+    shown: int = 8,
 ) -> "Figure":
     """One row per score: the class, the first `shown` generated and real images of it, and what its numbers say.
 
@@ -184,7 +212,13 @@ def worst_figure(
         c = classes[score.label]
         name, *strips, words = (figure.add_subplot(places[row, column]) for column in range(4))
         for axes, (images, labels), title in zip(strips, (generated, real), ("generated", "real"), strict=True):
-            axes.imshow(_strip(images[labels == score.label][:shown], shown), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes.imshow(
+                _strip(images[labels == score.label][:shown], shown),
+                cmap="gray",
+                vmin=0,
+                vmax=255,
+                interpolation="nearest",
+            )
             if row == 0:
                 axes.set_title(title, fontsize=11)
         name.text(0.98, 0.5, c.glyph, fontsize=22, ha="right", va="center")
@@ -196,7 +230,9 @@ def worst_figure(
     return figure
 
 
-def heat_map(values: Mapping[str, Sequence[float]], classes: Sequence[GlyphClass], metric: Literal["agreement", "fid_ratio"]) -> "Figure":
+def heat_map(
+    values: Mapping[str, Sequence[float]], classes: Sequence[GlyphClass], metric: Literal["agreement", "fid_ratio"]
+) -> "Figure":
     """A column of per_class.csv for several variants: rows variants, columns classes, dark where it is bad; NaN stays grey.
 
     Agreement is shown in percent, fid in parts of its floor on a logarithmic scale from 1 to at least 10.
@@ -226,7 +262,15 @@ def heat_map(values: Mapping[str, Sequence[float]], classes: Sequence[GlyphClass
     axes.set_title(title)
     bright = shades(scale(cells))[..., :3].mean(-1) > 0.45
     for row, column in np.argwhere(np.isfinite(cells)):
-        axes.text(column, row, texts[row][column], fontsize=7, ha="center", va="center", color="black" if bright[row, column] else "white")
+        axes.text(
+            column,
+            row,
+            texts[row][column],
+            fontsize=7,
+            ha="center",
+            va="center",
+            color="black" if bright[row, column] else "white",
+        )
     return figure
 
 
@@ -251,7 +295,9 @@ def _moments(features: Doubles) -> tuple[Doubles, Doubles]:
     covariance = centred.T @ centred / len(features)
     round_one = np.eye(len(mean)) * (np.trace(covariance) / len(mean))
     distance = ((covariance - round_one) ** 2).sum()
-    error = (((centred**2).sum(1) ** 2).mean() - (covariance**2).sum()) / len(features)  # of the sample covariance, squared
+    error = (((centred**2).sum(1) ** 2).mean() - (covariance**2).sum()) / len(
+        features
+    )  # of the sample covariance, squared
     shrinkage = min(error / distance, 1.0) if distance > 0 else 0.0
     return mean, (1 - shrinkage) * covariance + shrinkage * round_one
 
@@ -276,7 +322,11 @@ def _strip(images: Bytes, shown: int) -> Picture:
 
 
 def _in_numbers(score: ClassScore, classes: Sequence[GlyphClass]) -> str:
-    lines = [f"{score.read_as} images are read as it"] if score.agreement is None else [f"agreement {score.agreement:.1%} of {score.asked}"]
+    lines = (
+        [f"{score.read_as} images are read as it"]
+        if score.agreement is None
+        else [f"agreement {score.agreement:.1%} of {score.asked}"]
+    )
     if score.mistaken_for is not None:
         lines[0] += f", else mostly {classes[score.mistaken_for].glyph}"
     if score.fid is not None and score.fid_ratio is not None:

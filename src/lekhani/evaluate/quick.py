@@ -20,7 +20,9 @@ class QuickScore:
     spread of the features within a class in parts of what real images have.
     """
 
-    def __init__(self, judge: JudgeNet, real: tuple[Bytes, Labels], n_classes: int, count: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, judge: JudgeNet, real: tuple[Bytes, Labels], n_classes: int, count: int, seed: int, device: torch.device
+    ) -> None:
         self.judge, self.n_classes, self.seed, self.device = judge.eval().to(device), n_classes, seed, device
         rows = np.random.default_rng([seed, 4]).permutation(len(real[0]))[:_REAL]
         images = torch.from_numpy(real[0][rows]).unsqueeze(1).float().div_(255)

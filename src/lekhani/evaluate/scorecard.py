@@ -53,7 +53,13 @@ def read_labels(logits: Floats, labels: Labels | None) -> Read:
 
 
 def read_real(
-    read: Callable[[Bytes], Readings], test: Bytes, train: Bytes, kid_subset_size: int, seed: int, cache: Path, extractor_sha256: str
+    read: Callable[[Bytes], Readings],
+    test: Bytes,
+    train: Bytes,
+    kid_subset_size: int,
+    seed: int,
+    cache: Path,
+    extractor_sha256: str,
 ) -> Real:
     """Read the test split and hold train images against it, both uint8 [N,H,W], or take both from the file `cache`.
 
@@ -64,18 +70,34 @@ def read_real(
     for content in (test, train):
         key.update(np.ascontiguousarray(content).data)
     key.update(Path(metrics.__file__).read_bytes())
-    with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(cache, allow_pickle=False) as saved:
+    with (
+        suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile),
+        np.load(cache, allow_pickle=False) as saved,
+    ):
         if saved["key"] == key.hexdigest():
-            return Real((saved["test"], saved["test_logits"]), (saved["train"], saved["train_logits"]), json.loads(str(saved["floor"])))
+            return Real(
+                (saved["test"], saved["test_logits"]),
+                (saved["train"], saved["train_logits"]),
+                json.loads(str(saved["floor"])),
+            )
     real, ours = read(test), read(train)
     floor = fidelity(ours, real, kid_subset_size, seed)
     with files.replacing(cache) as temporary, temporary.open("wb") as file:
         key_text, floor_text = np.array(key.hexdigest()), np.array(json.dumps(floor))
-        np.savez(file, key=key_text, floor=floor_text, test=real[0], test_logits=real[1], train=ours[0], train_logits=ours[1])
+        np.savez(
+            file, key=key_text, floor=floor_text, test=real[0], test_logits=real[1], train=ours[0], train_logits=ours[1]
+        )
     return Real(real, ours, floor)
 
 
-def score(generated: Sequence[Readings], labels: Labels | None, real: Real, test_labels: Labels, kid_subset_size: int, seed: int) -> dict[str, float]:
+def score(
+    generated: Sequence[Readings],
+    labels: Labels | None,
+    real: Real,
+    test_labels: Labels,
+    kid_subset_size: int,
+    seed: int,
+) -> dict[str, float]:
     """The judge's metrics of scorecard.json: generated images, one reading of N per sampling seed, against the test split.
 
     `labels` int64 [N] are those every sampling seed was asked for, None for an unconditional generator; label_agreement, class_entropy
@@ -92,7 +114,9 @@ def score(generated: Sequence[Readings], labels: Labels | None, real: Real, test
     return card
 
 
-def fidelity_card(generated: Sequence[Readings], real: Real, kid_subset_size: int, seed: int, suffix: str = "") -> dict[str, float]:
+def fidelity_card(
+    generated: Sequence[Readings], real: Real, kid_subset_size: int, seed: int, suffix: str = ""
+) -> dict[str, float]:
     """Each fidelity metric as `name + suffix`, its mean over the readings of several sampling seeds, with what stands beside it.
 
     `_std` is the standard deviation between sampling seeds, absent for a single one; `_floor` is what real train images score and
@@ -113,7 +137,12 @@ def fidelity_card(generated: Sequence[Readings], real: Real, kid_subset_size: in
 
 
 def second_opinion(
-    judge: Sequence[Readings], second: Sequence[Readings], labels: Labels | None, judge_test: Readings, second_test: Readings, test_labels: Labels
+    judge: Sequence[Readings],
+    second: Sequence[Readings],
+    labels: Labels | None,
+    judge_test: Readings,
+    second_test: Readings,
+    test_labels: Labels,
 ) -> dict[str, float]:
     """What another classifier says of the images, one reading of each per sampling seed: a generator may please the judge alone.
 
@@ -123,10 +152,18 @@ def second_opinion(
     read = [(one[1].argmax(1), other[1].argmax(1)) for one, other in zip(judge, second, strict=True)]
     floor = judge_test[1].argmax(1), second_test[1].argmax(1)
     agree = [float((one == other).mean()) for one, other in read]
-    card = {"judges_agree": float(np.mean(agree)), **_spread("judges_agree", agree), "judges_agree_floor": float((floor[0] == floor[1]).mean())}
+    card = {
+        "judges_agree": float(np.mean(agree)),
+        **_spread("judges_agree", agree),
+        "judges_agree_floor": float((floor[0] == floor[1]).mean()),
+    }
     if labels is not None:
         name, right = "label_agreement_second", [float((other == labels).mean()) for _, other in read]
-        card |= {name: float(np.mean(right)), **_spread(name, right), f"{name}_floor": float((floor[1] == test_labels).mean())}
+        card |= {
+            name: float(np.mean(right)),
+            **_spread(name, right),
+            f"{name}_floor": float((floor[1] == test_labels).mean()),
+        }
     return card
 
 

@@ -53,13 +53,21 @@ class Point:
 
 
 def real_alone(
-    train: Labelled, test: Labelled, n_classes: int, choice: params.Usefulness, seed: int, device: torch.device, on_point: Callable[[Point], None]
+    train: Labelled,
+    test: Labelled,
+    n_classes: int,
+    choice: params.Usefulness,
+    seed: int,
+    device: torch.device,
+    on_point: Callable[[Point], None],
 ) -> list[Point]:
     """The points of kind `real`, one per share of `choice`; no generator enters, so that one dataset needs them once.
 
     `on_point` hears each point when it is known.
     """
-    return [_point("real", share, train, None, test, n_classes, choice, seed, device, on_point) for share in choice.shares]
+    return [
+        _point("real", share, train, None, test, n_classes, choice, seed, device, on_point) for share in choice.shares
+    ]
 
 
 def usefulness(
@@ -80,7 +88,18 @@ def usefulness(
     """
     shares = [0.0, *choice.shares]
     return [
-        _point("real+synthetic" if share else "synthetic", share, train, synthetic, test, n_classes, choice, seed, device, on_point)
+        _point(
+            "real+synthetic" if share else "synthetic",
+            share,
+            train,
+            synthetic,
+            test,
+            n_classes,
+            choice,
+            seed,
+            device,
+            on_point,
+        )
         for share in shares
     ]
 
@@ -105,7 +124,9 @@ def metrics(points: Sequence[Point]) -> dict[str, float]:
             continue
         real = of.get(("real", share))
         if real is None or len(real.accuracies) != len(point.accuracies):
-            raise LekhaniError(f"Training on {100 * share:g}% of the real images alone was not measured with these params; run `dvc repro`.")
+            raise LekhaniError(
+                f"Training on {100 * share:g}% of the real images alone was not measured with these params; run `dvc repro`."
+            )
         gains = np.subtract(point.accuracies, real.accuracies)
         name = f"usefulness_gain_{100 * share:g}"
         card |= {name: float(gains.mean()), **_with_std(name, _std(gains.tolist()))}
@@ -120,9 +141,19 @@ def usefulness_figure(points: Sequence[Point], title: str) -> "Figure":
     figure = Figure(figsize=(7, 4.5))
     axes = figure.add_subplot()
     (alone,) = (point for point in points if point.kind == "synthetic")
-    for kind, label, form in (("real", "real alone", "C0o-"), ("real+synthetic", f"real and {alone.n_synthetic:,} synthetic", "C1s-")):
+    for kind, label, form in (
+        ("real", "real alone", "C0o-"),
+        ("real+synthetic", f"real and {alone.n_synthetic:,} synthetic", "C1s-"),
+    ):
         line = sorted((point for point in points if point.kind == kind), key=lambda point: point.share)
-        axes.errorbar([p.share for p in line], [p.mean for p in line], [p.std or 0 for p in line], fmt=form, capsize=4, label=label)
+        axes.errorbar(
+            [p.share for p in line],
+            [p.mean for p in line],
+            [p.std or 0 for p in line],
+            fmt=form,
+            capsize=4,
+            label=label,
+        )
         axes.set_xscale("log")
         axes.set_xticks([p.share for p in line], [f"{100 * p.share:g}%\n{p.n_real:,} images" for p in line])
     axes.axhline(alone.mean, color="C2", linestyle="--", label=f"{alone.n_synthetic:,} synthetic alone")

@@ -19,7 +19,9 @@ OPSET = 20
 MAX_BATCH = 4096
 
 
-def export_onnx(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path, metadata: dict[str, str]) -> None:
+def export_onnx(
+    module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path, metadata: dict[str, str]
+) -> None:
     """Write `module` as ONNX with the first axis of every input and output free (1 to 4096), and `metadata` as metadata_props."""
     model = _unrolled(module, inputs, outputs) if isinstance(module, Stepwise) else _traced(module, inputs, outputs)
     onnx.helper.set_model_props(model, metadata)
@@ -45,7 +47,9 @@ def _traced(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str]) ->
             verbose=False,
         )
     if program is None:
-        raise LekhaniError("torch.onnx could not trace the generator; this is a bug, please report it with the params you used.")
+        raise LekhaniError(
+            "torch.onnx could not trace the generator; this is a bug, please report it with the params you used."
+        )
     model: onnx.ModelProto = program.model_proto
     _forget_origin(model)
     return model
@@ -88,13 +92,17 @@ def _unrolled(module: Stepwise, inputs: dict[str, Tensor], outputs: list[str]) -
         _share(part.graph, weights)
     nodes = _renamed(begin.graph, "begin", {"noise": "noise", "labels": "labels"}, "state_0")
     for i, move in enumerate(moves):
-        if any("position" in node.input for node in advance[move].graph.node):  # ONNX Runtime grumbles about what nobody reads
+        if any(
+            "position" in node.input for node in advance[move].graph.node
+        ):  # ONNX Runtime grumbles about what nobody reads
             position = onnx.numpy_helper.from_array(np.array([i / module.steps], np.float32))
             nodes.append(onnx.helper.make_node("Constant", [], [f"position_{i}"], value=position))
         given = {"state": f"state_{i}", "position": f"position_{i}", "labels": "labels"}
         nodes += _renamed(advance[move].graph, f"step_{i}", given, f"state_{i + 1}")
     nodes += _renamed(finish.graph, "finish", {"state": f"state_{module.steps}"}, outputs[0])
-    graph = onnx.helper.make_graph(nodes, "unrolled", list(begin.graph.input), list(finish.graph.output), list(weights.values()))
+    graph = onnx.helper.make_graph(
+        nodes, "unrolled", list(begin.graph.input), list(finish.graph.output), list(weights.values())
+    )
     return onnx.helper.make_model(graph, opset_imports=finish.opset_import, ir_version=finish.ir_version)
 
 
@@ -150,6 +158,14 @@ def parity(module: nn.Module, path: Path, inputs: dict[str, Tensor], batches: tu
             difference = float(np.abs(one.numpy() - other).max()) if one.shape == other.shape else float("inf")
             worst = max(worst, difference if np.isfinite(difference) else float("inf"))
     return worst
+
+
+def require_parity(difference: float, tolerance: float, path: Path) -> None:
+    """Raise LekhaniError when the model at `path` differs from torch by more than `tolerance`; NaN differs."""
+    if not difference <= tolerance:
+        raise LekhaniError(
+            f"{path} differs from torch by {difference:.2g}, more than {tolerance:.2g}, so it is not fit to ship; please report the params you used."
+        )
 
 
 def latency_ms(path: Path, inputs: dict[str, Tensor], batch: int = 1, repeats: int = 20) -> float:

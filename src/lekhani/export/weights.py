@@ -21,4 +21,6 @@ def load_weights(module: nn.Module, path: Path) -> None:
     try:
         module.load_state_dict(load_file(path))
     except Exception as error:  # safetensors and torch raise several classes of their own
-        raise LekhaniError(f"{path} does not hold the weights it should ({first_line(error)}); run the stage that writes it again.") from error
+        raise LekhaniError(
+            f"{path} does not hold the weights it should ({first_line(error)}); run the stage that writes it again."
+        ) from error

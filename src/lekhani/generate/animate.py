@@ -15,9 +15,10 @@ import onnxruntime as ort
 from lekhani.data.spec import Labels
 from lekhani.errors import UsageError
 from lekhani.files import replacing
+from lekhani.inference.labels import parse_runs
+from lekhani.inference.model import LoadedModel
 from lekhani.inference.sampling import Plan, Wishes, draw_shard
 from lekhani.inference.session import Floats, Generator
-from lekhani.pen import Pen, parse_runs
 from lekhani.pictures import Picture, enlarged, grid, to_uint8
 
 if TYPE_CHECKING:
@@ -30,7 +31,15 @@ HOLD_MS = 1500
 
 
 def write_animation(
-    pen: Pen, wanted: Sequence[str], seed: int, out: Path, *, columns: int | None = None, scale: int = 4, fps: float = 8, overwrite: bool = False
+    pen: LoadedModel,
+    wanted: Sequence[str],
+    seed: int,
+    out: Path,
+    *,
+    columns: int | None = None,
+    scale: int = 4,
+    fps: float = 8,
+    overwrite: bool = False,
 ) -> str:
     """Write the glyphs that `generate` would write as they come about, as endless GIF or WebP by the suffix of `out`; returns a sentence about it.
 
@@ -48,7 +57,9 @@ def write_animation(
     side = pen.generator.image_size + 1
     width, height = (scale * (side * cells - 1) for cells in (min(columns, len(labels)), -(-len(labels) // columns)))
     if max(width, height) > MAX_SIDE:
-        raise UsageError(f"The picture would be {width:,} x {height:,} pixels, and {MAX_SIDE:,} is the most; choose another --columns or --scale.")
+        raise UsageError(
+            f"The picture would be {width:,} x {height:,} pixels, and {MAX_SIDE:,} is the most; choose another --columns or --scale."
+        )
     film = Film(pen.generator)
     noise = draw_shard(pen.generator, pen.reader, labels, Wishes(seed)).noise
     frames = [enlarged(grid(to_uint8(images), columns), scale) for images in film.run(noise, labels)]
@@ -82,7 +93,9 @@ class Film:
 
     def run(self, noise: Floats, labels: Labels, batch_size: int = 128) -> Floats:
         """Noise float32 [N, noise_dim], labels int64 [N] -> images float32 [steps+1, N,1,H,W] in [0,1]; first the empty paper, last the result."""
-        parts = [self._run(noise[i : i + batch_size], labels[i : i + batch_size]) for i in range(0, len(labels), batch_size)]
+        parts = [
+            self._run(noise[i : i + batch_size], labels[i : i + batch_size]) for i in range(0, len(labels), batch_size)
+        ]
         return np.concatenate(parts, 1)
 
     def _run(self, noise: Floats, labels: Labels) -> Floats:
@@ -98,11 +111,23 @@ def save(frames: Sequence[Picture], path: Path, fps: float) -> None:
     first, *others = (Image.fromarray(frame) for frame in frames)
     durations = [round(1000 / fps)] * len(others) + [round(1000 / fps) + HOLD_MS]
     with replacing(path) as temporary:
-        first.save(temporary, format=FORMATS[path.suffix.lower()], save_all=True, append_images=others, duration=durations, loop=0, lossless=True)
+        first.save(
+            temporary,
+            format=FORMATS[path.suffix.lower()],
+            save_all=True,
+            append_images=others,
+            duration=durations,
+            loop=0,
+            lossless=True,
+        )
 
 
 def _session(
-    model: "onnx.ModelProto", nodes: "list[onnx.NodeProto]", inputs: "list[onnx.ValueInfoProto]", outputs: list[str], generator: Generator
+    model: "onnx.ModelProto",
+    nodes: "list[onnx.NodeProto]",
+    inputs: "list[onnx.ValueInfoProto]",
+    outputs: list[str],
+    generator: Generator,
 ) -> ort.InferenceSession:
     """A session for some nodes of `model` with the weights that they use, on the device that `generator` runs on."""
     import onnx

@@ -7,11 +7,11 @@ import numpy as np
 import yaml
 
 from lekhani.generate.formats import LAYOUTS
-from lekhani.pen import Pen
+from lekhani.inference.model import LoadedModel
 from lekhani.text import code, escaped, markdown_table
 
 
-def origin(pen: Pen) -> dict[str, Any]:
+def origin(pen: LoadedModel) -> dict[str, Any]:
     """Where a pen's model comes from: of a registered one the links that `lekhani lineage` shows, of a file what its metadata tell."""
     generator = pen.generator
     told: dict[str, Any] = {
@@ -36,7 +36,7 @@ def origin(pen: Pen) -> dict[str, Any]:
     return told
 
 
-def licence(pen: Pen, model: Mapping[str, Any]) -> str | None:
+def licence(pen: LoadedModel, model: Mapping[str, Any]) -> str | None:
     """The licence of the data that a registered model was trained on; None for one whose lineage is not known."""
     return model["lineage"].get("data", {}).get("licence") if pen.version else None
 
@@ -46,7 +46,9 @@ def licence_sentence(known: str | None) -> str:
     return f"Licence of the images that the model was trained on: {escaped(known) if known else 'not known here; ask whoever gave you the model'}."
 
 
-def datasheet(pen: Pen, request: Mapping[str, Any], records: Sequence[Mapping[str, Any]], runs: Sequence[tuple[int, int]]) -> dict[str, Any]:
+def datasheet(
+    pen: LoadedModel, request: Mapping[str, Any], records: Sequence[Mapping[str, Any]], runs: Sequence[tuple[int, int]]
+) -> dict[str, Any]:
     """The contents of dataset.json. `request` is what was asked for, `records` what came of each shard, in order.
 
     Per class it gives the `count` and, where a judge chose, `seen`, `good` and the share kept as `rate`.
@@ -57,7 +59,12 @@ def datasheet(pen: Pen, request: Mapping[str, Any], records: Sequence[Mapping[st
     seen, good = (np.sum([record[key] for record in chosen], axis=0) if chosen else None for key in ("seen", "good"))
     classes = []
     for known in pen.classes:
-        one: dict[str, Any] = {"label": known.label, "name": known.name, "glyph": known.glyph, "count": int(counts[known.label])}
+        one: dict[str, Any] = {
+            "label": known.label,
+            "name": known.name,
+            "glyph": known.glyph,
+            "count": int(counts[known.label]),
+        }
         if seen is not None and good is not None and one["count"]:
             one |= {"seen": int(seen[known.label]), "good": int(good[known.label])}
             one["rate"] = round(one["good"] / one["seen"], 4)
@@ -81,21 +88,35 @@ def readme(sheet: Mapping[str, Any]) -> str:
     from lekhani.registry.card import licence_tags
 
     model, request, layout = sheet["model"], sheet["request"], LAYOUTS[sheet["request"]["format"]]
-    head = {**licence_tags(sheet["licence"]), "task_categories": ["image-classification"], "tags": ["handwriting", "synthetic", model["dataset"]]}
+    head = {
+        **licence_tags(sheet["licence"]),
+        "task_categories": ["image-classification"],
+        "tags": ["handwriting", "synthetic", model["dataset"]],
+    }
     facts = [
         ("images", f"{sheet['images']:,}, {sheet['image_size']} x {sheet['image_size']} pixels, white on black"),
         ("files", escaped(f"{layout.about}; shards: {len(sheet['shards'])}")),
         ("model", f"{escaped(model['name'])} ({escaped(model['variant'])})"),
         ("model, SHA-256", f"`{model['sha256']}`"),
         ("seed", f"{request['seed']}"),
-        ("truncation", f"noise within {request['truncation']} standard deviations" if request["truncation"] else "none"),
+        (
+            "truncation",
+            f"noise within {request['truncation']} standard deviations" if request["truncation"] else "none",
+        ),
         ("filter", _filter(request)),
         ("computed on", f"{request['device']} in {request['precision']}"),
     ]
     judged = any("seen" in one for one in sheet["classes"])
     heads = ("label", "name", "glyph", "images", *(("judged", "kept") if judged else ()))
     rows = [
-        (one["label"], escaped(one["name"]), escaped(one["glyph"]), f"{one['count']:,}", *(_rates(one) if judged else ())) for one in sheet["classes"]
+        (
+            one["label"],
+            escaped(one["name"]),
+            escaped(one["glyph"]),
+            f"{one['count']:,}",
+            *(_rates(one) if judged else ()),
+        )
+        for one in sheet["classes"]
     ]
     lines = [
         *("---", yaml.safe_dump(head, allow_unicode=True, sort_keys=False) + "---", ""),
@@ -109,7 +130,11 @@ def readme(sheet: Mapping[str, Any]) -> str:
         "",
         "## Classes",
         "",
-        *(["Judged is how many images the judge saw for a class, kept the share that it found good.", ""] if judged else []),
+        *(
+            ["Judged is how many images the judge saw for a class, kept the share that it found good.", ""]
+            if judged
+            else []
+        ),
         *markdown_table(heads, rows),
         "",
         "## Licence",
@@ -118,7 +143,10 @@ def readme(sheet: Mapping[str, Any]) -> str:
         "",
         "## Lineage",
         "",
-        *markdown_table(("", ""), [(escaped(key), f"`{code(value)}`") for key, value in _flat(model["lineage"]) if value is not None]),
+        *markdown_table(
+            ("", ""),
+            [(escaped(key), f"`{code(value)}`") for key, value in _flat(model["lineage"]) if value is not None],
+        ),
         "",
     ]
     return "\n".join(lines)

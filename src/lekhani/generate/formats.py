@@ -59,7 +59,10 @@ def png_bytes(picture: Bytes, level: int = 1) -> bytes:
     packer = zlib.compressobj(level, zlib.DEFLATED, 15, 8, zlib.Z_RLE)
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", packer.compress(lines.tobytes()) + packer.flush()), (b"IEND", b""))
-    packed = [struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content)) for kind, content in chunks]
+    packed = [
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
@@ -85,7 +88,9 @@ def _png(folder: Path, place: Place, images: Bytes, confidence: Floats | None) -
         writer.writerow(("file", "label", "name", "glyph", *sure))
         for name, (i, _, known) in zip(_pictures(place), place.rows(), strict=True):
             (below / name).write_bytes(png_bytes(images[i]))
-            writer.writerow((name, known.label, known.name, known.glyph, *([] if confidence is None else [f"{confidence[i]:.4f}"])))
+            writer.writerow(
+                (name, known.label, known.name, known.glyph, *([] if confidence is None else [f"{confidence[i]:.4f}"]))
+            )
 
 
 # --- Parquet, with what Hugging Face's datasets wants to know ---
@@ -119,7 +124,9 @@ def _parquet(folder: Path, place: Place, images: Bytes, confidence: Floats | Non
     table = pa.table(columns).replace_schema_metadata(told)
     path = folder / _parquet_names(place)[0]
     path.parent.mkdir()
-    pq.write_table(table, path, compression="zstd", row_group_size=1000)  # packs many pictures at once, smaller and quicker than each alone
+    pq.write_table(
+        table, path, compression="zstd", row_group_size=1000
+    )  # packs many pictures at once, smaller and quicker than each alone
 
 
 # --- tar files for webdataset ---
@@ -134,7 +141,11 @@ def _tar(folder: Path, place: Place, images: Bytes, confidence: Floats | None) -
         for i, whole, known in place.rows():
             told = {"label": known.label, "name": known.name, "glyph": known.glyph}
             told |= {} if confidence is None else {"confidence": round(float(confidence[i]), 4)}
-            members = {"cls": f"{known.label}".encode(), "json": json.dumps(told, ensure_ascii=False).encode(), "png": png_bytes(images[i])}
+            members = {
+                "cls": f"{known.label}".encode(),
+                "json": json.dumps(told, ensure_ascii=False).encode(),
+                "png": png_bytes(images[i]),
+            }
             for end, content in members.items():
                 member = tarfile.TarInfo(f"{whole:09d}.{end}")  # of the year 1970 and of user 0, unless told otherwise
                 member.size = len(content)
@@ -146,14 +157,19 @@ def _tar(folder: Path, place: Place, images: Bytes, confidence: Floats | None) -
 
 def _idx_names(place: Place) -> list[str]:
     number = f"-{place.stem()}" if place.stem() else ""
-    return [f"train{number}-images-idx3-ubyte", f"train{number}-labels-idx1-{'ubyte' if len(place.classes) <= 256 else 'int'}"]
+    return [
+        f"train{number}-images-idx3-ubyte",
+        f"train{number}-labels-idx1-{'ubyte' if len(place.classes) <= 256 else 'int'}",
+    ]
 
 
 def _idx(folder: Path, place: Place, images: Bytes, _: Floats | None) -> None:
     pictures, labels = _idx_names(place)
     (folder / pictures).write_bytes(struct.pack(">BBBB3I", 0, 0, 0x08, 3, *images.shape) + images.tobytes())
     kind, dtype = (0x08, ">u1") if len(place.classes) <= 256 else (0x0C, ">i4")
-    (folder / labels).write_bytes(struct.pack(">BBBBI", 0, 0, kind, 1, len(images)) + place.labels.astype(dtype).tobytes())
+    (folder / labels).write_bytes(
+        struct.pack(">BBBBI", 0, 0, kind, 1, len(images)) + place.labels.astype(dtype).tobytes()
+    )
 
 
 # --- NumPy ---
@@ -169,7 +185,9 @@ def _npz(folder: Path, place: Place, images: Bytes, confidence: Floats | None) -
 
 
 LAYOUTS: dict[str, Layout] = {
-    "png": Layout(_png_names, _png, "PNG files, with file, label, name and glyph of each in the labels.csv beside them"),
+    "png": Layout(
+        _png_names, _png, "PNG files, with file, label, name and glyph of each in the labels.csv beside them"
+    ),
     "parquet": Layout(_parquet_names, _parquet, "Parquet files in data/ with the columns image (PNG), label and glyph"),
     "webdataset": Layout(_tar_names, _tar, "tar files with a .png, a .cls (the label) and a .json for each image"),
     "idx": Layout(_idx_names, _idx, "IDX files, as MNIST comes: images uint8 [N,H,W], and their labels"),

@@ -5,22 +5,20 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lekhani.errors import LekhaniError, UsageError, first_line
+from lekhani.generate.shards import Job, write_shard
+from lekhani.inference.model import LoadedModel
 from lekhani.inference.session import Generator, Precision, Reader
-from lekhani.pen import Pen
-
-if TYPE_CHECKING:
-    from lekhani.generate.write import Job
 
 
 class Writer:
     """An actor: it opens the models once, from their bytes, since the files lie on another machine, and writes shards by their numbers."""
 
-    def __init__(self, job: "Job", generator: bytes, judge: bytes | None, provider: str, precision: Precision) -> None:
+    def __init__(self, job: Job, generator: bytes, judge: bytes | None, provider: str, precision: Precision) -> None:
         """Open what every shard needs."""
         self.job = job
         with TemporaryDirectory() as folder:
@@ -34,8 +32,6 @@ class Writer:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Write the shards whose numbers are in the column `id`; `error` is empty, or the sentence that says what went wrong."""
-        from lekhani.generate.write import write_shard
-
         errors, number = [], -1
         for number in batch["id"].tolist():
             try:
@@ -46,7 +42,7 @@ class Writer:
         return {"id": batch["id"], "error": np.array(errors, dtype=object)}
 
 
-def write_shards(job: "Job", pen: Pen, missing: Sequence[int], advance: Callable[[int], object]) -> None:
+def write_shards(job: Job, pen: LoadedModel, missing: Sequence[int], advance: Callable[[int], object]) -> None:
     """Write the `missing` shards on the Ray cluster that RAY_ADDRESS names, or on one of this machine's cores.
 
     All machines must reach `job.out`. Raises UsageError when Ray is not installed, and LekhaniError when a shard cannot be written.
@@ -60,7 +56,11 @@ def write_shards(job: "Job", pen: Pen, missing: Sequence[int], advance: Callable
     gpu = pen.generator.device != "CPU"
     try:
         if ours:
-            own: dict[str, Any] = {"address": "local", "num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
+            own: dict[str, Any] = {
+                "address": "local",
+                "num_cpus": len(os.sched_getaffinity(0)),
+                "include_dashboard": False,
+            }
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **({} if os.environ.get("RAY_ADDRESS") else own))
         ray.data.DataContext.get_current().enable_progress_bars = False
         judge = None if pen.reader is None else pen.reader.path.read_bytes()
@@ -81,7 +81,9 @@ def write_shards(job: "Job", pen: Pen, missing: Sequence[int], advance: Callable
                 raise LekhaniError(row["error"])
             advance(len(job.request.plan.labels(row["id"])))
     except ray.exceptions.RayError as error:
-        raise LekhaniError(f"Ray could not finish: {first_line(error)}; run the same again, what is finished is kept.") from error
+        raise LekhaniError(
+            f"Ray could not finish: {first_line(error)}; run the same again, what is finished is kept."
+        ) from error
     finally:
         if ours:
             ray.shutdown()

@@ -23,7 +23,9 @@ class Store:
         try:
             self.fs, self.root = fsspec.url_to_fs(out)
         except ImportError as error:
-            raise UsageError(f"--out {out} needs a package that is missing; for s3:// install lekhani[s3]: {first_line(error)}") from error
+            raise UsageError(
+                f"--out {out} needs a package that is missing; for s3:// install lekhani[s3]: {first_line(error)}"
+            ) from error
         except ValueError as error:
             raise UsageError(f"--out {out} is no place to write to: {first_line(error)}") from error
         self.local = isinstance(self.fs, LocalFileSystem)
@@ -39,13 +41,21 @@ class Store:
             if not isinstance(error, OSError) and not type(error).__module__.startswith(("botocore", "aiohttp")):
                 raise
             why = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-            advice = "free space or check permissions" if self.local else "check the address, the credentials and the bucket"
-            raise LekhaniError(f"Could not write {self.out}: {why}; {advice}, then run the same again: what is finished is kept.") from error
+            advice = (
+                "free space or check permissions" if self.local else "check the address, the credentials and the bucket"
+            )
+            raise LekhaniError(
+                f"Could not write {self.out}: {why}; {advice}, then run the same again: what is finished is kept."
+            ) from error
 
     def entries(self) -> list[str]:
         """The names of what is there, without what lies deeper."""
         self.fs.invalidate_cache()
-        return [path.rstrip("/").rsplit("/", 1)[-1] for path in self.fs.ls(self.root, detail=False)] if self.fs.exists(self.root) else []
+        return (
+            [path.rstrip("/").rsplit("/", 1)[-1] for path in self.fs.ls(self.root, detail=False)]
+            if self.fs.exists(self.root)
+            else []
+        )
 
     def read(self, name: str) -> Any:
         """A JSON file; None where there is none or it is none."""

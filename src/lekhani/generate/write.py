@@ -4,7 +4,6 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,38 +11,13 @@ from lekhani.data.spec import GlyphClass
 from lekhani.errors import UsageError
 from lekhani.generate.datasheet import MADE_BY, datasheet, readme
 from lekhani.generate.formats import LAYOUTS, Format, Place
+from lekhani.generate.shards import Job, Request, record_name, write_shard
 from lekhani.generate.store import UNFINISHED, Store
-from lekhani.inference.sampling import Plan, Wishes, draw_shard
-from lekhani.inference.session import Generator, Reader
-from lekhani.pen import MAX_COUNT, Pen, label_of, parse_runs
+from lekhani.inference.labels import MAX_COUNT, label_of, parse_runs
+from lekhani.inference.model import LoadedModel
 
 Engine = Literal["local", "ray"]
 _BEGUN = f"{UNFINISHED}/request.json"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a dataset is to hold and how: the labels of `plan`, the `wishes` for its images, the `format` of its files."""
-
-    plan: Plan
-    wishes: Wishes
-    format: Format = "png"
-
-    def told(self, pen: Pen) -> dict[str, Any]:
-        """All that decides the bytes, ready for JSON."""
-        judged = not pen.generator.conditional or self.wishes.min_confidence is not None
-        return {
-            "model_sha256": pen.generator.sha256,
-            "judge_sha256": pen.reader.sha256 if judged and pen.reader else None,
-            "labels": [[pen.classes[label].name, count] for label, count in self.plan.runs],
-            "format": self.format,
-            "seed": self.wishes.seed,
-            "min_confidence": self.wishes.min_confidence,
-            "truncation": self.wishes.truncation,
-            "shard_size": self.plan.shard_size,
-            "device": pen.generator.device,
-            "precision": pen.generator.precision,
-        }
 
 
 def counts(
@@ -69,7 +43,9 @@ def counts(
     if total is not None:
         left = total - sum(count for _, count in runs)
         if left < 0 or (left and not others):
-            raise UsageError(f"--total {total:,} is not what --label and --from-csv add up to ({total - left:,}); leave one of them out.")
+            raise UsageError(
+                f"--total {total:,} is not what --label and --from-csv add up to ({total - left:,}); leave one of them out."
+            )
         share, more = divmod(left, max(1, len(others)))
         runs += [(label, share + (i < more)) for i, label in enumerate(others)]
     runs = [run for run in runs if run[1]]
@@ -85,12 +61,16 @@ def _rows(path: Path, classes: Sequence[GlyphClass]) -> list[tuple[int, int]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             if "label" not in (reader.fieldnames or ()):
-                raise UsageError(f"--from-csv {path} has no column label; its first line must name the columns label and, if wanted, count.")
+                raise UsageError(
+                    f"--from-csv {path} has no column label; its first line must name the columns label and, if wanted, count."
+                )
             for row in reader:
                 where = f"--from-csv {path}, line {reader.line_num}"
                 count = (row.get("count") or "1").strip()
                 if not (count.isascii() and count.isdigit() and int(count[:11]) <= MAX_COUNT):
-                    raise UsageError(f"{where}: the count {count[:20]!r} must be a whole number from 0 to {MAX_COUNT:,}.")
+                    raise UsageError(
+                        f"{where}: the count {count[:20]!r} must be a whole number from 0 to {MAX_COUNT:,}."
+                    )
                 label = label_of((row["label"] or "").strip(), classes, where)
                 found[label] = found.get(label, 0) + int(count)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -98,7 +78,9 @@ def _rows(path: Path, classes: Sequence[GlyphClass]) -> list[tuple[int, int]]:
     return list(found.items())
 
 
-def write_dataset(pen: Pen, request: Request, out: str, *, engine: Engine = "local", overwrite: bool = False) -> str:
+def write_dataset(
+    pen: LoadedModel, request: Request, out: str, *, engine: Engine = "local", overwrite: bool = False
+) -> str:
     """Write what is asked for below `out`, a folder or an address such as s3://bucket/folder; returns a sentence about it.
 
     dataset.json is written last, so that where it is, all is there. A run that was stopped goes on where it was when the same is asked
@@ -115,7 +97,12 @@ def write_dataset(pen: Pen, request: Request, out: str, *, engine: Engine = "loc
         whole = {one["number"]: one for one in begun.get("shards", ())}
         missing = []
         for number in range(plan.shards):
-            if _intact(store, job.place(number, pen.classes), request.format, whole.get(number) or store.read(_record(number))):
+            if _intact(
+                store,
+                job.place(number, pen.classes),
+                request.format,
+                whole.get(number) or store.read(record_name(number)),
+            ):
                 advance(len(plan.labels(number)))
             else:
                 missing.append(number)
@@ -123,7 +110,7 @@ def write_dataset(pen: Pen, request: Request, out: str, *, engine: Engine = "loc
             run = _locally if engine == "local" else _by_ray
             run(job, pen, missing, advance)
         if not whole:
-            sheet = datasheet(pen, told, [store.read(_record(number)) for number in range(plan.shards)], plan.runs)
+            sheet = datasheet(pen, told, [store.read(record_name(number)) for number in range(plan.shards)], plan.runs)
             store.write("README.md", readme(sheet))
             store.write("dataset.json", _json(sheet))
         store.remove(UNFINISHED)
@@ -133,44 +120,12 @@ def write_dataset(pen: Pen, request: Request, out: str, *, engine: Engine = "loc
     return f"Wrote {plan.total:,} images of {classes} classes to {out} with {pen.origin}, seed {request.wishes.seed}{before}."
 
 
-@dataclass(frozen=True)
-class Job:
-    """What is needed, besides a pen, to make any shard of a dataset."""
-
-    request: Request
-    out: str
-    batch_size: int
-
-    def place(self, number: int, classes: Sequence[GlyphClass]) -> Place:
-        """Which part of the dataset a shard is."""
-        plan = self.request.plan
-        return Place(number, plan.shards, plan.start(number), plan.labels(number), classes)
-
-
-def write_shard(job: Job, generator: Generator, reader: Reader | None, number: int, advance: Callable[[int], object] = lambda _: None) -> None:
-    """Draw one shard and bring its files to where they belong, then the record that it is finished."""
-    store, place, layout = Store(job.out), job.place(number, generator.classes), LAYOUTS[job.request.format]
-    with store.errors(), store.workplace() as folder:
-        drawn = draw_shard(generator, reader, place.labels, job.request.wishes, number, job.batch_size, advance)
-        layout.write(folder, place, drawn.images, drawn.confidence)
-        names = layout.names(place)
-        record = {
-            "number": number,
-            "images": len(drawn.images),
-            "sha256": Store(str(folder)).digest(names),
-            "seen": None if drawn.seen is None else drawn.seen.tolist(),
-            "good": None if drawn.good is None else drawn.good.tolist(),
-        }
-        store.place(folder, names)
-        store.write(_record(number), json.dumps(record))
-
-
-def _locally(job: Job, pen: Pen, missing: Sequence[int], advance: Callable[[int], object]) -> None:
+def _locally(job: Job, pen: LoadedModel, missing: Sequence[int], advance: Callable[[int], object]) -> None:
     for number in missing:
         write_shard(job, pen.generator, pen.reader, number, advance)
 
 
-def _by_ray(job: Job, pen: Pen, missing: Sequence[int], advance: Callable[[int], object]) -> None:
+def _by_ray(job: Job, pen: LoadedModel, missing: Sequence[int], advance: Callable[[int], object]) -> None:
     from lekhani.generate import on_ray
 
     on_ray.write_shards(job, pen, missing, advance)
@@ -182,24 +137,30 @@ def _begin(store: Store, told: dict[str, Any], overwrite: bool) -> dict[str, Any
     if earlier is None and set(store.entries()) <= {UNFINISHED}:
         return None
     if not isinstance(earlier, dict) or earlier.get("made_by") != MADE_BY:
-        hint = "it holds no dataset.json of ours, so that --overwrite does not touch it either" if overwrite else "or pass --overwrite if it is ours"
+        hint = (
+            "it holds no dataset.json of ours, so that --overwrite does not touch it either"
+            if overwrite
+            else "or pass --overwrite if it is ours"
+        )
         raise UsageError(f"{store.out} exists already; choose another --out, {hint}.")
     if overwrite:
         store.clear()
         return None
     before = earlier["request"]
-    differences = [f"{key} {_short(before.get(key))} there, {_short(value)} here" for key, value in told.items() if before.get(key) != value]
+    differences = [
+        f"{key} {_short(before.get(key))} there, {_short(value)} here"
+        for key, value in told.items()
+        if before.get(key) != value
+    ]
     if differences:
-        raise UsageError(f"{store.out} was asked for otherwise ({'; '.join(differences)}); choose another --out or pass --overwrite.")
+        raise UsageError(
+            f"{store.out} was asked for otherwise ({'; '.join(differences)}); choose another --out or pass --overwrite."
+        )
     return earlier
 
 
 def _intact(store: Store, place: Place, form: Format, record: Any) -> bool:
     return isinstance(record, dict) and store.digest(LAYOUTS[form].names(place)) == record.get("sha256")
-
-
-def _record(number: int) -> str:
-    return f"{UNFINISHED}/{number:05d}.json"
 
 
 def _short(value: Any) -> str:
@@ -217,7 +178,14 @@ def _json(value: Any) -> str:
 def _bar(total: int) -> Iterator[Callable[[int], object]]:
     """A progress bar on the terminal, nothing where there is none; yields what moves it on by so many images."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())

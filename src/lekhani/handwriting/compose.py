@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,12 @@ from scipy import ndimage
 
 from lekhani.data.spec import GlyphClass, Labels
 from lekhani.errors import LekhaniError, UsageError
+from lekhani.inference.model import LoadedModel
 from lekhani.inference.sampling import confidences
 from lekhani.inference.session import Floats, Generator, Reader
 from lekhani.pictures import to_uint8
 
-if TYPE_CHECKING:
-    from lekhani.pen import Pen
+Strength = Literal["none", "light", "strong"]
 
 EFFECTS = ("rotation", "ink", "paper", "blur", "noise")
 STRENGTHS = {"none": 0.0, "light": 1.0, "strong": 2.5}
@@ -31,7 +31,9 @@ SPACE = -1
 TRIES = 30  # redraws of a glyph that the judge reads as another
 MARGIN = 0.14  # of the height, above and below the ink
 DETAIL = 3  # pixels of the drawing board for one of a glyph's
-_INKS = np.array([[25, 25, 30], [22, 35, 90], [30, 50, 140], [70, 70, 75]], np.float32)  # black, blue-black, blue, pencil; RGB
+_INKS = np.array(
+    [[25, 25, 30], [22, 35, 90], [30, 50, 140], [70, 70, 75]], np.float32
+)  # black, blue-black, blue, pencil; RGB
 _OPEN = frozenset("थधभश")  # their head line begins in the middle; with a closed one ध would be घ, and भ would be म
 _LETTER = re.compile("[\u0915-\u0939\u0958-\u095f]")  # Devanagari's consonants, and conjuncts, which start with one
 
@@ -39,8 +41,8 @@ _Rng = np.random.Generator
 
 
 @dataclass(frozen=True)
-class Look:
-    """How lines look.
+class LineStyle:
+    """How lines style.
 
     `height` of the picture in pixels, 16 to 512; `join` draws the head line from letter to letter; `variety` in [0,1] is how much the glyphs of a
     line differ beyond their letters; `augment` is the strength of all effects but those in `without`. Raises UsageError for others.
@@ -49,7 +51,7 @@ class Look:
     height: int = 64
     join: bool = True
     variety: float = 0.3
-    augment: Literal["none", "light", "strong"] = "light"
+    augment: Strength = "light"
     without: Collection[str] = ()
     light_on_dark: bool = False
 
@@ -61,7 +63,9 @@ class Look:
         if self.augment not in STRENGTHS:
             raise UsageError(f"There is no strength {self.augment!r}; there are {', '.join(STRENGTHS)}.")
         if not 16 <= self.height <= 512 or not 0 <= self.variety <= 1:
-            raise UsageError(f"A line is 16 to 512 pixels high, not {self.height}, and its variety lies from 0 to 1, not at {self.variety}.")
+            raise UsageError(
+                f"A line is 16 to 512 pixels high, not {self.height}, and its variety lies from 0 to 1, not at {self.variety}."
+            )
 
 
 @dataclass(frozen=True)
@@ -104,11 +108,15 @@ class Script:
                 place = piece.end()
         if unknown:
             named = ", ".join(map(_named, unknown))
-            raise UsageError(f"The model cannot write {named} in {shortened(text)!r}; it writes {self.alphabet} and spaces.")
+            raise UsageError(
+                f"The model cannot write {named} in {shortened(text)!r}; it writes {self.alphabet} and spaces."
+            )
         if not found:
             raise UsageError("There is nothing to write: the text is empty.")
         if len(found) > MAX_GLYPHS:
-            raise UsageError(f"The text {shortened(text)!r} has {len(found):,} glyphs, and a line holds at most {MAX_GLYPHS}; break it up.")
+            raise UsageError(
+                f"The text {shortened(text)!r} has {len(found):,} glyphs, and a line holds at most {MAX_GLYPHS}; break it up."
+            )
         return found
 
 
@@ -133,30 +141,45 @@ def rng_of(generator: Generator, seed: int, *numbers: int) -> _Rng:
     return np.random.default_rng([int(generator.sha256[:16], 16), seed, *numbers])
 
 
-def line_image(pen: "Pen", text: str, seed: int = 0, *, number: int = 0, min_confidence: float = 0.5, **choices: Any) -> Image.Image:
-    """`compose` with the choices of `Look` by name: height, join, variety, augment, without, light_on_dark."""
-    return compose(pen, text, seed, Look(**choices), number=number, min_confidence=min_confidence)
+def compose(
+    model: LoadedModel,
+    text: str,
+    seed: int = 0,
+    style: LineStyle | None = None,
+    *,
+    number: int = 0,
+    min_confidence: float = 0.5,
+) -> Image.Image:
+    """Line `number` of `seed` as a picture of mode L where `style.augment` is none and RGB otherwise, dark on light.
 
-
-def compose(pen: "Pen", text: str, seed: int, look: Look, *, number: int = 0, min_confidence: float = 0.5) -> Image.Image:
-    """Line `number` of `seed` as a picture of mode L where `look.augment` is none and RGB otherwise, dark on light.
-
-    A glyph that the pen's judge, if it has one, does not read as asked with at least `min_confidence` in [0,1] is drawn again; 0 keeps all.
+    A glyph that the model's judge, if it has one, does not read as asked with at least `min_confidence` in [0,1] is drawn again; 0 keeps all.
     Raises UsageError when `text` holds what the model cannot write, and for a generator that takes no labels; LekhaniError when a glyph
     does not come out readable.
     """
-    generator = pen.generator
+    style = style or LineStyle()
+    generator = model.generator
     if not generator.conditional:
-        raise UsageError(f"{pen.origin} ({generator.variant}) takes no labels, so it cannot keep one hand for a line; use a conditional model.")
+        raise UsageError(
+            f"{model.origin} ({generator.variant}) takes no labels, so it cannot keep one hand for a line; use a conditional model."
+        )
     labels = Script(generator.classes).labels(plain(text))
     rng = rng_of(generator, seed, number, 0)
     written: Labels = np.array([label for label in labels if label != SPACE], np.int64)
-    glyphs = iter(draw(generator, written, rng, look.variety, pen.reader if min_confidence else None, min_confidence))
-    ink = _row([None if label == SPACE else (next(glyphs), generator.classes[label]) for label in labels], rng, look)
-    return _on_paper(ink, look, [rng_of(generator, seed, number, 1 + i) for i in range(len(EFFECTS))])
+    glyphs = iter(
+        draw(generator, written, rng, style.variety, model.reader if min_confidence else None, min_confidence)
+    )
+    ink = _row([None if label == SPACE else (next(glyphs), generator.classes[label]) for label in labels], rng, style)
+    return _on_paper(ink, style, [rng_of(generator, seed, number, 1 + i) for i in range(len(EFFECTS))])
 
 
-def draw(generator: Generator, labels: Labels, rng: _Rng, variety: float, reader: Reader | None = None, min_confidence: float = 0.5) -> Floats:
+def draw(
+    generator: Generator,
+    labels: Labels,
+    rng: _Rng,
+    variety: float,
+    reader: Reader | None = None,
+    min_confidence: float = 0.5,
+) -> Floats:
     """Glyphs of one hand, float32 [N,H,W] in [0,1], light on dark.
 
     Their noise is sqrt(1 - v^2) of the hand's and `variety` v of their own, so that it stays normally distributed. What `reader` does not
@@ -167,7 +190,9 @@ def draw(generator: Generator, labels: Labels, rng: _Rng, variety: float, reader
     missing = np.arange(len(labels))
     for attempt in range(TRIES):
         own = min(variety + attempt / TRIES, 1.0)
-        noise = np.float32(np.sqrt(1 - own**2)) * hand + np.float32(own) * rng.standard_normal((len(missing), len(hand)), dtype=np.float32)
+        noise = np.float32(np.sqrt(1 - own**2)) * hand + np.float32(own) * rng.standard_normal(
+            (len(missing), len(hand)), dtype=np.float32
+        )
         images[missing] = generator.run(noise, labels[missing])[:, 0]
         if reader is None:
             return images
@@ -209,7 +234,7 @@ class _Head:
     thickness: float
 
 
-def _row(glyphs: "Sequence[tuple[Floats, GlyphClass] | None]", rng: _Rng, look: Look) -> Floats:
+def _row(glyphs: "Sequence[tuple[Floats, GlyphClass] | None]", rng: _Rng, style: LineStyle) -> Floats:
     """Glyphs [H,W], None for a space, side by side on the drawing board: ink float32 [H', W'] in [0,1], cropped above and below."""
     side = DETAIL * next(len(glyph[0]) for glyph in glyphs if glyph)
     slant, pen = rng.normal(0, 0.06), rng.uniform(0.36, 0.5)
@@ -217,18 +242,20 @@ def _row(glyphs: "Sequence[tuple[Floats, GlyphClass] | None]", rng: _Rng, look: 
     heads = [sum(one.head.rows) / 2 for one in placed if one and one.head]
     line = float(np.median(heads)) if heads else 0.0
     room = side // 8
-    board = np.zeros((side + 2 * room, sum(one.ink.shape[1] + side // 3 if one else side for one in placed) + side), np.float32)
+    board = np.zeros(
+        (side + 2 * room, sum(one.ink.shape[1] + side // 3 if one else side for one in placed) + side), np.float32
+    )
     x, previous = float(side // 3), None
     spacing = rng.uniform(0.09, 0.14)
     for one in placed:
         if one is None:
             x, previous = x + side * rng.uniform(0.38, 0.55), None
             continue
-        joined = look.join and previous is not None and previous[0].head and one.head
+        joined = style.join and previous is not None and previous[0].head and one.head
         if previous is not None:
             x += side * (rng.uniform(0.02, 0.05) if joined else max(rng.normal(spacing, 0.025), 0.04))
         lift = line - sum(one.head.rows) / 2 if one.head else 0.0
-        wobble = side * rng.normal(0, 0.004 if look.join and one.head else 0.012)
+        wobble = side * rng.normal(0, 0.004 if style.join and one.head else 0.012)
         y = int(np.clip(room + round(lift + wobble), 0, 2 * room))
         left = round(x)
         place = board[y : y + side, left : left + one.ink.shape[1]]
@@ -246,7 +273,9 @@ def _lettered(image: Floats, known: GlyphClass, slant: float, pen: float, rng: _
     back = np.array([[1, -turn], [slant + turn, 1]]) / (DETAIL * grow[:, None])
     side = len(image) * DETAIL
     middle = np.array([(side - 1) / 2] * 2)
-    big = ndimage.affine_transform(image, back, (len(image) - 1) / 2 - back @ middle, (side, side), order=3, prefilter=True)
+    big = ndimage.affine_transform(
+        image, back, (len(image) - 1) / 2 - back @ middle, (side, side), order=3, prefilter=True
+    )
     ink = np.clip((big - pen) * 2.5 + 0.5, 0, 1).astype(np.float32)
     columns = np.flatnonzero(ink.max(0) > 0.5)
     if len(columns):
@@ -266,7 +295,9 @@ def _head(ink: Floats, is_open: bool) -> _Head | None:
     left = 2 * width // 5 if is_open else 0
     filled = ndimage.maximum_filter1d(ink[:height, left:], DETAIL, axis=0) > 0.5
     stretches = [_longest(line) for line in filled]
-    mass = ndimage.uniform_filter1d(ink[:height].sum(1), DETAIL)  # of rows with equal stretches, the one in the middle of the line
+    mass = ndimage.uniform_filter1d(
+        ink[:height].sum(1), DETAIL
+    )  # of rows with equal stretches, the one in the middle of the line
     row = int(np.argmax([stop - start + mass[i] / ink.size for i, (start, stop) in enumerate(stretches)]))
     start, end = left + stretches[row][0], left + stretches[row][1] - 1
     if end - start < 0.4 * (width - left):
@@ -279,7 +310,9 @@ def _head(ink: Floats, is_open: bool) -> _Head | None:
 
     reach = 2 * DETAIL
     thickness = float(np.median(ink[band, start : end + 1].sum(0)))
-    return _Head(start, end, (middle(slice(start, start + reach)), middle(slice(max(end - reach, 0), end + 1))), thickness)
+    return _Head(
+        start, end, (middle(slice(start, start + reach)), middle(slice(max(end - reach, 0), end + 1))), thickness
+    )
 
 
 def _longest(filled: npt.NDArray[np.bool_]) -> tuple[int, int]:
@@ -297,7 +330,12 @@ def _join(board: Floats, left: tuple[_Placed, int, int], right: tuple[_Placed, i
     Nothing is drawn into a letter whose head is open, or out of one whose head ends early.
     """
     (one, x0, y0), (other, x1, y1) = left, right
-    if one.head is None or other.head is None or other.head.start > 0.2 * other.ink.shape[1] or one.head.end < 0.8 * one.ink.shape[1]:
+    if (
+        one.head is None
+        or other.head is None
+        or other.head.start > 0.2 * other.ink.shape[1]
+        or one.head.end < 0.8 * one.ink.shape[1]
+    ):
         return
     start, end = x0 + one.head.end - DETAIL, x1 + other.head.start + DETAIL
     columns = np.arange(start, end + 1)
@@ -324,25 +362,29 @@ def _cropped(board: Floats, side: int) -> Floats:
 # --- from ink to paper ---
 
 
-def _on_paper(ink: Floats, look: Look, rngs: Sequence[_Rng]) -> Image.Image:
-    """Ink float32 [H,W] in [0,1] as a picture `look.height` pixels high; every effect has chance of its own, so that one can be left out."""
-    strength = {name: 0.0 if name in look.without else STRENGTHS[look.augment] for name in EFFECTS}
+def _on_paper(ink: Floats, style: LineStyle, rngs: Sequence[_Rng]) -> Image.Image:
+    """Ink float32 [H,W] in [0,1] as a picture `style.height` pixels high; every effect has chance of its own, so that one can be left out."""
+    strength = {name: 0.0 if name in style.without else STRENGTHS[style.augment] for name in EFFECTS}
     rng = dict(zip(EFFECTS, rngs, strict=True))
     angle = rng["rotation"].normal(0, 0.5) * strength["rotation"]
     # A long line turns less, or its ends would leave the picture.
     ink = _turned(ink, np.clip(angle, *np.array([-1, 1]) * np.degrees(0.35 * len(ink) / ink.shape[1] + 0.002)))
     margin = round(MARGIN / (1 - 2 * MARGIN) * len(ink))
     ink = np.pad(ink, ((margin, margin), (2 * margin, 2 * margin)))
-    size = (max(round(look.height * ink.shape[1] / len(ink)), 1), look.height)
+    size = (max(round(style.height * ink.shape[1] / len(ink)), 1), style.height)
     alpha = np.clip(np.asarray(Image.fromarray(ink).resize(size, Image.Resampling.LANCZOS)), 0, 1)
-    unit = look.height / 64  # effects are as large as they are at 64 pixels
+    unit = style.height / 64  # effects are as large as they are at 64 pixels
     if strength["blur"]:
         alpha = ndimage.gaussian_filter(alpha, rng["blur"].uniform(0.1, 0.4) * strength["blur"] * unit)
-    if look.augment == "none":
-        return _picture(255 * (1 - alpha), look)
+    if style.augment == "none":
+        return _picture(255 * (1 - alpha), style)
     paper, colour = np.full((*alpha.shape, 3), 255, np.float32), np.zeros(3, np.float32)
     if strength["ink"]:
-        colour = _INKS[rng["ink"].integers(len(_INKS))] + rng["ink"].uniform(0, 20) + rng["ink"].uniform(0, 6, 3).astype(np.float32)
+        colour = (
+            _INKS[rng["ink"].integers(len(_INKS))]
+            + rng["ink"].uniform(0, 20)
+            + rng["ink"].uniform(0, 6, 3).astype(np.float32)
+        )
         flow = _field(alpha.shape, 6 * unit, rng["ink"])
         alpha = alpha * np.clip(rng["ink"].uniform(0.86, 1) + 0.05 * strength["ink"] * flow, 0, 1)
     if strength["paper"]:
@@ -350,7 +392,7 @@ def _on_paper(ink: Floats, look: Look, rngs: Sequence[_Rng]) -> Image.Image:
     page = paper + (np.minimum(colour, paper) - paper) * alpha[..., None]
     if strength["noise"]:
         page = page + rng["noise"].normal(0, 2 * strength["noise"], page.shape)
-    return _picture(page, look)
+    return _picture(page, style)
 
 
 def _turned(ink: Floats, degrees: float) -> Floats:
@@ -378,6 +420,6 @@ def _field(shape: tuple[int, ...], grain: float, rng: _Rng) -> npt.NDArray[np.fl
     return field
 
 
-def _picture(page: npt.NDArray[Any], look: Look) -> Image.Image:
+def _picture(page: npt.NDArray[Any], style: LineStyle) -> Image.Image:
     values = np.rint(np.clip(page, 0, 255)).astype(np.uint8)
-    return Image.fromarray(255 - values if look.light_on_dark else values)
+    return Image.fromarray(255 - values if style.light_on_dark else values)

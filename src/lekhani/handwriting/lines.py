@@ -16,14 +16,14 @@ from lekhani.data.spec import MNIST
 from lekhani.errors import UsageError
 from lekhani.files import replacing, write_json, write_text
 from lekhani.generate.datasheet import licence, licence_sentence, origin
-from lekhani.handwriting.compose import MAX_GLYPHS, Look, Script, compose, plain, rng_of, shortened
+from lekhani.handwriting.compose import MAX_GLYPHS, LineStyle, Script, compose, plain, rng_of, shortened
+from lekhani.inference.model import LoadedModel
 from lekhani.inference.session import Generator
 from lekhani.text import escaped
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from lekhani.pen import Pen
 
 Layout = Literal["tesseract", "paddleocr", "huggingface"]
 MADE_BY = "lekhani compose"
@@ -60,7 +60,9 @@ def pattern(expression: str, script: Script) -> Pattern:
         return _pattern(expression, script)
     digits = {ord(str(unicodedata.digit(glyph))): glyph for glyph in script.glyphs if glyph.isdecimal()}
     if len(digits) < 10:
-        raise UsageError(f"--pattern {expression} is made of digits, and the model does not write all ten; it writes {script.alphabet}.")
+        raise UsageError(
+            f"--pattern {expression} is made of digits, and the model does not write all ten; it writes {script.alphabet}."
+        )
     ascii_text = _pattern(named, Script(MNIST))
     return Pattern(expression, lambda rng: ascii_text.draw(rng).translate(digits))
 
@@ -104,7 +106,9 @@ def _part(state: Any, operation: Any, value: Any, script: Script) -> tuple[_Draw
             least, most, inner = value
             most = least + MORE if most == _parser.MAXREPEAT else most
             draw, width = _sequence(inner, script)
-            return lambda rng: "".join(draw(rng) for _ in range(rng.integers(least, most, endpoint=True))), int(most) * width
+            return lambda rng: "".join(draw(rng) for _ in range(rng.integers(least, most, endpoint=True))), int(
+                most
+            ) * width
         case "BRANCH":
             branches = [_sequence(branch, script) for branch in value[1]]
             return lambda rng: branches[rng.integers(len(branches))][0](rng), max(width for _, width in branches)
@@ -112,7 +116,9 @@ def _part(state: Any, operation: Any, value: Any, script: Script) -> tuple[_Draw
             return _sequence(value[-1], script)
         case "AT":
             return lambda _: "", 0
-    raise UsageError(f"{str(operation).lower().replace('_', ' ')} is not supported; use letters, classes, groups, alternatives and repeats.")
+    raise UsageError(
+        f"{str(operation).lower().replace('_', ' ')} is not supported; use letters, classes, groups, alternatives and repeats."
+    )
 
 
 def read_texts(path: Path, script: Script) -> list[str]:
@@ -167,12 +173,12 @@ class Order:
 
     texts: Sequence[str]
     seed: int = 0
-    look: Look = field(default_factory=Look)
+    style: LineStyle = field(default_factory=LineStyle)
     min_confidence: float = 0.5
     layout: Layout = "tesseract"
 
 
-def write_lines(pen: "Pen", order: Order, out: Path, overwrite: bool = False) -> str:
+def write_lines(pen: LoadedModel, order: Order, out: Path, overwrite: bool = False) -> str:
     """Write pictures and transcripts into the new folder `out`, or a single picture as `out` itself if that ends in .png.
 
     All is written or nothing. Line i depends on the model's bytes, the seed, i, its text, the look and the judge alone. Returns a sentence
@@ -180,13 +186,17 @@ def write_lines(pen: "Pen", order: Order, out: Path, overwrite: bool = False) ->
     """
     single = out.suffix.lower() == ".png"
     if single and len(order.texts) != 1:
-        raise UsageError(f"--out {out} is one picture, and there are {len(order.texts):,} lines to write; name a folder instead.")
+        raise UsageError(
+            f"--out {out} is one picture, and there are {len(order.texts):,} lines to write; name a folder instead."
+        )
     target = out.resolve()  # "." has no name of its own to rename
     if target.exists():
         if not overwrite:
             raise UsageError(f"{out} exists already; choose another --out or pass --overwrite.")
         if target.is_dir() and (single or not _ours(target)):
-            raise UsageError(f"{out} is a folder that `lekhani compose` did not write, so it stays; choose another --out.")
+            raise UsageError(
+                f"{out} is a folder that `lekhani compose` did not write, so it stays; choose another --out."
+            )
     with replacing(target) as temporary:
         if single:
             _line(pen, order, 0).save(temporary, format="PNG")
@@ -203,11 +213,13 @@ def _ours(folder: Path) -> bool:
         return False
 
 
-def _line(pen: "Pen", order: Order, number: int) -> "Image":
-    return compose(pen, order.texts[number], order.seed, order.look, number=number, min_confidence=order.min_confidence)
+def _line(pen: LoadedModel, order: Order, number: int) -> "Image":
+    return compose(
+        pen, order.texts[number], order.seed, order.style, number=number, min_confidence=order.min_confidence
+    )
 
 
-def _write_folder(pen: "Pen", order: Order, folder: Path) -> None:
+def _write_folder(pen: LoadedModel, order: Order, folder: Path) -> None:
     from rich.console import Console
     from rich.progress import track
 
@@ -221,7 +233,9 @@ def _write_folder(pen: "Pen", order: Order, folder: Path) -> None:
             (folder / f"{name}.gt.txt").write_text(f"{text}\n", encoding="utf-8")
     if order.layout == "paddleocr":
         write_text(folder / "rec_gt.txt", "".join(f"images/{name}.png\t{text}\n" for name, text in pairs))
-        write_text(folder / "dict.txt", "".join(f"{character}\n" for character in sorted(set("".join(order.texts)) - {" "})))
+        write_text(
+            folder / "dict.txt", "".join(f"{character}\n" for character in sorted(set("".join(order.texts)) - {" "}))
+        )
     if order.layout == "huggingface":
         rows = ({"file_name": f"{name}.png", "text": text} for name, text in pairs)
         write_text(folder / "metadata.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -230,7 +244,7 @@ def _write_folder(pen: "Pen", order: Order, folder: Path) -> None:
     write_text(folder / "README.md", _readme(sheet, order.texts))
 
 
-def _datasheet(pen: "Pen", order: Order) -> dict[str, Any]:
+def _datasheet(pen: LoadedModel, order: Order) -> dict[str, Any]:
     model = origin(pen)
     return {
         "made_by": MADE_BY,
@@ -240,16 +254,22 @@ def _datasheet(pen: "Pen", order: Order) -> dict[str, Any]:
         "characters": len("".join(order.texts)),
         "licence": licence(pen, model),
         "model": model,
-        "judge": {"sha256": pen.reader.sha256, "min_confidence": order.min_confidence} if pen.reader and order.min_confidence else None,
+        "judge": {"sha256": pen.reader.sha256, "min_confidence": order.min_confidence}
+        if pen.reader and order.min_confidence
+        else None,
         "seed": order.seed,
-        "look": {**asdict(order.look), "without": sorted(order.look.without)},
+        "look": {**asdict(order.style), "without": sorted(order.style.without)},
         "lekhani": __version__,
     }
 
 
 def _readme(sheet: dict[str, Any], texts: Sequence[str]) -> str:
     model, judge = sheet["model"], sheet["judge"]
-    read = f"The judge with SHA-256 {judge['sha256'][:12]} read every glyph as its label." if judge else "No judge read the glyphs over."
+    read = (
+        f"The judge with SHA-256 {judge['sha256'][:12]} read every glyph as its label."
+        if judge
+        else "No judge read the glyphs over."
+    )
     return "\n".join(
         [
             f"# Lines of generated handwriting: {escaped(model['dataset'])}",

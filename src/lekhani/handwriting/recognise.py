@@ -54,7 +54,11 @@ def load_picture(path: Path, side: int = SIDE) -> Bytes:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise UsageError(one_line(f"The image {path} cannot be read ({error.strerror or error}); give a PNG, JPEG, BMP, GIF or TIFF file.")) from None
+        raise UsageError(
+            one_line(
+                f"The image {path} cannot be read ({error.strerror or error}); give a PNG, JPEG, BMP, GIF or TIFF file."
+            )
+        ) from None
     if len(content) > MAX_BYTES:
         raise UsageError(one_line(f"The image {path} has more than {MAX_BYTES >> 20} MB; shrink it."))
     return decode_one(str(path.parent), path.name, content, side)
@@ -71,12 +75,18 @@ def read_files(reader: Reader, paths: Sequence[Path], top: int = 3) -> list[Read
     return found
 
 
-def recognise(reader: Reader, pictures: Sequence[Bytes], top: int = 3, only: Collection[int] | None = None) -> list[Reading]:
+def recognise(
+    reader: Reader, pictures: Sequence[Bytes], top: int = 3, only: Collection[int] | None = None
+) -> list[Reading]:
     """Read one glyph from each grey picture uint8 [H,W], with `top` guesses in all, among the labels `only` where given.
 
     Raises UsageError for a picture that shows nothing.
     """
-    return read_frames(reader, np.stack([framed(picture, reader) for picture in pictures]), top, only) if len(pictures) else []
+    return (
+        read_frames(reader, np.stack([framed(picture, reader) for picture in pictures]), top, only)
+        if len(pictures)
+        else []
+    )
 
 
 def read_frames(reader: Reader, frames: Bytes, top: int = 3, only: Collection[int] | None = None) -> list[Reading]:
@@ -87,7 +97,9 @@ def read_frames(reader: Reader, frames: Bytes, top: int = 3, only: Collection[in
     count = min(top, int(np.isfinite(logits[0]).sum()))
     readings = []
     for shares in softmax(logits, axis=1):
-        guesses = tuple(_guess(reader.classes[label], shares[label]) for label in (-shares).argsort(kind="stable")[:count])
+        guesses = tuple(
+            _guess(reader.classes[label], shares[label]) for label in (-shares).argsort(kind="stable")[:count]
+        )
         readings.append(Reading(guesses[0], guesses[1:]))
     return readings
 
@@ -98,7 +110,9 @@ def table(rows: Sequence[tuple[Path, Reading]]) -> str:
     told = []
     for path, reading in rows:
         others = ", ".join(f"{guess.glyph} {guess.confidence:.1%}" for guess in reading.alternatives)
-        told.append(f"{printable(path):{width}}  {reading.best.glyph}  {reading.best.confidence:6.1%}  {f'or {others}' if others else ''}".rstrip())
+        told.append(
+            f"{printable(path):{width}}  {reading.best.glyph}  {reading.best.confidence:6.1%}  {f'or {others}' if others else ''}".rstrip()
+        )
     return "".join(f"{line}\n" for line in told)
 
 
@@ -170,7 +184,11 @@ def frame(ink: Floats, reader: Reader) -> Bytes:
     cut = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = SHARES.get(reader.dataset, SHARE) * size / max(cut.shape)
     height, width = (max(round(side * scale), 1) for side in cut.shape)
-    small = np.asarray(Image.fromarray(cut).resize((width, height), Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC))
+    small = np.asarray(
+        Image.fromarray(cut).resize(
+            (width, height), Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
+        )
+    )
     small = np.clip(small / max(float(np.percentile(small, 98)), 0.3), 0, 1)  # thin strokes fade when they shrink
     top, left = (size - height) / 2, (size - width) / 2
     if reader.dataset == "mnist":

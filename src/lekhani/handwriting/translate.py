@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -13,12 +13,10 @@ from lekhani.data.spec import Bytes, GlyphClass
 from lekhani.errors import UsageError
 from lekhani.handwriting.compose import draw, rng_of
 from lekhani.handwriting.recognise import Reading, frame, framed, ink_of, load_picture, read_frames
+from lekhani.inference.model import LoadedModel
 from lekhani.inference.session import Floats, Reader
 from lekhani.pictures import save_png, to_uint8
 from lekhani.text import printable
-
-if TYPE_CHECKING:
-    from lekhani.pen import Pen
 
 SURE = 0.95  # how sure the judge has to be of a digit that was written
 MAX_DIGITS = 50
@@ -56,7 +54,15 @@ class Translation:
 
 
 def translate_file(
-    reader: Reader, image: Path, pen: "Pen", out: Path, seed: int = 0, min_confidence: float = SURE, *, scale: int = 1, overwrite: bool = False
+    reader: Reader,
+    image: Path,
+    pen: LoadedModel,
+    out: Path,
+    seed: int = 0,
+    min_confidence: float = SURE,
+    *,
+    scale: int = 1,
+    overwrite: bool = False,
 ) -> Translation:
     """`translate` a file and write the number into the new PNG `out`, each pixel `scale` wide; raises UsageError that names the file at fault."""
     if out.suffix.lower() != ".png":
@@ -73,7 +79,9 @@ def translate_file(
     return done
 
 
-def translate(reader: Reader, picture: Bytes, pen: "Pen", seed: int = 0, min_confidence: float = SURE) -> Translation:
+def translate(
+    reader: Reader, picture: Bytes, pen: LoadedModel, seed: int = 0, min_confidence: float = SURE
+) -> Translation:
     """Read a row of digits from a grey picture uint8 [H,W] with `reader` and write them with `pen`, all by one hand.
 
     With a judge of the pen's, a digit is drawn again until that reads it as such with at least `min_confidence` in [0,1]; 0 keeps what
@@ -93,15 +101,19 @@ def read_digits(reader: Reader, picture: Bytes) -> list[Reading]:
     return read_frames(reader, np.stack([frame(part, reader) for part in glyphs_in(ink_of(picture))]), only=known)
 
 
-def write(pen: "Pen", readings: Sequence[Reading], seed: int, min_confidence: float) -> Translation:
+def write(pen: LoadedModel, readings: Sequence[Reading], seed: int, min_confidence: float) -> Translation:
     """Write the digits that were read with `pen`; see `translate`."""
     if not pen.generator.conditional:
-        raise UsageError(f"{pen.origin} ({pen.generator.variant}) takes no labels, so it cannot write a given digit; use a conditional model.")
+        raise UsageError(
+            f"{pen.origin} ({pen.generator.variant}) takes no labels, so it cannot write a given digit; use a conditional model."
+        )
     label_of = {value: label for label, value in values(pen.classes).items()}
     wanted = [unicodedata.digit(reading.best.glyph) for reading in readings]
     missing = sorted({value for value in wanted if value not in label_of})
     if missing:
-        raise UsageError(f"{pen.origin} does not write the digits {' '.join(map(str, missing))}; use a model that does.")
+        raise UsageError(
+            f"{pen.origin} does not write the digits {' '.join(map(str, missing))}; use a model that does."
+        )
     labels = np.array([label_of[value] for value in wanted], np.int64)
     rng = rng_of(pen.generator, seed)
     images = draw(pen.generator, labels, rng, VARIETY, pen.reader if min_confidence else None, min_confidence)
@@ -127,7 +139,9 @@ def glyphs_in(ink: Floats) -> list[Floats]:
     if rows > 1:
         raise UsageError(f"The image shows {rows} rows of glyphs; cut it to one.")
     # Groups of spots as (first column, last column, spots); dust is left out.
-    strokes = sorted((box[1].start, box[1].stop, [i + 1]) for i, box in enumerate(boxes) if mass[i] >= 0.01 * mass.max())
+    strokes = sorted(
+        (box[1].start, box[1].stop, [i + 1]) for i, box in enumerate(boxes) if mass[i] >= 0.01 * mass.max()
+    )
     groups: list[_Group] = []
     for start, stop, members in strokes:
         if groups and _together(groups[-1], (start, stop, members), boxes, tall):
@@ -136,14 +150,18 @@ def glyphs_in(ink: Floats) -> list[Floats]:
         else:
             groups.append((start, stop, members))
     if len(groups) > MAX_DIGITS:
-        raise UsageError(f"The image shows {len(groups):,} glyphs, and {MAX_DIGITS} is the most; cut it, or take it on plainer paper.")
+        raise UsageError(
+            f"The image shows {len(groups):,} glyphs, and {MAX_DIGITS} is the most; cut it, or take it on plainer paper."
+        )
     reach = ndimage.grey_dilation(spots, size=3)  # the soft edges of strokes
     return [np.where(np.isin(reach, members), ink, 0).astype(np.float32) for _, _, members in groups]
 
 
 def _box(members: Sequence[int], boxes: Sequence[tuple[slice, slice]]) -> tuple[slice, slice]:
     chosen = [boxes[i - 1] for i in members]
-    return tuple(slice(min(box[axis].start for box in chosen), max(box[axis].stop for box in chosen)) for axis in (0, 1))  # type: ignore[return-value]
+    return tuple(
+        slice(min(box[axis].start for box in chosen), max(box[axis].stop for box in chosen)) for axis in (0, 1)
+    )  # type: ignore[return-value]
 
 
 def _together(left: _Group, right: _Group, boxes: Sequence[tuple[slice, slice]], tall: int) -> bool:

@@ -76,15 +76,21 @@ class Wishes:
         if self.min_confidence is not None and not 0 <= self.min_confidence < 1:
             raise UsageError(f"The least confidence is {self.min_confidence}; it must be from 0 to below 1.")
         if self.truncation is not None and not 0 < self.truncation < math.inf:
-            raise UsageError(f"The truncation is {self.truncation}; it must be a number above 0, and 2 already leaves out the rarest shapes.")
+            raise UsageError(
+                f"The truncation is {self.truncation}; it must be a number above 0, and 2 already leaves out the rarest shapes."
+            )
 
     def check(self, generator: Generator, reader: Reader | None) -> None:
         """Raise UsageError when these wishes need a judge and there is none, or one of other classes."""
         if reader is None and (self.min_confidence is not None or not generator.conditional):
             why = "takes no labels" if not generator.conditional else "is to be filtered"
-            raise UsageError(f"{generator.path} {why}, so a judge must pick what to keep; pass --judge models/{generator.dataset}/judge/judge.onnx.")
+            raise UsageError(
+                f"{generator.path} {why}, so a judge must pick what to keep; pass --judge models/{generator.dataset}/judge/judge.onnx."
+            )
         if reader is not None and reader.classes != generator.classes:
-            raise UsageError(f"The judge reads other classes than {generator.path} writes; pass the judge of the same dataset.")
+            raise UsageError(
+                f"The judge reads other classes than {generator.path} writes; pass the judge of the same dataset."
+            )
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,9 @@ class Drawn:
 
 def noise_source(generator: Generator, wishes: Wishes, number: int) -> Callable[[int], Floats]:
     """What draws n rows of a shard's noise, float32 [n, noise_dim]: the same rows for the same model, seed and shard number."""
-    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(int(generator.sha256, 16), spawn_key=(wishes.seed, number))))
+    rng = np.random.Generator(
+        np.random.Philox(np.random.SeedSequence(int(generator.sha256, 16), spawn_key=(wishes.seed, number)))
+    )
 
     def normal(n: int) -> Floats:
         return rng.standard_normal((n, generator.noise_dim), dtype=np.float32)
@@ -172,7 +180,9 @@ def _chosen(
         waiting = labels[np.sort(np.concatenate(list(open_places.values())))]
         asked = np.resize(waiting, max(ROUND, len(waiting))) if generator.conditional else np.zeros(ROUND, np.int64)
         tried = noise_of(len(asked))
-        drawn = np.concatenate([to_uint8(generator.run(tried[part], asked[part])) for part in _parts(len(asked), batch_size)])
+        drawn = np.concatenate(
+            [to_uint8(generator.run(tried[part], asked[part])) for part in _parts(len(asked), batch_size)]
+        )
         read, sure = confidences(reader.read(drawn)[1])
         fits = (sure >= min_confidence) & ((read == asked) if generator.conditional else True)
         tries += len(asked)
@@ -198,7 +208,9 @@ def confidences(logits: Floats) -> tuple[Labels, Floats]:
     return logits.argmax(1), odds.max(1) / odds.sum(1)
 
 
-def _given_up(generator: Generator, missing: dict[int, list[int]], tries: int, good: Counts, min_confidence: float) -> LekhaniError:
+def _given_up(
+    generator: Generator, missing: dict[int, list[int]], tries: int, good: Counts, min_confidence: float
+) -> LekhaniError:
     sure = f" and is at least {min_confidence:.0%} sure of" if min_confidence else ""
     told = ", ".join(f"{generator.classes[label].glyph} ({good[label]:,})" for label in missing)
     advice = ["a lower --min-confidence"] if min_confidence else []

@@ -42,7 +42,9 @@ HALF_TOLERANCE = 0.05  # the most that float16 may change a pixel of 64 images, 
 _CUDA = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
 
 
-def open_session(path: Path, provider: str = "auto", content: bytes | None = None, threads: int | None = None) -> ort.InferenceSession:
+def open_session(
+    path: Path, provider: str = "auto", content: bytes | None = None, threads: int | None = None
+) -> ort.InferenceSession:
     """Open an ONNX file, or what became of it as `content`: `auto` takes CUDA when it works here and the CPU otherwise; `cpu` stays on the CPU.
 
     Where LEKHANI_TENSORRT names a folder, `auto` takes TensorRT before CUDA and keeps the engines that it builds there. On the CPU it uses
@@ -56,7 +58,9 @@ def open_session(path: Path, provider: str = "auto", content: bytes | None = Non
         ort.preload_dlls()
         wanted.insert(0, ("CUDAExecutionProvider", _CUDA))
         if folder := os.environ.get("LEKHANI_TENSORRT"):
-            wanted.insert(0, ("TensorrtExecutionProvider", _tensorrt(Path(folder).expanduser(), content or path.read_bytes())))
+            wanted.insert(
+                0, ("TensorrtExecutionProvider", _tensorrt(Path(folder).expanduser(), content or path.read_bytes()))
+            )
     try:
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -66,7 +70,11 @@ def open_session(path: Path, provider: str = "auto", content: bytes | None = Non
     except Exception as error:  # onnxruntime raises several classes of its own
         raise LekhaniError(f"{path} cannot be opened as an ONNX model: {first_line(error)}") from error
     if len(wanted) > len(session.get_providers()):
-        log.warning("%s was asked for but does not work here; running on %s.", _device(wanted[0][0]), _device(session.get_providers()[0]))
+        log.warning(
+            "%s was asked for but does not work here; running on %s.",
+            _device(wanted[0][0]),
+            _device(session.get_providers()[0]),
+        )
     return session
 
 
@@ -81,7 +89,12 @@ def _tensorrt(folder: Path, content: bytes) -> dict[str, str]:
         import_module("tensorrt")
     own = folder / hashlib.sha256(content).hexdigest()[:16]
     own.mkdir(parents=True, exist_ok=True)
-    return {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(own), "trt_timing_cache_enable": "1", "trt_timing_cache_path": str(own)}
+    return {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(own),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(own),
+    }
 
 
 def _threads() -> int:
@@ -94,7 +107,9 @@ def _gpu_present() -> bool:
     return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidia0").exists()
 
 
-def quickest(seconds: Callable[[int], float], sizes: Iterable[int], memory: Callable[[], int], limit: int = MEMORY) -> int:
+def quickest(
+    seconds: Callable[[int], float], sizes: Iterable[int], memory: Callable[[], int], limit: int = MEMORY
+) -> int:
     """The batch size with most images per second, the smaller one of two that are within 5%.
 
     `seconds` runs a batch and says how long that took, `memory` says how many bytes are in use. Sizes are tried in turn until one took
@@ -142,9 +157,13 @@ class Generator:
             self.conditional = metadata["conditional"] == "true"
             self.lineage: dict[str, str] = json.loads(metadata.get("lineage", "{}"))
         except (KeyError, ValueError, TypeError) as error:
-            raise LekhaniError(f"{path} is no generator exported by lekhani: its metadata lacks or garbles {error}.") from error
+            raise LekhaniError(
+                f"{path} is no generator exported by lekhani: its metadata lacks or garbles {error}."
+            ) from error
         self.sha256 = sha256(path)
-        self._inputs = {entry.name for entry in self.session.get_inputs()}  # an exporter drops an input that nothing reads
+        self._inputs = {
+            entry.name for entry in self.session.get_inputs()
+        }  # an exporter drops an input that nothing reads
         if precision == "float16" or (precision == "auto" and self.device != "CPU"):
             self._halve(provider)
 
@@ -170,7 +189,9 @@ class Generator:
         if self._single is None or share < SHARE:
             return self._run(self.session, noise, labels)
         parts = [slice(start, start + share) for start in range(0, len(noise), share)]
-        return np.concatenate(list(self._pool.map(lambda part: self._run(self._single, noise[part], labels[part]), parts)))
+        return np.concatenate(
+            list(self._pool.map(lambda part: self._run(self._single, noise[part], labels[part]), parts))
+        )
 
     def _open(self, provider: str, content: bytes | None = None) -> None:
         """Open the file, or what became of it, for few rows at a time and for many.
@@ -210,7 +231,9 @@ class Generator:
             self.precision = "float16"
         else:  # a NaN ends here, too
             self.session, self._single = before
-            log.warning("%s stays in float32, for float16 would change a pixel by %.2f of white.", self.path, difference)
+            log.warning(
+                "%s stays in float32, for float16 would change a pixel by %.2f of white.", self.path, difference
+            )
 
     def _sample(self, n: int) -> tuple[Floats, Labels]:
         noise = np.random.default_rng(0).standard_normal((n, self.noise_dim), dtype=np.float32)
@@ -243,7 +266,9 @@ class Reader:
             self.dataset = metadata["dataset"]
             self.classes = tuple(GlyphClass(**entry) for entry in json.loads(metadata["classes"]))
         except (KeyError, ValueError, TypeError) as error:
-            raise LekhaniError(f"{path} is no judge exported by lekhani: its metadata lacks or garbles {error}.") from error
+            raise LekhaniError(
+                f"{path} is no judge exported by lekhani: its metadata lacks or garbles {error}."
+            ) from error
 
     def read(self, images: Bytes, batch_size: int = 512) -> tuple[Floats, Floats]:
         """Features float32 [N,128] and logits float32 [N,K] of uint8 images [N,H,W], white on black."""

@@ -11,14 +11,26 @@ from lekhani.data.spec import DatasetInfo
 from lekhani.errors import LekhaniError
 from lekhani.text import code, escaped, markdown_table
 
-Row = Mapping[str, Any]  # of per_class.csv; cells are numbers or, as the csv module reads them, strings; None and "" are no value
+Row = Mapping[
+    str, Any
+]  # of per_class.csv; cells are numbers or, as the csv module reads them, strings; None and "" are no value
 
 _SHOWN = 10  # classes that stand outside the fold
 _NAMED = 5  # classes that a limit names
 
 # What stands beside a metric in scorecard.json, and what there is no metric.
 _BESIDE = ("_floor", "_floor_std", "_ratio", "_std", "_subset_std", "_split_std", "_se")
-_SETTINGS = ("n_generated", "n_real", "seed", "train_seed", "sampling_seeds", "images_seen", "train_seconds", "images_per_second", "batch_size")
+_SETTINGS = (
+    "n_generated",
+    "n_real",
+    "seed",
+    "train_seed",
+    "sampling_seeds",
+    "images_seen",
+    "train_seconds",
+    "images_per_second",
+    "batch_size",
+)
 _MEANING = {
     "fid": "distance to the test images in the judge's features; lower is better",
     "fid_inception": "the same in Inception's features, which papers use",
@@ -35,7 +47,13 @@ _MEANING = {
     "usefulness": "accuracy on real images of a reader trained on its images alone",
 }
 # Identifiers of the Hugging Face hub, by what sources say.
-_LICENCES = ("apache-2.0", "mit", "cc0-1.0", "ofl-1.1", *(f"cc-{kind}-{version}" for kind in ("by", "by-sa", "by-nc") for version in ("3.0", "4.0")))
+_LICENCES = (
+    "apache-2.0",
+    "mit",
+    "cc0-1.0",
+    "ofl-1.1",
+    *(f"cc-{kind}-{version}" for kind in ("by", "by-sa", "by-nc") for version in ("3.0", "4.0")),
+)
 _PER_CLASS = (
     ("read as asked", "agreement", ".0%"),
     ("images read as it", "read_as", ".0f"),
@@ -48,7 +66,13 @@ _PER_CLASS = (
 
 
 def model_card(
-    name: str, info: DatasetInfo, facts: Mapping[str, Any], card: Mapping[str, Any], rows: Sequence[Row], lineage: Mapping[str, str], about: str
+    name: str,
+    info: DatasetInfo,
+    facts: Mapping[str, Any],
+    card: Mapping[str, Any],
+    rows: Sequence[Row],
+    lineage: Mapping[str, str],
+    about: str,
 ) -> str:
     """The card of the registered model `name` as Markdown, with the front matter of Hugging Face's model cards; grid.png lies beside it.
 
@@ -62,11 +86,17 @@ def model_card(
             "run `dvc repro`, so that its card describes what it was trained on."
         )
     worst = _worst_first(rows, card)
-    takes = "It is told which one to draw." if facts["conditional"] else "It takes no label: which one it draws is up to the noise."
+    takes = (
+        "It is told which one to draw."
+        if facts["conditional"]
+        else "It takes no label: which one it draws is up to the noise."
+    )
     sections = [
         _front_matter(info, facts, card),
         [f"# {escaped(name)}: {escaped(facts['variant'])}", ""],
-        [f"A generator of single glyphs, {info.image_size} x {info.image_size} pixels, white on black, in {info.n_classes} classes."],
+        [
+            f"A generator of single glyphs, {info.image_size} x {info.image_size} pixels, white on black, in {info.n_classes} classes."
+        ],
         [f"{takes} {escaped(headline(card))}", "", "![Eight glyphs of every class](grid.png)", ""],
         _use(name, info, facts),
         ["## Intended use", "", *(f"- {line}" for line in _intended(card)), ""],
@@ -84,7 +114,9 @@ def model_card(
 def headline(card: Mapping[str, Any]) -> str:
     """The leading metrics of scorecard.json in one sentence, for the card and for a registered version's description."""
     ratio = f", {card['fid_ratio']:.1f} times what real images score" if "fid_ratio" in card else ""
-    agreement = f"; the judge reads {card['label_agreement']:.1%} as what was asked for" if "label_agreement" in card else ""
+    agreement = (
+        f"; the judge reads {card['label_agreement']:.1%} as what was asked for" if "label_agreement" in card else ""
+    )
     copies = f"; {card['near_copies']:.2%} near copies of training images" if "near_copies" in card else ""
     return f"FID {card['fid']:.2f}{ratio}{agreement}{copies}."
 
@@ -92,7 +124,13 @@ def headline(card: Mapping[str, Any]) -> str:
 def licence_tags(licence: str | None) -> dict[str, str]:
     """A licence as the front matter of Hugging Face's cards names it."""
     plain = re.sub(r"\s*\(.*", "", licence or "").strip().lower().replace(" ", "-")
-    return {"license": plain} if plain in _LICENCES else {"license": "other", "license_name": licence} if licence else {"license": "unknown"}
+    return (
+        {"license": plain}
+        if plain in _LICENCES
+        else {"license": "other", "license_name": licence}
+        if licence
+        else {"license": "unknown"}
+    )
 
 
 def _front_matter(info: DatasetInfo, facts: Mapping[str, Any], card: Mapping[str, Any]) -> list[str]:
@@ -103,14 +141,20 @@ def _front_matter(info: DatasetInfo, facts: Mapping[str, Any], card: Mapping[str
         **task,
         "tags": ["handwriting", "image-generation", "onnx", facts["variant"], info.script],
         "datasets": [info.name],
-        "metrics": [name for name in ("fid", "kid", "inception_score", "precision", "recall", "label_agreement") if name in card],
+        "metrics": [
+            name for name in ("fid", "kid", "inception_score", "precision", "recall", "label_agreement") if name in card
+        ],
     }
     return ["---", yaml.safe_dump(head, allow_unicode=True, sort_keys=False) + "---", ""]
 
 
 def _use(name: str, info: DatasetInfo, facts: Mapping[str, Any]) -> list[str]:
     asked = json.dumps([code(c.glyph) for c in info.classes[:3]], ensure_ascii=False)
-    what = "glyphs, class names or numbers" if facts["conditional"] else "as many entries as images; what they say is ignored"
+    what = (
+        "glyphs, class names or numbers"
+        if facts["conditional"]
+        else "as many entries as images; what they say is ignored"
+    )
     return [
         "## How to use it",
         "",
@@ -130,8 +174,12 @@ def _use(name: str, info: DatasetInfo, facts: Mapping[str, Any]) -> list[str]:
 def _intended(card: Mapping[str, Any]) -> list[str]:
     useful = ""
     if "usefulness" in card:
-        floor = f"; one trained on real images reads {card['usefulness_floor']:.1%}" if "usefulness_floor" in card else ""
-        useful = f" A small reader trained on its images alone reads {card['usefulness']:.1%} of real test images{floor}."
+        floor = (
+            f"; one trained on real images reads {card['usefulness_floor']:.1%}" if "usefulness_floor" in card else ""
+        )
+        useful = (
+            f" A small reader trained on its images alone reads {card['usefulness']:.1%} of real test images{floor}."
+        )
     return [
         "Fonts, drawings, games and teaching material that want characters by the hand of no one in particular.",
         f"More training images for readers of handwriting, tested on real images.{useful}",
@@ -143,7 +191,9 @@ def _intended(card: Mapping[str, Any]) -> list[str]:
 
 def _limits(info: DatasetInfo, facts: Mapping[str, Any], card: Mapping[str, Any], worst: Sequence[Row]) -> list[str]:
     """What does not work, from the numbers that say so."""
-    lines = ["It draws single glyphs of the classes below and nothing else: no words, no other size, no choice of style."]
+    lines = [
+        "It draws single glyphs of the classes below and nothing else: no words, no other size, no choice of style."
+    ]
     if info.source.get("origin"):
         lines.append(f"It knows writing from its data alone: {escaped(info.source['origin'])}.")
     if not facts["conditional"]:
@@ -151,21 +201,31 @@ def _limits(info: DatasetInfo, facts: Mapping[str, Any], card: Mapping[str, Any]
     if worst:
         lines.append(f"It is weakest in {'; '.join(_weakness(row) for row in worst[:_NAMED])}.")
     if alike := _alike(worst, card):
-        lines.append(f"Within {len(alike)} of {info.n_classes} classes its images hardly differ: {', '.join(_named(row) for row in alike)}.")
+        lines.append(
+            f"Within {len(alike)} of {info.n_classes} classes its images hardly differ: {', '.join(_named(row) for row in alike)}."
+        )
     if card.get("classes_covered", info.n_classes) < info.n_classes:
         lines.append(f"The judge sees only {card['classes_covered']} of {info.n_classes} classes in what it draws.")
     if card.get("label_agreement", 1) < card.get("label_agreement_floor", 0):
         wrong, real = 1 - card["label_agreement"], 1 - card["label_agreement_floor"]
-        lines.append(f"{wrong:.1%} of its images are read as another letter than was asked for; of real test images it is {real:.1%}.")
+        lines.append(
+            f"{wrong:.1%} of its images are read as another letter than was asked for; of real test images it is {real:.1%}."
+        )
     if card.get("recall", 1) < card.get("recall_floor", 0):
-        lines.append(f"It has less variety than real images: recall {card['recall']:.2f}, where theirs is {card['recall_floor']:.2f}.")
+        lines.append(
+            f"It has less variety than real images: recall {card['recall']:.2f}, where theirs is {card['recall_floor']:.2f}."
+        )
     lines += _copies(card)
     lines += [f"In training: {escaped(finding['sentence'])}" for finding in facts["findings"]]
     if facts["profile"] == "quick":
-        lines.append("It was trained with the profile `quick`, which is made for minutes on two CPU cores; `full` trains longer.")
+        lines.append(
+            "It was trained with the profile `quick`, which is made for minutes on two CPU cores; `full` trains longer."
+        )
     if card.get("sampling_seeds", 1) < 2:
         lines.append("It was sampled once, so how much of its figures is chance is not known.")
-    lines.append("FID without a suffix is of the judge's features: hold it against its floor and models of the same data, not against papers.")
+    lines.append(
+        "FID without a suffix is of the judge's features: hold it against its floor and models of the same data, not against papers."
+    )
     return lines
 
 
@@ -175,9 +235,13 @@ def _copies(card: Mapping[str, Any]) -> list[str]:
     if "near_copies" in card:
         usual = card.get("near_copies_floor", 0)
         so = ": what it draws may be somebody's own hand" if card["near_copies"] > usual else ""
-        lines.append(f"{card['near_copies']:.2%} of its images show a training image again, of real test images {usual:.2%}{so}.")
+        lines.append(
+            f"{card['near_copies']:.2%} of its images show a training image again, of real test images {usual:.2%}{so}."
+        )
     if card.get("train_excess", 0) > card.get("train_excess_floor", 0) + 2 * card.get("train_excess_std", 0):
-        lines.append(f"Its images lie nearer to training images than chance explains (excess {card['train_excess']:.3f}): it remembers some of them.")
+        lines.append(
+            f"Its images lie nearer to training images than chance explains (excess {card['train_excess']:.3f}): it remembers some of them."
+        )
     return lines
 
 
@@ -207,9 +271,15 @@ def _training(facts: Mapping[str, Any], about: str) -> list[str]:
         ("variant", escaped(facts["variant"])),
         ("told the label", "yes" if facts["conditional"] else "no"),
         ("weights of the generator", f"{facts['parameters']:,}"),
-        ("images seen", f"{facts['images_seen']:,} in {facts['steps']:,} steps; the weights are those of step {facts['best_step']:,}"),
+        (
+            "images seen",
+            f"{facts['images_seen']:,} in {facts['steps']:,} steps; the weights are those of step {facts['best_step']:,}",
+        ),
         ("time", f"{facts['train_seconds']:,.0f} s, {facts['images_per_second']:,.0f} images per second"),
-        ("machine", f"{escaped(facts['device'])}, at most {facts['peak_memory_mb']:,} MB; torch {escaped(facts['torch'])}"),
+        (
+            "machine",
+            f"{escaped(facts['device'])}, at most {facts['peak_memory_mb']:,} MB; torch {escaped(facts['torch'])}",
+        ),
         ("seed, profile", f"{facts['seed']}, {escaped(facts['profile'])}"),
     ]
     first, _, rest = about.strip().partition("\n\n")
@@ -220,13 +290,25 @@ def _training(facts: Mapping[str, Any], about: str) -> list[str]:
 
 
 def _folded(title: str, text: str) -> list[str]:
-    return ["<details>", f"<summary>{title}</summary>", "", "```text", text.replace("```", "'''"), "```", "", "</details>", ""]
+    return [
+        "<details>",
+        f"<summary>{title}</summary>",
+        "",
+        "```text",
+        text.replace("```", "'''"),
+        "```",
+        "",
+        "</details>",
+        "",
+    ]
 
 
 def _metrics(card: Mapping[str, Any]) -> list[str]:
     """Every number of the scorecard: first those that real images have a floor for."""
     numbers = {key: value for key, value in card.items() if isinstance(value, int | float) and key not in _SETTINGS}
-    names = [key for key in numbers if not any(key.endswith(end) and key.removesuffix(end) in numbers for end in _BESIDE)]
+    names = [
+        key for key in numbers if not any(key.endswith(end) and key.removesuffix(end) in numbers for end in _BESIDE)
+    ]
     floored = [name for name in names if f"{name}_floor" in numbers]
 
     def figures(name: str, *keys: str) -> list[str]:
@@ -298,16 +380,35 @@ def _classes(worst: Sequence[Row]) -> list[str]:
             yield escaped(row.get("mistaken_for") or "")
 
     tables = [markdown_table(heads, map(list, map(cells, part))) for part in (worst[:_SHOWN], worst[_SHOWN:]) if part]
-    lines = ["## Classes", "", "The worst come first. Hold a class's FID against its own floor.", "", *(tables[0] if tables else []), ""]
+    lines = [
+        "## Classes",
+        "",
+        "The worst come first. Hold a class's FID against its own floor.",
+        "",
+        *(tables[0] if tables else []),
+        "",
+    ]
     if len(tables) > 1:
-        lines += ["<details>", f"<summary>The other {len(worst) - _SHOWN}</summary>", "", *tables[1], "", "</details>", ""]
+        lines += [
+            "<details>",
+            f"<summary>The other {len(worst) - _SHOWN}</summary>",
+            "",
+            *tables[1],
+            "",
+            "</details>",
+            "",
+        ]
     return lines
 
 
 def _licence(info: DatasetInfo) -> list[str]:
     told = info.source
     cite = f" Cite: {escaped(told['citation'])}" if told.get("citation") else ""
-    images = escaped(told["licence"]) if told.get("licence") else f"not stated (`data.{code(info.name)}.licence` in params.yaml states it)"
+    images = (
+        escaped(told["licence"])
+        if told.get("licence")
+        else f"not stated (`data.{code(info.name)}.licence` in params.yaml states it)"
+    )
     return [
         *("## Licence", ""),
         f"Licence of the images it was trained on: {images}. Who passes these weights or their images on should keep to it.{cite}",
@@ -315,7 +416,9 @@ def _licence(info: DatasetInfo) -> list[str]:
     ]
 
 
-def _lineage(info: DatasetInfo, facts: Mapping[str, Any], card: Mapping[str, Any], lineage: Mapping[str, str]) -> list[str]:
+def _lineage(
+    info: DatasetInfo, facts: Mapping[str, Any], card: Mapping[str, Any], lineage: Mapping[str, str]
+) -> list[str]:
     known = {
         "generator.onnx, SHA-256": card["model_sha256"],
         "generator_sha256": facts["generator_sha256"],
@@ -325,4 +428,9 @@ def _lineage(info: DatasetInfo, facts: Mapping[str, Any], card: Mapping[str, Any
         "MLflow run": facts.get("mlflow_run_id"),
         **lineage,
     }
-    return ["## Lineage", "", *markdown_table(("", ""), [(escaped(key), f"`{code(value)}`") for key, value in known.items() if value]), ""]
+    return [
+        "## Lineage",
+        "",
+        *markdown_table(("", ""), [(escaped(key), f"`{code(value)}`") for key, value in known.items() if value]),
+        "",
+    ]

@@ -71,7 +71,9 @@ class Decision:
             f"| {'passed' if one.passed else '**failed**'} | {one.name} | {_cell(one.value)} | {_cell(one.bound)} | {_cell(one.sentence, 1000)} |"
             for one in sorted(self.checks, key=lambda check: check.passed)
         ]
-        return "\n".join([verdict, "", "| | check | value | bound | reason |", "| --- | --- | --- | --- | --- |", *rows, ""])
+        return "\n".join(
+            [verdict, "", "| | check | value | bound | reason |", "| --- | --- | --- | --- | --- |", *rows, ""]
+        )
 
 
 def decide(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, policy: Policy) -> Decision:
@@ -97,7 +99,9 @@ def welch_band(std: float, n: float, other_std: float, other_n: float) -> float:
     largest = max(errors)
     if largest == 0 or math.isinf(largest):
         return largest
-    one, other = ((error / largest) * (error / largest) for error in errors)  # in parts of the larger, so that nothing over- or underflows
+    one, other = (
+        (error / largest) * (error / largest) for error in errors
+    )  # in parts of the larger, so that nothing over- or underflows
     freedom = (one + other) * (one + other) / (one * one / (n - 1) + other * other / (other_n - 1))
     return t_quantile(freedom) * largest * math.sqrt(one + other)
 
@@ -161,14 +165,20 @@ class _Card:
 def _alone(card: _Card, policy: Policy) -> Iterator[Check]:
     yield _bounded(card, policy, "fid_ratio", "max_fid_ratio", _times, "FID is {} its floor")
     if policy.conditional == "required":
-        sentence = "The candidate takes labels." if card.conditional else "The candidate takes no label, and gate.conditional is `required`."
+        sentence = (
+            "The candidate takes labels."
+            if card.conditional
+            else "The candidate takes no label, and gate.conditional is `required`."
+        )
         yield Check("conditional", None, None, card.conditional, sentence)
     if card.conditional:
         yield _bounded(card, policy, "label_agreement", "min_label_agreement", _percent, "Label agreement is {}")
         second = "Label agreement by the second classifier is {}"
         yield _bounded(card, policy, "label_agreement_second", "min_label_agreement_second", _percent, second)
     yield _bounded(card, policy, "recall_ratio", "min_recall_ratio", _percent, "Recall is {} of its floor")
-    yield _bounded(card, policy, "collapsed_classes", "max_collapsed_classes", _plain, "The number of collapsed classes is {}")
+    yield _bounded(
+        card, policy, "collapsed_classes", "max_collapsed_classes", _plain, "The number of collapsed classes is {}"
+    )
     yield _bounded(
         card,
         policy,
@@ -190,22 +200,35 @@ def _alone(card: _Card, policy: Policy) -> Iterator[Check]:
         beside=" over that of real images",
     )
     if card.tried_out:
-        yield _bounded(card, policy, "usefulness_ratio", "min_usefulness_ratio", _percent, "Usefulness is {} of its floor")
-    yield _bounded(card, policy, "parity_max_abs", "max_parity", _general, "The largest difference of a pixel from the trained network is {}")
+        yield _bounded(
+            card, policy, "usefulness_ratio", "min_usefulness_ratio", _percent, "Usefulness is {} of its floor"
+        )
+    yield _bounded(
+        card,
+        policy,
+        "parity_max_abs",
+        "max_parity",
+        _general,
+        "The largest difference of a pixel from the trained network is {}",
+    )
     yield _bounded(card, policy, "size_mb", "max_size_mb", _plain, "The size in MB is {}")
     yield _bounded(card, policy, "latency_ms", "max_latency_ms", _plain, "The time for one image in ms is {}")
 
 
 def _against(card: _Card, champion: _Card | None, policy: Policy) -> Iterator[Check]:
     if champion is None:
-        yield Check("champion", None, None, True, "There is no champion yet, so that only the candidate's own figures count.")
+        yield Check(
+            "champion", None, None, True, "There is no champion yet, so that only the candidate's own figures count."
+        )
         return
     yield _checked("new_model", lambda: _new_model(card, champion))
     yield _checked("same_yardstick", lambda: _same_yardstick(card, champion))
     yield _checked("improvement", lambda: _improvement(card, champion, policy))
     yield _checked("noise", lambda: _noise(card, champion, policy.metric))
     if champion.conditional:
-        yield _checked("label_agreement_drop", lambda: _label_agreement_drop(card, champion, policy.max_label_agreement_drop))
+        yield _checked(
+            "label_agreement_drop", lambda: _label_agreement_drop(card, champion, policy.max_label_agreement_drop)
+        )
 
 
 def _checked(name: str, check: Callable[[], Check]) -> Check:
@@ -234,20 +257,34 @@ def _bounded(
     passed = value <= bound if ceiling else value >= bound
     ours, theirs = _apart(value, bound, show)
     relation = ("within" if passed else "above") if ceiling else ("no less than" if passed else "below")
-    sentence = f"{what.format(ours)}, {relation} the {theirs} that gate.{field} {'allows' if ceiling else 'asks for'}{beside}."
+    sentence = (
+        f"{what.format(ours)}, {relation} the {theirs} that gate.{field} {'allows' if ceiling else 'asks for'}{beside}."
+    )
     return Check(metric, value, _finite(bound), passed, sentence)
 
 
 def _new_model(card: _Card, champion: _Card) -> Check:
     ours, theirs = card.text("model_sha256"), champion.text("model_sha256")
-    sentence = "The candidate is another model than the champion." if ours != theirs else "This very model is already champion."
+    sentence = (
+        "The candidate is another model than the champion."
+        if ours != theirs
+        else "This very model is already champion."
+    )
     return Check("new_model", ours, theirs, ours != theirs, sentence)
 
 
 def _same_yardstick(card: _Card, champion: _Card) -> Check:
-    differ = [key for key in _DIGESTS if card.text(key) != champion.text(key)] + [key for key in _NUMBERS if card.number(key) != champion.number(key)]
+    differ = [key for key in _DIGESTS if card.text(key) != champion.text(key)] + [
+        key for key in _NUMBERS if card.number(key) != champion.number(key)
+    ]
     if not differ:
-        return Check("same_yardstick", None, None, True, "Candidate and champion were scored alike: same test data, judge, counts and seed.")
+        return Check(
+            "same_yardstick",
+            None,
+            None,
+            True,
+            "Candidate and champion were scored alike: same test data, judge, counts and seed.",
+        )
     listed = ", ".join(differ)
     sentence = f"Candidate and champion were not scored alike, as they differ in {listed}; score both again with the same data, judge and params."
     return Check("same_yardstick", listed, None, False, sentence)
@@ -261,7 +298,11 @@ def _improvement(card: _Card, champion: _Card, policy: Policy) -> Check:
     passed = value <= bound if lower else value >= bound
     ours, needed = _apart(value, bound, _plain)
     how = f"better the champion's {_plain(theirs, 1)} by the {policy.min_improvement:.1%} that gate.min_improvement asks for"
-    sentence = f"{policy.metric} is {ours}, low enough to {how}." if lower else f"{policy.metric} is {ours}, high enough to {how}."
+    sentence = (
+        f"{policy.metric} is {ours}, low enough to {how}."
+        if lower
+        else f"{policy.metric} is {ours}, high enough to {how}."
+    )
     if not passed:
         sentence = f"{policy.metric} is {ours}; it takes {needed} or {'less' if lower else 'more'} to {how}."
     return Check("improvement", value, _finite(bound), passed, sentence)
@@ -276,7 +317,9 @@ def _noise(card: _Card, champion: _Card, metric: str) -> Check:
     ours, chance = _apart(gain, band, _plain)
     sentence = f"{metric} is better by {ours}, more than the {chance} that chance in sampling may make."
     if not passed:
-        sentence = f"{metric} is better by {ours}, yet chance in sampling may make {chance}, and a tie keeps the champion."
+        sentence = (
+            f"{metric} is better by {ours}, yet chance in sampling may make {chance}, and a tie keeps the champion."
+        )
     if gain <= 0:
         sentence = f"{metric} is no better than the champion's."
     return Check("noise", _finite(gain), _finite(band), passed, sentence)
@@ -285,7 +328,9 @@ def _noise(card: _Card, champion: _Card, metric: str) -> Check:
 def _label_agreement_drop(card: _Card, champion: _Card, drop: float) -> Check:
     theirs = champion.number("label_agreement")
     if not card.conditional:
-        sentence = "The candidate takes no label, and the champion does: whoever asks it for a letter would be given any."
+        sentence = (
+            "The candidate takes no label, and the champion does: whoever asks it for a letter would be given any."
+        )
         return Check("label_agreement_drop", None, _finite(theirs - drop), False, sentence)
     value, bound = card.number("label_agreement"), theirs - drop
     passed = value >= bound
@@ -298,7 +343,9 @@ def _label_agreement_drop(card: _Card, champion: _Card, drop: float) -> Check:
 def _seeds(card: _Card) -> float:
     seeds = card.number("sampling_seeds")
     if seeds < 2:
-        raise _UnknownError(f"The {card.who} was sampled once, which tells nothing of chance; score both with evaluate.sampling_seeds of 2 or more.")
+        raise _UnknownError(
+            f"The {card.who} was sampled once, which tells nothing of chance; score both with evaluate.sampling_seeds of 2 or more."
+        )
     return seeds
 
 
@@ -315,7 +362,9 @@ def _std(card: _Card, metric: str) -> float:
 def _spread(card: _Card, key: str) -> float:
     spread = card.number(key)
     if spread < 0:
-        raise _UnknownError(f"In the {card.who}'s scorecard {key} is below 0, which no deviation is; score the {card.who} again.")
+        raise _UnknownError(
+            f"In the {card.who}'s scorecard {key} is below 0, which no deviation is; score the {card.who} again."
+        )
     return spread
 
 

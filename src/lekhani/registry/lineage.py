@@ -122,7 +122,15 @@ def trace(model: str) -> Lineage:
     lock_link, locked, where = _lock(tags, version, commit, lock)
     hashes = _hashes(dataset, tags.get("variant"), locked, where, generator)
     data, info = _data(tags, described, hashes.facts.get("prepared"))
-    links = (_model(version, tags, generator), _run_link(version, run), commit, lock_link, hashes, data, _source(tags, info))
+    links = (
+        _model(version, tags, generator),
+        _run_link(version, run),
+        commit,
+        lock_link,
+        hashes,
+        data,
+        _source(tags, info),
+    )
     return Lineage(version.name, version.number, links)
 
 
@@ -133,14 +141,18 @@ def trained_on(digest: str) -> TrainedOn:
     """
     wanted = digest.lower()
     if not re.fullmatch(r"[0-9a-f]{8,64}", wanted):
-        raise UsageError(f"{one_line(digest)!r} is no digest; give 8 to 64 characters of 0-9 and a-f, as dataset.json has them under `digest`.")
+        raise UsageError(
+            f"{one_line(digest)!r} is no digest; give 8 to 64 characters of 0-9 and a-f, as dataset.json has them under `digest`."
+        )
     found, silent = [], 0
     with _mlflow() as client:
         everything = _versions(client)
         for version in everything:
             if not version.entity.tags.get("data_digest", wanted).startswith(wanted):
                 continue
-            tags = _tags(version, _run(client, version))  # where a version does not say what it was trained on, its run may
+            tags = _tags(
+                version, _run(client, version)
+            )  # where a version does not say what it was trained on, its run may
             silent += "data_digest" not in tags
             if tags.get("data_digest", "").startswith(wanted):
                 found.append(_trained(version, tags))
@@ -183,7 +195,10 @@ def text(found: Lineage | TrainedOn) -> str:
     for link in found.links:
         joint, stem = ("└─", "  ") if link is found.links[-1] else ("├─", "│ ")
         lines.append(f"{joint} {_TITLES[link.name]}")
-        rows = [*((key.replace("_", " "), _shown(value)) for key, value in link.facts.items()), *((n.state, n.sentence) for n in link.notes)]
+        rows = [
+            *((key.replace("_", " "), _shown(value)) for key, value in link.facts.items()),
+            *((n.state, n.sentence) for n in link.notes),
+        ]
         lines += [f"{stem}   {key:<10}  {one_line(value)}" for key, value in rows]
     return "\n".join(lines)
 
@@ -219,7 +234,9 @@ def _mlflow() -> Iterator[mlflow.MlflowClient]:
     try:
         yield connect()
     except (mlflow.MlflowException, OSError) as error:  # those of requests are of the second kind
-        raise LekhaniError(f"MLflow at {mlflow.get_tracking_uri()} does not answer: {first_line(error)}; see MLFLOW_TRACKING_URI.") from error
+        raise LekhaniError(
+            f"MLflow at {mlflow.get_tracking_uri()} does not answer: {first_line(error)}; see MLFLOW_TRACKING_URI."
+        ) from error
 
 
 def _versions(client: mlflow.MlflowClient) -> list[_Version]:
@@ -227,7 +244,16 @@ def _versions(client: mlflow.MlflowClient) -> list[_Version]:
     models = _all(lambda token: client.search_registered_models(_OURS, page_token=token))
     aliases = {model.name: model.aliases for model in models}
     return [
-        _Version(entity, tuple(sorted(alias for alias, number in aliases.get(entity.name, {}).items() if str(number) == str(entity.version))))
+        _Version(
+            entity,
+            tuple(
+                sorted(
+                    alias
+                    for alias, number in aliases.get(entity.name, {}).items()
+                    if str(number) == str(entity.version)
+                )
+            ),
+        )
         for entity in _all(lambda token: client.search_model_versions(_OURS, page_token=token))
     ]
 
@@ -250,7 +276,9 @@ def _chosen(model: str, everything: list[_Version]) -> _Version:
     if not everything:
         raise UsageError(f"Nothing is registered in MLflow at {at}; run `lekhani register`.")
     if not versions:
-        raise UsageError(f"No model {one_line(name)!r} in MLflow at {at}; there are: {', '.join(sorted({one.name for one in everything}))}.")
+        raise UsageError(
+            f"No model {one_line(name)!r} in MLflow at {at}; there are: {', '.join(sorted({one.name for one in everything}))}."
+        )
     numbers = {one.number: one for one in versions}
     aliases = {alias: one for one in versions for alias in one.aliases}
     if asked["number"]:
@@ -261,7 +289,9 @@ def _chosen(model: str, everything: list[_Version]) -> _Version:
         if alias in aliases:
             return aliases[alias]
     what = f"no alias {one_line(asked['alias'])!r}" if asked["alias"] else "neither champion nor challenger"
-    named = [f"@{alias} (version {one.number})" for alias, one in sorted(aliases.items())] or [f":{number}" for number in numbers]
+    named = [f"@{alias} (version {one.number})" for alias, one in sorted(aliases.items())] or [
+        f":{number}" for number in numbers
+    ]
     raise UsageError(f"{name} has {what}; there are: {', '.join(named)}.")
 
 
@@ -332,18 +362,33 @@ def _model(version: _Version, tags: Mapping[str, str], generator: bytes | Note) 
 def _run_link(version: _Version, run: Run | None) -> Link:
     identity = version.entity.run_id or None
     if run is None:
-        lost = "MLflow does not know this run: it was purged, or made in another store." if identity else "The version names no run."
+        lost = (
+            "MLflow does not know this run: it was purged, or made in another store."
+            if identity
+            else "The version names no run."
+        )
         return Link("run", {"id": identity}, (Note("missing", lost),))
     info, notes = run.info, [Note("verified", "MLflow has this run.")]
     if info.lifecycle_stage == "deleted":
-        notes = [Note("missing", f"The run is deleted; until it is purged, `mlflow runs restore --run-id {identity}` brings it back.")]
+        notes = [
+            Note(
+                "missing",
+                f"The run is deleted; until it is purged, `mlflow runs restore --run-id {identity}` brings it back.",
+            )
+        ]
     scored, registered = run.data.tags.get("model_sha256"), version.entity.tags.get("model_sha256")
     if scored and registered and scored == registered:
         notes.append(Note("verified", "The generator that the run scored last is the registered one."))
     elif scored and registered:
-        notes.append(Note("differs", f"The generator that the run scored last is another one, with the SHA-256 {scored}."))
+        notes.append(
+            Note("differs", f"The generator that the run scored last is another one, with the SHA-256 {scored}.")
+        )
     by, started = info.user_id or run.data.tags.get("mlflow.user"), _time(info.start_time)
-    return Link("run", {"id": identity, "name": info.run_name or None, "by": by, "started": started, "status": info.status}, tuple(notes))
+    return Link(
+        "run",
+        {"id": identity, "name": info.run_name or None, "by": by, "started": started, "status": info.status},
+        tuple(notes),
+    )
 
 
 def _commit(tags: Mapping[str, str], version: _Version) -> Link:
@@ -353,38 +398,67 @@ def _commit(tags: Mapping[str, str], version: _Version) -> Link:
     if "dvc.experiment" in tags:
         facts["experiment"] = tags["dvc.experiment"]
     if identity is None:
-        reason = "It was made outside of git." if "git.commit" in tags else "Neither the version nor its run has a tag git.commit."
+        reason = (
+            "It was made outside of git."
+            if "git.commit" in tags
+            else "Neither the version nor its run has a tag git.commit."
+        )
         return Link("commit", facts, (Note("missing", reason),))
     if dirty:
         notes.append(Note("missing", "The tree was dirty: what differed from this commit is not recorded."))
-    said = _git("show", "-s", "--no-show-signature", "--format=%s%n%cI", f"{identity}^{{commit}}") if _COMMIT.fullmatch(identity) else None
+    said = (
+        _git("show", "-s", "--no-show-signature", "--format=%s%n%cI", f"{identity}^{{commit}}")
+        if _COMMIT.fullmatch(identity)
+        else None
+    )
     if said is not None:
         facts["subject"], facts["date"] = said.decode(errors="replace").rstrip("\n").rsplit("\n", 1)
         notes.append(Note("verified", "This clone has the commit."))
     elif not _COMMIT.fullmatch(identity):
         notes.append(Note("missing", "This is no commit id."))
     elif _git("rev-parse", "--git-dir") is None:
-        notes.append(Note("missing", "This folder is in no git repository, or git is not installed; run this in a clone of the project."))
+        notes.append(
+            Note(
+                "missing",
+                "This folder is in no git repository, or git is not installed; run this in a clone of the project.",
+            )
+        )
     else:
         notes.append(Note("missing", "This clone lacks the commit; `git fetch` brings it, if it was pushed."))
     return Link("commit", facts, tuple(notes))
 
 
-def _lock(tags: Mapping[str, str], version: _Version, commit: Link, kept: bytes | Note) -> tuple[Link, bytes | None, str]:
+def _lock(
+    tags: Mapping[str, str], version: _Version, commit: Link, kept: bytes | Note
+) -> tuple[Link, bytes | None, str]:
     """The link; a dvc.lock that has the recorded SHA-256, if there is one; and where that is from."""
     recorded, notes = tags.get("dvc.lock_sha256"), _by_run("dvc.lock_sha256", version, tags)
     if recorded is None:
-        lost = Note("missing", "Neither the version nor its run has a tag dvc.lock_sha256, so there is nothing to hold a dvc.lock against.")
+        lost = Note(
+            "missing",
+            "Neither the version nor its run has a tag dvc.lock_sha256, so there is nothing to hold a dvc.lock against.",
+        )
         return Link("lock", {"sha256": None}, (lost,)), None, ""
     known: list[tuple[bytes, str]] = []
     if isinstance(kept, Note):
         notes.append(kept)
     else:
         known.append((kept, "the run's artifact lineage/dvc.lock"))
-        notes.append(_held("The run's artifact lineage/dvc.lock", kept, recorded, "one of the two was changed or written anew since"))
+        notes.append(
+            _held(
+                "The run's artifact lineage/dvc.lock",
+                kept,
+                recorded,
+                "one of the two was changed or written anew since",
+            )
+        )
     committed = _git("show", f"{commit.facts['id']}:./dvc.lock") if "date" in commit.facts else None
     if committed is not None:
-        why = {True: "the tree was dirty", False: "though the tree is recorded as clean", None: "whether the tree was dirty is not recorded"}
+        why = {
+            True: "the tree was dirty",
+            False: "though the tree is recorded as clean",
+            None: "whether the tree was dirty is not recorded",
+        }
         known.append((committed, f"dvc.lock of commit {commit.facts['id']}"))
         notes.append(_held("The commit's dvc.lock", committed, recorded, why[commit.facts["dirty"]]))
     elif "date" in commit.facts:
@@ -398,12 +472,16 @@ def _lock(tags: Mapping[str, str], version: _Version, commit: Link, kept: bytes 
 
 def _hashes(dataset: str, variant: str | None, lock: bytes | None, where: str, generator: bytes | Note) -> Link:
     if lock is None:
-        return Link("hashes", {}, (Note("missing", "No dvc.lock with a recorded SHA-256 is at hand to read them from."),))
+        return Link(
+            "hashes", {}, (Note("missing", "No dvc.lock with a recorded SHA-256 is at hand to read them from."),)
+        )
     try:
         outs = [out for stage in yaml.safe_load(lock)["stages"].values() for out in stage.get("outs", [])]
         md5 = {str(out["path"]): str(out["md5"]) for out in outs}
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
-        return Link("hashes", {"read_from": where}, (Note("missing", f"That is no dvc.lock that can be read: {where}."),))
+        return Link(
+            "hashes", {"read_from": where}, (Note("missing", f"That is no dvc.lock that can be read: {where}."),)
+        )
     paths = {"raw": f"data/raw/{dataset}", "prepared": f"data/prepared/{dataset}"}
     paths |= {"generator": f"models/{dataset}/{variant}/generator.onnx"} if variant else {}
     facts = {key: md5.get(path) for key, path in paths.items()}
@@ -411,11 +489,18 @@ def _hashes(dataset: str, variant: str | None, lock: bytes | None, where: str, g
     if variant is None:
         notes.append(Note("missing", "The variant is not recorded, so its generator cannot be looked up."))
     elif isinstance(generator, Note):
-        notes.append(Note("missing", "That of the generator cannot be held against the registered file, which is not at hand."))
+        notes.append(
+            Note("missing", "That of the generator cannot be held against the registered file, which is not at hand.")
+        )
     elif facts["generator"] == _md5(generator):
         notes.append(Note("verified", "The file that the registry holds has the MD5 of the generator."))
     elif facts["generator"]:
-        notes.append(Note("differs", f"The file that the registry holds has the MD5 {_md5(generator)}: the model is not the one in dvc.lock."))
+        notes.append(
+            Note(
+                "differs",
+                f"The file that the registry holds has the MD5 {_md5(generator)}: the model is not the one in dvc.lock.",
+            )
+        )
     return Link("hashes", {"read_from": where, **facts}, tuple(notes))
 
 
@@ -427,16 +512,25 @@ def _data(tags: Mapping[str, str], described: bytes | Note, prepared: str | None
     try:
         info = DatasetInfo.from_dict(json.loads(described))
     except (ValueError, KeyError, TypeError):
-        return Link("data", {"digest": digest}, (Note("differs", "The run's artifact lineage/dataset.json cannot be read as one."),)), None
+        return Link(
+            "data",
+            {"digest": digest},
+            (Note("differs", "The run's artifact lineage/dataset.json cannot be read as one."),),
+        ), None
     if digest is None:
         lost = "Neither the version nor its run says on which data it was trained, so lineage/dataset.json may be of others."
         return Link("data", {"digest": None}, (Note("missing", lost),)), None
     if info.digest != digest:
         other = f"The run's artifact lineage/dataset.json is of other data, with the digest {info.digest}."
         return Link("data", {"digest": digest}, (Note("differs", other),)), None
-    notes = [Note("verified", "The run's artifact lineage/dataset.json has this digest."), *([_listed(prepared, described)] if prepared else [])]
+    notes = [
+        Note("verified", "The run's artifact lineage/dataset.json has this digest."),
+        *([_listed(prepared, described)] if prepared else []),
+    ]
     told = {"origin": info.source.get("origin"), "licence": info.source.get("licence")}
-    return Link("data", {"digest": digest, "classes": info.n_classes, "counts": info.counts, **told}, tuple(notes)), info
+    return Link(
+        "data", {"digest": digest, "classes": info.n_classes, "counts": info.counts, **told}, tuple(notes)
+    ), info
 
 
 def _listed(folder: str, described: bytes) -> Note:
@@ -451,7 +545,9 @@ def _listed(folder: str, described: bytes) -> Note:
             return Note("differs", f"DVC's cache holds something else under {folder}.")
         files = {file["relpath"]: file["md5"] for file in json.loads(content)}
     except (DvcException, OSError, ValueError, KeyError, TypeError):
-        return Note("missing", f"DVC's cache here has no {folder}, so that lineage/dataset.json cannot be held against it.")
+        return Note(
+            "missing", f"DVC's cache here has no {folder}, so that lineage/dataset.json cannot be held against it."
+        )
     if files.get("dataset.json") == _md5(described):
         return Note("verified", "DVC's cache here lists this very dataset.json under that hash of the prepared data.")
     return Note("differs", "DVC's cache here lists another dataset.json under that hash of the prepared data.")
@@ -461,7 +557,9 @@ def _source(tags: Mapping[str, str], info: DatasetInfo | None) -> Link:
     keys = ("name", "version", "sha256")
     tagged = {key: tags.get(f"source.{key}") for key in keys}
     if info is None:
-        return Link("source", tagged, (Note("missing", "There is no lineage/dataset.json of these data to hold this against."),))
+        return Link(
+            "source", tagged, (Note("missing", "There is no lineage/dataset.json of these data to hold this against."),)
+        )
     told = {key: str(info.source[key]) for key in (*keys, "slug", "id") if info.source.get(key) is not None}
     other = [key for key in keys if tagged[key] is not None and tagged[key] != told.get(key)]
     silent = [key for key in keys if tagged[key] is None and key in told]
@@ -472,8 +570,14 @@ def _source(tags: Mapping[str, str], info: DatasetInfo | None) -> Link:
     elif any(tagged.values()):
         notes.append(Note("verified", "lineage/dataset.json says the same."))
     if silent:
-        notes.append(Note("missing", f"The version has no tags for {', '.join(silent)}; lineage/dataset.json tells this."))
-    return Link("source", {**{key: tagged[key] or told.get(key) for key in keys}, **{k: v for k, v in told.items() if k not in keys}}, tuple(notes))
+        notes.append(
+            Note("missing", f"The version has no tags for {', '.join(silent)}; lineage/dataset.json tells this.")
+        )
+    return Link(
+        "source",
+        {**{key: tagged[key] or told.get(key) for key in keys}, **{k: v for k, v in told.items() if k not in keys}},
+        tuple(notes),
+    )
 
 
 def _trained(version: _Version, tags: Mapping[str, str]) -> Trained:
@@ -495,7 +599,12 @@ def _trained(version: _Version, tags: Mapping[str, str]) -> Trained:
 def _by_run(key: str, version: _Version, tags: Mapping[str, str]) -> list[Note]:
     """A warning where only the run knows: each later stage of a run writes these tags anew."""
     if key in tags and key not in version.entity.tags:
-        return [Note("missing", f"The version has no tag {key}; this is what its run said after the last stage that it tracked.")]
+        return [
+            Note(
+                "missing",
+                f"The version has no tag {key}; this is what its run said after the last stage that it tracked.",
+            )
+        ]
     return []
 
 

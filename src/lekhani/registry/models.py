@@ -56,7 +56,9 @@ def register(dataset: str, model_uri: str, tags: Mapping[str, str], description:
             client.update_model_version(name, version.version, description)
         client.set_registered_model_alias(name, "challenger", version.version)
     except mlflow.MlflowException as error:
-        raise LekhaniError(f"Could not register {name} in MLflow at {mlflow.get_tracking_uri()}: {first_line(error)}") from error
+        raise LekhaniError(
+            f"Could not register {name} in MLflow at {mlflow.get_tracking_uri()}: {first_line(error)}"
+        ) from error
     return version
 
 
@@ -64,9 +66,14 @@ def datasets() -> list[str]:
     """The datasets that have a registered model, by name."""
     prefix, client = model_name(""), connect()
     try:
-        found = [model.name.removeprefix(prefix) for model in client.search_registered_models(f"name LIKE '{prefix}%'", max_results=1000)]
+        found = [
+            model.name.removeprefix(prefix)
+            for model in client.search_registered_models(f"name LIKE '{prefix}%'", max_results=1000)
+        ]
     except mlflow.MlflowException as error:
-        raise LekhaniError(f"The models in MLflow at {mlflow.get_tracking_uri()} cannot be listed: {first_line(error)}") from error
+        raise LekhaniError(
+            f"The models in MLflow at {mlflow.get_tracking_uri()} cannot be listed: {first_line(error)}"
+        ) from error
     return sorted(name for name in found if not name.endswith(".move"))  # see promotion
 
 
@@ -78,7 +85,9 @@ def aliases(dataset: str) -> dict[str, str]:
     except mlflow.MlflowException as error:
         if error.error_code == MISSING:
             return {}
-        raise LekhaniError(f"{name} cannot be read from MLflow at {mlflow.get_tracking_uri()}: {first_line(error)}") from error
+        raise LekhaniError(
+            f"{name} cannot be read from MLflow at {mlflow.get_tracking_uri()}: {first_line(error)}"
+        ) from error
 
 
 def find(dataset: str) -> Registered:
@@ -99,19 +108,27 @@ def fetch(dataset: str, number: str, alias: str = "") -> Registered:
         version = client.get_model_version(name, number)
         folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{number}"))
     except (mlflow.MlflowException, OSError) as error:
-        raise LekhaniError(f"{name} version {number} cannot be fetched from MLflow at {mlflow.get_tracking_uri()}: {first_line(error)}") from error
+        raise LekhaniError(
+            f"{name} version {number} cannot be fetched from MLflow at {mlflow.get_tracking_uri()}: {first_line(error)}"
+        ) from error
     generator = _only(folder, version)
     scorecard = generator.with_name("scorecard.json")
     run_id, variant = version.run_id or "", version.tags.get("variant", "")
-    return Registered(name, number, alias, run_id, variant, generator, scorecard if scorecard.exists() else None, _judge(version))
+    return Registered(
+        name, number, alias, run_id, variant, generator, scorecard if scorecard.exists() else None, _judge(version)
+    )
 
 
 def _only(folder: Path, version: ModelVersion) -> Path:
     """The generator in a version's folder, if it is the very file that was registered."""
-    files = sorted([*folder.glob("artifacts/*.onnx"), *folder.glob("*.onnx")])  # at the top in models logged as ONNX alone
+    files = sorted(
+        [*folder.glob("artifacts/*.onnx"), *folder.glob("*.onnx")]
+    )  # at the top in models logged as ONNX alone
     if len(files) != 1:
         what = f"{version.name} version {version.version} in MLflow at {mlflow.get_tracking_uri()}"
-        raise LekhaniError(f"{what} holds {len(files)} ONNX files instead of one; restore its artifacts or register the model again.")
+        raise LekhaniError(
+            f"{what} holds {len(files)} ONNX files instead of one; restore its artifacts or register the model again."
+        )
     found = sha256(files[0])
     if found != version.tags.get("model_sha256", found):
         raise LekhaniError(

@@ -64,7 +64,9 @@ def rollback(dataset: str, reason: str | None = None, check: Callable[[str], Any
     known, name = aliases(dataset), model_name(dataset)
     if "champion" not in known or "previous" not in known:
         what = "no previous champion" if "champion" in known else "no champion"
-        raise UsageError(f"{name} has {what}, so there is nothing to go back to; promote a version with `lekhani promote --version N`.")
+        raise UsageError(
+            f"{name} has {what}, so there is nothing to go back to; promote a version with `lekhani promote --version N`."
+        )
     to, over = known["previous"], known["champion"]
     check(to)
     try:
@@ -84,9 +86,14 @@ def finish(dataset: str) -> None:
         return
     if _alive(found):
         verb = "promoting" if found.action == "promote" else "rolling back to"
-        raise LekhaniError(f"{found.by} is {verb} {model_name(dataset)} version {found.to} since {found.at}; wait a moment and look what came of it.")
+        raise LekhaniError(
+            f"{found.by} is {verb} {model_name(dataset)} version {found.to} since {found.at}; wait a moment and look what came of it."
+        )
     if aliases(dataset).get("champion", "") not in (found.over, found.to):
-        log.warning("A move of %s to version %s by %s was broken off, and its champion has been set by hand since.", *_told(dataset, found))
+        log.warning(
+            "A move of %s to version %s by %s was broken off, and its champion has been set by hand since.",
+            *_told(dataset, found),
+        )
         _delete_journal(dataset)
         return
     log.warning("A move of %s to version %s by %s was broken off; finishing it first.", *_told(dataset, found))
@@ -104,7 +111,9 @@ def record(dataset: str, version: str, run_id: str, files: Sequence[Path], tags:
             client.set_model_version_tag(name, version, key, value)
         client.set_tag(run_id, "gate.verdict", tags["gate.verdict"])  # where runs are compared, too
     except (mlflow.MlflowException, OSError) as error:
-        raise LekhaniError(f"The decision on {name} version {version} could not be kept: {first_line(error)}; nothing was promoted.") from error
+        raise LekhaniError(
+            f"The decision on {name} version {version} could not be kept: {first_line(error)}; nothing was promoted."
+        ) from error
 
 
 def check_run(dataset: str, version: str, run_id: str) -> None:
@@ -117,7 +126,9 @@ def check_run(dataset: str, version: str, run_id: str) -> None:
             raise _unreadable(name, error) from error
         stage = "missing"
     if stage != "active":
-        raise LekhaniError(f"The run {run_id[:8]} that made {name} version {version} is {stage}; restore it in MLflow or register the model again.")
+        raise LekhaniError(
+            f"The run {run_id[:8]} that made {name} version {version} is {stage}; restore it in MLflow or register the model again."
+        )
 
 
 def author() -> str:
@@ -128,7 +139,15 @@ def author() -> str:
         return f"user {os.getuid()}"
 
 
-def _move(dataset: str, action: Literal["promote", "rollback"], to: str, over: str, previous: str, tagged: str, tags: dict[str, str]) -> None:
+def _move(
+    dataset: str,
+    action: Literal["promote", "rollback"],
+    to: str,
+    over: str,
+    previous: str,
+    tagged: str,
+    tags: dict[str, str],
+) -> None:
     if any(len(value) > LONGEST for value in tags.values()):
         raise UsageError(f"The reason is longer than {LONGEST:,} characters, more than MLflow keeps; say it in fewer.")
     by, at = author(), f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
@@ -138,11 +157,15 @@ def _move(dataset: str, action: Literal["promote", "rollback"], to: str, over: s
     client, name = connect(), model_name(dataset)
     try:
         client.create_registered_model(
-            _journal(dataset), {"move": json.dumps(asdict(move))}, f"{by} moves the champion of {name} to version {to}; this goes away by itself."
+            _journal(dataset),
+            {"move": json.dumps(asdict(move))},
+            f"{by} moves the champion of {name} to version {to}; this goes away by itself.",
         )
     except mlflow.MlflowException as error:
         if error.error_code == EXISTS:
-            raise LekhaniError(f"Someone else moves the champion of {name} at this moment; look what came of it, then run again.") from error
+            raise LekhaniError(
+                f"Someone else moves the champion of {name} at this moment; look what came of it, then run again."
+            ) from error
         raise LekhaniError(
             f"MLflow at {mlflow.get_tracking_uri()} lets no alias of {name} move: {first_line(error)}; nothing was changed."
         ) from error
@@ -192,7 +215,9 @@ def _read(dataset: str) -> Move | None:
             return None
         raise _unreadable(model_name(dataset), error) from error
     except (KeyError, TypeError, ValueError) as error:
-        raise LekhaniError(f"The registered model {_journal(dataset)} is not one of ours; delete it in MLflow and run again.") from error
+        raise LekhaniError(
+            f"The registered model {_journal(dataset)} is not one of ours; delete it in MLflow and run again."
+        ) from error
 
 
 def _delete_journal(dataset: str) -> None:

@@ -30,11 +30,10 @@ from lekhani.handwriting import recognise as reading
 from lekhani.handwriting import translate as translation
 from lekhani.handwriting.recognise import SIDE, Reading
 from lekhani.handwriting.translate import Translation
+from lekhani.inference.labels import label_of
 from lekhani.inference.sampling import Wishes, draw_shard, noise_source
 from lekhani.inference.session import Reader
-from lekhani.pen import label_of
-from lekhani.serve import reports
-from lekhani.serve import responses
+from lekhani.serve import reports, responses
 from lekhani.serve.batching import Batcher, BusyError
 from lekhani.serve.champions import Champions, Choice, Served
 from lekhani.serve.keys import Keys
@@ -58,8 +57,13 @@ class _Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-Dataset = Annotated[str, Field(max_length=100, description="whose champion to use, as GET /v1/models names them", examples=["devanagari"])]
-Seed = Annotated[int, Field(ge=0, le=2**63 - 1, description="the same seed gives the same picture, as long as the model is the same")]
+Dataset = Annotated[
+    str,
+    Field(max_length=100, description="whose champion to use, as GET /v1/models names them", examples=["devanagari"]),
+]
+Seed = Annotated[
+    int, Field(ge=0, le=2**63 - 1, description="the same seed gives the same picture, as long as the model is the same")
+]
 Picture = Annotated[
     str,
     Field(
@@ -76,12 +80,17 @@ class Generate(_Body):
 
     model: Dataset = "devanagari"
     labels: list[Annotated[str, Field(min_length=1, max_length=80)] | Annotated[int, Field(ge=0, le=100_000)]] = Field(
-        min_length=1, max_length=1000, description="glyphs, class names, or label numbers as integers", examples=[["क", "०"]]
+        min_length=1,
+        max_length=1000,
+        description="glyphs, class names, or label numbers as integers",
+        examples=[["क", "०"]],
     )
     n: int = Field(1, ge=1, le=10_000)
     seed: Seed = 0
     min_confidence: float | None = Field(None, ge=0, le=1, description="keep only what the judge recognises so surely")
-    truncation: float | None = Field(None, gt=0, le=100, description="keep the noise within so many standard deviations")
+    truncation: float | None = Field(
+        None, gt=0, le=100, description="keep the noise within so many standard deviations"
+    )
 
 
 class Compose(_Body):
@@ -93,7 +102,9 @@ class Compose(_Body):
     height: int = Field(64, ge=16, le=256, description="pixels")
     join: bool = Field(True, description="draw the head line from letter to letter")
     variety: float = Field(0.3, ge=0, le=1, description="how much the glyphs differ beyond their letters")
-    augment: Literal["none", "light", "strong"] = Field("light", description="how strong paper, ink, rotation, blur and noise are")
+    augment: Literal["none", "light", "strong"] = Field(
+        "light", description="how strong paper, ink, rotation, blur and noise are"
+    )
 
 
 class Recognise(_Body):
@@ -124,10 +135,19 @@ class Problem(BaseModel):
 def _documented(*kinds: str) -> dict[str, Any]:
     """What a route may answer besides a validation error, for OpenAPI."""
     content: dict[str, Any] = {
-        kind: {"schema": {"type": "object"} if kind == responses.JSON else {"type": "string", "format": "binary"}} for kind in kinds
+        kind: {"schema": {"type": "object"} if kind == responses.JSON else {"type": "string", "format": "binary"}}
+        for kind in kinds
     }
     wrong = {"content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
-    told = {400: "no JSON", 401: "no valid key", 404: "no such model", 406: "no such form", 408: "too slow", 413: "too large", 415: "no JSON"}
+    told = {
+        400: "no JSON",
+        401: "no valid key",
+        404: "no such model",
+        406: "no such form",
+        408: "too slow",
+        413: "too large",
+        415: "no JSON",
+    }
     told |= {422: "not what the schema says", 429: "too much waits; see Retry-After", 503: "not in time, or not ready"}
     problems = {code: {"description": sentence, **wrong} for code, sentence in told.items()}
     return {"responses": {200: {"description": "Done", "content": content}, **problems}, "response_class": Response}
@@ -175,14 +195,19 @@ def create_app(
         await asyncio.gather(champions.close(), app.state.readers.close())
         await diary.note(end=True)
 
-    app = FastAPI(title="Lekhani", version=__version__, summary=__doc__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Lekhani", version=__version__, summary=__doc__, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
     app.state.champions, app.state.limits, app.state.metrics = champions, limits, metrics
     app.state.ready = app.state.leaving = False
     app.state.loop = None
     app.add_middleware(Edge, limits=limits, metrics=metrics)
     if cors:
         app.add_middleware(
-            CORSMiddleware, allow_origins=list(cors), allow_methods=["GET", "POST"], allow_headers=["Authorization", "Content-Type", "X-Request-ID"]
+            CORSMiddleware,
+            allow_origins=list(cors),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
         )
     _errors(app)
     guarded = [Security(_guard(keys))] if keys else []
@@ -198,7 +223,10 @@ def _writing(app: FastAPI, champions: Champions, limits: Limits, metrics: Metric
         """Labelled glyphs: a grid, a ZIP of PNGs with labels.csv, an NPZ of `images` uint8 [N,H,W] and `labels` int64 [N], or JSON."""
         kind, served = _kind(accept, responses.KINDS), _served(champions, body.model)
         if len(body.labels) * body.n > limits.images:
-            raise HTTPException(422, f"{len(body.labels) * body.n:,} images are more than {limits.images:,}, the most of one request; ask for fewer.")
+            raise HTTPException(
+                422,
+                f"{len(body.labels) * body.n:,} images are more than {limits.images:,}, the most of one request; ask for fewer.",
+            )
         pen = served.pen
         labels = np.repeat([_label(label, served) for label in body.labels], body.n).astype(np.int64)
         wishes = Wishes(body.seed, body.min_confidence, body.truncation)
@@ -211,7 +239,9 @@ def _writing(app: FastAPI, champions: Champions, limits: Limits, metrics: Metric
                 return draw_shard(pen.generator, pen.reader, labels, wishes, advance=lambda _: still_wanted()).images
 
             images = await served.lane.alone(choose, len(labels))
-        if served.watch is not None and wishes == Wishes(body.seed):  # what was filtered is no sample of what the model draws
+        if served.watch is not None and wishes == Wishes(
+            body.seed
+        ):  # what was filtered is no sample of what the model draws
             served.watch.saw(images, labels)
         _wrote(request, served, metrics, len(labels))
         about = {"model": served.about(), "seed": body.seed}
@@ -222,13 +252,19 @@ def _writing(app: FastAPI, champions: Champions, limits: Limits, metrics: Metric
         """A line of handwriting: a PNG, a ZIP of it with its transcript, an NPZ of `image` uint8 and `text`, or JSON."""
         kind, served = _kind(accept, responses.KINDS), _served(champions, body.model)
         if len(body.text) > limits.text:
-            raise HTTPException(422, f"The text has {len(body.text):,} characters, and {limits.text:,} is the most; break it up.")
-        look = compose.Look(height=body.height, join=body.join, variety=body.variety, augment=body.augment)
+            raise HTTPException(
+                422, f"The text has {len(body.text):,} characters, and {limits.text:,} is the most; break it up."
+            )
+        style = compose.LineStyle(height=body.height, join=body.join, variety=body.variety, augment=body.augment)
         text = compose.plain(body.text)
         compose.Script(served.pen.classes).labels(text)  # what cannot be written is said before it waits
-        picture = await served.lane.alone(lambda _: compose.compose(served.pen, text, body.seed, look), cost=max(1, len(text)))
+        picture = await served.lane.alone(
+            lambda _: compose.compose(served.pen, text, body.seed, style), cost=max(1, len(text))
+        )
         _wrote(request, served, metrics, len(text))
-        return await _answer(kind, len(text), responses.line, kind, picture, text, {"model": served.about(), "seed": body.seed})
+        return await _answer(
+            kind, len(text), responses.line, kind, picture, text, {"model": served.about(), "seed": body.seed}
+        )
 
 
 def _reading(app: FastAPI, champions: Champions, limits: Limits, metrics: Metrics, guarded: list[Any]) -> None:
@@ -246,14 +282,31 @@ def _reading(app: FastAPI, champions: Champions, limits: Limits, metrics: Metric
     @app.post("/v1/translate", dependencies=guarded, **GLYPHS)
     async def translate(body: Translate, request: Request, accept: Annotated[str | None, Header()] = None) -> Response:
         """The number that a picture shows, written again: a row of digits as PNG, or their images as ZIP, NPZ or JSON."""
-        kind, reader, served = _kind(accept, responses.KINDS), _reader(champions, body.model), _served(champions, body.to)
-        digits = await request.app.state.readers.alone(lambda _: translation.read_digits(reader, _picture(body.image, limits)))
-        done: Translation = await served.lane.alone(lambda _: translation.write(served.pen, digits, body.seed, translation.SURE), len(digits))
+        kind, reader, served = (
+            _kind(accept, responses.KINDS),
+            _reader(champions, body.model),
+            _served(champions, body.to),
+        )
+        digits = await request.app.state.readers.alone(
+            lambda _: translation.read_digits(reader, _picture(body.image, limits))
+        )
+        done: Translation = await served.lane.alone(
+            lambda _: translation.write(served.pen, digits, body.seed, translation.SURE), len(digits)
+        )
         _wrote(request, served, metrics, len(digits))
         if kind == responses.PNG:
             return Response(responses.png(done.picture), media_type=kind)
         labels = np.array([label_of(glyph, served.pen.classes, "A digit") for glyph in done.text], np.int64)
-        return await _answer(kind, 0, responses.glyphs, kind, done.images, labels, served.pen.classes, {"model": served.about(), **done.as_dict()})
+        return await _answer(
+            kind,
+            0,
+            responses.glyphs,
+            kind,
+            done.images,
+            labels,
+            served.pen.classes,
+            {"model": served.about(), **done.as_dict()},
+        )
 
 
 def _telling(app: FastAPI, champions: Champions, metrics: Metrics, guarded: list[Any]) -> None:
@@ -272,7 +325,11 @@ def _telling(app: FastAPI, champions: Champions, metrics: Metrics, guarded: list
         """Whether it should get requests: 503 while it starts and once it leaves. A registry that is away is told of, but is no reason."""
         state = request.app.state
         status = "leaving" if state.leaving else "ready" if state.ready else "starting"
-        value = {"status": status, "models": {name: one.version for name, one in champions.served.items()}, "trouble": champions.trouble}
+        value = {
+            "status": status,
+            "models": {name: one.version for name, one in champions.served.items()},
+            "trouble": champions.trouble,
+        }
         return JSONResponse(value, 200 if status == "ready" else 503)
 
     @app.get("/metrics", dependencies=guarded, response_class=Response)
@@ -308,9 +365,13 @@ def _errors(app: FastAPI) -> None:
 
 
 def _guard(keys: Keys) -> Callable[..., Awaitable[None]]:
-    async def guard(given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]) -> None:
+    async def guard(
+        given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
+    ) -> None:
         if given is None or keys.holder(given.credentials) is None:
-            raise HTTPException(401, "A valid key is needed; send it as `Authorization: Bearer KEY`.", {"WWW-Authenticate": "Bearer"})
+            raise HTTPException(
+                401, "A valid key is needed; send it as `Authorization: Bearer KEY`.", {"WWW-Authenticate": "Bearer"}
+            )
 
     return guard
 
@@ -340,7 +401,9 @@ def _label(wanted: str | int, served: Served) -> int:
     classes = served.pen.classes
     if isinstance(wanted, int) and wanted < len(classes):
         return wanted
-    return label_of(str(wanted) if isinstance(wanted, str) else f"number {wanted}", classes, f"The label {_ascii(str(wanted))}")
+    return label_of(
+        str(wanted) if isinstance(wanted, str) else f"number {wanted}", classes, f"The label {_ascii(str(wanted))}"
+    )
 
 
 def _picture(text: str, limits: Limits) -> Bytes:
@@ -350,14 +413,18 @@ def _picture(text: str, limits: Limits) -> Bytes:
     except (binascii.Error, ValueError):
         raise UsageError("The image is no base64; encode the bytes of a picture file.") from None
     if len(content) > limits.picture_bytes:
-        raise UsageError(f"The image has more than {limits.picture_bytes:,} bytes, the most that is taken; send a smaller one.")
+        raise UsageError(
+            f"The image has more than {limits.picture_bytes:,} bytes, the most that is taken; send a smaller one."
+        )
     try:
         with Image.open(io.BytesIO(content), formats=PICTURES) as image:
             width, height = image.size  # nothing is unpacked yet
     except Exception:  # a damaged file makes Pillow raise nearly anything
         raise UsageError(f"The image cannot be read; send one of {', '.join(PICTURES)}.") from None
     if width * height > limits.picture_pixels:
-        raise UsageError(f"The image has {width:,} x {height:,} pixels, and {limits.picture_pixels:,} is the most; shrink it.")
+        raise UsageError(
+            f"The image has {width:,} x {height:,} pixels, and {limits.picture_pixels:,} is the most; shrink it."
+        )
     return decode_one("the request", "sent", content, SIDE)
 
 

@@ -52,7 +52,12 @@ class Batcher:
     """
 
     def __init__(
-        self, draw: Callable[[Floats, Labels], Bytes], size: int, most: int, patience: float, on_batch: Callable[[int], object] = lambda _: None
+        self,
+        draw: Callable[[Floats, Labels], Bytes],
+        size: int,
+        most: int,
+        patience: float,
+        on_batch: Callable[[int], object] = lambda _: None,
     ) -> None:
         self.draw, self.size, self.most, self.patience, self.on_batch = draw, size, most, patience, on_batch
         self.waiting = 0  # rows of requests that have no answer yet
@@ -92,7 +97,10 @@ class Batcher:
         if self.waiting + cost > self.most or seconds > self.patience:
             wait = self.waiting / self.rows_per_second
             if seconds - wait > self.patience:
-                raise BusyError(f"That would take about {seconds - wait:.0f} seconds, and {self.patience:g} is the most; ask for less at once.", wait)
+                raise BusyError(
+                    f"That would take about {seconds - wait:.0f} seconds, and {self.patience:g} is the most; ask for less at once.",
+                    wait,
+                )
             raise BusyError(f"{self.waiting:,} images wait to be drawn already; try again later.", wait)
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
@@ -121,7 +129,9 @@ class Batcher:
                     if not first.answer.done():
                         first.answer.set_result(result)
                     continue
-                noise, labels = (np.concatenate([getattr(job, name)[part] for job, part in batch]) for name in ("noise", "labels"))
+                noise, labels = (
+                    np.concatenate([getattr(job, name)[part] for job, part in batch]) for name in ("noise", "labels")
+                )
                 images = await loop.run_in_executor(self._thread, self.draw, noise, labels)
             except Exception as error:  # it is the caller's, who may know what to do with it
                 for job, _ in batch:

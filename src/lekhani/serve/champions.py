@@ -68,13 +68,17 @@ class Champions:
         self.choices, self.limits, self.metrics, self.agreement = choices, limits, metrics, agreement
         self.served: dict[str, Served] = {}
         self.trouble: dict[str, str] = {}  # by dataset: why the registry's champion is not served, or the registry away
-        self._refused: dict[str, str] = {}  # by dataset: the version that failed its self-test, which is not tried again
+        self._refused: dict[
+            str, str
+        ] = {}  # by dataset: the version that failed its self-test, which is not tried again
         self._retiring: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Load all; raises LekhaniError when one cannot be served."""
         for choice in self.choices:
-            made = await asyncio.to_thread(self._from_file, choice) if choice.model else await self._newest(choice.dataset)
+            made = (
+                await asyncio.to_thread(self._from_file, choice) if choice.model else await self._newest(choice.dataset)
+            )
             if made is not None:
                 self._put(made)
 
@@ -119,7 +123,9 @@ class Champions:
         alias = "champion" if "champion" in known else "challenger"
         number, served = known.get(alias, ""), self.served.get(dataset)
         if not number and served is None:
-            raise LekhaniError(f"Nothing is registered as {models.model_name(dataset)}; run `make demo`, or serve a file with --model FILE.onnx.")
+            raise LekhaniError(
+                f"Nothing is registered as {models.model_name(dataset)}; run `make demo`, or serve a file with --model FILE.onnx."
+            )
         if not number or (served is not None and served.version == number):
             self._refused.pop(dataset, None)
             return None
@@ -143,13 +149,17 @@ class Champions:
         card = files.read_json(found.scorecard) if found.scorecard else {}
         pen = pens.Pen(generator, reader, origin, f"{found.name}:{found.version}")
         kept = found.generator.with_name("reference.npz")
-        return self._tried(dataset, pen, found.version, found.alias, card, Reference.load(kept) if kept.exists() else None)
+        return self._tried(
+            dataset, pen, found.version, found.alias, card, Reference.load(kept) if kept.exists() else None
+        )
 
     def _from_file(self, choice: Choice) -> Served:
         pen = pens.find("", choice.model, choice.judge)
         return self._tried(choice.dataset, pen, "", "", {}, None)
 
-    def _tried(self, dataset: str, pen: pens.Pen, version: str, alias: str, card: dict[str, Any], reference: Reference | None) -> Served:
+    def _tried(
+        self, dataset: str, pen: pens.Pen, version: str, alias: str, card: dict[str, Any], reference: Reference | None
+    ) -> Served:
         try_out(pen, self.agreement)
         watch = None
         if pen.reader is not None:
@@ -157,13 +167,18 @@ class Champions:
                 reference = _prepared_reference(dataset, pen.reader)
             watch = Watch(pen.reader, card, reference, pen.generator.conditional)
             if card and watch.reference is None:
-                log.warning("%s came without a reference of real images, so its drift is not watched; register it again to add one.", pen.origin)
+                log.warning(
+                    "%s came without a reference of real images, so its drift is not watched; register it again to add one.",
+                    pen.origin,
+                )
         waiting, batches = self.metrics.waiting.labels(dataset), self.metrics.batches.labels(dataset)
 
         def draw(noise: Floats, labels: Labels) -> Bytes:
             return to_uint8(pen.generator.run(noise, labels))
 
-        lane = Batcher(draw, self.limits.batch, self.limits.waiting_images, 0.8 * self.limits.answer_seconds, batches.observe)
+        lane = Batcher(
+            draw, self.limits.batch, self.limits.waiting_images, 0.8 * self.limits.answer_seconds, batches.observe
+        )
         waiting.set_function(lambda: lane.waiting)
         return Served(dataset, pen, version, alias, card, lane, watch)
 
@@ -180,24 +195,39 @@ class Champions:
         self.metrics.model.labels(*_labels(new)).set(1)
         for gauge in (self.metrics.watched, self.metrics.promised, self.metrics.alarm):
             gauge.remove_by_labels({"dataset": new.dataset})
-        log.info("Writing %s with %s (%s, %s).", new.dataset, new.pen.origin, new.generator.variant, new.generator.device)
+        log.info(
+            "Writing %s with %s (%s, %s).", new.dataset, new.pen.origin, new.generator.variant, new.generator.device
+        )
 
     def _trouble(self, dataset: str, sentence: str | None) -> None:
         if sentence is None:
             self.trouble.pop(dataset, None)
         elif self.trouble.get(dataset) != sentence:
             self.trouble[dataset] = sentence
-            log.warning("The champion of %s is kept out: %s What is served stays.", dataset, sentence, extra={"dataset": dataset})
+            log.warning(
+                "The champion of %s is kept out: %s What is served stays.",
+                dataset,
+                sentence,
+                extra={"dataset": dataset},
+            )
 
     def _tell(self, served: Served) -> None:
         for name, one in served.measures.items():
-            before = self.metrics.registry.get_sample_value("lekhani_watch_alarm", {"dataset": served.dataset, "measure": name})
+            before = self.metrics.registry.get_sample_value(
+                "lekhani_watch_alarm", {"dataset": served.dataset, "measure": name}
+            )
             self.metrics.watched.labels(served.dataset, name).set(one.value)
             self.metrics.alarm.labels(served.dataset, name).set(one.alarm)
             if one.expected is not None:
                 self.metrics.promised.labels(served.dataset, name).set(one.expected)
             if one.alarm and not before:
-                facts = {"dataset": served.dataset, "measure": name, "value": one.value, "expected": one.expected, "bound": one.bound}
+                facts = {
+                    "dataset": served.dataset,
+                    "measure": name,
+                    "value": one.value,
+                    "expected": one.expected,
+                    "bound": one.bound,
+                }
                 log.warning("What %s writes is worse than its scorecard promised.", served.pen.origin, extra=facts)
 
 
@@ -211,18 +241,24 @@ def try_out(pen: pens.Pen, agreement: float) -> None:
     noise = np.random.default_rng(0).standard_normal((len(labels), generator.noise_dim), dtype=np.float32)
     images = np.concatenate([generator.run(noise[i : i + 64], labels[i : i + 64]) for i in range(0, len(labels), 64)])
     if images.shape != (len(labels), 1, generator.image_size, generator.image_size):
-        raise LekhaniError(f"{pen.origin} draws images of the shape {images.shape}, not what it says of itself; export it again.")
+        raise LekhaniError(
+            f"{pen.origin} draws images of the shape {images.shape}, not what it says of itself; export it again."
+        )
     if not np.isfinite(images).all() or images.min() < -0.01 or images.max() > 1.01:
         raise LekhaniError(f"{pen.origin} draws pixels that are no numbers between 0 and 1; export it again.")
     if pen.reader is None:
         return
     if pen.reader.classes != pen.classes:
-        raise LekhaniError(f"The judge of {pen.origin} reads other classes than it draws; register it with its own judge.")
+        raise LekhaniError(
+            f"The judge of {pen.origin} reads other classes than it draws; register it with its own judge."
+        )
     if generator.conditional:
         read = float((confidences(pen.reader.read(to_uint8(images))[1])[0] == labels).mean())
         chance = 3 * math.sqrt(agreement * (1 - agreement) / len(labels))
         if read < agreement - chance:
-            raise LekhaniError(f"The judge reads {read:.1%} of what {pen.origin} draws as asked, and the gate wants {agreement:.1%}.")
+            raise LekhaniError(
+                f"The judge reads {read:.1%} of what {pen.origin} draws as asked, and the gate wants {agreement:.1%}."
+            )
     else:
         pen.generate(range(classes), seed=0)
 

@@ -29,13 +29,17 @@ class Keys:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"The keys in {path} cannot be read ({error}); make one with `lekhani serve --new-key NAME`.") from error
+            raise UsageError(
+                f"The keys in {path} cannot be read ({error}); make one with `lekhani serve --new-key NAME`."
+            ) from error
         self._digests: dict[str, str] = {}
         for number, line in enumerate(lines, 1):
             if line.strip() and not line.startswith("#"):
                 found = _LINE.fullmatch(line.strip())
                 if found is None:
-                    raise UsageError(f"{path}, line {number}: a key's line is `NAME sha256:HEX`, as `lekhani serve --new-key NAME` prints it.")
+                    raise UsageError(
+                        f"{path}, line {number}: a key's line is `NAME sha256:HEX`, as `lekhani serve --new-key NAME` prints it."
+                    )
                 self._digests[found["name"]] = found["digest"]
         if not self._digests:
             raise UsageError(f"{path} holds no key; make one with `lekhani serve --new-key NAME`.")

@@ -14,7 +14,9 @@ class Limits(BaseModel):
 
     images: int = Field(1000, ge=1, le=10_000, description="images of one request")
     text: int = Field(200, ge=1, le=200, description="characters of a line of text")
-    picture_bytes: int = Field(2_000_000, ge=1000, description="bytes of a picture that is sent, as PNG, JPEG or whatever it is")
+    picture_bytes: int = Field(
+        2_000_000, ge=1000, description="bytes of a picture that is sent, as PNG, JPEG or whatever it is"
+    )
     picture_pixels: int = Field(16_000_000, ge=1000, description="pixels of a picture that is sent")
     body_bytes: int = Field(3_000_000, ge=1000, description="bytes of a request's body")
     held_bytes: int = Field(200_000_000, ge=1000, description="bytes of all bodies that are held at a time")
@@ -29,7 +31,9 @@ class Limits(BaseModel):
     @model_validator(mode="after")
     def _room_for_one(self) -> "Limits":
         if self.waiting_images < self.images:
-            raise ValueError(f"waiting_images is {self.waiting_images}, less than the {self.images} images of one request")
+            raise ValueError(
+                f"waiting_images is {self.waiting_images}, less than the {self.images} images of one request"
+            )
         return self
 
 

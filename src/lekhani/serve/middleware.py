@@ -79,7 +79,9 @@ class Edge:
             status = 499  # nginx's word for it; nobody hears it but the log
         except Exception:
             log.exception("A bug", extra={"request_id": request_id})
-            await refuse(500, f"Something went wrong that should not have; the log has more under the request id {request_id}.")
+            await refuse(
+                500, f"Something went wrong that should not have; the log has more under the request id {request_id}."
+            )
         finally:
             self.held -= len(body)
             self.metrics.in_flight.dec()
@@ -105,7 +107,9 @@ class Edge:
                     if len(body) > most:
                         raise too_large
                     if self.held > self.limits.held_bytes:
-                        raise _RefusedError(429, "Too much is being sent at this moment; try again later.", {"Retry-After": "5"})
+                        raise _RefusedError(
+                            429, "Too much is being sent at this moment; try again later.", {"Retry-After": "5"}
+                        )
                     more = message.get("more_body", False)
         except TimeoutError:
             raise _RefusedError(408, f"The body did not arrive within {seconds:g} seconds; send it faster.") from None
@@ -145,7 +149,11 @@ class Edge:
         self.metrics.requests.labels(method, route, status).inc()
         self.metrics.seconds.labels(method, route).observe(seconds)
         facts: dict[str, Any] = {"request_id": request_id, "method": method, "route": route, "status": status}
-        facts |= {"milliseconds": round(1000 * seconds, 1), "client": (scope.get("client") or ["unknown"])[0], **scope.get("lekhani", {})}
+        facts |= {
+            "milliseconds": round(1000 * seconds, 1),
+            "client": (scope.get("client") or ["unknown"])[0],
+            **scope.get("lekhani", {}),
+        }
         log.info("answered", extra=facts)
 
 

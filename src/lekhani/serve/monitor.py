@@ -149,13 +149,19 @@ class Watch:
     def _measures(self) -> dict[str, Measure]:
         there = np.arange(self.each) < self.count[:, None]
         n = int(there.sum())
-        measures = {"confidence": Measure(float(self._sure[there].mean()), self.reference.confidence if self.reference else None)}
+        measures = {
+            "confidence": Measure(
+                float(self._sure[there].mean()), self.reference.confidence if self.reference else None
+            )
+        }
         if self.conditional:
             right = there & (self._read == np.arange(len(self.count))[:, None])
             measures["label_agreement"] = self._agreement(float((right.sum(1) / self.count).mean()), n)
         covered = len(np.unique(self._read[there]))
         least = self.card.get("classes_covered")
-        measures["classes_covered"] = Measure(covered, least, least, self.full and least is not None and covered < least)
+        measures["classes_covered"] = Measure(
+            covered, least, least, self.full and least is not None and covered < least
+        )
         if self.full and self.reference is not None and self._features is not None:
             measures["drift"] = self._drift(self.reference, self._features[there], n)
         return measures

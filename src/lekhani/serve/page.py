@@ -49,7 +49,14 @@ def mount(app: FastAPI, *, asks_key: bool = False) -> None:
     """Add the page to an application that `api.create_app` made: "/" leads to it. With `asks_key` it asks for a key of the API."""
     blocks = _blocks(app, asks_key)
     # Nothing is uploaded: pictures go to the API, within its limits.
-    settings: dict[str, Any] = {"max_file_size": 1, "footer_links": [], "run_history": False, "ssr_mode": False, "mcp_server": False, "pwa": False}
+    settings: dict[str, Any] = {
+        "max_file_size": 1,
+        "footer_links": [],
+        "run_history": False,
+        "ssr_mode": False,
+        "mcp_server": False,
+        "pwa": False,
+    }
     app.mount(f"{PATH}/font", StaticFiles(packages=[("fontpkg_noto_sans_devanagari", "files")]))
     gr.mount_gradio_app(app, blocks, PATH, theme=_theme(), css=_file("page.css"), js=_file("page.js"), **settings)
 
@@ -69,7 +76,12 @@ def _file(name: str) -> str:
 def _theme() -> Any:
     font = ["Lekhani Devanagari", "system-ui", "sans-serif"]  # Gradio's own come from another host
     return gr.themes.Base(
-        primary_hue="blue", neutral_hue="slate", font=font, font_mono=["ui-monospace", "monospace"], radius_size="sm", text_size="md"
+        primary_hue="blue",
+        neutral_hue="slate",
+        font=font,
+        font_mono=["ui-monospace", "monospace"],
+        radius_size="sm",
+        text_size="md",
     )
 
 
@@ -79,12 +91,22 @@ def _blocks(app: FastAPI, asks_key: bool) -> Any:
     other = "mnist" if "mnist" in datasets else datasets[-1]
     reading = _Caller(app)
     with gr.Blocks(title="Lekhani", analytics_enabled=False, fill_width=False) as blocks:
-        gr.HTML("<header><h1>Lekhani <span lang='hi'>लेखनी</span></h1><p>A pen that writes by hand, and reads what you write.</p></header>")
-        key = gr.Textbox(label="Key", type="password", visible=asks_key, info="This server asks for one; it is sent with each click.", elem_id="key")
+        gr.HTML(
+            "<header><h1>Lekhani <span lang='hi'>लेखनी</span></h1><p>A pen that writes by hand, and reads what you write.</p></header>"
+        )
+        key = gr.Textbox(
+            label="Key",
+            type="password",
+            visible=asks_key,
+            info="This server asks for one; it is sent with each click.",
+            elem_id="key",
+        )
         with gr.Tab("Write"), gr.Row():
             with gr.Column(scale=2, min_width=300):
                 model = gr.Radio(datasets, value=first, label="Model", elem_id="model")
-                text = gr.Textbox("४२ कखग" if first == "devanagari" else "42", label="Text", max_length=200, elem_id="text")
+                text = gr.Textbox(
+                    "४२ कखग" if first == "devanagari" else "42", label="Text", max_length=200, elem_id="text"
+                )
                 letters = gr.HTML(elem_id="letters")
                 style = gr.Radio([LINE, GLYPHS], value=LINE, label="Style", elem_id="style")
                 with gr.Row():
@@ -129,13 +151,20 @@ class _Caller:
         """Buttons for all that a model can write."""
 
         async def made() -> str:
-            return "".join(f"<button type='button'>{html.escape(c.glyph)}</button>" for c in await self._classes(request, key, model))
+            return "".join(
+                f"<button type='button'>{html.escape(c.glyph)}</button>"
+                for c in await self._classes(request, key, model)
+            )
 
         return await _said(made)
 
-    async def write(self, key: str, model: str, text: str, style: str, count: int, seed: int, request: gr.Request) -> str:
+    async def write(
+        self, key: str, model: str, text: str, style: str, count: int, seed: int, request: gr.Request
+    ) -> str:
         """Handwriting with what saves it."""
-        return await _said(lambda: (self._glyphs if style == GLYPHS else self._lines)(request, key, model, text, count, seed))
+        return await _said(
+            lambda: (self._glyphs if style == GLYPHS else self._lines)(request, key, model, text, count, seed)
+        )
 
     async def _glyphs(self, request: gr.Request, key: str, model: str, text: str, count: int, seed: int) -> str:
         found = Script(await self._classes(request, key, model)).labels(plain(text))
@@ -146,7 +175,9 @@ class _Caller:
         shown = [_figure(files[row["file"]], row["glyph"]) for row in rows]
         return _result("glyphs", shown, responses.png(grid(images, min(len(images), COLUMNS))), files)
 
-    async def _lines(self, request: gr.Request, key: str, model: str, text: str, count: int | None, seed: int | None) -> str:
+    async def _lines(
+        self, request: gr.Request, key: str, model: str, text: str, count: int | None, seed: int | None
+    ) -> str:
         if not 1 <= (count or 0) <= MOST:
             raise UsageError(f"How many is from 1 to {MOST}.")
         files, shown = {}, []
@@ -156,7 +187,9 @@ class _Caller:
             files[f"{number:02d}.png"] = base64.b64decode(line["png"])
             files[f"{number:02d}.gt.txt"] = f"{line['text']}\n".encode()
             shown.append(_figure(files[f"{number:02d}.png"], alt=line["text"]))
-        return _result("lines", shown, _stacked([content for name, content in files.items() if name.endswith(".png")]), files)
+        return _result(
+            "lines", shown, _stacked([content for name, content in files.items() if name.endswith(".png")]), files
+        )
 
     async def translate(self, picture: str, key: str, source: str, target: str, seed: int, request: gr.Request) -> str:
         """A number as it was read, and written again."""
@@ -187,14 +220,18 @@ class _Caller:
         known = [one["classes"] for one in models if one["dataset"] == model]
         return tuple(GlyphClass(**c) for c in known[0]) if known else ()
 
-    async def _post(self, request: gr.Request, key: str, what: str, body: _Fields, accept: str = responses.JSON) -> httpx.Response:
+    async def _post(
+        self, request: gr.Request, key: str, what: str, body: _Fields, accept: str = responses.JSON
+    ) -> httpx.Response:
         return await self._ask(request, key, "POST", what, json=body, headers={"Accept": accept})
 
     async def _ask(self, request: gr.Request, key: str, method: str, what: str, **more: Any) -> httpx.Response:
         """The API's answer; raises LekhaniError with the sentence that it refuses with."""
         caller = (request.client.host, request.client.port)
         headers = more.pop("headers", {}) | ({"Authorization": f"Bearer {key.strip()}".encode()} if key else {})
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app, client=caller), base_url="http://page") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.app, client=caller), base_url="http://page"
+        ) as client:
             answer = await client.request(method, f"/v1/{what}", headers=headers, **more)
         if answer.is_error:
             raise LekhaniError(answer.json()["detail"])
@@ -225,7 +262,9 @@ def _opened(content: bytes) -> Image.Image:
 def _stacked(pictures: Sequence[bytes]) -> bytes:
     """Pictures one above the other, as PNG."""
     images = [_opened(content) for content in pictures]
-    sheet = Image.new(images[0].mode, (max(i.width for i in images), sum(i.height + GAP for i in images) - GAP), "white")
+    sheet = Image.new(
+        images[0].mode, (max(i.width for i in images), sum(i.height + GAP for i in images) - GAP), "white"
+    )
     top = 0
     for image in images:
         sheet.paste(image, (0, top))
@@ -235,7 +274,11 @@ def _stacked(pictures: Sequence[bytes]) -> bytes:
 
 def _figure(content: bytes, caption: str = "", alt: str = "") -> str:
     image = f"<img src='{PICTURE}{base64.b64encode(content).decode()}' alt='{html.escape(alt or caption)}'>"
-    return f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>" if caption else f"<figure>{image}</figure>"
+    return (
+        f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"
+        if caption
+        else f"<figure>{image}</figure>"
+    )
 
 
 def _result(kind: str, shown: Sequence[str], sheet: bytes, files: Mapping[str, bytes]) -> str:

@@ -74,7 +74,9 @@ def write(folder: Path, day: str, report: dict[str, Any]) -> None:
                 for name, one in model["watch"].items()
             ]
             lines.append("")
-    lines += [f"- Alarm: {one['measure']} of {one['model']}, first at {one['first']}" for one in report["alarms"]] or ["No alarms."]
+    lines += [f"- Alarm: {one['measure']} of {one['model']}, first at {one['first']}" for one in report["alarms"]] or [
+        "No alarms."
+    ]
     lines += [f"- {dataset}: {sentence}" for dataset, sentence in report["trouble"].items()]
     files.write_text(folder / f"{day}.md", "\n".join(lines) + "\n")
 

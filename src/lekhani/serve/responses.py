@@ -41,7 +41,9 @@ def base64_png(picture: "Picture | Image.Image") -> str:
     return base64.b64encode(png(picture)).decode()
 
 
-def glyphs(kind: str, images: Bytes, labels: Labels, classes: Sequence[GlyphClass], about: Mapping[str, Any]) -> bytes | dict[str, Any]:
+def glyphs(
+    kind: str, images: Bytes, labels: Labels, classes: Sequence[GlyphClass], about: Mapping[str, Any]
+) -> bytes | dict[str, Any]:
     """Labelled glyphs, uint8 [N,H,W] and int64 [N]: a grid, a ZIP of PNGs with labels.csv, an NPZ of both arrays, or a value for JSON."""
     if kind == PNG:
         return png(grid(images, math.ceil(math.sqrt(len(images)))))
@@ -52,14 +54,17 @@ def glyphs(kind: str, images: Bytes, labels: Labels, classes: Sequence[GlyphClas
         return {
             **about,
             "images": [
-                {"label": c.label, "name": c.name, "glyph": c.glyph, "png": base64_png(image)} for c, image in zip(known, images, strict=True)
+                {"label": c.label, "name": c.name, "glyph": c.glyph, "png": base64_png(image)}
+                for c, image in zip(known, images, strict=True)
             ],
         }
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(("file", "label", "name", "glyph"))
     rows.writerows((f"{i:06d}.png", c.label, c.name, c.glyph) for i, c in enumerate(known))
-    return packed({"labels.csv": table.getvalue().encode()} | {f"{i:06d}.png": png(image) for i, image in enumerate(images)})
+    return packed(
+        {"labels.csv": table.getvalue().encode()} | {f"{i:06d}.png": png(image) for i, image in enumerate(images)}
+    )
 
 
 def line(kind: str, picture: Image.Image, text: str, about: Mapping[str, Any]) -> bytes | dict[str, Any]:
@@ -78,7 +83,9 @@ def packed(files: Mapping[str, bytes]) -> bytes:
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as archive:  # PNGs are compressed already
         for name, content in files.items():
-            archive.writestr(zipfile.ZipInfo(name), content)  # without the time of day: the same request, the same bytes
+            archive.writestr(
+                zipfile.ZipInfo(name), content
+            )  # without the time of day: the same request, the same bytes
     return made.getvalue()
 
 

@@ -124,10 +124,20 @@ def serve(app: FastAPI, host: str, port: int, limits: Limits) -> None:
     """
     asyncio.run(app.state.champions.start())
     try:
-        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
+        listener = socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
+        )
     except OSError as error:
-        raise UsageError(f"{host}, port {port}, cannot be listened on ({error.strerror or error}); choose another --host or --port.") from None
+        raise UsageError(
+            f"{host}, port {port}, cannot be listened on ({error.strerror or error}); choose another --host or --port."
+        ) from None
     log.info("Listening on %s, port %d.", host, port)
     protocol = type("Protocol", (PatientProtocol,), {"limits": limits})
-    settings: dict[str, Any] = {"http": protocol, "ws": "none", "log_config": None, "access_log": False, "server_header": False}
+    settings: dict[str, Any] = {
+        "http": protocol,
+        "ws": "none",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+    }
     Server(uvicorn.Config(app, host, port, timeout_graceful_shutdown=FINISH_SECONDS, **settings)).run([listener])

@@ -45,7 +45,9 @@ class GlyphModel(PythonModel):
             )
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        self.session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])  # what was checked is what is opened
+        self.session = ort.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"]
+        )  # what was checked is what is opened
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.classes: list[dict[str, Any]] = json.loads(metadata["classes"])
         self.noise_dim, self.image_size = int(metadata["noise_dim"]), int(metadata["image_size"])
@@ -53,7 +55,9 @@ class GlyphModel(PythonModel):
         self._numbers = {str(c["label"]): c["label"] for c in self.classes}
         self._numbers |= {c["name"]: c["label"] for c in self.classes}
         self._numbers |= {c["glyph"]: c["label"] for c in self.classes}
-        self._inputs = {entry.name for entry in self.session.get_inputs()}  # an exporter drops an input that nothing reads
+        self._inputs = {
+            entry.name for entry in self.session.get_inputs()
+        }  # an exporter drops an input that nothing reads
 
     def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:  # type: ignore[override]
         """Draw one image per row of `model_input`; raises MlflowException, which a server answers with 400, for what cannot be drawn."""
@@ -99,7 +103,9 @@ class GlyphModel(PythonModel):
         except (TypeError, ValueError):
             noise = np.full((1, 1), np.nan, np.float32)
         if not np.isfinite(noise).all():
-            raise MlflowException.invalid_parameter_value(f"The column noise must hold {self.noise_dim} finite numbers in each row.")
+            raise MlflowException.invalid_parameter_value(
+                f"The column noise must hold {self.noise_dim} finite numbers in each row."
+            )
         return noise
 
 

@@ -30,7 +30,13 @@ log = logging.getLogger("lekhani")
 
 @answering()
 def start_run(
-    experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], data: DatasetInfo, data_folder: Path, reports: Sequence[Path] = ()
+    experiment: str,
+    name: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    data: DatasetInfo,
+    data_folder: Path,
+    reports: Sequence[Path] = (),
 ) -> str:
     """Open a run with its params, tags, dataset input and what is known about the data (`reports`, files), and return its id.
 
@@ -68,7 +74,9 @@ class MlflowReporter:
     def __init__(self, run_id: str, backlog: Path) -> None:
         self.run_id, self.backlog = run_id, backlog
         self.client = mlflow.MlflowClient()
-        self.waiting: list[tuple[int, dict[str, float] | Picture, int]] = []  # step, figures or a grid, milliseconds since 1970
+        self.waiting: list[
+            tuple[int, dict[str, float] | Picture, int]
+        ] = []  # step, figures or a grid, milliseconds since 1970
         self.known = 0  # the last step that an earlier session has reported
         self.away, self.away_until = False, 0.0
 
@@ -87,7 +95,11 @@ class MlflowReporter:
     def resume(self, step: int) -> None:
         """See Reporter; a step that MLflow knows from an earlier session is not told twice."""
         try:
-            self.known = max((m.step for m in self.client.get_metric_history(self.run_id, "train/images_seen")), default=0) if step else 0
+            self.known = (
+                max((m.step for m in self.client.get_metric_history(self.run_id, "train/images_seen")), default=0)
+                if step
+                else 0
+            )
         except Exception as error:  # mlflow, its database and its transport raise many kinds
             self._away(error)
 
@@ -96,9 +108,14 @@ class MlflowReporter:
         self.away_until = 0.0
         self._deliver()
         if self.waiting:
-            items = [[step, value if isinstance(value, dict) else value.tolist(), at] for step, value, at in self.waiting]
+            items = [
+                [step, value if isinstance(value, dict) else value.tolist(), at] for step, value, at in self.waiting
+            ]
             write_json(self.backlog, {"run_id": self.run_id, "items": items})
-            log.warning("MLflow is still away; %s keeps what it missed, and the next stage of this variant delivers it.", self.backlog)
+            log.warning(
+                "MLflow is still away; %s keeps what it missed, and the next stage of this variant delivers it.",
+                self.backlog,
+            )
 
     def _tell(self, step: int, what: "dict[str, float] | Picture") -> None:
         if step > self.known:
@@ -118,7 +135,9 @@ class MlflowReporter:
 
     def _away(self, error: Exception) -> None:
         if not self.away:
-            log.warning("MLflow does not answer (%s); training goes on, and it will be told when it is back.", first_line(error))
+            log.warning(
+                "MLflow does not answer (%s); training goes on, and it will be told when it is back.", first_line(error)
+            )
         self.away, self.away_until = True, time.monotonic() + self.PATIENCE
 
 
@@ -183,7 +202,11 @@ def resume(run_id: str | None, experiment: str, name: str, tags: Mapping[str, st
             tags["lekhani.trained_as"] = origin
             found = client.search_runs([experiment_id], f"tags.`lekhani.trained_as` = '{origin}'", max_results=1)
             if run_id is not None and not found:
-                log.warning("MLflow here has never seen the training run of %s (%s); opened a new run for what follows.", name, run_id[:8])
+                log.warning(
+                    "MLflow here has never seen the training run of %s (%s); opened a new run for what follows.",
+                    name,
+                    run_id[:8],
+                )
             run_id = found[0].info.run_id if found else None
         with mlflow.start_run(run_id=run_id, run_name=None if run_id else name, tags=tags) as run:
             yield str(run.info.run_id)
@@ -200,8 +223,16 @@ def _is_active(client: mlflow.MlflowClient, run_id: str) -> bool:
 
 def log_scorecard(card: Mapping[str, Any], files: Sequence[Path], judges: Sequence[Path]) -> None:
     """Add a scorecard's numbers as metrics, its files and the classifiers that made it as artifacts to the active run."""
-    mlflow.log_metrics({key: float(value) for key, value in card.items() if isinstance(value, int | float) and not isinstance(value, bool)})
-    mlflow.set_tags({key: str(card[key]) for key in ("dataset", "variant", "model_sha256", "judge_sha256") if key in card})
+    mlflow.log_metrics(
+        {
+            key: float(value)
+            for key, value in card.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+    )
+    mlflow.set_tags(
+        {key: str(card[key]) for key in ("dataset", "variant", "model_sha256", "judge_sha256") if key in card}
+    )
     for path in files:
         mlflow.log_artifact(str(path), "evaluation")
     for path in judges:
@@ -261,7 +292,12 @@ def log_model(path: Path, beside: Sequence[Path] = ()) -> str:
         pip_requirements=[f"{module.__name__}=={module.__version__}" for module in (ort, np, pd)],
         metadata={
             **known,
-            **{"conditional": conditional, "noise_dim": int(told["noise_dim"]), "image_size": int(told["image_size"]), "classes": glyphs},
+            **{
+                "conditional": conditional,
+                "noise_dim": int(told["noise_dim"]),
+                "image_size": int(told["image_size"]),
+                "classes": glyphs,
+            },
             "label": "a glyph, class name or number" if conditional else "ignored: this generator takes no label",
         },
         tags=known,

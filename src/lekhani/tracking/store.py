@@ -82,7 +82,9 @@ def use_experiment(name: str) -> str:
                 raise
             return use_experiment(name)  # another stage was faster
     elif experiment.lifecycle_stage == "deleted":
-        raise LekhaniError(f"The MLflow experiment {name!r} is deleted; restore it or name another under tracking.experiment.")
+        raise LekhaniError(
+            f"The MLflow experiment {name!r} is deleted; restore it or name another under tracking.experiment."
+        )
     else:
         identity = experiment.experiment_id
     mlflow.set_experiment(experiment_id=identity)

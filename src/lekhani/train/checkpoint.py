@@ -48,7 +48,9 @@ class Checkpoints:
                 self._same(found["made_with"])
             except (OSError, ValueError, KeyError, RuntimeError, EOFError) as error:
                 log.warning(
-                    "The checkpoint %s is damaged (%s); going on from the one before.", path, str(error).splitlines()[0] if str(error) else error
+                    "The checkpoint %s is damaged (%s); going on from the one before.",
+                    path,
+                    str(error).splitlines()[0] if str(error) else error,
                 )
                 continue
             state: dict[str, Any] = found["state"]

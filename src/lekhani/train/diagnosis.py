@@ -26,7 +26,9 @@ def diagnose(rows: Sequence[Mapping[str, float]], scores: Sequence[Mapping[str, 
     found = []
     recent = rows[-RECENT:]
     if len(recent) == RECENT:
-        if _all(recent, lambda row: min(row["accuracy_real"], row["accuracy_fake"]) > 0.98, "accuracy_real", "accuracy_fake"):
+        if _all(
+            recent, lambda row: min(row["accuracy_real"], row["accuracy_fake"]) > 0.98, "accuracy_real", "accuracy_fake"
+        ):
             found.append(
                 Finding(
                     "dominating_discriminator",
@@ -34,9 +36,14 @@ def diagnose(rows: Sequence[Mapping[str, float]], scores: Sequence[Mapping[str, 
                     "augment, or raise lr_g.",
                 )
             )
-        if _all(recent, lambda row: max(row["accuracy_real"], row["accuracy_fake"]) < 0.3, "accuracy_real", "accuracy_fake"):
+        if _all(
+            recent, lambda row: max(row["accuracy_real"], row["accuracy_fake"]) < 0.3, "accuracy_real", "accuracy_fake"
+        ):
             found.append(
-                Finding("dominating_generator", "The discriminator is mostly wrong, so it has nothing to teach: lower lr_g, raise lr_d or n_dis.")
+                Finding(
+                    "dominating_generator",
+                    "The discriminator is mostly wrong, so it has nothing to teach: lower lr_g, raise lr_d or n_dis.",
+                )
             )
         early = [row["grad_norm_g"] for row in rows[:RECENT] if "grad_norm_g" in row]
         if early and _all(recent, lambda row: row["grad_norm_g"] < 1e-3 * max(early), "grad_norm_g"):
@@ -50,7 +57,12 @@ def diagnose(rows: Sequence[Mapping[str, float]], scores: Sequence[Mapping[str, 
         for name in ("grad_norm_d", "grad_norm_g", "grad_norm"):
             first = [row[name] for row in rows[:RECENT] if name in row]
             if first and _all(recent, lambda row, name=name, first=first: row[name] > 1e3 * max(first), name):  # type: ignore[misc]
-                found.append(Finding("exploding_gradients", f"{name} has grown a thousandfold: set clip_norm to 1 or lower the learning rate."))
+                found.append(
+                    Finding(
+                        "exploding_gradients",
+                        f"{name} has grown a thousandfold: set clip_norm to 1 or lower the learning rate.",
+                    )
+                )
                 break
     if len(scores) > 1:  # a generator that has just begun shows few classes and little else, and is on its way
         before, last = ({"classes_covered": 1.0, "class_diversity": 1.0} | dict(score) for score in scores[-2:])

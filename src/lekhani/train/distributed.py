@@ -60,7 +60,9 @@ def share_gradients(variant: Variant, here: Ranks) -> None:
         return
     parameters = [p for part in variant.optimisers() for group in part.param_groups for p in group["params"]]
     if not parameters:
-        raise LekhaniError(f"{variant.name} keeps its gradients to itself, so it trains in one process; start it without torchrun.")
+        raise LekhaniError(
+            f"{variant.name} keeps its gradients to itself, so it trains in one process; start it without torchrun."
+        )
 
     def average(parameter: Tensor) -> None:
         if parameter.grad is not None:  # always so here; torch's types do not know it

@@ -153,7 +153,9 @@ class _Session:
         self.classes = torch.from_numpy(labels).to(device)
         self.batch_size = min(batch_size, len(images)) // self.here.world * self.here.world
         if not self.batch_size:
-            raise LekhaniError(f"A batch is smaller than the {self.here.world} processes that are to share it; raise batch_size or start fewer.")
+            raise LekhaniError(
+                f"A batch is smaller than the {self.here.world} processes that are to share it; raise batch_size or start fewer."
+            )
         self.steps = max(1, math.ceil(images_seen / self.batch_size))
         noise, sample_labels = fixed_inputs(self.variant.noise_dim, int(labels.max()) + 1, seed)
         self.noise, self.sample_labels = noise.to(device), sample_labels.to(device)
@@ -181,7 +183,9 @@ class _Session:
         """Show the next batch, or this process's share of it."""
         chosen = next(self.rows)
         self.variant.progress = self.run.step / self.steps
-        self.run.pending.append(self.variant.step(self.pixels[chosen].unsqueeze(1).float().div_(255), self.classes[chosen]))
+        self.run.pending.append(
+            self.variant.step(self.pixels[chosen].unsqueeze(1).float().div_(255), self.classes[chosen])
+        )
         if self.run.step >= self.ema_start * self.steps:
             self.ema.update()
         else:
@@ -192,7 +196,9 @@ class _Session:
         """Row numbers of each batch from here on, on the device: many batches come over at once, since each crossing waits for the device."""
         order = islice(batches(len(self.pixels), self.batch_size, self.seed), self.run.step, None)
         while True:
-            yield from torch.from_numpy(np.stack(list(islice(order, 64)))[:, self.here.rank :: self.here.world].copy()).to(self.device)
+            yield from torch.from_numpy(
+                np.stack(list(islice(order, 64)))[:, self.here.rank :: self.here.world].copy()
+            ).to(self.device)
 
     def report(self) -> None:
         """Tell figures, scores, samples and findings when their time has come."""
@@ -214,13 +220,20 @@ class _Session:
     def save(self, at_once: bool) -> None:
         """Write a checkpoint, when it is time or `at_once`."""
         every = self.choice.checkpoint_steps
-        due = time.perf_counter() - self.saved > self.choice.checkpoint_seconds or (every and self.run.step % every == 0)
+        due = time.perf_counter() - self.saved > self.choice.checkpoint_seconds or (
+            every and self.run.step % every == 0
+        )
         if not self.checkpoints or not self.here.leads or not (due or at_once):
             return
         _check_finite(self.variant.name, self.run)
         self.run.seconds = self._seconds()
         self.run.started = time.perf_counter()
-        state = {"variant": self.variant.state_dict(), "ema": self.ema.state_dict(), "run": self.run.state_dict(), "random": torch.get_rng_state()}
+        state = {
+            "variant": self.variant.state_dict(),
+            "ema": self.ema.state_dict(),
+            "run": self.run.state_dict(),
+            "random": torch.get_rng_state(),
+        }
         if self.device.type == "cuda":
             state["random_cuda"] = torch.cuda.get_rng_state(self.device)
         self.checkpoints.save(self.run.step, state)
@@ -260,7 +273,9 @@ class _Session:
         self.run.rows.append(means)
         speed = seen / self._seconds()
         left = (self.steps * self.batch_size - seen) / speed
-        self.reporter.metrics(self.run.step, {"images_seen": seen, **means, "images_per_second": speed, "seconds_left": left})
+        self.reporter.metrics(
+            self.run.step, {"images_seen": seen, **means, "images_per_second": speed, "seconds_left": left}
+        )
 
     def _tell_findings(self) -> None:
         """Say what the curves and the scores tell by now, each thing once."""

@@ -16,14 +16,26 @@ class ProgressBar:
         self.console = Console(stderr=True)
         self.lines = 0
         self.leading = ""
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}% {task.fields[note]}"))
-        self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}% {task.fields[note]}"),
+        )
+        self.bar = Progress(
+            *columns,
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
         self.task = self.bar.add_task(title, total=images_total, note="")
         self.bar.start()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """See Reporter."""
-        losses = ", ".join(f"{key} {value:.3f}" for key, value in values.items() if key.startswith("loss")) + self.leading
+        losses = (
+            ", ".join(f"{key} {value:.3f}" for key, value in values.items() if key.startswith("loss")) + self.leading
+        )
         seen, speed, left = (values[key] for key in ("images_seen", "images_per_second", "seconds_left"))
         seen = min(seen, self.total)  # the last batch may reach beyond the budget
         self.bar.update(self.task, completed=seen, note=f"{speed:.0f} images/s, {losses}")

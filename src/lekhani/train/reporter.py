@@ -111,7 +111,9 @@ class LossFile:
                     remove(picture)
             for path in (self.losses, self.score_file):
                 lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if step and path.exists() else []
-                write_text(path, "".join(line for i, line in enumerate(lines) if i == 0 or float(line.split(",")[0]) <= step))
+                write_text(
+                    path, "".join(line for i, line in enumerate(lines) if i == 0 or float(line.split(",")[0]) <= step)
+                )
 
     def close(self) -> None:
         """See Reporter."""
@@ -129,4 +131,6 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise LekhaniError(f"Could not write {path}: {error.strerror or error}; free space or check permissions, then run again.") from error
+        raise LekhaniError(
+            f"Could not write {path}: {error.strerror or error}; free space or check permissions, then run again."
+        ) from error

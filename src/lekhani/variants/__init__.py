@@ -13,7 +13,8 @@ from lekhani.variants.turbo import Turbo
 from lekhani.variants.wgan_gp import WganGp
 
 VARIANTS: dict[str, type[Variant]] = {
-    variant.name: variant for variant in (BareBones, MlpGan, Cgan, Dcgan, WganGp, Sngan, R3gan, Draw, FlowMatching, Turbo)
+    variant.name: variant
+    for variant in (BareBones, MlpGan, Cgan, Dcgan, WganGp, Sngan, R3gan, Draw, FlowMatching, Turbo)
 }
 
 __all__ = ["VARIANTS", "Variant"]

@@ -39,7 +39,11 @@ class Generator(nn.Module):
         layers: list[nn.Module] = []
         n_in = noise_dim + LABEL_DIM
         for n_out in (width, 2 * width, 4 * width):
-            layers += [nn.Linear(n_in, n_out), nn.LeakyReLU(0.2, inplace=True), BatchNorm1d(n_out, eps=1e-3, momentum=0.2)]
+            layers += [
+                nn.Linear(n_in, n_out),
+                nn.LeakyReLU(0.2, inplace=True),
+                BatchNorm1d(n_out, eps=1e-3, momentum=0.2),
+            ]
             n_in = n_out
         self.layers = nn.Sequential(*layers, nn.Linear(n_in, image_size**2))
         self.apply(_glorot)

@@ -34,7 +34,11 @@ class Generator(nn.Module):
         layers: list[nn.Module] = [nn.BatchNorm2d(self.widest), nn.ReLU(inplace=True)]
         width = self.widest
         for _ in range(doublings - 1):
-            layers += [nn.ConvTranspose2d(width, width // 2, 4, 2, 1, bias=False), nn.BatchNorm2d(width // 2), nn.ReLU(inplace=True)]
+            layers += [
+                nn.ConvTranspose2d(width, width // 2, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(width // 2),
+                nn.ReLU(inplace=True),
+            ]
             width //= 2
         layers.append(nn.ConvTranspose2d(width, 1, 4, 2, 1))
         self.layers = nn.Sequential(*layers)
@@ -55,7 +59,11 @@ class Discriminator(nn.Module):
         layers: list[nn.Module] = [nn.Conv2d(1, channels, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
         width = channels
         for _ in range(halvings - 1):
-            layers += [nn.Conv2d(width, width * 2, 4, 2, 1, bias=False), nn.BatchNorm2d(width * 2), nn.LeakyReLU(0.2, inplace=True)]
+            layers += [
+                nn.Conv2d(width, width * 2, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(width * 2),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
             width *= 2
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * (image_size // 2**halvings) ** 2, 1))
         self.apply(_normal)
@@ -84,7 +92,12 @@ class Dcgan(Gan):
     choice: params.Dcgan
 
     def __init__(self, choice: params.Dcgan, image_size: int, device: torch.device) -> None:
-        super().__init__(choice, Generator(choice.noise_dim, choice.channels, image_size), Discriminator(choice.channels, image_size), device)
+        super().__init__(
+            choice,
+            Generator(choice.noise_dim, choice.channels, image_size),
+            Discriminator(choice.channels, image_size),
+            device,
+        )
 
     @classmethod
     def build(cls, choice: params.Variants, image_size: int, n_classes: int, device: torch.device) -> "Dcgan":
@@ -93,7 +106,10 @@ class Dcgan(Gan):
 
     def judge(self, real: Tensor, fake: Tensor, labels: Tensor) -> Verdict:
         """See Gan.judge."""
-        on_real, on_fake = self.d(self._noisy(real)), self.d(self._noisy(fake) if self.choice.noise_on == "both" else fake)
+        on_real, on_fake = (
+            self.d(self._noisy(real)),
+            self.d(self._noisy(fake) if self.choice.noise_on == "both" else fake),
+        )
         loss = cross_entropy(on_real, self._target(on_real, 1.0)) + cross_entropy(on_fake, self._target(on_fake, 0.0))
         return Verdict(loss, self._sign * on_real, self._sign * on_fake)
 

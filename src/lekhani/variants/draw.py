@@ -93,7 +93,9 @@ class Lstm(nn.Module):
     def move(self, gates: Tensor, cell: Tensor) -> Memory:
         """The next state."""
         hidden = cell.shape[1]
-        doors, candidate = gates.split_with_sizes([3 * hidden, hidden], 1)  # along the units: to split the batch is what would freeze an export
+        doors, candidate = gates.split_with_sizes(
+            [3 * hidden, hidden], 1
+        )  # along the units: to split the batch is what would freeze an export
         into, keep, out = torch.sigmoid(doors).chunk(3, 1)
         cell = torch.addcmul(into * torch.tanh(candidate), keep, cell)
         return out * torch.tanh(cell), cell
@@ -157,7 +159,12 @@ class Painter(Stepwise):
     def advance(self, state: Tensor, position: Tensor, labels: Tensor) -> Tensor:
         """See Stepwise."""
         at, size = self.pixels, self.hidden
-        canvas, output, cell, noise = state[:, :at], state[:, at : at + size], state[:, at + size : at + 2 * size], state[:, at + 2 * size :]
+        canvas, output, cell, noise = (
+            state[:, :at],
+            state[:, at : at + size],
+            state[:, at + size : at + 2 * size],
+            state[:, at + 2 * size :],
+        )
         share = noise[:, : self.latent_dim]
         output, cell = self.lstm.move(self.lstm.weigh(torch.cat([share, output], 1), self.told(labels)), cell)
         canvas = canvas + self.stroke(self.brush(output))
@@ -185,7 +192,9 @@ class Autoencoder(nn.Module):
         posteriors = []
         for t in range(painter.steps):
             glimpse = encoder.look(pixels, pixels - torch.sigmoid(canvas), output)
-            seen, seen_cell = encoder.lstm.move(encoder.lstm.weigh(torch.cat([glimpse, output, seen], 1), told_encoder), seen_cell)
+            seen, seen_cell = encoder.lstm.move(
+                encoder.lstm.weigh(torch.cat([glimpse, output, seen], 1), told_encoder), seen_cell
+            )
             posterior = encoder.posterior(seen)
             mean, log_deviation = posterior.chunk(2, 1)
             posteriors.append(posterior)

@@ -50,7 +50,9 @@ class Blocks(nn.ModuleList):
     """Residual blocks at one resolution, `count` of them."""
 
     def __init__(self, count: int, c_in: int, c_out: int, embedding: int) -> None:
-        super().__init__([ResBlock(c_in, c_out, embedding), *(ResBlock(c_out, c_out, embedding) for _ in range(count - 1))])
+        super().__init__(
+            [ResBlock(c_in, c_out, embedding), *(ResBlock(c_out, c_out, embedding) for _ in range(count - 1))]
+        )
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """See ResBlock."""
@@ -71,7 +73,9 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList(Blocks(blocks, c, c, embedding) for c in channels)
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in pairwise(channels))
         self.frequencies: Tensor
-        self.register_buffer("frequencies", torch.exp(torch.linspace(0.0, math.log(1000.0), channels[0])), persistent=False)
+        self.register_buffer(
+            "frequencies", torch.exp(torch.linspace(0.0, math.log(1000.0), channels[0])), persistent=False
+        )
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
         """See the class."""
@@ -119,7 +123,12 @@ class Sampler(Stepwise):
     def __init__(self, velocity: Velocity, image_size: int, n_classes: int, choice: params.FlowMatching) -> None:
         super().__init__()
         self.velocity = velocity
-        self.image_size, self.n_classes, self.steps, self.guidance = image_size, n_classes, choice.steps, choice.guidance
+        self.image_size, self.n_classes, self.steps, self.guidance = (
+            image_size,
+            n_classes,
+            choice.steps,
+            choice.guidance,
+        )
         self.interval, self.heun = (choice.guidance_from, choice.guidance_to), choice.solver == "heun"
 
     def begin(self, noise: Tensor, labels: Tensor) -> Tensor:
@@ -149,7 +158,9 @@ class Sampler(Stepwise):
         """The same without."""
         return self._heun(self._told, state, position, labels)
 
-    def _heun(self, velocity: Callable[[Tensor, Tensor, Tensor], Tensor], state: Tensor, position: Tensor, labels: Tensor) -> Tensor:
+    def _heun(
+        self, velocity: Callable[[Tensor, Tensor, Tensor], Tensor], state: Tensor, position: Tensor, labels: Tensor
+    ) -> Tensor:
         first = velocity(state, position, labels)
         second = velocity(state + first / self.steps, position + 1 / self.steps, labels)
         return state + (first + second) / (2 * self.steps)
@@ -181,7 +192,9 @@ class FlowMatching(Variant):
         self.noise_dim = image_size**2
         self.velocity = channels_last(Velocity(n_classes, choice.channels, choice.blocks), device)
         self.sampler = Sampler(self.velocity, image_size, n_classes, choice)
-        self.optimiser = torch.optim.AdamW(self.velocity.parameters(), choice.lr, choice.betas, weight_decay=choice.weight_decay, fused=True)
+        self.optimiser = torch.optim.AdamW(
+            self.velocity.parameters(), choice.lr, choice.betas, weight_decay=choice.weight_decay, fused=True
+        )
 
     @classmethod
     def build(cls, choice: params.Variants, image_size: int, n_classes: int, device: torch.device) -> "FlowMatching":

@@ -77,9 +77,17 @@ class Gan(Variant):
             self.d.requires_grad_(False)  # G's step needs the gradient through D, not of D's weights
             with self.autocast:
                 loss = self.forge(self.seen(real), self.seen(fake), labels)
-            self.turns.last = {"loss_g": loss.detach(), "grad_norm_g": descend(loss, self.optimiser_g, self.choice.clip_norm)}
+            self.turns.last = {
+                "loss_g": loss.detach(),
+                "grad_norm_g": descend(loss, self.optimiser_g, self.choice.clip_norm),
+            }
             self.d.requires_grad_(True)
-        return {**told, **(self.turns.last or {name: torch.zeros_like(verdict.loss.detach()) for name in ("loss_g", "grad_norm_g")})}
+        return {
+            **told,
+            **(
+                self.turns.last or {name: torch.zeros_like(verdict.loss.detach()) for name in ("loss_g", "grad_norm_g")}
+            ),
+        }
 
     def _set_rates(self) -> None:
         share = 1.0 if self.choice.schedule == "constant" else cosine(self.progress, floor=0.1)
@@ -91,7 +99,13 @@ class Gan(Variant):
         return self.g
 
     def _parts(self) -> dict[str, Any]:
-        return {"g": self.g, "d": self.d, "optimiser_g": self.optimiser_g, "optimiser_d": self.optimiser_d, "turns": self.turns}
+        return {
+            "g": self.g,
+            "d": self.d,
+            "optimiser_g": self.optimiser_g,
+            "optimiser_d": self.optimiser_d,
+            "turns": self.turns,
+        }
 
 
 class _Turns:
@@ -153,7 +167,8 @@ def _cutout(images: Tensor) -> Tensor:
     n, _, height, width = images.shape
     sides = (height // 2, width // 2)
     top, left = (
-        torch.randint(-(side // 2), size - side // 2 + 1, (n, 1), device=images.device) for side, size in zip(sides, (height, width), strict=True)
+        torch.randint(-(side // 2), size - side // 2 + 1, (n, 1), device=images.device)
+        for side, size in zip(sides, (height, width), strict=True)
     )
     row, column = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
     in_rows = (row >= top) & (row < top + sides[0])

@@ -20,6 +20,8 @@ def squared_gradient_norm(scores: Tensor, images: Tensor) -> Tensor:
     A penalty on it can be minimised: the graph of the gradient is kept. No score may depend on another image, so that
     the gradient of their sum holds that of each.
     """
-    with torch.autocast(images.device.type, enabled=False):  # squares and their second derivatives need the range and the digits
+    with torch.autocast(
+        images.device.type, enabled=False
+    ):  # squares and their second derivatives need the range and the digits
         (gradient,) = torch.autograd.grad(scores.float().sum(), images, create_graph=True)
     return gradient.float().square().flatten(1).sum(1)

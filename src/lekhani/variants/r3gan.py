@@ -60,10 +60,14 @@ class Generator(nn.Module):
         super().__init__()
         self.start, widths = pyramid(image_size, choice.channels)
         self.label = nn.Embedding(n_classes, choice.noise_dim)
-        nn.init.normal_(self.label.weight, std=0.1)  # the noise speaks first: without normalisation G soon stops hearing it
+        nn.init.normal_(
+            self.label.weight, std=0.1
+        )  # the noise speaks first: without normalisation G soon stops hearing it
         self.dense = _linear(nn.Linear(2 * choice.noise_dim, widths[0] * self.start**2, bias=False))
         self.stages = nn.ModuleList(_stage(width, choice.blocks, len(widths)) for width in widths)
-        self.narrow = nn.ModuleList(_linear(nn.Conv2d(wide, narrow, 1, bias=False)) for wide, narrow in pairwise(widths))
+        self.narrow = nn.ModuleList(
+            _linear(nn.Conv2d(wide, narrow, 1, bias=False)) for wide, narrow in pairwise(widths)
+        )
         self.leave = nn.ConvTranspose2d(widths[-1], 1, 4, 2, 1)
         nn.init.normal_(self.leave.weight, std=(4 * widths[-1]) ** -0.5)  # four taps of each channel meet in a pixel
 
@@ -86,7 +90,11 @@ class Discriminator(nn.Module):
         widths = widths[::-1]
         layers: list[nn.Module] = [_linear(nn.Conv2d(1, widths[0], 4, 2, 1))]
         for narrow, wide in pairwise(widths):
-            layers += [_stage(narrow, choice.blocks, len(widths)), nn.AvgPool2d(2), _linear(nn.Conv2d(narrow, wide, 1, bias=False))]
+            layers += [
+                _stage(narrow, choice.blocks, len(widths)),
+                nn.AvgPool2d(2),
+                _linear(nn.Conv2d(narrow, wide, 1, bias=False)),
+            ]
         layers.append(_stage(widths[-1], choice.blocks, len(widths)))
         layers += [_linear(nn.Conv2d(widths[-1], widths[-1], start, groups=widths[-1], bias=False)), nn.Flatten()]
         self.layers = nn.Sequential(*layers)
@@ -105,7 +113,9 @@ class R3gan(Gan):
     choice: params.R3gan
 
     def __init__(self, choice: params.R3gan, image_size: int, n_classes: int, device: torch.device) -> None:
-        super().__init__(choice, Generator(choice, image_size, n_classes), Discriminator(choice, image_size, n_classes), device)
+        super().__init__(
+            choice, Generator(choice, image_size, n_classes), Discriminator(choice, image_size, n_classes), device
+        )
 
     @classmethod
     def build(cls, choice: params.Variants, image_size: int, n_classes: int, device: torch.device) -> "R3gan":

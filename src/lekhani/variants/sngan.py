@@ -78,7 +78,9 @@ class Generator(nn.Module):
         self.start, widths = pyramid(image_size, choice.channels)
         self.dense = nn.Linear(choice.noise_dim, widths[0] * self.start**2)
         self.blocks = nn.ModuleList(block(wide, narrow, n_classes) for wide, narrow in pairwise(widths))
-        self.leave = nn.Sequential(nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True), nn.ConvTranspose2d(widths[-1], 1, 4, 2, 1))
+        self.leave = nn.Sequential(
+            nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True), nn.ConvTranspose2d(widths[-1], 1, 4, 2, 1)
+        )
         self.apply(_xavier)
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
@@ -143,7 +145,9 @@ class Sngan(Gan):
     conditional = True
 
     def __init__(self, choice: params.Sngan, image_size: int, n_classes: int, device: torch.device) -> None:
-        super().__init__(choice, Generator(choice, image_size, n_classes), Discriminator(choice, image_size, n_classes), device)
+        super().__init__(
+            choice, Generator(choice, image_size, n_classes), Discriminator(choice, image_size, n_classes), device
+        )
 
     @classmethod
     def build(cls, choice: params.Variants, image_size: int, n_classes: int, device: torch.device) -> "Sngan":

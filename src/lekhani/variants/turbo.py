@@ -35,7 +35,13 @@ class Critic(nn.Module):
         super().__init__()
         self.encoder = copy.deepcopy(encoder)
         self.heads = nn.ModuleList(
-            nn.Sequential(nn.GroupNorm(math.gcd(8, c), c), nn.SiLU(), nn.Conv2d(c, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, 1, 1))
+            nn.Sequential(
+                nn.GroupNorm(math.gcd(8, c), c),
+                nn.SiLU(),
+                nn.Conv2d(c, width, 3, padding=1),
+                nn.SiLU(),
+                nn.Conv2d(width, 1, 1),
+            )
             for c in channels
         )
 
@@ -52,13 +58,17 @@ class Turbo(Variant):
     conditional = True
     teacher = "flow_matching"
 
-    def __init__(self, choice: params.Turbo, taught: params.FlowMatching, image_size: int, n_classes: int, device: torch.device) -> None:
+    def __init__(
+        self, choice: params.Turbo, taught: params.FlowMatching, image_size: int, n_classes: int, device: torch.device
+    ) -> None:
         self.choice = choice
         self.n_classes = n_classes
         self.noise_dim = image_size**2
 
         def sampler(how: params.FlowMatching) -> Sampler:
-            return Sampler(channels_last(Velocity(n_classes, how.channels, how.blocks), device), image_size, n_classes, how)
+            return Sampler(
+                channels_last(Velocity(n_classes, how.channels, how.blocks), device), image_size, n_classes, how
+            )
 
         self.master = sampler(taught).requires_grad_(False)
         self.student = sampler(taught.model_copy(update={"steps": choice.steps, "solver": "euler", "guidance": 1.0}))
@@ -96,7 +106,13 @@ class Turbo(Variant):
             loss = pixels + features - self.choice.adversarial * self.critic(_mixed(fake, t, veil), t, asked).mean()
         norm = descend(loss, self.optimiser_g, max_norm=10.0)
         self.critic.requires_grad_(True)
-        return {"loss_g": loss.detach(), "pixels": pixels.detach(), "features": features.detach(), "grad_norm_g": norm, **told}
+        return {
+            "loss_g": loss.detach(),
+            "pixels": pixels.detach(),
+            "features": features.detach(),
+            "grad_norm_g": norm,
+            **told,
+        }
 
     def _teach_critic(self, real: Tensor, labels: Tensor, fake: Tensor, asked: Tensor) -> dict[str, Tensor]:
         """The critic's step: real images above 1, generated ones below -1, each pair behind the same veil."""
@@ -162,7 +178,11 @@ class _Pairs:
     def draw(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
         """Noise float32, labels and images float32 of `n` random pairs."""
         chosen = torch.randint(len(self), (n,), device=self.held["labels"].device)
-        return self.held["noise"][chosen].float(), self.held["labels"][chosen], _last(self.held["images"][chosen].float())
+        return (
+            self.held["noise"][chosen].float(),
+            self.held["labels"][chosen],
+            _last(self.held["images"][chosen].float()),
+        )
 
 
 def _last(images: Tensor) -> Tensor:

@@ -46,7 +46,12 @@ class WganGp(Gan):
     choice: params.WganGp
 
     def __init__(self, choice: params.WganGp, image_size: int, device: torch.device) -> None:
-        super().__init__(choice, Generator(choice.noise_dim, choice.channels, image_size), Critic(choice.channels, image_size), device)
+        super().__init__(
+            choice,
+            Generator(choice.noise_dim, choice.channels, image_size),
+            Critic(choice.channels, image_size),
+            device,
+        )
 
     @classmethod
     def build(cls, choice: params.Variants, image_size: int, n_classes: int, device: torch.device) -> "WganGp":
@@ -66,7 +71,9 @@ class WganGp(Gan):
         distance = on_real.mean() - on_fake.mean()
         loss = -distance + self.choice.gp_weight * (slope - 1).square().mean()
         middle = (on_real + on_fake).detach().mean() / 2  # scores have no zero of their own
-        return Verdict(loss, on_real - middle, on_fake - middle, {"distance": distance.detach(), "slope": slope.detach().mean()})
+        return Verdict(
+            loss, on_real - middle, on_fake - middle, {"distance": distance.detach(), "slope": slope.detach().mean()}
+        )
 
     def forge(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
         """-E[D(fake)]."""

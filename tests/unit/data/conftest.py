@@ -19,7 +19,12 @@ WritePrepared = Callable[..., Path]
 def write_prepared(tmp_path: Path) -> WritePrepared:
     """Writes three classes of 12 train and 10 test images, all different, after `plant` had its way with images, labels, splits and members."""
 
-    def write(plant: Plant | None = None, classes: tuple[GlyphClass, ...] | None = None, folder: str = "prepared", **facts: Any) -> Path:
+    def write(
+        plant: Plant | None = None,
+        classes: tuple[GlyphClass, ...] | None = None,
+        folder: str = "prepared",
+        **facts: Any,
+    ) -> Path:
         labels = np.repeat(np.arange(3), 22)
         splits = np.tile(["train"] * 12 + ["test"] * 10, 3)
         members = [f"own/{i}" for i in range(66)]
@@ -31,7 +36,16 @@ def write_prepared(tmp_path: Path) -> WritePrepared:
         images, labels, splits, members = images[order], labels[order], splits[order], [members[i] for i in order]
         counts = {split: int((splits == split).sum()) for split in ("train", "test")}
         classes = classes or tuple(GlyphClass(i, name, name) for i, name in enumerate("abc"))
-        info = DatasetInfo("own", "Latin", 16, classes, counts, {"name": "local", **facts}, digest(images, labels, counts), ("Two <b>notes</b>.",))
+        info = DatasetInfo(
+            "own",
+            "Latin",
+            16,
+            classes,
+            counts,
+            {"name": "local", **facts},
+            digest(images, labels, counts),
+            ("Two <b>notes</b>.",),
+        )
         target = tmp_path / folder
         target.mkdir()
         np.save(target / "images.npy", images)

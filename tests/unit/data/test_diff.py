@@ -35,7 +35,12 @@ def counts(found: diff.ImageDiff) -> dict[str, int]:
     return {kind: found.count(kind) for kind in (*diff.CHANGES, "unchanged") if found.count(kind)}
 
 
-BASE: list[Row] = [("p1", "ka", "train", "m1"), ("p2", "ka", "test", "m2"), ("p3", "kha", "train", "m3"), ("p4", "kha", "test", "m4")]
+BASE: list[Row] = [
+    ("p1", "ka", "train", "m1"),
+    ("p2", "ka", "test", "m2"),
+    ("p3", "kha", "train", "m3"),
+    ("p4", "kha", "test", "m4"),
+]
 
 
 def test_the_same_in_another_order_is_no_difference() -> None:
@@ -78,7 +83,11 @@ def test_copies_are_matched_as_often_as_both_have_them() -> None:
     assert counts(found) == {"removed": 1, "moved": 1, "unchanged": 1}
     rows = found.rows.set_index("kind")
     # The copy that stayed, the one that moved and the one that went are told apart by their member.
-    assert (rows.loc["unchanged", "member_before"], rows.loc["moved", "member_before"], rows.loc["removed", "member_before"]) == ("b", "c", "a")
+    assert (
+        rows.loc["unchanged", "member_before"],
+        rows.loc["moved", "member_before"],
+        rows.loc["removed", "member_before"],
+    ) == ("b", "c", "a")
 
 
 def test_a_copy_under_two_labels_is_not_relabelled() -> None:
@@ -101,7 +110,12 @@ def test_other_pixels_under_one_member_are_counted() -> None:
     assert found.same_member == 1
 
 
-_rows = st.lists(st.tuples(st.sampled_from("pqr"), st.sampled_from("ABC"), st.sampled_from(["train", "test"]), st.sampled_from("xyz")), max_size=12)
+_rows = st.lists(
+    st.tuples(
+        st.sampled_from("pqr"), st.sampled_from("ABC"), st.sampled_from(["train", "test"]), st.sampled_from("xyz")
+    ),
+    max_size=12,
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -112,7 +126,10 @@ def test_it_agrees_with_counting_by_hand(before: list[Row], after: list[Row]) ->
     for pixels in "pqr":
         old, new = (Counter((c, s) for p, c, s, _ in rows if p == pixels) for rows in (before, after))
         want["unchanged"] += (old & new).total()
-        old, new = (Counter({c: sum(n for (k, _), n in side.items() if k == c) for c in "ABC"}) for side in (old - new, new - old))
+        old, new = (
+            Counter({c: sum(n for (k, _), n in side.items() if k == c) for c in "ABC"})
+            for side in (old - new, new - old)
+        )
         want["moved"] += (old & new).total()
         old, new = old - new, new - old
         same = min(old.total(), new.total())
@@ -128,7 +145,10 @@ def test_it_agrees_with_counting_by_hand(before: list[Row], after: list[Row]) ->
 
 
 def test_classes_and_facts_that_changed() -> None:
-    before, after = version(BASE), version([*BASE[:2], ("p5", "ga", "train", "m5")], notes=("One image is blank.",), digest="other")
+    before, after = (
+        version(BASE),
+        version([*BASE[:2], ("p5", "ga", "train", "m5")], notes=("One image is blank.",), digest="other"),
+    )
     found = diff.compare("d", before, after, ("HEAD~1", "the working tree"))
     assert (found.status, found.images.by) == ("changed", "sha256")
     assert (found.classes_added, found.classes_removed) == (("ga",), ("kha",))
@@ -142,7 +162,9 @@ def test_classes_and_facts_that_changed() -> None:
 def test_a_source_and_a_glyph_that_changed() -> None:
     before = version(BASE)
     ka, kha = before.info.classes
-    after = version(BASE, source={"name": "local", "version": "2", "path": "x"}, classes=(GlyphClass(0, "ka", "क"), kha))
+    after = version(
+        BASE, source={"name": "local", "version": "2", "path": "x"}, classes=(GlyphClass(0, "ka", "क"), kha)
+    )
     found = diff.compare("d", before, after, ("a", "b"))
     assert found.facts == {
         "source.version": ("1", "2"),
@@ -161,7 +183,10 @@ def test_another_image_size_is_matched_by_member() -> None:
     assert counts(found.images) == {"moved": 1, "unchanged": 3}
     assert found.facts["image_size"] == (16, 32)
     said = diff.text(found)
-    assert "The image size changed from 16 to 32, so that all pixels differ: images are matched by where in the source they were found." in said
+    assert (
+        "The image size changed from 16 to 32, so that all pixels differ: images are matched by where in the source they were found."
+        in said
+    )
 
 
 def test_no_difference_is_said_plainly() -> None:
@@ -177,7 +202,10 @@ def test_another_order_is_said() -> None:
     assert "their order or the label numbers changed" in diff.text(found)
 
 
-@pytest.mark.parametrize(("sides", "status", "words"), [((0, 1), "added", "New: old has no such"), ((1, 0), "removed", "Gone: new has no such")])
+@pytest.mark.parametrize(
+    ("sides", "status", "words"),
+    [((0, 1), "added", "New: old has no such"), ((1, 0), "removed", "Gone: new has no such")],
+)
 def test_a_dataset_that_only_one_has(sides: tuple[int, int], status: str, words: str) -> None:
     before, after = (version(BASE) if side else None for side in sides)
     found = diff.compare("d", before, after, ("old", "new"))
@@ -189,7 +217,9 @@ def test_a_dataset_that_only_one_has(sides: tuple[int, int], status: str, words:
 
 def test_text_lines_up_and_lists_examples() -> None:
     after: list[Row] = [(f"n{i}", "ka", "train", f"new/{i}") for i in range(1200)] + BASE[2:]
-    said = diff.text(diff.compare("d", version(BASE), version(after, digest="other"), ("HEAD~1", "the working tree")), examples=2)
+    said = diff.text(
+        diff.compare("d", version(BASE), version(after, digest="other"), ("HEAD~1", "the working tree")), examples=2
+    )
     assert "4 images before and 1,202 after: 1,200 added, 2 removed, 2 unchanged." in said
     assert "Added, 2 of 1,200\n\n  member  class  split\n  new/0   ka     train\n  new/1   ka     train" in said
     assert "  class  before  after  added  removed  glyph\n  ka          2  1,200  1,200        2  <ka>" in said
@@ -208,15 +238,29 @@ def test_examples_are_spread_over_classes() -> None:
 def test_markdown_is_a_table() -> None:
     after: list[Row] = [("p5", "ga", "train", "a|b"), *BASE]
     said = diff.markdown(diff.compare("d", version(BASE), version(after, digest="other"), ("a", "b")))
-    assert said.startswith("## d, from a to b\n\n4 images before and 5 after: 1 added, 4 unchanged. New classes: ga.\n\n### Classes\n\n| class |")
+    assert said.startswith(
+        "## d, from a to b\n\n4 images before and 5 after: 1 added, 4 unchanged. New classes: ga.\n\n### Classes\n\n| class |"
+    )
     assert "| member | class | split |\n| --- | --- | --- |\n| a\\|b | ga | train |" in said
     assert "| digest | digest | other |" in said
 
 
 def test_json_keys_are_stable() -> None:
-    found = diff.as_dict(diff.compare("d", version(BASE), version([("p1", "kha", "test", "m1"), *BASE[1:]], digest="other"), ("a", "b")))
+    found = diff.as_dict(
+        diff.compare("d", version(BASE), version([("p1", "kha", "test", "m1"), *BASE[1:]], digest="other"), ("a", "b"))
+    )
     assert json.loads(json.dumps(found)) == found
-    assert list(found) == ["status", "before", "after", "matched_by", "images", "classes", "facts", "per_class", "examples"]
+    assert list(found) == [
+        "status",
+        "before",
+        "after",
+        "matched_by",
+        "images",
+        "classes",
+        "facts",
+        "per_class",
+        "examples",
+    ]
     assert found["images"] == {
         "before": 4,
         "after": 4,
@@ -232,7 +276,16 @@ def test_json_keys_are_stable() -> None:
     assert found["examples"] == {
         "added": [],
         "removed": [],
-        "relabelled": [{"member": "m1", "class": "kha", "split": "test", "class_before": "ka", "split_before": "train", "member_before": "m1"}],
+        "relabelled": [
+            {
+                "member": "m1",
+                "class": "kha",
+                "split": "test",
+                "class_before": "ka",
+                "split_before": "train",
+                "member_before": "m1",
+            }
+        ],
         "moved": [],
     }
 

@@ -29,7 +29,9 @@ def jpeg(image: Images) -> Images:
 
 
 def resampled(image: Images) -> Images:
-    return np.asarray(Image.fromarray(image).resize((28, 28), Image.Resampling.BICUBIC).resize((32, 32), Image.Resampling.BICUBIC))
+    return np.asarray(
+        Image.fromarray(image).resize((28, 28), Image.Resampling.BICUBIC).resize((32, 32), Image.Resampling.BICUBIC)
+    )
 
 
 def noisy(image: Images) -> Images:
@@ -71,7 +73,10 @@ def test_of_exact_copies_only_the_first_is_paired_and_the_group_holds_all(letter
 
 
 def test_a_group_of_many_copies_is_one(letters: Images) -> None:
-    many = [np.clip(letters[5] + np.random.default_rng(i).integers(-8, 9, (32, 32)), 0, 255).astype(np.uint8) for i in range(60)]
+    many = [
+        np.clip(letters[5] + np.random.default_rng(i).integers(-8, 9, (32, 32)), 0, 255).astype(np.uint8)
+        for i in range(60)
+    ]
     found = groups(np.concatenate([letters, np.stack(many)]))
     assert (found[len(letters) :] == 5).all()
     assert (found == 5).sum() == 61
@@ -80,7 +85,10 @@ def test_a_group_of_many_copies_is_one(letters: Images) -> None:
 def test_lines_drawn_alike_are_no_copies() -> None:
     """Plain strokes at many angles: each has neighbours on both sides, so none stands out as a copy."""
     y, x = np.mgrid[:28, :28] - 13.5
-    lines = [np.clip(255 * (2.5 - abs(x * np.cos(a) + y * np.sin(a))), 0, 255) * (np.hypot(x, y) < 10) for a in np.linspace(-0.4, 0.4, 20)]
+    lines = [
+        np.clip(255 * (2.5 - abs(x * np.cos(a) + y * np.sin(a))), 0, 255) * (np.hypot(x, y) < 10)
+        for a in np.linspace(-0.4, 0.4, 20)
+    ]
     assert not len(near_pairs(np.stack(lines).astype(np.uint8))[0])
 
 
@@ -138,7 +146,9 @@ def test_which_image_of_a_group_stays(labels: str, tests: str, stays: str) -> No
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.booleans()), max_size=30))
 def test_what_stays_has_no_repeats_no_leaks_and_no_conflicts(rows: list[tuple[int, int, bool]]) -> None:
-    group, labels, is_test = (np.array([row[i] for row in rows], kind) for i, kind in enumerate((np.int64, np.int64, np.bool_)))
+    group, labels, is_test = (
+        np.array([row[i] for row in rows], kind) for i, kind in enumerate((np.int64, np.int64, np.bool_))
+    )
     stays = kept(group, labels, is_test)
     assert len(set(group[stays])) == stays.sum()
     for one in set(group.tolist()):

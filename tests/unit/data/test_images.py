@@ -13,8 +13,8 @@ from PIL import Image
 from sources import data, encoded, glyph, npz, refused, write_tree
 
 from lekhani.data import images
+from lekhani.data.archives import open_folder
 from lekhani.data.layouts import read_raw
-from lekhani.data.sources.archives import open_folder
 from lekhani.errors import LekhaniError, UsageError
 
 
@@ -45,7 +45,9 @@ def test_ink_on_transparent_paper(tmp_path: Path, ink: str) -> None:
     np.testing.assert_array_equal(read_raw(tmp_path, "own").images[0], glyph(255))
 
 
-@pytest.mark.parametrize(("suffix", "kind"), [("jpg", "JPEG"), ("JPEG", "JPEG"), ("bmp", "BMP"), ("gif", "GIF"), ("tiff", "TIFF")])
+@pytest.mark.parametrize(
+    ("suffix", "kind"), [("jpg", "JPEG"), ("JPEG", "JPEG"), ("bmp", "BMP"), ("gif", "GIF"), ("tiff", "TIFF")]
+)
 def test_formats(tmp_path: Path, suffix: str, kind: str) -> None:
     write_tree(tmp_path, f"a/1.{suffix}", content=encoded(glyph(255), kind))
     assert np.abs(read_raw(tmp_path, "own").images[0].astype(int) - glyph(255)).max() < 30
@@ -56,7 +58,9 @@ def test_a_photo_is_shrunk_at_once(tmp_path: Path) -> None:
     assert read_raw(tmp_path, "own").images[0].shape == (128, 256)
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", encoded(glyph())[:60], b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no image", encoded(glyph())[:60], b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
+)
 def test_an_unreadable_image_is_named(tmp_path: Path, content: bytes) -> None:
     write_tree(tmp_path, "a/1.png")
     write_tree(tmp_path, "a/broken.png", content=content)
@@ -109,7 +113,13 @@ def png(width: int, height: int, pixels: bytes, *chunks: tuple[bytes, bytes]) ->
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + b"".join(chunk(*c) for c in chunks) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + head
+        + b"".join(chunk(*c) for c in chunks)
+        + chunk(b"IDAT", zlib.compress(pixels))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize(
@@ -158,7 +168,9 @@ def test_processes_decode_the_same_in_the_same_order(tmp_path: Path, monkeypatch
     assert len(alone) == len(together) == 1200
     assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
     (tmp_path / names[700]).write_bytes(b"\x89PNG broken\n")
-    with pytest.raises(UsageError, match=r"The image a/0700.png in .* cannot be read \(.+\); remove it or replace it\.$"):
+    with pytest.raises(
+        UsageError, match=r"The image a/0700.png in .* cannot be read \(.+\); remove it or replace it\.$"
+    ):
         images.decode(open_folder(tmp_path), names)
 
 

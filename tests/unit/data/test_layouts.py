@@ -13,7 +13,9 @@ TABLES = {
     "data.csv": table(pixel_rows(CLASSES), [*pixel_header(), "character"]),
     "own.npz": npz(images=np.stack([glyph()] * 3), labels=np.array(CLASSES)),
 }
-PICTURES = {f"Images/Images/{name}.png": encoded(glyph()) for name in ("character_01_ka/1", "character_01_ka/2", "digit_0/1")}
+PICTURES = {
+    f"Images/Images/{name}.png": encoded(glyph()) for name in ("character_01_ka/1", "character_01_ka/2", "digit_0/1")
+}
 
 
 def save(folder: Path, members: dict[str, bytes]) -> None:
@@ -43,7 +45,9 @@ def test_names_that_are_read(name: str) -> None:
     assert looks_readable(name)
 
 
-@pytest.mark.parametrize("name", ["a.png", "README.md", "x.gz", "x.7z", "x.rar", "x.npy", "x.pkl", "csv", "notes.txt", "zip"])
+@pytest.mark.parametrize(
+    "name", ["a.png", "README.md", "x.gz", "x.7z", "x.rar", "x.npy", "x.pkl", "csv", "notes.txt", "zip"]
+)
 def test_names_that_are_not_read(name: str) -> None:
     assert not looks_readable(name)
 
@@ -69,7 +73,9 @@ def test_the_table_is_read_where_images_repeat_it(tmp_path: Path, kind: str, pac
 def test_a_table_and_images_that_differ(tmp_path: Path, kind: str) -> None:
     save(tmp_path, {kind: TABLES[kind], **PICTURES, "Images/Images/digit_0/7.png": encoded(glyph())})
     refused(
-        tmp_path, "devanagari", rf"holds both {kind} and images such as .*png, and they differ; name the files to read in data\.devanagari\.files"
+        tmp_path,
+        "devanagari",
+        rf"holds both {kind} and images such as .*png, and they differ; name the files to read in data\.devanagari\.files",
     )
     assert len(read_raw(tmp_path, "devanagari", data(files="Images/**")).images) == 4
     assert len(read_raw(tmp_path, "devanagari", data(files=kind)).images) == 3
@@ -78,7 +84,10 @@ def test_a_table_and_images_that_differ(tmp_path: Path, kind: str) -> None:
 def test_images_that_tell_a_split_go_before_a_table_that_does_not(tmp_path: Path) -> None:
     save(
         tmp_path,
-        {"data.csv": TABLES["data.csv"], **{f"x/{s}/{c}/1.png": encoded(glyph()) for s, c in (("Train", "ka"), ("Test", "ka"), ("Train", "0"))}},
+        {
+            "data.csv": TABLES["data.csv"],
+            **{f"x/{s}/{c}/1.png": encoded(glyph()) for s, c in (("Train", "ka"), ("Test", "ka"), ("Train", "0"))},
+        },
     )
     raw = read_raw(tmp_path, "devanagari")
     assert sorted(raw.splits) == ["test", "train", "train"]
@@ -91,7 +100,14 @@ def test_two_kinds_of_tables(tmp_path: Path) -> None:
 
 
 def test_a_table_beside_images_of_nothing_known(tmp_path: Path) -> None:
-    save(tmp_path, {"x-images.idx3-ubyte": idx(np.zeros((1, 3, 3))), "x-labels.idx1-ubyte": idx(np.zeros(1)), "logo.png": encoded(glyph())})
+    save(
+        tmp_path,
+        {
+            "x-images.idx3-ubyte": idx(np.zeros((1, 3, 3))),
+            "x-labels.idx1-ubyte": idx(np.zeros(1)),
+            "logo.png": encoded(glyph()),
+        },
+    )
     refused(tmp_path, "mnist", "holds both x-images.idx3-ubyte and images such as logo.png, and they differ")
 
 
@@ -100,7 +116,16 @@ def test_a_table_beside_images_of_nothing_known(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("pattern", "count"),
-    [("one/**", 1), ("one", 1), ("wrap/one/**", 1), ("**/*.png", 3), ("two/?/*.png", 2), ("t[vw]o/a/**", 1), ("*/a/1.png", 2), ("**", 3)],
+    [
+        ("one/**", 1),
+        ("one", 1),
+        ("wrap/one/**", 1),
+        ("**/*.png", 3),
+        ("two/?/*.png", 2),
+        ("t[vw]o/a/**", 1),
+        ("*/a/1.png", 2),
+        ("**", 3),
+    ],
 )
 @pytest.mark.parametrize("packed", [False, True])
 def test_patterns(tmp_path: Path, pattern: str, count: int, packed: bool) -> None:

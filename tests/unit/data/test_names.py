@@ -39,7 +39,12 @@ def test_known_classes_come_in_their_own_order(tmp_path: Path) -> None:
     write_tree(tmp_path, "digit_3/1.png", "character_10_yna/1.png", "character_2_kha/1.png", "क/1.png")
     raw = read_raw(tmp_path, "devanagari")
     assert [c.glyph for c in raw.classes] == ["क", "ख", "ञ", "३"]
-    assert [raw.members[list(raw.labels).index(k)].split("/")[0] for k in range(4)] == ["क", "character_2_kha", "character_10_yna", "digit_3"]
+    assert [raw.members[list(raw.labels).index(k)].split("/")[0] for k in range(4)] == [
+        "क",
+        "character_2_kha",
+        "character_10_yna",
+        "digit_3",
+    ]
 
 
 def test_every_class_of_the_known_datasets_has_its_own_words() -> None:
@@ -62,7 +67,12 @@ def test_names_in_either_form_of_unicode(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["name,glyph\nb,ब\na,क\nc,ग\n", "\ufeffFolder;Devanagari;note\r\nb;ब;\r\n\r\na;क;x\r\n", "Glyph\tclass\nब\tb\nक\ta\n"]
+    "text",
+    [
+        "name,glyph\nb,ब\na,क\nc,ग\n",
+        "\ufeffFolder;Devanagari;note\r\nb;ब;\r\n\r\na;क;x\r\n",
+        "Glyph\tclass\nब\tb\nक\ta\n",
+    ],
 )
 def test_a_class_list_gives_glyphs_and_order(tmp_path: Path, text: str) -> None:
     write_tree(tmp_path, "a/1.png", "b/1.png")

@@ -38,7 +38,9 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path / "raw"
 
 
-def run(raw: Path, name: str = "devanagari", seed: int = 7, deduplicate: bool = False, **choices: Any) -> tuple[DatasetInfo, pd.DataFrame]:
+def run(
+    raw: Path, name: str = "devanagari", seed: int = 7, deduplicate: bool = False, **choices: Any
+) -> tuple[DatasetInfo, pd.DataFrame]:
     out = raw.parent / "prepared"
     info = prepare(name, data(**choices), params.Prepare(deduplicate=deduplicate), seed, raw, out)
     return info, pd.read_parquet(out / "manifest.parquet")
@@ -57,7 +59,12 @@ def test_the_four_files_agree(raw: Path) -> None:
     np.testing.assert_array_equal(table["label"], prepared.labels)
     np.testing.assert_array_equal(table["split"] == "test", prepared.is_test)
     np.testing.assert_array_equal(table["id"], np.arange(920))
-    assert {path.name for path in (raw.parent / "prepared").iterdir()} == {"images.npy", "labels.npy", "manifest.parquet", "dataset.json"}
+    assert {path.name for path in (raw.parent / "prepared").iterdir()} == {
+        "images.npy",
+        "labels.npy",
+        "manifest.parquet",
+        "dataset.json",
+    }
 
 
 def test_rows_are_ordered_and_described(raw: Path) -> None:

@@ -103,9 +103,19 @@ PLANTED: dict[str, tuple[Any, int, str, list[str]]] = {
     "full_images": (full, 2, "more than 90% of ink: 2 (own/5, own/6); remove", ["own/5", "own/6"]),
     "off_centre": (off, 2, "more than 0.3 of the frame from the middle: 2 (own/6, own/5); look", ["own/6", "own/5"]),
     "ink_outliers": (speck, 2, "robust deviations from their class: 2 (own/5, own/30); look", ["own/5", "own/30"]),
-    "exact_duplicates": (repeat, 2, "pixel by pixel: 2 (own/1, own/2); set prepare.deduplicate", ["own/0", "own/1", "own/0", "own/2"]),
+    "exact_duplicates": (
+        repeat,
+        2,
+        "pixel by pixel: 2 (own/1, own/2); set prepare.deduplicate",
+        ["own/0", "own/1", "own/0", "own/2"],
+    ),
     "near_duplicates": (nearly, 4, "4 in 2 groups, 1 of which lie in both", ["own/2", "own/12", "own/0", "own/1"]),
-    "split_leaks": (leak, 3, "3, 1 exactly and 2 nearly (own/12, own/13, own/14); set", ["own/0", "own/12", "own/1", "own/13", "own/1", "own/14"]),
+    "split_leaks": (
+        leak,
+        3,
+        "3, 1 exactly and 2 nearly (own/12, own/13, own/14); set",
+        ["own/0", "own/12", "own/1", "own/13", "own/1", "own/14"],
+    ),
     "label_conflicts": (conflict, 2, "one of another class: 2 (own/0 as a, own/22 as b); remove", ["own/0", "own/22"]),
     "class_balance": (scarce, 1, "1 (a in train has 3); add", []),
 }
@@ -158,9 +168,15 @@ def test_balance_follows_its_two_bounds(write_prepared: WritePrepared) -> None:
 
 @pytest.mark.parametrize(
     ("name", "plant", "bound"),
-    [("full_images", full, {"max_ink": 1.0}), ("off_centre", off, {"max_offset": 0.36}), ("ink_outliers", speck, {"outlier_deviations": 100.0})],
+    [
+        ("full_images", full, {"max_ink": 1.0}),
+        ("off_centre", off, {"max_offset": 0.36}),
+        ("ink_outliers", speck, {"outlier_deviations": 100.0}),
+    ],
 )
-def test_a_wider_bound_lets_the_fault_pass(write_prepared: WritePrepared, name: str, plant: Any, bound: dict[str, float]) -> None:
+def test_a_wider_bound_lets_the_fault_pass(
+    write_prepared: WritePrepared, name: str, plant: Any, bound: dict[str, float]
+) -> None:
     assert check(write_prepared(plant), name, **bound)["passed"]
 
 
@@ -198,7 +214,9 @@ def test_a_label_that_no_class_has(write_prepared: WritePrepared) -> None:
         (lambda table: table.assign(centre_x=np.float32(np.nan)), "a_centre_where_there_is_ink"),
     ],
 )
-def test_a_manifest_that_breaks_its_schema(write_prepared: WritePrepared, change: Callable[[pd.DataFrame], pd.DataFrame], words: str) -> None:
+def test_a_manifest_that_breaks_its_schema(
+    write_prepared: WritePrepared, change: Callable[[pd.DataFrame], pd.DataFrame], words: str
+) -> None:
     folder = write_prepared()
     change_manifest(folder, change)
     report = validate(folder, params.Validate())
@@ -225,14 +243,22 @@ def change_info(folder: Path, **fields: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda folder: change_array(folder, "images.npy", lambda images: images[:-1]), "images.npy is uint8 [65, 16, 16] where uint8 [66, 16, 16]"),
+        (
+            lambda folder: change_array(folder, "images.npy", lambda images: images[:-1]),
+            "images.npy is uint8 [65, 16, 16] where uint8 [66, 16, 16]",
+        ),
         (lambda folder: change_array(folder, "images.npy", lambda images: images ^ 1), "have not the digest"),
-        (lambda folder: change_array(folder, "labels.npy", lambda labels: labels[::-1]), "labels.npy differs from the manifest"),
+        (
+            lambda folder: change_array(folder, "labels.npy", lambda labels: labels[::-1]),
+            "labels.npy differs from the manifest",
+        ),
         (lambda folder: change_info(folder, digest="0" * 64), "have not the digest"),
         (lambda folder: change_info(folder, counts={"train": 35, "test": 31}), "splits differ from the counts"),
     ],
 )
-def test_files_that_do_not_belong_together(write_prepared: WritePrepared, change: Callable[[Path], None], words: str) -> None:
+def test_files_that_do_not_belong_together(
+    write_prepared: WritePrepared, change: Callable[[Path], None], words: str
+) -> None:
     folder = write_prepared(repeat)
     change(folder)
     report = validate(folder, params.Validate())
@@ -249,7 +275,9 @@ def test_files_that_do_not_belong_together(write_prepared: WritePrepared, change
 
 @pytest.mark.parametrize("name", ["images.npy", "labels.npy", "manifest.parquet", "dataset.json"])
 @pytest.mark.parametrize("content", [None, b"", b"broken"])
-def test_a_missing_or_broken_file_is_one_sentence(write_prepared: WritePrepared, name: str, content: bytes | None) -> None:
+def test_a_missing_or_broken_file_is_one_sentence(
+    write_prepared: WritePrepared, name: str, content: bytes | None
+) -> None:
     folder = write_prepared()
     (folder / name).unlink()
     if content is not None:

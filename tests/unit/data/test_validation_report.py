@@ -145,10 +145,14 @@ def test_the_contact_sheet_grows_with_the_classes(write_prepared: WritePrepared,
         lambda folder: np.save(folder / "images.npy", np.load(folder / "images.npy").astype(np.float32)),
         lambda folder: np.save(folder / "labels.npy", np.load(folder / "labels.npy")[:-1]),
         lambda folder: np.save(folder / "labels.npy", np.load(folder / "labels.npy") + 100),
-        lambda folder: pd.read_parquet(folder / "manifest.parquet").drop(columns="glyph").to_parquet(folder / "manifest.parquet"),
+        lambda folder: (
+            pd.read_parquet(folder / "manifest.parquet").drop(columns="glyph").to_parquet(folder / "manifest.parquet")
+        ),
     ],
 )
-def test_broken_data_have_their_pages_too(write_prepared: WritePrepared, tmp_path: Path, harm: Callable[[Path], None]) -> None:
+def test_broken_data_have_their_pages_too(
+    write_prepared: WritePrepared, tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
     prepared = write_prepared(faulty)
     harm(prepared)
     report = validate(prepared, params.Validate())

@@ -68,7 +68,15 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def run(environment: dict[str, str]) -> Run:
     def run(folder: Path, *words: str, code: int = 0) -> str:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GIT_"))}
-        done = subprocess.run(words, cwd=folder, env={**inherited, **environment}, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(
+            words,
+            cwd=folder,
+            env={**inherited, **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
         assert done.returncode == code, f"{words} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
 
@@ -81,7 +89,10 @@ def history(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     path = tmp_path_factory.mktemp("history") / "project"
     path.mkdir()
     run(path, "git", "init", "-q")
-    for key, value in (("user.name", "t"), ("user.email", "t@example.org")):  # in the repository: DVC reads no GIT_CONFIG_GLOBAL
+    for key, value in (
+        ("user.name", "t"),
+        ("user.email", "t@example.org"),
+    ):  # in the repository: DVC reads no GIT_CONFIG_GLOBAL
         run(path, "git", "config", key, value)
     run(path, "dvc", "init", "-q")
     (path / "dvc.yaml").write_text(GRAPH)
@@ -146,7 +157,11 @@ def test_inside_a_stage_of_a_repro_that_pulls(project: Path, run: Run) -> None:
 
 def test_nothing_is_written(project: Path, run: Run) -> None:
     def everything() -> list[tuple[Path, int]]:
-        return sorted((path, path.stat().st_mtime_ns) for path in project.rglob("*") if path.is_file() and ".dvc/tmp" not in path.as_posix())
+        return sorted(
+            (path, path.stat().st_mtime_ns)
+            for path in project.rglob("*")
+            if path.is_file() and ".dvc/tmp" not in path.as_posix()
+        )
 
     before = everything()
     sizes("HEAD", "HEAD~1")
@@ -172,7 +187,9 @@ def test_a_remote_that_came_later_serves_earlier_commits(project: Path, run: Run
 
 def test_data_that_is_nowhere(project: Path, run: Run, tmp_path: Path) -> None:
     shutil.rmtree(project / ".dvc/cache")
-    with pytest.raises(UsageError, match="of three is neither in DVC's cache nor on its default remote; run `dvc push --all-commits`") as error:
+    with pytest.raises(
+        UsageError, match="of three is neither in DVC's cache nor on its default remote; run `dvc push --all-commits`"
+    ) as error:
         manifest_at("d", "three")
     assert not isinstance(error.value, NoVersion)
     run(project, "dvc", "remote", "add", "-d", "store", str(tmp_path / "empty"))
@@ -180,8 +197,12 @@ def test_data_that_is_nowhere(project: Path, run: Run, tmp_path: Path) -> None:
         manifest_at("d", "three")
 
 
-@pytest.mark.parametrize(("url", "words"), [("s3://bucket/store", "127.0.0.1:9"), ("gs://bucket/store", "requires 'dvc-gs' to be installed")])
-def test_a_remote_that_cannot_be_read(project: Path, run: Run, url: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("url", "words"), [("s3://bucket/store", "127.0.0.1:9"), ("gs://bucket/store", "requires 'dvc-gs' to be installed")]
+)
+def test_a_remote_that_cannot_be_read(
+    project: Path, run: Run, url: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(project, "dvc", "remote", "add", "-d", "store", url)
     if url.startswith("s3"):
         pytest.importorskip("dvc_s3")
@@ -236,7 +257,9 @@ def test_a_file_of_another_form(project: Path, run: Run) -> None:
         manifest_at("d", "HEAD")
 
 
-def test_a_project_below_the_top_of_its_repository(tmp_path: Path, environment: dict[str, str], run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_project_below_the_top_of_its_repository(
+    tmp_path: Path, environment: dict[str, str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "top/deep"
     path.mkdir(parents=True)
     run(tmp_path / "top", "git", "init", "-q")
@@ -252,7 +275,9 @@ def test_a_project_below_the_top_of_its_repository(tmp_path: Path, environment: 
     assert sizes("HEAD") == [3]
 
 
-def test_where_nothing_can_be_earlier(tmp_path: Path, environment: dict[str, str], run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nothing_can_be_earlier(
+    tmp_path: Path, environment: dict[str, str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
     monkeypatch.chdir(tmp_path)
@@ -281,7 +306,9 @@ def test_where_nothing_can_be_earlier(tmp_path: Path, environment: dict[str, str
 
 def test_the_working_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="data/prepared/d is not here; run `dvc pull data/prepared/d` or `dvc repro prepare@d`"):
+    with pytest.raises(
+        UsageError, match="data/prepared/d is not here; run `dvc pull data/prepared/d` or `dvc repro prepare@d`"
+    ):
         versions.working_tree("d")
     (tmp_path / "data/prepared").mkdir(parents=True)
     make(tmp_path / "data/prepared/d", 4)
@@ -290,4 +317,7 @@ def test_the_working_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_importing_it_imports_no_dvc() -> None:
     code = "import sys, lekhani.data.versions, lekhani.data.diff; print([name for name in sys.modules if name.split('.')[0].startswith('dvc')])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+        == "[]\n"
+    )

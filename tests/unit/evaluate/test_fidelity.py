@@ -91,7 +91,10 @@ def test_kid_over_whole_sets(pair: tuple[Readings, Readings, dict[str, float]]) 
 def test_kid_over_subsets(pair: tuple[Readings, Readings, dict[str, float]]) -> None:
     (a, _), (b, _) = pair[:2]
     rng = np.random.RandomState(4)
-    values = [kernel_distance(a[rng.choice(len(a), 60, replace=False)], b[rng.choice(len(b), 60, replace=False)]) for _ in range(50)]
+    values = [
+        kernel_distance(a[rng.choice(len(a), 60, replace=False)], b[rng.choice(len(b), 60, replace=False)])
+        for _ in range(50)
+    ]
     got = fidelity(*pair[:2], kid_subset_size=60, seed=4)
     assert got["kid"] == pytest.approx(np.mean(values), rel=1e-3)
     assert got["kid_subset_std"] == pytest.approx(np.std(values), rel=1e-3)
@@ -160,7 +163,9 @@ def test_a_set_against_itself_is_at_distance_0() -> None:
 
 def test_few_images_of_any_width() -> None:
     rng = np.random.default_rng(3)
-    one, other = ((rng.normal(size=(n, 7)).astype(np.float32), rng.normal(size=(n, K)).astype(np.float32)) for n in (4, 6))
+    one, other = (
+        (rng.normal(size=(n, 7)).astype(np.float32), rng.normal(size=(n, K)).astype(np.float32)) for n in (4, 6)
+    )
     got = fidelity(one, other, 1000, 1)
     assert np.isfinite(list(got.values())).all()
     assert got["fid"] == pytest.approx(frechet_by_eigenvalues(one[0], other[0]), rel=1e-3)
@@ -218,7 +223,12 @@ def test_inception_reads_grey_as_equal_colours(weights: Path) -> None:
     extractor = Inception(weights, CPU)
     images = glyphs(5, 1)
     features, logits = extractor.read(images, batch_size=3)
-    assert (features.shape, logits.shape, features.dtype, logits.dtype) == ((5, 2048), (5, 1008), np.float32, np.float32)
+    assert (features.shape, logits.shape, features.dtype, logits.dtype) == (
+        (5, 2048),
+        (5, 1008),
+        np.float32,
+        np.float32,
+    )
     with torch.no_grad():
         colours = torch.from_numpy(np.stack([images[3:]] * 3, axis=1))
         direct = extractor.net(colours)
@@ -231,7 +241,8 @@ def test_inception_reads_grey_as_equal_colours(weights: Path) -> None:
 
 def test_missing_weights_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(
-        LekhaniError, match=r"no Inception-v3 weights at .*gone\.pth, which evaluate\.inception_weights.*put https://.*\.pth there"
+        LekhaniError,
+        match=r"no Inception-v3 weights at .*gone\.pth, which evaluate\.inception_weights.*put https://.*\.pth there",
     ) as error:
         Inception(tmp_path / "gone.pth", CPU)
     assert "\n" not in str(error.value)
@@ -244,13 +255,16 @@ def test_weights_that_cannot_be_downloaded_are_one_sentence(tmp_path: Path, monk
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     with pytest.raises(
-        LekhaniError, match=r"could not be had from https://.*no route to host.*evaluate\.inception_weights.*evaluate\.extractors"
+        LekhaniError,
+        match=r"could not be had from https://.*no route to host.*evaluate\.inception_weights.*evaluate\.extractors",
     ) as error:
         Inception(None, CPU)
     assert "\n" not in str(error.value)
 
 
-def test_weights_are_downloaded_once_and_by_their_hash(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_downloaded_once_and_by_their_hash(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
     def download(url: str, path: str, hash_prefix: str, progress: bool) -> None:

@@ -73,7 +73,9 @@ def test_the_report_counts_the_test_split(trained: tuple[Classifier, JudgeReport
     assert report.confusion.sum(axis=1).tolist() == np.bincount(labels).tolist(), "rows are true classes"
     predicted = read(net, images)[1].argmax(1)
     assert report.predicted.tolist() == predicted.tolist()
-    assert report.confusion.sum(axis=0).tolist() == np.bincount(predicted, minlength=3).tolist(), "columns are what was read"
+    assert report.confusion.sum(axis=0).tolist() == np.bincount(predicted, minlength=3).tolist(), (
+        "columns are what was read"
+    )
     assert report.accuracy == pytest.approx(report.confusion.trace() / 50)
     np.testing.assert_allclose(report.per_class, report.confusion.diagonal() / np.bincount(labels), rtol=1e-6)
 
@@ -100,12 +102,26 @@ def test_the_same_seed_trains_the_same_bytes(network: Network, tmp_path: Path) -
     assert written[0] != written[2]
 
 
-@pytest.mark.parametrize(("network", "size", "n_classes"), [(JudgeNet, 20, 46), (JudgeNet, 36, 1), (SecondNet, 16, 2), (SecondNet, 28, 10)])
-def test_any_size_and_number_of_classes_goes_from_training_to_the_reader(network: Network, size: int, n_classes: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("network", "size", "n_classes"), [(JudgeNet, 20, 46), (JudgeNet, 36, 1), (SecondNet, 16, 2), (SecondNet, 28, 10)]
+)
+def test_any_size_and_number_of_classes_goes_from_training_to_the_reader(
+    network: Network, size: int, n_classes: int, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 256, (12, size, size)).astype(np.uint8), (np.arange(12) % n_classes).astype(np.int64)
+    images, labels = (
+        rng.integers(0, 256, (12, size, size)).astype(np.uint8),
+        (np.arange(12) % n_classes).astype(np.int64),
+    )
     net, _ = train_judge(
-        params.Judge(width=4, images_seen=24, batch_size=8), (images, labels), (images, labels), n_classes, 1, CPU, lambda *_: None, network
+        params.Judge(width=4, images_seen=24, batch_size=8),
+        (images, labels),
+        (images, labels),
+        n_classes,
+        1,
+        CPU,
+        lambda *_: None,
+        network,
     )
     example = {"images": torch.zeros(3, 1, size, size)}
     export_onnx(net, example, ["features", "logits"], tmp_path / "x.onnx", {"dataset": "toy", "classes": "[]"})
@@ -139,7 +155,9 @@ def test_any_budget_trains_and_ends_at_all_of_it(images_seen: int) -> None:
     assert all(np.isfinite(loss) for _, loss in heard)
 
 
-def test_reading_goes_in_batches_without_changing_anything(trained: tuple[Classifier, JudgeReport, list[tuple[float, float]]]) -> None:
+def test_reading_goes_in_batches_without_changing_anything(
+    trained: tuple[Classifier, JudgeReport, list[tuple[float, float]]],
+) -> None:
     images, _ = glyphs(11, 3)
     features, logits = read(trained[0], images)
     assert features.shape == (11, FEATURES)
@@ -163,7 +181,9 @@ def one_dot(n: int = 4000, side: int = 15) -> torch.Tensor:
     """`n` images with a round dot, four pixels to the right of the middle."""
     images = torch.zeros(n, side, side, dtype=torch.uint8)
     round_dot = torch.tensor([60, 120, 60])
-    images[:, side // 2 - 1 : side // 2 + 2, side // 2 + 3 : side // 2 + 6] = (round_dot[:, None] * round_dot / 60).byte()
+    images[:, side // 2 - 1 : side // 2 + 2, side // 2 + 3 : side // 2 + 6] = (
+        round_dot[:, None] * round_dot / 60
+    ).byte()
     return images
 
 
@@ -228,8 +248,12 @@ def test_bending_moves_smoothly_and_as_far_as_was_said() -> None:
     moved = augment(images, STILL.model_copy(update={"bend": 1.0}))
     left, right = (centres(torch.nn.functional.pad(half, (8, 8))) for half in (moved[..., :16], moved[..., 16:]))
     for dot in (left, right):
-        assert dot.std(0).numpy() == pytest.approx([0.75, 0.75], abs=0.25), "knots move by 1 and a place between them by less"
-    assert abs(np.corrcoef(left[:, 1].numpy(), right[:, 1].numpy())[0, 1]) < 0.5, "half an image apart they go their own ways"
+        assert dot.std(0).numpy() == pytest.approx([0.75, 0.75], abs=0.25), (
+            "knots move by 1 and a place between them by less"
+        )
+    assert abs(np.corrcoef(left[:, 1].numpy(), right[:, 1].numpy())[0, 1]) < 0.5, (
+        "half an image apart they go their own ways"
+    )
 
 
 def test_strokes_grow_and_shrink() -> None:
@@ -317,7 +341,9 @@ def test_nonsense_teaches_to_be_unsure() -> None:
     train, test = glyphs(150, 1), glyphs(9, 2)
     sure = {}
     for share in (0.0, 0.2):
-        net, report = train_judge(CHOICE.model_copy(update={"nonsense": share}), train, test, 3, 5, CPU, lambda *_: None)
+        net, report = train_judge(
+            CHOICE.model_copy(update={"nonsense": share}), train, test, 3, 5, CPU, lambda *_: None
+        )
         assert report.accuracy == 1
         sure[share] = torch.from_numpy(read(net, np.zeros((1, SIZE, SIZE), np.uint8))[1]).softmax(1).amax().item()
     assert sure[0.0] > 0.5
@@ -338,7 +364,9 @@ def test_calibration_error_of_a_worked_example() -> None:
     assert calibration_error(logits, 1 - right, bins=1) == pytest.approx(abs(4 / 8 - 5.38 / 8), abs=1e-6)
 
 
-@pytest.mark.parametrize(("logits", "label", "error"), [([60.0, -60.0], 0, 0.0), ([60.0, -60.0], 1, 1.0), ([0.0, 0.0], 0, 0.5)])
+@pytest.mark.parametrize(
+    ("logits", "label", "error"), [([60.0, -60.0], 0, 0.0), ([60.0, -60.0], 1, 1.0), ([0.0, 0.0], 0, 0.5)]
+)
 def test_calibration_error_at_the_ends(logits: list[float], label: int, error: float) -> None:
     assert calibration_error(np.array([logits] * 3, np.float32), np.full(3, label)) == pytest.approx(error)
 
@@ -369,19 +397,25 @@ def test_few_images_all_read_right_do_not_make_sure() -> None:
 
 
 def test_more_images_read_right_make_surer() -> None:
-    few, many = (fit_temperature(np.eye(4, dtype=np.float32)[np.arange(n) % 4] * 5, np.arange(n) % 4) for n in (12, 1200))
+    few, many = (
+        fit_temperature(np.eye(4, dtype=np.float32)[np.arange(n) % 4] * 5, np.arange(n) % 4) for n in (12, 1200)
+    )
     assert many < few
 
 
 def test_confidence_is_calibrated_on_images_kept_from_training() -> None:
     train, test = hard(600, 1), hard(2000, 2)
-    choice = params.Judge(width=4, images_seen=4000, batch_size=50, lr=1e-2, label_smoothing=0.3, held_out=0.3, shift=0, rotation=0)
+    choice = params.Judge(
+        width=4, images_seen=4000, batch_size=50, lr=1e-2, label_smoothing=0.3, held_out=0.3, shift=0, rotation=0
+    )
     net, report = train_judge(choice, train, test, 3, 5, CPU, lambda *_: None)
     assert report.ece_unscaled > 0.1, "so much label smoothing makes unsure"
     assert report.ece < 0.4 * report.ece_unscaled
     assert report.temperature < 0.8
     logits = read(net, test[0])[1]
-    assert calibration_error(logits, test[1]) == pytest.approx(report.ece, abs=1e-4), "the weights themselves carry the temperature"
+    assert calibration_error(logits, test[1]) == pytest.approx(report.ece, abs=1e-4), (
+        "the weights themselves carry the temperature"
+    )
     assert calibration_error(logits * report.temperature, test[1]) == pytest.approx(report.ece_unscaled, abs=1e-4)
 
 
@@ -397,7 +431,9 @@ def test_without_held_out_images_logits_stay_as_they_are() -> None:
     _, report = train_judge(choice, glyphs(60, 1), glyphs(9, 2), 3, 1, CPU, lambda *_: None)
     assert report.temperature == 1
     assert report.ece == report.ece_unscaled
-    _, report = train_judge(choice.model_copy(update={"held_out": 0.05}), glyphs(10, 1), glyphs(9, 2), 3, 1, CPU, lambda *_: None)
+    _, report = train_judge(
+        choice.model_copy(update={"held_out": 0.05}), glyphs(10, 1), glyphs(9, 2), 3, 1, CPU, lambda *_: None
+    )
     assert report.temperature == 1, "5% of ten images are none"
 
 

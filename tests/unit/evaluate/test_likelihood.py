@@ -31,7 +31,14 @@ Images = tuple[Bytes, Labels]
 
 def draw(**form: Any) -> Draw:
     torch.manual_seed(1)
-    return Draw(params.Draw(**{"batch_size": 16, "hidden": 10, "steps": T, "latent_dim": Z, "read_size": 3, "write_size": 4, **form}), SIZE, K, CPU)
+    return Draw(
+        params.Draw(
+            **{"batch_size": 16, "hidden": 10, "steps": T, "latent_dim": Z, "read_size": 3, "write_size": 4, **form}
+        ),
+        SIZE,
+        K,
+        CPU,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +81,9 @@ def sigmoid(x: Doubles) -> Doubles:
     return 1 / (1 + np.exp(-x))
 
 
-def slow_bound(weights: dict[str, Tensor], choice: params.Draw, binary: Doubles, labels: Labels, noise: Doubles) -> tuple[Doubles, Doubles]:
+def slow_bound(
+    weights: dict[str, Tensor], choice: params.Draw, binary: Doubles, labels: Labels, noise: Doubles
+) -> tuple[Doubles, Doubles]:
     """Reconstruction and KL [N] of binary images [N,H*W], from a generator's weights alone, in NumPy's doubles."""
     w = {name: value.double().numpy() for name, value in weights.items()}
     n = len(binary)
@@ -86,14 +95,18 @@ def slow_bound(weights: dict[str, Tensor], choice: params.Draw, binary: Doubles,
         return np.tile(w[f"{name}.output"], (n, 1)), np.tile(w[f"{name}.cell"], (n, 1))
 
     def lstm(name: str, label: str, x: Doubles, output: Doubles, cell: Doubles) -> tuple[Doubles, Doubles]:
-        gates = linear(name, np.concatenate([x, output], 1)) + (w[f"{label}.weight"][labels] if choice.conditional else 0)
+        gates = linear(name, np.concatenate([x, output], 1)) + (
+            w[f"{label}.weight"][labels] if choice.conditional else 0
+        )
         into, keep, out, candidate = np.split(gates, 4, 1)
         cell = sigmoid(keep) * cell + sigmoid(into) * np.tanh(candidate)
         return sigmoid(out) * np.tanh(cell), cell
 
     def bank(g: Doubles, told: Doubles, size: int) -> Doubles:
         """Equations 19 to 26 of the paper; [N, size, SIZE]."""
-        places = (SIZE + 1) / 2 * (g + 1) + (SIZE - 1) / (size - 1) * np.exp(told[:, 3]) * (np.arange(1, size + 1)[:, None] - size / 2 - 0.5)
+        places = (SIZE + 1) / 2 * (g + 1) + (SIZE - 1) / (size - 1) * np.exp(told[:, 3]) * (
+            np.arange(1, size + 1)[:, None] - size / 2 - 0.5
+        )
         rows = np.exp(-((np.arange(1, SIZE + 1) - places.T[..., None]) ** 2) / (2 * np.exp(told[:, 2]))[:, None, None])
         return rows / rows.sum(-1, keepdims=True)
 
@@ -110,7 +123,9 @@ def slow_bound(weights: dict[str, Tensor], choice: params.Draw, binary: Doubles,
     for t in range(T):
         pictures = binary, binary - sigmoid(canvas)
         if choice.attention:  # rows of the one picture and of the other take turns
-            glimpse = np.stack([read(pixels, linear("encoder.glance", output)) for pixels in pictures], 2).reshape(n, -1)
+            glimpse = np.stack([read(pixels, linear("encoder.glance", output)) for pixels in pictures], 2).reshape(
+                n, -1
+            )
         else:
             glimpse = np.concatenate(pictures, 1)
         seen, seen_cell = lstm("encoder.lstm", "encoder.label", np.concatenate([glimpse, output], 1), seen, seen_cell)
@@ -118,7 +133,9 @@ def slow_bound(weights: dict[str, Tensor], choice: params.Draw, binary: Doubles,
         kl += 0.5 * (mean**2 + np.exp(log_deviation) ** 2 - 2 * log_deviation - 1).sum(1)
         output, cell = lstm("lstm", "label", mean + np.exp(log_deviation) * noise[t], output, cell)
         stroke = linear("brush", output)
-        canvas = canvas + (write(stroke[:, :-5].reshape(n, choice.write_size, -1), stroke[:, -5:]) if choice.attention else stroke)
+        canvas = canvas + (
+            write(stroke[:, :-5].reshape(n, choice.write_size, -1), stroke[:, -5:]) if choice.attention else stroke
+        )
     likely = np.where(binary == 1, sigmoid(canvas), 1 - sigmoid(canvas))
     return -np.log(likely).sum(1), kl
 
@@ -127,7 +144,9 @@ def slow_nats(generator: nn.Module, choice: params.Draw, images: Images, seed: i
     """What `nats` is to tell of images in one batch."""
     torch.manual_seed(seed)
     noise = torch.randn(T, N, Z).double().numpy()
-    reconstruction, kl = slow_bound(generator.state_dict(), choice, binarised(images[0], seed).reshape(N, -1).astype(np.float64), images[1], noise)
+    reconstruction, kl = slow_bound(
+        generator.state_dict(), choice, binarised(images[0], seed).reshape(N, -1).astype(np.float64), images[1], noise
+    )
     total = reconstruction + kl
     return {
         "nats_per_image": total.mean(),
@@ -142,7 +161,9 @@ def slow_nats(generator: nn.Module, choice: params.Draw, images: Images, seed: i
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_file_that_training_leaves_has_the_bound_that_numpy_finds(form: dict[str, Any], images: Images, tmp_path: Path) -> None:
+def test_the_file_that_training_leaves_has_the_bound_that_numpy_finds(
+    form: dict[str, Any], images: Images, tmp_path: Path
+) -> None:
     trained = train(
         lambda _: draw(lr=2e-2, **form),
         *images,
@@ -183,7 +204,9 @@ def test_training_s_half_precision_has_no_say(images: Images) -> None:
 
 def test_only_variants_with_a_likelihood_have_a_bound(tiny: params.Variants) -> None:
     images, labels = np.zeros((4, 28, 28), np.uint8), np.zeros(4, np.int64)
-    assert {name for name, variant in VARIANTS.items() if nats(variant.build(tiny, 28, K, CPU), images, labels, seed=1)} == {"draw"}
+    assert {
+        name for name, variant in VARIANTS.items() if nats(variant.build(tiny, 28, K, CPU), images, labels, seed=1)
+    } == {"draw"}
     assert nats(VARIANTS["dcgan"].build(tiny, 28, K, CPU), images, labels, seed=1) == {}
 
 

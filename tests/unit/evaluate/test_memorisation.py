@@ -52,7 +52,9 @@ CHANGES: dict[str, Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]] = {
     "dimmed": lambda image: image * 0.75,
     "brighter": lambda image: image * 1.2,
     "noisy": lambda image: image + np.random.default_rng(int(image.sum())).normal(0, 12, image.shape),
-    "all at once": lambda image: 0.85 * ndimage.gaussian_filter(np.roll(image, 1, 1), 0.5) + np.random.default_rng(1).normal(0, 8, image.shape),
+    "all at once": lambda image: (
+        0.85 * ndimage.gaussian_filter(np.roll(image, 1, 1), 0.5) + np.random.default_rng(1).normal(0, 8, image.shape)
+    ),
 }
 
 
@@ -60,7 +62,9 @@ def test_honest_letters_are_no_copies(train: Images, test: Images, fresh: Images
     metrics, pairs = memorisation(fresh, train, test, 1)
     names = {"near_copies", "train_excess", "nearest_train", "nearest_test"}
     assert set(metrics) == {*names, *(f"{name}_floor" for name in names), "train_excess_std"}
-    assert metrics["nearest_train"] == pytest.approx(metrics["nearest_train_floor"], rel=0.1), "as far as other real letters"
+    assert metrics["nearest_train"] == pytest.approx(metrics["nearest_train_floor"], rel=0.1), (
+        "as far as other real letters"
+    )
     assert metrics["nearest_test"] == pytest.approx(metrics["nearest_test_floor"], rel=0.1)
     assert metrics["near_copies"] == metrics["near_copies_floor"] == 0
     assert abs(metrics["train_excess"]) < 3 * metrics["train_excess_std"] < 0.5
@@ -89,7 +93,12 @@ def test_the_share_of_replays_is_told(train: Images, test: Images, fresh: Images
 
 
 def test_turned_replays_draw_to_train_without_being_near_copies(train: Images, test: Images) -> None:
-    turned = np.stack([ndimage.rotate(image, angle, reshape=False, order=1) for image, angle in zip(train[:300], [-9, 9] * 150, strict=True)])
+    turned = np.stack(
+        [
+            ndimage.rotate(image, angle, reshape=False, order=1)
+            for image, angle in zip(train[:300], [-9, 9] * 150, strict=True)
+        ]
+    )
     metrics, _ = memorisation(turned, train, test, 1)
     assert metrics["near_copies"] < 0.3
     assert metrics["train_excess"] > 0.4
@@ -98,7 +107,9 @@ def test_turned_replays_draw_to_train_without_being_near_copies(train: Images, t
 def test_plain_ones_are_no_copies_of_one_another() -> None:
     """Scanned digits: of all drawings a 1 is the most like another hand's."""
     digits = mnist()
-    images = np.stack([np.rint(ndimage.zoom(image, 3, order=1)).astype(np.uint8) for image in np.asarray(digits.images)])
+    images = np.stack(
+        [np.rint(ndimage.zoom(image, 3, order=1)).astype(np.uint8) for image in np.asarray(digits.images)]
+    )
     train, test, ones = images[:1200], images[1200:1500], images[1500:][digits.labels[1500:] == 1]
     metrics, pairs = memorisation(ones, train, test, 1)
     assert sum(pair.distance < 0.15 for pair in pairs) >= 4, "several lie as close as copies"
@@ -108,13 +119,17 @@ def test_plain_ones_are_no_copies_of_one_another() -> None:
 
 
 @pytest.mark.parametrize(("times", "name"), [(5, "noisy"), (40, "exact"), (40, "dimmed")])
-def test_an_image_that_the_train_split_repeats_is_still_found(train: Images, test: Images, times: int, name: str) -> None:
+def test_an_image_that_the_train_split_repeats_is_still_found(
+    train: Images, test: Images, times: int, name: str
+) -> None:
     repeated = np.concatenate([train, *[train[:20]] * (times - 1)])
     metrics, _ = memorisation(each(train[:20], CHANGES[name]), repeated, test, 1)
     assert metrics["near_copies"] == 1
 
 
-def test_the_floor_of_near_copies_counts_test_images_that_repeat_train(train: Images, test: Images, fresh: Images) -> None:
+def test_the_floor_of_near_copies_counts_test_images_that_repeat_train(
+    train: Images, test: Images, fresh: Images
+) -> None:
     leaking = np.concatenate([each(train[:75], CHANGES["noisy"]), test[75:]])
     metrics, _ = memorisation(fresh, train, leaking, 1)
     assert metrics["near_copies"] == 0
@@ -160,7 +175,9 @@ def test_a_replay_lies_on_train_among_features_as_well() -> None:
     rng = np.random.default_rng(3)
     train, test, other = (rng.standard_normal((n, 12)).astype(np.float32) for n in (80, 60, 50))
     replay, honest = among_features(7 * train[:50], train, test), among_features(other, train, test)
-    assert replay["nearest_train_judge"] < 0.01 < 0.5 * honest["nearest_train_judge"], "the length of a feature does not count"
+    assert replay["nearest_train_judge"] < 0.01 < 0.5 * honest["nearest_train_judge"], (
+        "the length of a feature does not count"
+    )
     unit = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in (other, train, test)]
     assert honest["nearest_test_judge"] == pytest.approx(np.median(cdist(unit[0], unit[2]).min(1)), abs=1e-3)
     assert honest["nearest_train_judge_floor"] == pytest.approx(np.median(cdist(unit[2], unit[1]).min(1)), abs=1e-3)
@@ -179,7 +196,9 @@ def test_closeness_by_brute_force(train: Images, test: Images, fresh: Images) ->
     ordered = np.sort(cdist(descriptors(fresh), descriptors(train)), axis=1)
     for pair in pairs:
         assert pair.distance == pytest.approx(ordered[pair.generated, 0], abs=1e-3)
-        assert pair.closeness == pytest.approx(ordered[pair.generated, 0] / np.median(ordered[pair.generated, 1:10]), abs=1e-2)
+        assert pair.closeness == pytest.approx(
+            ordered[pair.generated, 0] / np.median(ordered[pair.generated, 1:10]), abs=1e-2
+        )
 
 
 def test_pairs_are_ordered_and_name_a_training_image_once(train: Images, test: Images, fresh: Images) -> None:

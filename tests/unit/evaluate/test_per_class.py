@@ -53,7 +53,9 @@ def drawn(per_class: int, seed: int, wider: float = 1.0) -> Set:
 TEST, TRAIN = drawn(60, 1), drawn(80, 2)
 
 
-def scored(generated: Set, *, conditional: bool = True, test: Set = TEST, train: Set = TRAIN, seed: int = 7) -> list[ClassScore]:
+def scored(
+    generated: Set, *, conditional: bool = True, test: Set = TEST, train: Set = TRAIN, seed: int = 7
+) -> list[ClassScore]:
     return by_class(generated[0], generated[1] if conditional else None, *test, *train, seed)
 
 
@@ -68,7 +70,15 @@ def logits_for(predicted: list[int], k: int, certainty: float = 5.0) -> Floats:
 def counted(logits: Floats, asked: Labels | None) -> list[ClassScore]:
     """Scores where only what the judge reads matters."""
     none = np.zeros((0, F), np.float32), logits[:0]
-    return by_class((np.zeros((len(logits), F), np.float32), logits), asked, none, np.zeros(0, np.int64), none, np.zeros(0, np.int64), 1)
+    return by_class(
+        (np.zeros((len(logits), F), np.float32), logits),
+        asked,
+        none,
+        np.zeros(0, np.int64),
+        none,
+        np.zeros(0, np.int64),
+        1,
+    )
 
 
 # --- distance, recall, diversity ---
@@ -139,7 +149,9 @@ def test_the_seed_decides_which_images_are_taken() -> None:
     assert first[0].fid == pytest.approx(other[0].fid, rel=1e-9), "all generated images were taken"
     assert first[0].fid_floor != other[0].fid_floor
     variant = scored(drawn(30, 9, wider=0.5), seed=1)
-    assert [score.fid_floor for score in variant] == [score.fid_floor for score in first], "every variant stands beside the same floor"
+    assert [score.fid_floor for score in variant] == [score.fid_floor for score in first], (
+        "every variant stands beside the same floor"
+    )
 
 
 def test_too_few_images_are_no_metric() -> None:
@@ -168,8 +180,12 @@ def test_a_class_of_one_image_over_and_over_divides_by_nothing() -> None:
 
 def test_one_class_alone() -> None:
     rng = np.random.default_rng(1)
-    generated, test, train = ((rng.normal(size=(n, F)).astype(np.float32), np.zeros((n, 1), np.float32)) for n in (20, 30, 40))
-    (score,) = by_class(generated, np.zeros(20, np.int64), test, np.zeros(30, np.int64), train, np.zeros(40, np.int64), 1)
+    generated, test, train = (
+        (rng.normal(size=(n, F)).astype(np.float32), np.zeros((n, 1), np.float32)) for n in (20, 30, 40)
+    )
+    (score,) = by_class(
+        generated, np.zeros(20, np.int64), test, np.zeros(30, np.int64), train, np.zeros(40, np.int64), 1
+    )
     assert (score.agreement, score.read_as, score.mistaken_for, score.confidence) == (1, 20, None, 1)
     assert 0.5 < score.fid_ratio < 2  # type: ignore[operator]
     assert worst([score]) == [score]
@@ -243,7 +259,12 @@ def test_rows_of_a_conditional_generator(tmp_path: Path) -> None:
     cells = list(csv.DictReader((tmp_path / "t.csv").open(encoding="utf-8", newline="")))
     assert [cell["glyph"] for cell in cells] == [c.glyph for c in CLASSES]
     assert [cell["mistaken_for"] for cell in cells] == ["", CLASSES[2].name, "", "", ""]
-    assert (cells[1]["agreement"], cells[2]["agreement"], cells[4]["agreement"], cells[4]["fid"]) == ("0.0", "1.0", "", "")
+    assert (cells[1]["agreement"], cells[2]["agreement"], cells[4]["agreement"], cells[4]["fid"]) == (
+        "0.0",
+        "1.0",
+        "",
+        "",
+    )
     assert float(cells[0]["fid"]) / float(cells[0]["fid_floor"]) == pytest.approx(float(cells[0]["fid_ratio"]))
     assert "nan" not in (tmp_path / "t.csv").read_text(encoding="utf-8").lower()
 
@@ -293,7 +314,9 @@ def test_a_planted_collapse_is_named(conditional: bool) -> None:
 
 def test_near_copies_are_a_collapse_too() -> None:
     (features, logits), labels = planted(collapse=0)
-    features = features + np.where((labels == 0)[:, None], 0.2 * np.random.default_rng(1).normal(size=features.shape), 0).astype(np.float32)
+    features = features + np.where(
+        (labels == 0)[:, None], 0.2 * np.random.default_rng(1).normal(size=features.shape), 0
+    ).astype(np.float32)
     scores = scored(((features, logits), labels))
     assert 0.05 < scores[0].diversity < 0.3  # type: ignore[operator]
     assert [finding.name for finding in collapsed(scores, CLASSES)] == ["collapsed_classes"]
@@ -351,12 +374,26 @@ def test_a_long_list_is_cut() -> None:
 
 
 def one(label: int, agreement: float | None = 1.0, ratio: float | None = 1.0, **more: Any) -> ClassScore:
-    values = {"asked": None if agreement is None else 50, "read_as": 50, "confidence": 0.9, "fid_floor": 2.0, "diversity": 1.0}
+    values = {
+        "asked": None if agreement is None else 50,
+        "read_as": 50,
+        "confidence": 0.9,
+        "fid_floor": 2.0,
+        "diversity": 1.0,
+    }
     return ClassScore(label=label, agreement=agreement, fid=None if ratio is None else 2 * ratio, **(values | more))
 
 
 def test_agreement_comes_before_distance_and_single_errors_do_not_count() -> None:
-    scores = [one(0, 1.0, 9.0), one(1, 0.6, 1.5), one(2, 0.98, 1.1), one(3, 0.8, 3.0), one(4, 1.0, 2.0), one(5, 0.0, 4.0), one(6, 0.79, 8.0)]
+    scores = [
+        one(0, 1.0, 9.0),
+        one(1, 0.6, 1.5),
+        one(2, 0.98, 1.1),
+        one(3, 0.8, 3.0),
+        one(4, 1.0, 2.0),
+        one(5, 0.0, 4.0),
+        one(6, 0.79, 8.0),
+    ]
     assert [score.label for score in worst(scores)] == [5, 1, 6, 3, 0]
     assert [score.label for score in worst(scores, 99)] == [5, 1, 6, 3, 0, 4, 2]
 
@@ -367,7 +404,13 @@ def test_a_collapsed_class_is_worse_than_one_with_mistakes() -> None:
 
 
 def test_without_labels_the_ratio_decides_and_too_few_images_come_first() -> None:
-    scores = [one(0, None, 3.0), one(1, None, None, read_as=4), one(2, None, 7.0), one(3, None, None, read_as=0), one(4, None, 1.0, diversity=0.0)]
+    scores = [
+        one(0, None, 3.0),
+        one(1, None, None, read_as=4),
+        one(2, None, 7.0),
+        one(3, None, None, read_as=0),
+        one(4, None, 1.0, diversity=0.0),
+    ]
     assert [score.label for score in worst(scores)] == [3, 4, 1, 2, 0]
 
 
@@ -392,7 +435,10 @@ def marked(count: int, start: int, classes: int = K) -> tuple[Any, Labels]:
 
 
 def test_the_worst_as_a_picture(tmp_path: Path) -> None:
-    scores = [one(3, 0.62, 2.3, mistaken_for=1, recall=0.25, recall_floor=0.8), one(0, 0.98, 1.5, recall=0.5, recall_floor=0.75)]
+    scores = [
+        one(3, 0.62, 2.3, mistaken_for=1, recall=0.25, recall_floor=0.8),
+        one(0, 0.98, 1.5, recall=0.5, recall_floor=0.75),
+    ]
     figure = worst_figure(scores, CLASSES, marked(100, 0), marked(30, 100))
     words = texts(figure)
     assert words[:3] == [CLASSES[3].glyph, CLASSES[3].name, words[2]]
@@ -402,14 +448,23 @@ def test_the_worst_as_a_picture(tmp_path: Path) -> None:
     strips = [np.asarray(axes.images[0].get_array())[3] for axes in figure.axes if axes.images]
     places = slice(3, None, 8)
     assert strips[0][places].tolist() == [3 + 5 * i for i in range(8)], "the generated images of class 3"
-    assert strips[1][places].tolist() == [103 + 5 * i for i in range(6)] + [255] * 2, "the real ones, of which there are six"
+    assert strips[1][places].tolist() == [103 + 5 * i for i in range(6)] + [255] * 2, (
+        "the real ones, of which there are six"
+    )
     assert strips[2][places].tolist() == [5 * i for i in range(8)]
-    assert saved(figure, tmp_path / "w.png") == saved(worst_figure(scores, CLASSES, marked(100, 0), marked(30, 100)), tmp_path / "again.png")
+    assert saved(figure, tmp_path / "w.png") == saved(
+        worst_figure(scores, CLASSES, marked(100, 0), marked(30, 100)), tmp_path / "again.png"
+    )
 
 
 def test_the_worst_of_an_unconditional_generator_without_images(tmp_path: Path) -> None:
     images, labels = marked(30, 0)
-    figure = worst_figure([one(0, None, None, read_as=0, diversity=None)], CLASSES, (images[labels != 0], labels[labels != 0]), (images, labels))
+    figure = worst_figure(
+        [one(0, None, None, read_as=0, diversity=None)],
+        CLASSES,
+        (images[labels != 0], labels[labels != 0]),
+        (images, labels),
+    )
     assert "0 images are read as it\ntoo few images for an FID" in texts(figure)[2]
     assert (np.asarray(figure.axes[1].images[0].get_array()) == 255).all()
     assert saved(figure, tmp_path / "w.png")
@@ -449,7 +504,9 @@ def test_a_heat_map_of_a_single_cell_and_of_nothing(tmp_path: Path) -> None:
 
 def test_the_confusion_of_a_generator_says_what_its_rows_are() -> None:
     asked, read = np.array([0, 0, 1, 2], np.int64), [0, 1, 1, 2]
-    figure = confusion_figure(confusion(asked, logits_for(read, 3)), CLASSES[:3], 0.75, "What turbo writes", "asked for")
+    figure = confusion_figure(
+        confusion(asked, logits_for(read, 3)), CLASSES[:3], 0.75, "What turbo writes", "asked for"
+    )
     assert figure.axes[0].get_title() == "What turbo writes: 75.00% right"
     assert figure.axes[0].get_ylabel() == "asked for"
     assert np.asarray(figure.axes[0].images[0].get_array())[0, 1] == pytest.approx(0.5**0.5)

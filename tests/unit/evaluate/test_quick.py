@@ -23,7 +23,9 @@ def bars(n: int, seed: int) -> tuple[Bytes, Labels]:
     images = rng.integers(0, 40, (n, SIZE, SIZE))
     for image, label in zip(images, labels, strict=True):
         at = int(rng.integers(0, 3))
-        image[[np.s_[1 + at : 4 + at, :], np.s_[10 + at : 13 + at, :], np.s_[:, 1 + at : 4 + at]][label]] += int(rng.integers(100, 200))
+        image[[np.s_[1 + at : 4 + at, :], np.s_[10 + at : 13 + at, :], np.s_[:, 1 + at : 4 + at]][label]] += int(
+            rng.integers(100, 200)
+        )
     return images.astype(np.uint8), labels
 
 
@@ -35,7 +37,9 @@ class Replay(nn.Module):
         self.images, self.labels, self.stuck = torch.from_numpy(images).float() / 255, torch.from_numpy(labels), stuck
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
-        return torch.stack([self.one(float(z[0].abs()), self.images[self.labels == y]) for z, y in zip(noise, labels, strict=True)])
+        return torch.stack(
+            [self.one(float(z[0].abs()), self.images[self.labels == y]) for z, y in zip(noise, labels, strict=True)]
+        )
 
     def one(self, z: float, among: Tensor) -> Tensor:
         return among[0 if self.stuck else int(z * 1000) % len(among)].unsqueeze(0)
@@ -68,7 +72,9 @@ def test_its_distance_is_that_of_the_scorecard() -> None:
     mix = rng.normal(size=(FEATURES, FEATURES)) / FEATURES**0.5
     one, other = (np.maximum(shift + rng.normal(size=(500, FEATURES)) @ mix, 0) for shift in (0.0, 0.4))
     logits = np.zeros((500, K), np.float32)
-    slow = fidelity((one.astype(np.float32), logits), (other.astype(np.float32), logits), kid_subset_size=50, seed=1)["fid"]
+    slow = fidelity((one.astype(np.float32), logits), (other.astype(np.float32), logits), kid_subset_size=50, seed=1)[
+        "fid"
+    ]
     moments = [(x.mean(0), np.cov(x, rowvar=False)) for x in (one, other)]
     assert frechet(*moments[0], *moments[1]) == pytest.approx(slow, rel=1e-3)
     assert frechet(*moments[0], *moments[0]) == pytest.approx(0, abs=1e-6)

@@ -27,7 +27,9 @@ def test_agreement_entropy_and_coverage_by_hand() -> None:
     labels = np.array([0, 0, 1, 1, 2, 2, 3, 3], np.int64)
     got = read_labels(logits_for([0, 0, 1, 0, 2, 2, 0, 0], 4), labels)
     assert got.label_agreement == 5 / 8
-    assert got.class_entropy == pytest.approx(-(5 / 8 * math.log(5 / 8) + 1 / 8 * math.log(1 / 8) + 2 / 8 * math.log(2 / 8)))
+    assert got.class_entropy == pytest.approx(
+        -(5 / 8 * math.log(5 / 8) + 1 / 8 * math.log(1 / 8) + 2 / 8 * math.log(2 / 8))
+    )
     assert got.classes_covered == 3
 
 
@@ -70,7 +72,16 @@ def cards(generated: list[Readings], real: Real) -> tuple[dict[str, float], dict
 
 def test_a_conditional_scorecard(cards: tuple[dict[str, float], dict[str, float]]) -> None:
     card, _ = cards
-    for name in ("fid", "kid", "inception_score", "precision", "recall", "class_entropy", "classes_covered", "label_agreement"):
+    for name in (
+        "fid",
+        "kid",
+        "inception_score",
+        "precision",
+        "recall",
+        "class_entropy",
+        "classes_covered",
+        "label_agreement",
+    ):
         assert f"{name}_floor" in card
         assert math.isfinite(card[name])
     assert card["label_agreement"] == 0.75
@@ -87,7 +98,11 @@ def test_what_does_not_apply_is_absent(cards: tuple[dict[str, float], dict[str, 
     assert set(conditional) - set(unconditional) == {"label_agreement", "label_agreement_floor"}
     assert all(unconditional[name] == conditional[name] for name in unconditional)
     assert conditional["sampling_seeds"] == 1
-    assert not [name for name in conditional if name.endswith("_std") and name not in ("kid_subset_std", "inception_score_split_std")]
+    assert not [
+        name
+        for name in conditional
+        if name.endswith("_std") and name not in ("kid_subset_std", "inception_score_split_std")
+    ]
 
 
 def test_several_sampling_seeds_by_hand(generated: list[Readings], real: Real) -> None:
@@ -125,7 +140,13 @@ def test_classes_are_counted_over_all_sampling_seeds(generated: list[Readings], 
 def test_another_extractor_has_names_of_its_own(generated: list[Readings], real: Real) -> None:
     plain, suffixed = fidelity_card(generated, real, 40, 1), fidelity_card(generated, real, 40, 1, suffix="_inception")
     assert not set(plain) & set(suffixed)
-    assert {"fid_inception", "fid_inception_std", "fid_inception_floor", "fid_inception_ratio", "kid_inception_subset_std"} <= set(suffixed)
+    assert {
+        "fid_inception",
+        "fid_inception_std",
+        "fid_inception_floor",
+        "fid_inception_ratio",
+        "kid_inception_subset_std",
+    } <= set(suffixed)
     assert sorted(plain.values()) == sorted(suffixed.values())
 
 
@@ -166,7 +187,12 @@ def test_what_was_read_of_other_images_is_not_taken(tmp_path: Path, changed: str
     read_real(read, test, train, 20, 7, cache, "abc")
     if changed in ("test", "train"):
         (test if changed == "test" else train)[3, 2, 1] ^= 1
-    choices = (10 if changed == "subsets" else 20, 8 if changed == "seed" else 7, cache, "abd" if changed == "extractor" else "abc")
+    choices = (
+        10 if changed == "subsets" else 20,
+        8 if changed == "seed" else 7,
+        cache,
+        "abd" if changed == "extractor" else "abc",
+    )
     got = read_real(read, test, train, *choices)
     assert read.asked == 4
     assert got.floor == fidelity(read(train), read(test), *choices[:2])
@@ -266,7 +292,9 @@ def test_a_scorecard_is_flat_json(cards: tuple[dict[str, float], dict[str, float
 
 def test_a_curve_has_the_seconds_that_training_had_taken() -> None:
     # A start that takes 10 seconds, then 100 images a second; speeds are means from the start.
-    losses = [{"images_seen": str(seen), "images_per_second": str(seen / (10 + seen / 100))} for seen in (500, 1000, 2000)]
+    losses = [
+        {"images_seen": str(seen), "images_per_second": str(seen / (10 + seen / 100))} for seen in (500, 1000, 2000)
+    ]
     scores = [{"images_seen": "1000", "judge_fid": "9.5"}, {"images_seen": "1600", "judge_fid": "4.25"}]
     assert curve(scores, losses) == [
         {"images_seen": 1000, "seconds": 20.0, "judge_fid": 9.5},

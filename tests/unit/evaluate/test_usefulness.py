@@ -69,7 +69,9 @@ def test_a_useless_generator_teaches_nothing(synthetic: Labelled) -> None:
 def test_points_say_what_they_were_trained_on_and_are_heard_one_by_one() -> None:
     heard: list[Point] = []
     choice = CHOICE.model_copy(update={"images_seen": 32, "shares": THREE})
-    points = real_alone(TRAIN, TEST, K, choice, 7, CPU, heard.append) + usefulness(HELD_OUT, TRAIN, TEST, K, choice, 7, CPU, heard.append)
+    points = real_alone(TRAIN, TEST, K, choice, 7, CPU, heard.append) + usefulness(
+        HELD_OUT, TRAIN, TEST, K, choice, 7, CPU, heard.append
+    )
     assert heard == points
     assert [(p.kind, p.share, p.n_real, p.n_synthetic) for p in points] == [
         ("real", 0.01, K, 0),
@@ -86,7 +88,9 @@ def test_points_say_what_they_were_trained_on_and_are_heard_one_by_one() -> None
 def test_the_same_seed_gives_the_same_figures_and_another_seed_others() -> None:
     choice = CHOICE.model_copy(update={"images_seen": 640, "shares": (0.1,)})
     torch.manual_seed(99)
-    first, again, other = (usefulness(HELD_OUT, TRAIN, TEST, K, choice, seed, CPU, lambda _: None) for seed in (1, 1, 5))
+    first, again, other = (
+        usefulness(HELD_OUT, TRAIN, TEST, K, choice, seed, CPU, lambda _: None) for seed in (1, 1, 5)
+    )
     assert first == again
     assert first != other
     assert len(set(first[0].accuracies)) > 1, "trainings differ from each other"
@@ -99,7 +103,9 @@ def test_trainings_differ_in_their_data_alone(monkeypatch: pytest.MonkeyPatch) -
     class Report:
         accuracy = 0.5
 
-    def spy(choice: Usefulness, data: Labelled, test: Labelled, n_classes: int, seed: int, *_: object) -> tuple[None, Report]:
+    def spy(
+        choice: Usefulness, data: Labelled, test: Labelled, n_classes: int, seed: int, *_: object
+    ) -> tuple[None, Report]:
         calls.append((choice, data, test, seed))
         assert n_classes == K
         return None, Report()
@@ -213,14 +219,22 @@ def test_metrics_by_hand() -> None:
 
 
 def test_a_single_training_has_no_deviation_and_no_full_share_no_floor() -> None:
-    points = [point("real", 0.025, [0.2]), point("synthetic", 0.0, [0.4], 50), point("real+synthetic", 0.025, [0.3], 50)]
+    points = [
+        point("real", 0.025, [0.2]),
+        point("synthetic", 0.0, [0.4], 50),
+        point("real+synthetic", 0.025, [0.3], 50),
+    ]
     assert metrics(points) == pytest.approx({"usefulness": 0.4, "usefulness_gain_2.5": 0.1})
     assert points[0].row()["accuracy_std"] is None
     usefulness_figure(points, "one training").savefig(io.BytesIO(), format="png")
 
 
 def test_a_floor_of_nothing_has_no_ratio() -> None:
-    points = [point("real", 1.0, [0.0, 0.0]), point("synthetic", 0.0, [0.0, 0.1]), point("real+synthetic", 1.0, [0.0, 0.0])]
+    points = [
+        point("real", 1.0, [0.0, 0.0]),
+        point("synthetic", 0.0, [0.0, 0.1]),
+        point("real+synthetic", 1.0, [0.0, 0.0]),
+    ]
     assert "usefulness_ratio" not in metrics(points)
 
 

@@ -33,12 +33,16 @@ class Exported:
 CASES: list[tuple[str, int, dict[str, Any]]] = [(name, size, {}) for name in VARIANTS for size in (28, 32)]
 CASES.append(("flow_matching", 28, {"guidance": 1.0, "steps": 3}))
 CASES.append(("draw", 32, {"attention": False, "conditional": True}))
-CASES.append(("flow_matching", 28, {"solver": "heun", "steps": 4, "guidance_from": 0.3, "guidance_to": 0.7}))  # steps of four kinds
+CASES.append(
+    ("flow_matching", 28, {"solver": "heun", "steps": 4, "guidance_from": 0.3, "guidance_to": 0.7})
+)  # steps of four kinds
 CASES.append(("turbo", 28, {"steps": 2}))
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda p: f"{p[0]}-{p[1]}{'-plain' if p[2] else ''}")
-def exported(request: pytest.FixtureRequest, tiny: params.Variants, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def exported(
+    request: pytest.FixtureRequest, tiny: params.Variants, tmp_path_factory: pytest.TempPathFactory
+) -> Exported:
     name, size, choices = request.param
     tiny = tiny.model_copy(update={name: getattr(tiny, name).model_copy(update=choices)})
     torch.manual_seed(0)
@@ -76,7 +80,11 @@ def test_metadata_roundtrip(exported: Exported) -> None:
 
 
 def test_the_weights_stand_in_the_graph_once(exported: Exported) -> None:
-    held = sum(int(np.prod(weight.dims)) for weight in onnx.load(exported.path).graph.initializer if weight.data_type == onnx.TensorProto.FLOAT)
+    held = sum(
+        int(np.prod(weight.dims))
+        for weight in onnx.load(exported.path).graph.initializer
+        if weight.data_type == onnx.TensorProto.FLOAT
+    )
     wanted = sum(value.numel() for value in exported.module.state_dict().values() if value.is_floating_point())
     assert held < 1.1 * wanted + 200, "every unrolled step must share them"
 
@@ -177,7 +185,10 @@ def test_latency_is_a_time(tmp_path: Path) -> None:
 
 
 def test_weights_roundtrip(tmp_path: Path) -> None:
-    net, other = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)), nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))
+    net, other = (
+        nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)),
+        nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)),
+    )
     net(torch.randn(4, 2, 5, 5))  # fills the statistics
     save_weights(net, tmp_path / "deep" / "w.safetensors")
     load_weights(other, tmp_path / "deep" / "w.safetensors")
@@ -195,8 +206,15 @@ def test_the_memory_layout_does_not_change_the_bytes(tmp_path: Path) -> None:
 def test_weights_that_do_not_fit_are_a_sentence(tmp_path: Path) -> None:
     save_weights(nn.Linear(2, 3), tmp_path / "w")
     (tmp_path / "junk").write_bytes(b"no safetensors at all")
-    for module, name in ((nn.Linear(3, 3), "w"), (nn.Conv2d(1, 1, 1), "w"), (nn.Linear(2, 3), "junk"), (nn.Linear(2, 3), "nowhere")):
-        with pytest.raises(LekhaniError, match=f"{name} does not hold the weights it should .*; run the stage") as caught:
+    for module, name in (
+        (nn.Linear(3, 3), "w"),
+        (nn.Conv2d(1, 1, 1), "w"),
+        (nn.Linear(2, 3), "junk"),
+        (nn.Linear(2, 3), "nowhere"),
+    ):
+        with pytest.raises(
+            LekhaniError, match=f"{name} does not hold the weights it should .*; run the stage"
+        ) as caught:
             load_weights(module, tmp_path / name)
         assert "\n" not in str(caught.value)
 
@@ -210,7 +228,9 @@ def test_weights_on_a_full_disk(tmp_path: Path, full_disk: Callable[[], Abstract
     assert (tmp_path / "w").read_bytes() == before
 
 
-def test_onnx_on_a_full_disk(tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnx_on_a_full_disk(
+    tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = onnx.load(doubling(tmp_path / "m.onnx", "batch"))
     (tmp_path / "m.onnx").unlink()
     monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: type("Program", (), {"model_proto": model}))

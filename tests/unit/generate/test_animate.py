@@ -58,8 +58,18 @@ def stepwise(path: Path, *, conditional: bool = True) -> Path:
         helper.make_tensor_value_info("labels", TensorProto.INT64, ["batch"]),
     ]
     outputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 1, SIZE, SIZE])]
-    model = helper.make_model(helper.make_graph(nodes, "toy", inputs, outputs, weights), opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    told = {"dataset": "mnist", "variant": "draw", "noise_dim": str(SIZE**2), "image_size": str(SIZE), "conditional": str(conditional).lower()}
+    model = helper.make_model(
+        helper.make_graph(nodes, "toy", inputs, outputs, weights),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
+    told = {
+        "dataset": "mnist",
+        "variant": "draw",
+        "noise_dim": str(SIZE**2),
+        "image_size": str(SIZE),
+        "conditional": str(conditional).lower(),
+    }
     helper.set_model_props(model, {**told, "classes": json.dumps([asdict(c) for c in MNIST[:3]])})
     onnx.checker.check_model(model)
     onnx.save(model, path)
@@ -85,7 +95,10 @@ def frames(path: Path) -> tuple[list[Any], list[int], dict[str, Any]]:
 
 def test_the_steps_of_a_graph(pen: Pen) -> None:
     film = Film(pen.generator)
-    noise, labels = np.random.default_rng(0).standard_normal((5, 16), dtype=np.float32), np.arange(5, dtype=np.int64) % 3
+    noise, labels = (
+        np.random.default_rng(0).standard_normal((5, 16), dtype=np.float32),
+        np.arange(5, dtype=np.int64) % 3,
+    )
     shown = film.run(noise, labels, batch_size=2)
     assert film.steps == STEPS
     assert shown.shape == (STEPS + 1, 5, 1, SIZE, SIZE)
@@ -108,7 +121,9 @@ def test_the_film_shows_the_steps_and_stays_at_the_end(pen: Pen, tmp_path: Path,
     written = pen.generate(["1", "1", "2", "0", "0"], seed=7)
     np.testing.assert_array_equal(pictures[-1], enlarged(grid(written.images, 3), 2))
     noise = noise_source(pen.generator, Wishes(7), 0)(5)
-    np.testing.assert_array_equal(pictures[1], enlarged(grid(to_uint8(Film(pen.generator).run(noise, labels)[1]), 3), 2))
+    np.testing.assert_array_equal(
+        pictures[1], enlarged(grid(to_uint8(Film(pen.generator).run(noise, labels)[1]), 3), 2)
+    )
     assert said == f"Wrote 4 frames of 5 glyphs, 28 x 18 pixels, to {out} with the toy, seed 7."
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
@@ -135,7 +150,9 @@ def test_the_judge_picks_what_an_unconditional_generator_shows(tmp_path: Path) -
     write_animation(pen, ["0=3", "1=3"], 1, tmp_path / "a.gif", columns=6, scale=1)
     last = frames(tmp_path / "a.gif")[0][-1]
     assert (last[0, ::5] > 80).tolist() == [False] * 3 + [True] * 3
-    np.testing.assert_array_equal(last, grid(draw_shard(pen.generator, pen.reader, np.array([0, 0, 0, 1, 1, 1]), Wishes(1)).images, 6))
+    np.testing.assert_array_equal(
+        last, grid(draw_shard(pen.generator, pen.reader, np.array([0, 0, 0, 1, 1, 1]), Wishes(1)).images, 6)
+    )
 
 
 def test_the_same_seed_writes_the_same_bytes(pen: Pen, tmp_path: Path) -> None:
@@ -185,7 +202,9 @@ def test_an_existing_file_is_left_alone_unless_told_otherwise(pen: Pen, tmp_path
     assert len(frames(tmp_path / "a.gif")[0]) == STEPS + 1
 
 
-def test_a_full_disk_leaves_nothing(pen: Pen, tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]]) -> None:
+def test_a_full_disk_leaves_nothing(
+    pen: Pen, tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]]
+) -> None:
     with pytest.raises(LekhaniError, match=r"Could not write .*a\.gif"), full_disk():
         write_animation(pen, ["1"], 7, tmp_path / "a.gif")
     assert list(tmp_path.iterdir()) == []
@@ -193,12 +212,25 @@ def test_a_full_disk_leaves_nothing(pen: Pen, tmp_path: Path, full_disk: Callabl
 
 def test_the_command_needs_no_torch(tmp_path: Path) -> None:
     model = stepwise(tmp_path / "g.onnx")
-    words = ["lekhani", "animate", "--model", str(model), "--label", "1=2", "--out", str(tmp_path / "a.gif"), "--fps", "10"]
+    words = [
+        "lekhani",
+        "animate",
+        "--model",
+        str(model),
+        "--label",
+        "1=2",
+        "--out",
+        str(tmp_path / "a.gif"),
+        "--fps",
+        "10",
+    ]
     code = (
         f"import sys\nsys.argv = {words!r}\nfrom lekhani import cli\n"
         "try:\n    cli.main()\nexcept SystemExit as end:\n    print('CODE', end.code)\nprint('TORCH', 'torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
     assert "TORCH False" in done.stdout, done.stdout + done.stderr
     assert "Wrote 4 frames of 2 glyphs" in done.stdout
     assert frames(tmp_path / "a.gif")[1] == [100, 100, 100, 100 + HOLD_MS]
@@ -222,7 +254,9 @@ def test_an_exported_generator_shows_what_torch_does(name: str, tiny: params.Var
         variant.step(torch.rand(6, 1, 28, 28), torch.arange(6) % 3)
     painter = cast(Stepwise, variant.generator().eval())
     export_onnx(painter, generator_inputs(variant.noise_dim, 3), ["images"], tmp_path / "g.onnx", {})
-    generator = SimpleNamespace(path=tmp_path / "g.onnx", variant=name, session=SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"]))
+    generator = SimpleNamespace(
+        path=tmp_path / "g.onnx", variant=name, session=SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+    )
     noise, labels = torch.randn(4, variant.noise_dim), torch.tensor([0, 1, 2, 1])
     with torch.no_grad():
         expected = painter.trajectory(noise, labels)

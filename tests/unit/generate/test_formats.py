@@ -51,7 +51,9 @@ def test_the_same_images_give_the_same_bytes(form: str, tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("form", LAYOUTS)
 def test_shards_do_not_share_names(form: str) -> None:
-    names = [name for number in range(3) for name in LAYOUTS[form].names(Place(number, 3, 5 * number, LABELS, DEVANAGARI))]
+    names = [
+        name for number in range(3) for name in LAYOUTS[form].names(Place(number, 3, 5 * number, LABELS, DEVANAGARI))
+    ]
     assert len(set(names)) == len(names)
 
 
@@ -60,7 +62,13 @@ def test_png(tmp_path: Path) -> None:
     assert table == tmp_path / "00001" / "labels.csv"
     rows = list(csv.DictReader(table.open(encoding="utf-8", newline="")))
     assert [row["file"] for row in rows] == [path.name for path in pictures]
-    assert rows[0] == {"file": "000070_character_3_ga.png", "label": "2", "name": "character_3_ga", "glyph": "ग", "confidence": "0.5000"}
+    assert rows[0] == {
+        "file": "000070_character_3_ga.png",
+        "label": "2",
+        "name": "character_3_ga",
+        "glyph": "ग",
+        "confidence": "0.5000",
+    }
     for path, image in zip(pictures, IMAGES, strict=True):
         np.testing.assert_array_equal(opened(path.read_bytes()), image)
 

@@ -11,8 +11,9 @@ import pytest
 from services import s3
 
 from lekhani.errors import LekhaniError, UsageError
-from lekhani.generate import write
-from lekhani.generate.write import Request, write_dataset
+from lekhani.generate import shards, write
+from lekhani.generate.shards import Request
+from lekhani.generate.write import write_dataset
 from lekhani.inference.sampling import Plan, Wishes
 from lekhani.pen import Pen, find
 
@@ -33,7 +34,11 @@ def expected(pen: Pen, tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
 
 
 def content(folder: Path) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.fixture
@@ -58,8 +63,10 @@ def held(fs: Any, prefix: str) -> dict[str, str]:
     return {path.removeprefix(f"{prefix}/"): hashlib.sha256(fs.cat_file(path)).hexdigest() for path in fs.find(prefix)}
 
 
-def test_a_bucket_holds_the_same_bytes(pen: Pen, expected: dict[str, str], bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw, calls = write.draw_shard, [0]
+def test_a_bucket_holds_the_same_bytes(
+    pen: Pen, expected: dict[str, str], bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, calls = shards.draw_shard, [0]
 
     def dies(*words: Any) -> Any:
         calls[0] += 1
@@ -68,7 +75,7 @@ def test_a_bucket_holds_the_same_bytes(pen: Pen, expected: dict[str, str], bucke
         return draw(*words)
 
     with monkeypatch.context() as patch:
-        patch.setattr(write, "draw_shard", dies)
+        patch.setattr(shards, "draw_shard", dies)
         with pytest.raises(KeyboardInterrupt):
             write_dataset(pen, REQUEST, "s3://glyphs/a/out")
     assert not bucket.exists("glyphs/a/out/dataset.json")
@@ -81,11 +88,17 @@ def test_a_bucket_holds_the_same_bytes(pen: Pen, expected: dict[str, str], bucke
     with pytest.raises(UsageError, match="seed 7 there, 8 here"):
         write_dataset(pen, other, "s3://glyphs/a/out")
     write_dataset(pen, other, "s3://glyphs/a/out", overwrite=True)
-    assert set(held(bucket, "glyphs/a/out")) == {"README.md", "dataset.json", *(f"glyphs-{number:05d}.npz" for number in range(5))}
+    assert set(held(bucket, "glyphs/a/out")) == {
+        "README.md",
+        "dataset.json",
+        *(f"glyphs-{number:05d}.npz" for number in range(5)),
+    }
 
 
 def test_a_bucket_that_is_not_there_is_one_sentence(pen: Pen, bucket: Any) -> None:
-    with pytest.raises(LekhaniError, match=r"Could not write s3://nowhere/out: .*; check the address, the credentials and the bucket") as caught:
+    with pytest.raises(
+        LekhaniError, match=r"Could not write s3://nowhere/out: .*; check the address, the credentials and the bucket"
+    ) as caught:
         write_dataset(pen, REQUEST, "s3://nowhere/out")
     assert "\n" not in str(caught.value)
 
@@ -98,7 +111,9 @@ def test_without_ray_it_is_said_what_to_install(pen: Pen, tmp_path: Path, monkey
 
 @pytest.mark.slow
 @needs_ray
-def test_ray_writes_the_same_bytes(pen: Pen, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_writes_the_same_bytes(
+    pen: Pen, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_dataset(pen, REQUEST, str(tmp_path / "out"), engine="ray")
     assert content(tmp_path / "out") == expected
     (tmp_path / "out" / "data" / "train-00003-of-00005.parquet").unlink()

@@ -20,10 +20,11 @@ from PIL import Image
 
 from lekhani.data.spec import MNIST
 from lekhani.errors import LekhaniError, UsageError
-from lekhani.generate import write
+from lekhani.generate import shards
 from lekhani.generate.formats import LAYOUTS
+from lekhani.generate.shards import Request
 from lekhani.generate.store import Store
-from lekhani.generate.write import Request, counts, write_dataset
+from lekhani.generate.write import counts, write_dataset
 from lekhani.inference.sampling import Plan, Wishes
 from lekhani.inference.session import Generator, Reader
 from lekhani.pen import Pen, find
@@ -43,12 +44,18 @@ def pen(model: Path) -> Pen:
 
 
 def asked(*labels: str, shard_size: int = 10_000, form: Any = "png", **wishes: Any) -> Request:
-    return Request(Plan(counts(THREE, labels or ("2=9", "0=9", "1=7")), shard_size), Wishes(**{"seed": 7, **wishes}), form)
+    return Request(
+        Plan(counts(THREE, labels or ("2=9", "0=9", "1=7")), shard_size), Wishes(**{"seed": 7, **wishes}), form
+    )
 
 
 def content(folder: Path) -> dict[str, str]:
     """Every file with a hash of its bytes."""
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def sheet(folder: Path) -> Any:
@@ -113,8 +120,14 @@ def test_a_folder_of_pngs_with_their_labels(pen: Pen, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     said = write_dataset(pen, asked("2=2", "0"), str(out))
     rows = list(csv.DictReader((out / "labels.csv").open(encoding="utf-8", newline="")))
-    assert [(row["label"], row["name"], row["glyph"]) for row in rows] == [("2", "2", "2"), ("2", "2", "2"), ("0", "0", "0")]
-    assert set(content(tmp_path / "new")) == {f"out/{name}" for name in ("dataset.json", "README.md", "labels.csv", *(row["file"] for row in rows))}
+    assert [(row["label"], row["name"], row["glyph"]) for row in rows] == [
+        ("2", "2", "2"),
+        ("2", "2", "2"),
+        ("0", "0", "0"),
+    ]
+    assert set(content(tmp_path / "new")) == {
+        f"out/{name}" for name in ("dataset.json", "README.md", "labels.csv", *(row["file"] for row in rows))
+    }
     for row, image in zip(rows, pen.generate(["2", "2", "0"], seed=7).images, strict=True):
         with Image.open(out / row["file"]) as picture:
             np.testing.assert_array_equal(np.asarray(picture), image)
@@ -148,9 +161,14 @@ def test_the_lineage_of_a_registered_model_is_told(pen: Pen, monkeypatch: pytest
     from lekhani.registry import lineage
 
     facts = {"run": {"id": "r1"}, "commit": {"id": "c1", "dirty": False, "subject": "s"}, "lock": {"sha256": "l1"}}
-    facts |= {"data": {"digest": "d1", "origin": "people", "licence": "CC BY 4.0", "counts": {}}, "source": {"name": "openml"}}
+    facts |= {
+        "data": {"digest": "d1", "origin": "people", "licence": "CC BY 4.0", "counts": {}},
+        "source": {"name": "openml"},
+    }
     links = tuple(lineage.Link(name, dict(one), ()) for name, one in facts.items())
-    monkeypatch.setattr(lineage, "trace", lambda name: lineage.Lineage(name, "3", links) if name == "lekhani-mnist:3" else None)
+    monkeypatch.setattr(
+        lineage, "trace", lambda name: lineage.Lineage(name, "3", links) if name == "lekhani-mnist:3" else None
+    )
     write_dataset(replace(pen, version="lekhani-mnist:3"), asked("0"), str(tmp_path / "out"))
     told = sheet(tmp_path / "out")
     assert told["licence"] == "CC BY 4.0"
@@ -230,9 +248,12 @@ def test_a_full_disk_is_one_sentence_and_what_is_finished_is_kept(
     pen: Pen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_disk: Callable[[], AbstractContextManager[None]]
 ) -> None:
     out, request = tmp_path / "out", asked(shard_size=9)
-    with pytest.raises(LekhaniError, match=r"Could not write .*out: File too large; free space .*run the same again"), full_disk():
+    with (
+        pytest.raises(LekhaniError, match=r"Could not write .*out: File too large; free space .*run the same again"),
+        full_disk(),
+    ):
         write_dataset(pen, request, str(out))
-    draw, calls = write.draw_shard, [0]
+    draw, calls = shards.draw_shard, [0]
 
     def filling_up(*words: Any) -> Any:
         calls[0] += 1
@@ -240,7 +261,7 @@ def test_a_full_disk_is_one_sentence_and_what_is_finished_is_kept(
             raise OSError(28, "No space left on device")
         return draw(*words)
 
-    monkeypatch.setattr(write, "draw_shard", filling_up)
+    monkeypatch.setattr(shards, "draw_shard", filling_up)
     with pytest.raises(LekhaniError, match="No space left on device"):
         write_dataset(pen, request, str(out))
     assert "(1 of 3 shards were there already)" in write_dataset(pen, request, str(out))
@@ -281,14 +302,16 @@ def test_another_request_is_refused_and_overwrites_when_told_to(pen: Pen, tmp_pa
     assert set(content(out)) == {"glyphs.npz", "README.md", "dataset.json"}
 
 
-def test_an_unfinished_run_is_not_mistaken_for_another(pen: Pen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unfinished_run_is_not_mistaken_for_another(
+    pen: Pen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
 
     def fails(*_: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(write, "draw_shard", fails)
+        patch.setattr(shards, "draw_shard", fails)
         with pytest.raises(KeyboardInterrupt):
             write_dataset(pen, asked(), str(out))
     with pytest.raises(UsageError, match="seed 7 there, 8 here"):
@@ -312,7 +335,10 @@ def test_any_place_that_fsspec_knows(pen: Pen, tmp_path: Path) -> None:
     write_dataset(pen, asked(shard_size=9), "memory://there/out")
     write_dataset(pen, asked(shard_size=9), str(tmp_path / "out"))
     fs = fsspec.filesystem("memory")
-    found = {path.removeprefix("/there/out/"): hashlib.sha256(fs.cat_file(path)).hexdigest() for path in fs.find("/there/out")}
+    found = {
+        path.removeprefix("/there/out/"): hashlib.sha256(fs.cat_file(path)).hexdigest()
+        for path in fs.find("/there/out")
+    }
     assert found == content(tmp_path / "out")
     assert "3 of 3" in write_dataset(pen, asked(shard_size=9), "memory://there/out")
     for out, said in (("nothing://x", "no place to write to"),):
@@ -333,7 +359,9 @@ def test_memory_does_not_grow_with_the_number_of_images(pen: Pen, tmp_path: Path
     assert large < 1.5 * small, f"{small:,} and {large:,} bytes"
 
 
-def test_the_command_does_all_that(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_does_all_that(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from lekhani import cli
 
     words = f"lekhani generate --model {model} --label 2=4 --each 3 --format npz --truncation 2 --shard-size 6 --seed 3 --out {tmp_path}/out"
@@ -344,5 +372,9 @@ def test_the_command_does_all_that(model: Path, tmp_path: Path, monkeypatch: pyt
     assert "Wrote 10 images of 3 classes" in capsys.readouterr().out
     told = sheet(tmp_path / "out")["request"]
     assert (told["labels"], told["truncation"], told["shard_size"]) == ([["2", 4], ["0", 3], ["1", 3]], 2.0, 6)
-    write_dataset(find("", model), Request(Plan(((2, 4), (0, 3), (1, 3)), 6), Wishes(3, None, 2.0), "npz"), str(tmp_path / "again"))
+    write_dataset(
+        find("", model),
+        Request(Plan(((2, 4), (0, 3), (1, 3)), 6), Wishes(3, None, 2.0), "npz"),
+        str(tmp_path / "again"),
+    )
     assert content(tmp_path / "out") == content(tmp_path / "again")

@@ -13,10 +13,17 @@ from scribe import DEVANAGARI, LETTERS, Eye, Scribe, pen, shape, unconditional
 from lekhani.data import spec
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.handwriting import compose
-from lekhani.handwriting.compose import EFFECTS, MAX_GLYPHS, SPACE, Look, Script, line_image, plain
+from lekhani.handwriting.compose import EFFECTS, MAX_GLYPHS, SPACE, LineStyle, Script, plain
+from lekhani.pen import Pen
 
 SCRIPT = Script(spec.DEVANAGARI)
 CLEAN: dict[str, Any] = {"augment": "none"}
+
+
+def line_image(
+    writer: Pen, text: str, seed: int = 0, number: int = 0, min_confidence: float = 0.5, **style: Any
+) -> Image.Image:
+    return compose.compose(writer, text, seed, LineStyle(**style), number=number, min_confidence=min_confidence)
 
 
 def pixels(image: Image.Image) -> Any:
@@ -85,10 +92,14 @@ def test_a_model_that_takes_no_labels_is_refused() -> None:
         line_image(unconditional(), "क")
 
 
-@pytest.mark.parametrize("choices", [{"without": ("rain",)}, {"augment": "heavy"}, {"height": 15}, {"height": 513}, {"variety": 1.1}])
+@pytest.mark.parametrize(
+    "choices", [{"without": ("rain",)}, {"augment": "heavy"}, {"height": 15}, {"height": 513}, {"variety": 1.1}]
+)
 def test_unknown_looks_are_refused(choices: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=r"no (effect 'rain'|strength 'heavy')|16 to 512 pixels high, not (15|513|64), and its variety"):
-        Look(**choices)
+    with pytest.raises(
+        UsageError, match=r"no (effect 'rain'|strength 'heavy')|16 to 512 pixels high, not (15|513|64), and its variety"
+    ):
+        LineStyle(**choices)
 
 
 # --- chance ---
@@ -106,7 +117,10 @@ def test_seed_line_and_model_change_it(other: dict[str, Any]) -> None:
     choices = {"seed": 7, "number": 3, **other}
     writer = pen(salt=choices.pop("salt", ""))
     for look in (CLEAN, {"augment": "strong"}):
-        assert line_image(writer, "नमक ४२", **choices, **look).tobytes() != line_image(pen(), "नमक ४२", 7, number=3, **look).tobytes()
+        assert (
+            line_image(writer, "नमक ४२", **choices, **look).tobytes()
+            != line_image(pen(), "नमक ४२", 7, number=3, **look).tobytes()
+        )
 
 
 def test_glyphs_of_a_line_share_their_noise() -> None:
@@ -172,7 +186,9 @@ def test_height_margins_and_polarity(height: int, text: str) -> None:
     assert columns[0] > 0.1 * height
     assert image.width - columns[-1] > 0.1 * height
     assert 0.02 < dark.mean() < 0.5
-    np.testing.assert_array_equal(pixels(line_image(pen(), text, 1, height=height, light_on_dark=True, **CLEAN)), 255 - pixels(image))
+    np.testing.assert_array_equal(
+        pixels(line_image(pen(), text, 1, height=height, light_on_dark=True, **CLEAN)), 255 - pixels(image)
+    )
 
 
 def test_the_scale_is_shared_within_a_line() -> None:
@@ -223,7 +239,9 @@ def test_heads_of_a_line_lie_at_one_height() -> None:
     object.__setattr__(writer, "generator", Uneven())
     dark = ink(line_image(writer, "नननन", 5, height=128, **CLEAN))
     columns = np.flatnonzero(dark.any(0))
-    assert np.ptp(dark[:, columns[2] : columns[-3]].argmax(0)) < 128 * 0.06, "three of 32 pixels apart they would be a tenth"
+    assert np.ptp(dark[:, columns[2] : columns[-3]].argmax(0)) < 128 * 0.06, (
+        "three of 32 pixels apart they would be a tenth"
+    )
 
 
 def test_a_blank_glyph_does_not_stop_a_line() -> None:
@@ -241,7 +259,10 @@ def test_a_blank_glyph_does_not_stop_a_line() -> None:
 
 
 def test_strengths_grow() -> None:
-    clean, light, strong = (pixels(line_image(pen(), "नमक ४२", 3, augment=strength, without=("rotation",))) for strength in compose.STRENGTHS)
+    clean, light, strong = (
+        pixels(line_image(pen(), "नमक ४२", 3, augment=strength, without=("rotation",)))
+        for strength in compose.STRENGTHS
+    )
     assert clean.shape == light.shape == strong.shape
     assert 2 < np.abs(light - clean).mean() < np.abs(strong - clean).mean() < 80
 

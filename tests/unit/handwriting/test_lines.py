@@ -21,7 +21,7 @@ from lekhani import cli
 from lekhani.data.spec import DEVANAGARI, MNIST
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.handwriting import lines
-from lekhani.handwriting.compose import Look, Script, line_image, plain
+from lekhani.handwriting.compose import LineStyle, Script, plain
 from lekhani.handwriting.lines import NAMED, Order, pattern, texts_of, write_lines
 
 ToyGenerator = Callable[..., Path]
@@ -39,7 +39,18 @@ def drawn(expression: str, script: Script = SCRIPT, times: int = 200) -> set[str
 
 
 @pytest.mark.parametrize(
-    "expression", [r"[०-९]{6}", r"\d{3} ?\d{3}", r"(कमल|जल)+", r"[^क]{2}", r"(?:क|ख){2,3}?", r"[क-घ ]*", r"क्ष[०-२]?", r"^क.\d$", "(?i:क)ख"]
+    "expression",
+    [
+        r"[०-९]{6}",
+        r"\d{3} ?\d{3}",
+        r"(कमल|जल)+",
+        r"[^क]{2}",
+        r"(?:क|ख){2,3}?",
+        r"[क-घ ]*",
+        r"क्ष[०-२]?",
+        r"^क.\d$",
+        "(?i:क)ख",
+    ],
 )
 def test_what_is_drawn_matches_and_can_be_written(expression: str) -> None:
     texts = drawn(expression)
@@ -99,7 +110,9 @@ def test_what_cannot_be_drawn_is_a_sentence(expression: str, sentence: str) -> N
 
 
 def test_named_patterns_need_all_ten_digits() -> None:
-    with pytest.raises(UsageError, match="pin_code is made of digits, and the model does not write all ten; it writes 0 1 2"):
+    with pytest.raises(
+        UsageError, match="pin_code is made of digits, and the model does not write all ten; it writes 0 1 2"
+    ):
         pattern("pin_code", Script(MNIST[:3]))
 
 
@@ -145,7 +158,9 @@ def test_lines_of_a_file(tmp_path: Path) -> None:
         texts_of(SCRIBE, [], None, tmp_path / "missing", None, 0)
 
 
-@pytest.mark.parametrize(("texts", "expression", "file"), [([], None, None), (["क"], "date", None), (["क"], None, Path("f"))])
+@pytest.mark.parametrize(
+    ("texts", "expression", "file"), [([], None, None), (["क"], "date", None), (["क"], None, Path("f"))]
+)
 def test_there_is_one_source_of_texts(texts: list[str], expression: str | None, file: Path | None) -> None:
     with pytest.raises(UsageError, match="one of --text, --pattern and --lines"):
         texts_of(SCRIBE, texts, expression, file, None, 0)
@@ -163,12 +178,16 @@ TEXTS = ("नमक ४२", "घर", "क्ष")
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 def assert_tesseract(folder: Path) -> list[str]:
     """What tesstrain asks of ground truth: beside each NAME.png a NAME.gt.txt of one line, normalised and not empty, and no other way round."""
-    pictures, transcripts = ({path.name.removesuffix(end) for path in folder.glob(f"*{end}")} for end in (".png", ".gt.txt"))
+    pictures, transcripts = (
+        {path.name.removesuffix(end) for path in folder.glob(f"*{end}")} for end in (".png", ".gt.txt")
+    )
     assert pictures == transcripts
     texts = []
     for name in sorted(pictures):
@@ -228,7 +247,7 @@ def test_the_same_order_gives_the_same_bytes_and_lines_do_not_depend_on_others(t
 
 def test_what_the_folder_says_of_itself(tmp_path: Path) -> None:
     writer = pen()
-    write_lines(writer, Order(TEXTS, 7, Look(height=32, without=("blur",))), tmp_path / "out")
+    write_lines(writer, Order(TEXTS, 7, LineStyle(height=32, without=("blur",))), tmp_path / "out")
     sheet = json.loads((tmp_path / "out" / "dataset.json").read_text(encoding="utf-8"))
     assert (sheet["lines"], sheet["different_texts"], sheet["seed"], sheet["layout"]) == (3, 3, 7, "tesseract")
     assert sheet["model"]["sha256"] == writer.generator.sha256
@@ -286,10 +305,14 @@ def test_a_failure_half_way_leaves_nothing(tmp_path: Path) -> None:
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.sampled_from(["क", "क्ष", "४", " ", "भ"]), min_size=1, max_size=12).map("".join), st.integers(0, 2**63), st.integers(16, 100))
+@given(
+    st.lists(st.sampled_from(["क", "क्ष", "४", " ", "भ"]), min_size=1, max_size=12).map("".join),
+    st.integers(0, 2**63),
+    st.integers(16, 100),
+)
 def test_any_writable_text_becomes_a_picture(text: str, seed: int, height: int) -> None:
     if text.strip():
-        assert line_image(pen(eye=False), text, seed, height=height).height == height
+        assert pen(eye=False).compose(text, seed, height=height).height == height
 
 
 # --- the command ---
@@ -297,9 +320,24 @@ def test_any_writable_text_becomes_a_picture(text: str, seed: int, height: int) 
 
 def test_the_command(toy_generator: ToyGenerator, tmp_path: Path) -> None:
     model = str(toy_generator(tmp_path / "g.onnx"))
-    words = ["lekhani", "compose", "--model", model, "--pattern", "[12]{4}", "--count", "2", "--without", "blur", "--out", "out"]
+    words = [
+        "lekhani",
+        "compose",
+        "--model",
+        model,
+        "--pattern",
+        "[12]{4}",
+        "--count",
+        "2",
+        "--without",
+        "blur",
+        "--out",
+        "out",
+    ]
     code = f"import sys\nsys.argv = {words!r}\nfrom lekhani import cli\ntry:\n    cli.main()\nfinally:\n    print('TORCH', 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "Wrote 2 lines for tesseract to out" in done.stdout
     assert "TORCH False" in done.stdout
@@ -316,7 +354,12 @@ def test_the_command(toy_generator: ToyGenerator, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_use_is_a_sentence(
-    toy_generator: ToyGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str
+    toy_generator: ToyGenerator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    sentence: str,
 ) -> None:
     model = str(toy_generator(tmp_path / "models" / "g.onnx"))
     monkeypatch.setattr(sys, "argv", ["lekhani", "compose", "--model", model, "--out", str(tmp_path / "new"), *words])

@@ -26,7 +26,9 @@ from lekhani.handwriting.recognise import SIDE, frame, framed, ink_of, load_pict
 EYE = reader()
 
 
-def photo(glyph: str, seed: int, *, light_on_dark: bool = False, quality: int = 70, dataset: str = "devanagari") -> bytes:
+def photo(
+    glyph: str, seed: int, *, light_on_dark: bool = False, quality: int = 70, dataset: str = "devanagari"
+) -> bytes:
     """A glyph somewhere on paper, a little turned, in uneven light, with grain, as JPEG."""
     rng = np.random.default_rng(seed)
     side = int(rng.integers(90, 300))
@@ -78,7 +80,11 @@ def test_photos(light_on_dark: bool) -> None:
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "I;16"])
 def test_modes(mode: str, tmp_path: Path) -> None:
     picture = np.pad(scan("भ", 64), 20)
-    image = Image.fromarray(picture.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(255 - picture).convert("L").convert(mode)
+    image = (
+        Image.fromarray(picture.astype(np.uint16) * 257)
+        if mode == "I;16"
+        else Image.fromarray(255 - picture).convert("L").convert(mode)
+    )
     image.save(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"))
     assert glyph_of(load_picture(next(tmp_path.iterdir()))) == "भ"
 
@@ -94,7 +100,12 @@ def test_transparent_drawings(ink: str, tmp_path: Path) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.sampled_from([c.glyph for c in DEVANAGARI]), st.integers(40, 300), st.tuples(*[st.integers(2, 200)] * 4), st.booleans())
+@given(
+    st.sampled_from([c.glyph for c in DEVANAGARI]),
+    st.integers(40, 300),
+    st.tuples(*[st.integers(2, 200)] * 4),
+    st.booleans(),
+)
 def test_size_and_place_do_not_matter(glyph: str, size: int, margins: tuple[int, int, int, int], dark: bool) -> None:
     picture = np.pad(scan(glyph, size), (margins[:2], margins[2:]))
     assert glyph_of(255 - picture if dark else picture) == glyph
@@ -252,9 +263,14 @@ def toy_judge(path: Path) -> Path:
         helper.make_tensor("zeros", TensorProto.FLOAT, [784, 128], bytes(784 * 128 * 4), raw=True),
     ]
     inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 1, 28, 28])]
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", n]) for name, n in (("features", 128), ("logits", 2))]
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", n])
+        for name, n in (("features", 128), ("logits", 2))
+    ]
     model = helper.make_model(
-        helper.make_graph(nodes, "judge", inputs, outputs, constants), opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+        helper.make_graph(nodes, "judge", inputs, outputs, constants),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
     )
     classes = [{"label": i, "name": f"digit_{i}", "glyph": str(i)} for i in range(2)]
     helper.set_model_props(model, {"dataset": "mnist", "classes": json.dumps(classes)})
@@ -265,15 +281,25 @@ def toy_judge(path: Path) -> Path:
 def test_the_command(tmp_path: Path) -> None:
     toy_judge(tmp_path / "judge.onnx")
     for digit in "01":
-        (tmp_path / f"{digit}.png").write_bytes(png(255 - np.pad(np.rint(255 * shape(digit, 60, "mnist")).astype(np.uint8), 20)))
+        (tmp_path / f"{digit}.png").write_bytes(
+            png(255 - np.pad(np.rint(255 * shape(digit, 60, "mnist")).astype(np.uint8), 20))
+        )
     words = ["lekhani", "recognise", "--judge", "judge.onnx", "0.png", "1.png"]
     code = f"import sys\nsys.argv = {words!r}\nfrom lekhani import cli\ntry:\n    cli.main()\nfinally:\n    print('TORCH', 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
-    assert [line.split()[:2] for line in done.stdout.splitlines()] == [["0.png", "0"], ["1.png", "1"], ["TORCH", "False"]]
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [
+        ["0.png", "0"],
+        ["1.png", "1"],
+        ["TORCH", "False"],
+    ]
 
 
-def test_the_command_reads_on_after_a_bad_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reads_on_after_a_bad_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     toy_judge(tmp_path / "judge.onnx")
     (tmp_path / "1.png").write_bytes(png(255 - np.pad(np.rint(255 * shape("1", 60, "mnist")).astype(np.uint8), 20)))
     (tmp_path / "blank.png").write_bytes(BAD["white.png"][0])
@@ -292,7 +318,10 @@ def test_the_command_reads_on_after_a_bad_image(tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_table_shows_nothing_that_steers_a_terminal(tmp_path: Path) -> None:
-    rows: list[Any] = [(Path("a\x1b[31m.png"), recognise(EYE, [scan("क")])[0]), (Path("longer.png"), recognise(EYE, [scan("४")], top=1)[0])]
+    rows: list[Any] = [
+        (Path("a\x1b[31m.png"), recognise(EYE, [scan("क")])[0]),
+        (Path("longer.png"), recognise(EYE, [scan("४")], top=1)[0]),
+    ]
     text = table(rows)
     assert "\x1b" not in text
     first, second = text.splitlines()

@@ -14,13 +14,16 @@ from scribe import DEVANAGARI, LETTERS, pen, reader, shape, unconditional
 from lekhani.data.spec import MNIST, Bytes
 from lekhani.errors import UsageError
 from lekhani.handwriting import translate as between
-from lekhani.handwriting.compose import Look, compose
+from lekhani.handwriting.compose import LineStyle, compose
 from lekhani.handwriting.translate import glyphs_in, read_digits, translate, translate_file, values
 
 
 def row(text: str, dataset: str = "devanagari", size: int = 80, gap: int = 10) -> Bytes:
     """Glyphs of a typeface beside one another, black on white."""
-    parts = [np.pad(np.rint(255 * shape(glyph, size, dataset)).astype(np.uint8), ((gap, gap), (gap // 2, gap // 2))) for glyph in text]
+    parts = [
+        np.pad(np.rint(255 * shape(glyph, size, dataset)).astype(np.uint8), ((gap, gap), (gap // 2, gap // 2)))
+        for glyph in text
+    ]
     return 255 - np.hstack(parts)
 
 
@@ -78,7 +81,7 @@ def test_digits_that_overlap_in_columns_stay_apart() -> None:
 
 
 def test_what_composes_can_be_read() -> None:
-    picture = np.asarray(compose(pen(), "५६०७", 3, Look(height=96, augment="light")).convert("L"))
+    picture = np.asarray(compose(pen(), "५६०७", 3, LineStyle(height=96, augment="light")).convert("L"))
     assert "".join(r.best.glyph for r in read_digits(reader(), picture)) == "५६०७"
 
 
@@ -168,7 +171,9 @@ def test_files_in_the_way_and_at_fault(tmp_path: Path) -> None:
 def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     words = ["lekhani", "translate", "in.png", "--to", "mnist", "--out", "out.png", "--reader", "missing.onnx"]
     code = f"import sys\nsys.argv = {words!r}\nfrom lekhani import cli\ncli.main()"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 1
     assert done.stderr.startswith("lekhani: There is no model at missing.onnx")
 

@@ -30,7 +30,9 @@ def plain(toy_generator: ToyGenerator, tmp_path_factory: pytest.TempPathFactory)
     return Generator(toy_generator(tmp_path_factory.mktemp("u") / "g.onnx", conditional=False), "cpu")
 
 
-def shard(generator: Generator, labels: list[int], eyes: Eyes | None = None, wishes: Wishes | None = None, **rest: Any) -> Drawn:
+def shard(
+    generator: Generator, labels: list[int], eyes: Eyes | None = None, wishes: Wishes | None = None, **rest: Any
+) -> Drawn:
     return draw_shard(generator, cast(Reader, eyes), np.array(labels, np.int64), wishes or Wishes(1), **rest)
 
 
@@ -79,7 +81,10 @@ def test_truncated_noise_stays_within_its_bound(conditional: Generator) -> None:
     assert 0.26 < noise.std() < 0.30, "a normal distribution cut at half a deviation, not one squeezed into it"
 
 
-@pytest.mark.parametrize("wrong", [{"seed": -1}, {"min_confidence": 1.0}, {"min_confidence": -0.1}, {"truncation": 0}, {"truncation": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"seed": -1}, {"min_confidence": 1.0}, {"min_confidence": -0.1}, {"truncation": 0}, {"truncation": float("nan")}],
+)
 def test_wishes_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="must be"):
         Wishes(**wrong)
@@ -165,11 +170,19 @@ def test_confidences_add_up() -> None:
     np.testing.assert_allclose(sure, [0.75, 0.9], rtol=1e-4)
 
 
-def test_a_class_that_never_comes_is_named(conditional: Generator, plain: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_that_never_comes_is_named(
+    conditional: Generator, plain: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sampling, "PATIENCE", 3)
-    with pytest.raises(LekhaniError, match=r"Of 1,024 images that dcgan drew the judge recognises too few as 2 \(0\); .*model that takes labels"):
+    with pytest.raises(
+        LekhaniError,
+        match=r"Of 1,024 images that dcgan drew the judge recognises too few as 2 \(0\); .*model that takes labels",
+    ):
         shard(plain, [0, 1, 2], Eyes(blind=(2,)))
-    with pytest.raises(LekhaniError, match=r"at least 90% sure of too few as 2 \(0\); ask for fewer of them, or take a lower --min-confidence"):
+    with pytest.raises(
+        LekhaniError,
+        match=r"at least 90% sure of too few as 2 \(0\); ask for fewer of them, or take a lower --min-confidence",
+    ):
         shard(conditional, [0, 1, 2], Eyes(blind=(2,)), Wishes(1, 0.9))
 
 
@@ -198,7 +211,11 @@ def test_patience_starts_anew_with_every_gain(plain: Generator, monkeypatch: pyt
 
     def late(images: Bytes) -> tuple[Any, Any]:
         features, logits = read(images)
-        return (features, logits) if eyes.calls % 3 == 0 else (features, np.eye(3, dtype=np.float32)[np.zeros(len(images), int)])
+        return (
+            (features, logits)
+            if eyes.calls % 3 == 0
+            else (features, np.eye(3, dtype=np.float32)[np.zeros(len(images), int)])
+        )
 
     eyes.read = late  # type: ignore[method-assign]
     assert len(shard(plain, [2] * 300, eyes).images) == 300
@@ -206,7 +223,10 @@ def test_patience_starts_anew_with_every_gain(plain: Generator, monkeypatch: pyt
 
 
 def test_without_a_judge_nothing_can_be_chosen(conditional: Generator, plain: Generator) -> None:
-    for generator, wishes, why in ((plain, Wishes(), "takes no labels"), (conditional, Wishes(0, 0.5), "is to be filtered")):
+    for generator, wishes, why in (
+        (plain, Wishes(), "takes no labels"),
+        (conditional, Wishes(0, 0.5), "is to be filtered"),
+    ):
         with pytest.raises(UsageError, match=rf"{why}, so a judge must pick .* --judge models/mnist/judge/judge\.onnx"):
             wishes.check(generator, None)
         with pytest.raises(UsageError, match="A judge must pick"):

@@ -123,8 +123,13 @@ def test_the_reader_reads(judge_file: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [Generator, Reader])
-@pytest.mark.parametrize(("content", "words"), [(None, "There is no model at"), (b"not onnx", "cannot be opened as an ONNX model"), (b"", "m.onnx")])
-def test_a_file_that_is_no_model(tmp_path: Path, kind: Callable[[Path, str], object], content: bytes | None, words: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "There is no model at"), (b"not onnx", "cannot be opened as an ONNX model"), (b"", "m.onnx")],
+)
+def test_a_file_that_is_no_model(
+    tmp_path: Path, kind: Callable[[Path, str], object], content: bytes | None, words: str
+) -> None:
     if content is not None:
         (tmp_path / "m.onnx").write_bytes(content)
     with pytest.raises(LekhaniError, match=words) as caught:
@@ -151,7 +156,9 @@ def test_a_folder_is_no_model(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_a_model_that_is_no_generator_of_ours(toy_generator: Callable[..., Path], tmp_path: Path, metadata: dict[str, str | None]) -> None:
+def test_a_model_that_is_no_generator_of_ours(
+    toy_generator: Callable[..., Path], tmp_path: Path, metadata: dict[str, str | None]
+) -> None:
     path = toy_generator(tmp_path / "g.onnx", metadata=metadata)
     with pytest.raises(LekhaniError, match=r"g\.onnx is no generator exported by lekhani") as caught:
         Generator(path, "cpu")
@@ -190,19 +197,25 @@ def test_the_quickest_batch_is_chosen() -> None:
     assert took({16: 0.02, 64: 0.079, 256: 0.315}) == 16, "larger ones are no more than 5% quicker"
     assert took({16: 0.03, 64: 0.08, 256: 0.3, 1024: 0.31}) == 256, "a batch that takes long is the last one tried"
     assert took({16: 0.02, 64: 0.04, 256: -1, 1024: 0.1}) == 64, "there was no room on the GPU"
-    assert took({16: 0.02, 64: 0.04, 256: 0.1}, {16: 200, 64: 300}) == 64, "the next one could take more than is allowed"
+    assert took({16: 0.02, 64: 0.04, 256: 0.1}, {16: 200, 64: 300}) == 64, (
+        "the next one could take more than is allowed"
+    )
     with pytest.raises(RuntimeError):
         took({16: -1})
 
 
-def test_the_batch_is_measured_once(toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_batch_is_measured_once(
+    toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = Generator(toy_generator(tmp_path / "g.onnx"), "cpu")
     assert generator.batch_size in SIZES
     monkeypatch.setattr("lekhani.inference.session.quickest", lambda *_: 0)
     assert generator.batch_size in SIZES
 
 
-def test_a_batch_is_measured_for_where_it_is_worth_it_and_changes_no_bit(toy_generator: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_batch_is_measured_for_where_it_is_worth_it_and_changes_no_bit(
+    toy_generator: Callable[..., Path], tmp_path: Path
+) -> None:
     generator = Generator(toy_generator(tmp_path / "g.onnx"), "cpu")
     generator.__dict__["batch_size"] = 7
     assert [generator.batch_for(n) for n in (1, 4999, 5000, 10**6)] == [128, 128, 7, 7]
@@ -210,7 +223,9 @@ def test_a_batch_is_measured_for_where_it_is_worth_it_and_changes_no_bit(toy_gen
     assert {generator.batch_for(n) for n in (1, 4999, 5000, 10**6)} == {1024}
 
 
-def test_threads_are_those_that_are_ours(toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_those_that_are_ours(
+    toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = toy_generator(tmp_path / "g.onnx")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5, 7})
     for told, threads in (("", 3), ("2", 2), ("0", 3), ("many", 3), ("4,2", 4)):
@@ -219,12 +234,22 @@ def test_threads_are_those_that_are_ours(toy_generator: Callable[..., Path], tmp
 
 
 def test_half_precision_is_taken_where_it_does_not_show(
-    toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    toy_generator: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     path = toy_generator(tmp_path / "g.onnx")
     full, half = Generator(path, "cpu"), Generator(path, "cpu", "float16")
-    assert (full.precision, half.precision, Generator(path, "cpu", "auto").precision) == ("float32", "float16", "float32")
-    noise, labels = np.random.default_rng(5).standard_normal((50, 16), dtype=np.float32), np.arange(50, dtype=np.int64) % 3
+    assert (full.precision, half.precision, Generator(path, "cpu", "auto").precision) == (
+        "float32",
+        "float16",
+        "float32",
+    )
+    noise, labels = (
+        np.random.default_rng(5).standard_normal((50, 16), dtype=np.float32),
+        np.arange(50, dtype=np.int64) % 3,
+    )
     expected, got = full.run(noise, labels), half.run(noise, labels)
     assert got.dtype == np.float32
     assert 0 < np.abs(got - expected).max() < 0.002
@@ -269,7 +294,10 @@ def test_on_a_gpu_half_precision_is_the_rule_and_outputs_stay_there(
 
 
 def test_tensorrt_comes_first_where_it_is_asked_for_with_engines_for_each_model(
-    toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    toy_generator: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """No GPU is needed: what is asked of ONNX Runtime is looked at, and then it falls back to the CPU as on any machine without TensorRT."""
     asked: list[Any] = []
@@ -281,7 +309,10 @@ def test_tensorrt_comes_first_where_it_is_asked_for_with_engines_for_each_model(
 
     first, second = toy_generator(tmp_path / "a.onnx"), toy_generator(tmp_path / "b.onnx", conditional=False)
     monkeypatch.setattr("lekhani.inference.session._gpu_present", lambda: True)
-    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(
+        "onnxruntime.get_available_providers",
+        lambda: ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
+    )
     monkeypatch.setattr("onnxruntime.preload_dlls", lambda: None)
     monkeypatch.setattr("onnxruntime.InferenceSession", session)
     open_session(first)
@@ -291,7 +322,9 @@ def test_tensorrt_comes_first_where_it_is_asked_for_with_engines_for_each_model(
     for path in (first, second, first):
         open_session(path)
     assert "Tensorrt was asked for but does not work here; running on CPU." in caplog.text
-    assert all([name.removesuffix("ExecutionProvider") for name, _ in one] == ["Tensorrt", "CUDA", "CPU"] for one in asked)
+    assert all(
+        [name.removesuffix("ExecutionProvider") for name, _ in one] == ["Tensorrt", "CUDA", "CPU"] for one in asked
+    )
     folders = [Path(one[0][1]["trt_engine_cache_path"]) for one in asked]
     assert folders[0] == folders[2] != folders[1], "equal shapes with other weights must not share an engine"
     assert all(folder.is_dir() and folder.parent == tmp_path / "engines" for folder in folders)
@@ -299,13 +332,22 @@ def test_tensorrt_comes_first_where_it_is_asked_for_with_engines_for_each_model(
     assert [name for name, _ in asked[-1]] == ["CPUExecutionProvider"]
 
 
-def test_neither_batch_nor_cores_change_a_bit_of_a_real_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neither_batch_nor_cores_change_a_bit_of_a_real_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows of a batch do not know of each other, so that the batch that is quickest here draws what another draws elsewhere."""
     from lekhani.export.onnx_file import export_onnx, generator_inputs
     from lekhani.variants import dcgan
 
     classes = json.dumps([{"label": 0, "name": "zero", "glyph": "0"}])
-    told = {"dataset": "toys", "variant": "dcgan", "classes": classes, "noise_dim": "6", "image_size": "28", "conditional": "false"}
+    told = {
+        "dataset": "toys",
+        "variant": "dcgan",
+        "classes": classes,
+        "noise_dim": "6",
+        "image_size": "28",
+        "conditional": "false",
+    }
     export_onnx(dcgan.Generator(6, 16, 28), generator_inputs(6, 10), ["images"], tmp_path / "g.onnx", told)
     noise = np.random.default_rng(0).standard_normal((70, 6), dtype=np.float32)
     labels = np.zeros(70, np.int64)

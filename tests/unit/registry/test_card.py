@@ -24,17 +24,63 @@ SOURCE = {
     "licence": "CC BY 4.0",
     "citation": "S. Acharya: DHCD. 2015.",
 }
-INFO = DatasetInfo("devanagari", "Devanagari", 32, CLASSES, {"train": 7820, "test": 1380}, SOURCE, DIGEST, ("Read 9,200 images.",))
+INFO = DatasetInfo(
+    "devanagari", "Devanagari", 32, CLASSES, {"train": 7820, "test": 1380}, SOURCE, DIGEST, ("Read 9,200 images.",)
+)
 FACTS: dict[str, Any] = {
-    **{"dataset": "devanagari", "variant": "turbo", "conditional": True, "parameters": 663812, "choices": {"turbo": {"lr": 0.001, "steps": 1}}},
-    **{"seed": 7, "profile": "full", "data_digest": DIGEST, "generator_sha256": "12" * 32, "images_seen": 240000, "steps": 3750, "best_step": 3700},
-    **{"findings": [], "train_seconds": 791.4, "images_per_second": 303.2, "peak_memory_mb": 860, "device": "cuda", "torch": "2.13.0"},
+    **{
+        "dataset": "devanagari",
+        "variant": "turbo",
+        "conditional": True,
+        "parameters": 663812,
+        "choices": {"turbo": {"lr": 0.001, "steps": 1}},
+    },
+    **{
+        "seed": 7,
+        "profile": "full",
+        "data_digest": DIGEST,
+        "generator_sha256": "12" * 32,
+        "images_seen": 240000,
+        "steps": 3750,
+        "best_step": 3700,
+    },
+    **{
+        "findings": [],
+        "train_seconds": 791.4,
+        "images_per_second": 303.2,
+        "peak_memory_mb": 860,
+        "device": "cuda",
+        "torch": "2.13.0",
+    },
     "mlflow_run_id": "b1e08ed5",
 }
 CARD: dict[str, Any] = {
-    **{"dataset": "devanagari", "variant": "turbo", "model_sha256": MODEL, "judge_sha256": "34" * 32, "n_generated": 2300, "n_real": 1380, "seed": 7},
-    **{"sampling_seeds": 3, "fid": 1.5875, "fid_std": 0.0327, "fid_floor": 0.5204, "fid_ratio": 3.049, "kid": 0.00796, "kid_subset_std": 0.001},
-    **{"kid_floor": -0.0016, "recall": 0.69, "recall_floor": 0.82, "label_agreement": 0.981, "label_agreement_floor": 0.998, "classes_covered": 14},
+    **{
+        "dataset": "devanagari",
+        "variant": "turbo",
+        "model_sha256": MODEL,
+        "judge_sha256": "34" * 32,
+        "n_generated": 2300,
+        "n_real": 1380,
+        "seed": 7,
+    },
+    **{
+        "sampling_seeds": 3,
+        "fid": 1.5875,
+        "fid_std": 0.0327,
+        "fid_floor": 0.5204,
+        "fid_ratio": 3.049,
+        "kid": 0.00796,
+        "kid_subset_std": 0.001,
+    },
+    **{
+        "kid_floor": -0.0016,
+        "recall": 0.69,
+        "recall_floor": 0.82,
+        "label_agreement": 0.981,
+        "label_agreement_floor": 0.998,
+        "classes_covered": 14,
+    },
     **{
         "classes_covered_floor": 14,
         "near_copies": 0.001,
@@ -130,7 +176,14 @@ def test_a_licence_by_its_name_on_the_hub(licence: str | None, said: dict[str, s
 
 def test_it_says_where_everything_comes_from() -> None:
     text = written()
-    for fact in ("DHCD, by Acharya", "CC BY 4.0", "S. Acharya: DHCD. 2015.", "7,820 train, 1,380 test", "kaggle, version 3", "Read 9,200 images."):
+    for fact in (
+        "DHCD, by Acharya",
+        "CC BY 4.0",
+        "S. Acharya: DHCD. 2015.",
+        "7,820 train, 1,380 test",
+        "kaggle, version 3",
+        "Read 9,200 images.",
+    ):
         assert fact in section(text, "Data")
     for fact in (
         "240,000 in 3,750 steps",
@@ -156,13 +209,20 @@ def test_metrics_stand_beside_their_floors() -> None:
     by_name = {row[0]: row[1:5] for row in floored[2:]}
     assert by_name["`fid`"] == ["1.587", "0.0327", "0.5204", "3.049"]
     assert by_name["`kid`"] == ["0.00796", "", "-0.0016", ""]
-    assert set(by_name) == {f"`{name}`" for name in ("fid", "kid", "recall", "label_agreement", "classes_covered", "near_copies", "usefulness")}
+    assert set(by_name) == {
+        f"`{name}`"
+        for name in ("fid", "kid", "recall", "label_agreement", "classes_covered", "near_copies", "usefulness")
+    }
     assert [row[0] for row in others[2:]] == ["`collapsed_classes`", "`size_mb`"]
     assert "2,300 images of each of 3 sampling seeds" in text
 
 
 def test_a_metric_that_does_not_apply_is_absent() -> None:
-    few = {key: value for key, value in CARD.items() if not key.startswith(("near_copies", "usefulness", "label_agreement", "collapsed"))}
+    few = {
+        key: value
+        for key, value in CARD.items()
+        if not key.startswith(("near_copies", "usefulness", "label_agreement", "collapsed"))
+    }
     text = written(card=few)
     for name in ("near_copies", "usefulness", "label_agreement", "training image again", "reader trained"):
         assert name not in text
@@ -186,7 +246,10 @@ def test_the_worst_classes_come_first_and_the_rest_is_folded(conditional: bool) 
 
 
 def test_few_classes_need_no_fold() -> None:
-    text = section(written(replace(INFO, classes=CLASSES[:3]), classes=[replace(one, mistaken_for=None) for one in scores()[:3]]), "Classes")
+    text = section(
+        written(replace(INFO, classes=CLASSES[:3]), classes=[replace(one, mistaken_for=None) for one in scores()[:3]]),
+        "Classes",
+    )
     assert "<details>" not in text
     assert len(tables(text)[0]) == 5
 
@@ -204,13 +267,18 @@ def test_limits_are_named_from_the_numbers() -> None:
         "train_excess_std": 0.05,
     }
     found = {"name": "mode_collapse", "sentence": "The judge sees <few> classes."}
-    text = section(written(facts=FACTS | {"profile": "quick", "findings": [found]}, card=CARD | numbers, classes=some), "Limits")
+    text = section(
+        written(facts=FACTS | {"profile": "quick", "findings": [found]}, card=CARD | numbers, classes=some), "Limits"
+    )
     assert "hardly differ: ङ (character\\_5\\_kna)." in text
     assert "weakest in ङ" in text
     assert "छ (character\\_7\\_chha): 20% right, else mostly character\\_8\\_ja, FID 40.0 times its floor" in text
     assert "only 12 of 14 classes" in text
     assert "1.9% of its images are read as another letter than was asked for; of real test images it is 0.2%." in text
-    assert "5.00% of its images show a training image again, of real test images 0.20%: what it draws may be somebody's own hand." in text
+    assert (
+        "5.00% of its images show a training image again, of real test images 0.20%: what it draws may be somebody's own hand."
+        in text
+    )
     assert "nearer to training images than chance explains (excess 0.300)" in text
     assert "In training: The judge sees \\<few\\> classes." in text
     assert "profile `quick`" in text
@@ -218,7 +286,13 @@ def test_limits_are_named_from_the_numbers() -> None:
 
 
 def test_what_is_fine_is_no_limit() -> None:
-    numbers = {"train_excess": 0.11, "train_excess_floor": 0.1, "train_excess_std": 0.05, "label_agreement": 0.999, "recall": 0.9}
+    numbers = {
+        "train_excess": 0.11,
+        "train_excess_floor": 0.1,
+        "train_excess_std": 0.05,
+        "label_agreement": 0.999,
+        "recall": 0.9,
+    }
     text = section(written(card=CARD | numbers), "Limits")
     for word in (
         "hardly differ",
@@ -236,7 +310,10 @@ def test_what_is_fine_is_no_limit() -> None:
 
 def test_a_generator_without_labels_says_so() -> None:
     facts = FACTS | {"conditional": False}
-    text = written(facts=facts, card={key: value for key, value in CARD.items() if key not in {"label_agreement", "sampling_seeds"}})
+    text = written(
+        facts=facts,
+        card={key: value for key, value in CARD.items() if key not in {"label_agreement", "sampling_seeds"}},
+    )
     assert yaml.safe_load(text.split("---\n")[1])["pipeline_tag"] == "unconditional-image-generation"
     assert "It takes no label: which one it draws is up to the noise." in text
     assert "so a classifier must pick the letters" in section(text, "Limits")
@@ -269,6 +346,9 @@ def test_rows_may_come_from_the_file() -> None:
 
 
 def test_a_model_of_other_images_gets_no_card() -> None:
-    with pytest.raises(LekhaniError, match=r"turbo was trained on devanagari 0000.*, but the prepared images are abab.*; run `dvc repro`") as caught:
+    with pytest.raises(
+        LekhaniError,
+        match=r"turbo was trained on devanagari 0000.*, but the prepared images are abab.*; run `dvc repro`",
+    ) as caught:
         written(facts=FACTS | {"data_digest": "00" * 32})
     assert "\n" not in str(caught.value)

@@ -31,8 +31,20 @@ POLICY = shipped("quick")
 
 # What the shipped quick profile scores on the embedded data, rounded.
 SHARED: dict[str, Card] = {
-    "devanagari": {"data_digest": "4c89", "judge_sha256": "3435", "n_generated": 2300, "near_copies_floor": 0.0, "train_excess_floor": 0.016},
-    "mnist": {"data_digest": "c687", "judge_sha256": "a574", "n_generated": 1078, "near_copies_floor": 0.007, "train_excess_floor": 0.043},
+    "devanagari": {
+        "data_digest": "4c89",
+        "judge_sha256": "3435",
+        "n_generated": 2300,
+        "near_copies_floor": 0.0,
+        "train_excess_floor": 0.016,
+    },
+    "mnist": {
+        "data_digest": "c687",
+        "judge_sha256": "a574",
+        "n_generated": 1078,
+        "near_copies_floor": 0.007,
+        "train_excess_floor": 0.043,
+    },
 }
 COLUMNS = ["fid_ratio", "fid_floor", "fid_std", "recall_ratio", "near_copies"]
 COLUMNS += ["train_excess", "train_excess_std", "usefulness_ratio", "latency_ms", "size_mb"]
@@ -53,8 +65,20 @@ AGREEMENT = {
 
 
 def card(dataset: str = "devanagari", variant: str = "flow_matching", **changes: Any) -> Card:
-    made = {"dataset": dataset, "variant": variant, "model_sha256": f"{dataset}-{variant}", "seed": 7, "sampling_seeds": 3, **SHARED[dataset]}
-    made |= {"collapsed_classes": 0, "parity_max_abs": 1.2e-6, "usefulness_floor": 0.99, **dict(zip(COLUMNS, REAL[dataset, variant], strict=True))}
+    made = {
+        "dataset": dataset,
+        "variant": variant,
+        "model_sha256": f"{dataset}-{variant}",
+        "seed": 7,
+        "sampling_seeds": 3,
+        **SHARED[dataset],
+    }
+    made |= {
+        "collapsed_classes": 0,
+        "parity_max_abs": 1.2e-6,
+        "usefulness_floor": 0.99,
+        **dict(zip(COLUMNS, REAL[dataset, variant], strict=True)),
+    }
     if (dataset, variant) in AGREEMENT:
         made |= dict(zip(("label_agreement", "label_agreement_second"), AGREEMENT[dataset, variant], strict=True))
     return made | changes
@@ -117,15 +141,22 @@ def test_nothing_is_imported_but_what_python_brings() -> None:
 def test_good_generators_may_be_the_first_champion(profile: str, dataset: str, variant: str) -> None:
     decision = decide(card(dataset, variant), None, shipped(profile))
     assert failed(decision) == set()
-    assert named(decision, "champion").sentence == "There is no champion yet, so that only the candidate's own figures count."
+    assert (
+        named(decision, "champion").sentence
+        == "There is no champion yet, so that only the candidate's own figures count."
+    )
 
 
-@pytest.mark.parametrize(("dataset", "reasons"), [("devanagari", {"fid_ratio", "usefulness_ratio"}), ("mnist", {"fid_ratio"})])
+@pytest.mark.parametrize(
+    ("dataset", "reasons"), [("devanagari", {"fid_ratio", "usefulness_ratio"}), ("mnist", {"fid_ratio"})]
+)
 def test_a_distant_unconditional_generator_is_no_champion(dataset: str, reasons: set[str]) -> None:
     assert failed(decide(card(dataset, "dcgan"), None, POLICY)) == reasons
 
 
-@pytest.mark.parametrize(("dataset", "better", "worse"), [("devanagari", "flow_matching", "turbo"), ("mnist", "turbo", "flow_matching")])
+@pytest.mark.parametrize(
+    ("dataset", "better", "worse"), [("devanagari", "flow_matching", "turbo"), ("mnist", "turbo", "flow_matching")]
+)
 def test_the_better_replaces_the_worse_and_not_the_other_way_round(dataset: str, better: str, worse: str) -> None:
     assert failed(decide(card(dataset, better), card(dataset, worse), POLICY)) == set()
     assert failed(decide(card(dataset, worse), card(dataset, better), POLICY)) == {"improvement", "noise"}
@@ -136,11 +167,23 @@ def test_the_better_replaces_the_worse_and_not_the_other_way_round(dataset: str,
     ("faults", "reasons"),
     [
         (  # bare_bones at quick
-            {"fid_ratio": 244.0, "recall_ratio": 0.0, "label_agreement": 0.03, "label_agreement_second": 0.02, "usefulness_ratio": 0.03},
+            {
+                "fid_ratio": 244.0,
+                "recall_ratio": 0.0,
+                "label_agreement": 0.03,
+                "label_agreement_second": 0.02,
+                "usefulness_ratio": 0.03,
+            },
             {"fid_ratio", "recall_ratio", "label_agreement", "label_agreement_second", "usefulness_ratio"},
         ),
-        ({"collapsed_classes": 31, "recall_ratio": 0.025, "fid_ratio": 9.0}, {"collapsed_classes", "recall_ratio"}),  # legible, and always the same
-        ({"fid_ratio": 1.0, "near_copies": 0.9, "train_excess": 0.97}, {"near_copies", "train_excess"}),  # the train split again
+        (
+            {"collapsed_classes": 31, "recall_ratio": 0.025, "fid_ratio": 9.0},
+            {"collapsed_classes", "recall_ratio"},
+        ),  # legible, and always the same
+        (
+            {"fid_ratio": 1.0, "near_copies": 0.9, "train_excess": 0.97},
+            {"near_copies", "train_excess"},
+        ),  # the train split again
     ],
     ids=["garbage", "collapsed", "memorising"],
 )
@@ -158,7 +201,13 @@ JUST = [  # metric, field, the last value that passes, one that does not, change
     ("recall_ratio", {"min_recall_ratio": 0.3}, 0.3, 0.2999, {}),
     ("collapsed_classes", {"max_collapsed_classes": 2}, 2, 3, {}),
     ("near_copies", {"max_near_copies_excess": 0.25}, 0.75, 0.7501, {"near_copies_floor": 0.5}),
-    ("train_excess", {"max_train_excess_deviations": 4.0}, 0.75, 0.7501, {"train_excess_floor": 0.25, "train_excess_std": 0.125}),
+    (
+        "train_excess",
+        {"max_train_excess_deviations": 4.0},
+        0.75,
+        0.7501,
+        {"train_excess_floor": 0.25, "train_excess_std": 0.125},
+    ),
     ("usefulness_ratio", {"min_usefulness_ratio": 0.8}, 0.8, 0.7999, {}),
     ("parity_max_abs", {"max_parity": 1e-4}, 1e-4, 1.01e-4, {}),
     ("size_mb", {"max_size_mb": 100.0}, 100.0, 100.01, {}),
@@ -184,18 +233,27 @@ def test_a_bound_is_reached_and_passed(metric: str, bound: Card, passes: float, 
 def test_a_figure_that_is_none_fails_its_check(metric: str, broken: Any) -> None:
     decision = decide(card(**{metric: broken}), None, POLICY)
     assert failed(decision) == {metric}
-    assert named(decision, metric).sentence == f"In the candidate's scorecard {metric} is no finite number; score the candidate again."
+    assert (
+        named(decision, metric).sentence
+        == f"In the candidate's scorecard {metric} is no finite number; score the candidate again."
+    )
 
 
 @pytest.mark.parametrize(
     ("key", "check"),
     [(metric, metric) for metric in ALONE]
-    + [("near_copies_floor", "near_copies"), ("train_excess_floor", "train_excess"), ("train_excess_std", "train_excess")],
+    + [
+        ("near_copies_floor", "near_copies"),
+        ("train_excess_floor", "train_excess"),
+        ("train_excess_std", "train_excess"),
+    ],
 )
 def test_a_figure_that_is_missing_fails_its_check(key: str, check: str) -> None:
     decision = decide(without(card(), key), None, POLICY)
     assert failed(decision) == {check}
-    assert named(decision, check) == Check(check, None, None, False, f"The candidate's scorecard has no {key}; score the candidate again.")
+    assert named(decision, check) == Check(
+        check, None, None, False, f"The candidate's scorecard has no {key}; score the candidate again."
+    )
 
 
 @pytest.mark.parametrize("key", ["fid_std", "train_excess_std"])
@@ -207,16 +265,33 @@ def test_a_deviation_below_zero_is_none(key: str) -> None:
 
 
 def test_a_sentence_for_people() -> None:
-    check = named(decide(card(label_agreement=0.912), None, replace(POLICY, min_label_agreement=0.95)), "label_agreement")
-    assert check == Check("label_agreement", 0.912, 0.95, False, "Label agreement is 91.2%, below the 95.0% that gate.min_label_agreement asks for.")
+    check = named(
+        decide(card(label_agreement=0.912), None, replace(POLICY, min_label_agreement=0.95)), "label_agreement"
+    )
+    assert check == Check(
+        "label_agreement",
+        0.912,
+        0.95,
+        False,
+        "Label agreement is 91.2%, below the 95.0% that gate.min_label_agreement asks for.",
+    )
 
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0.94999, "94.999%, below the 95.000% that"), (0.9499, "94.99%, below the 95.00% that"), (0.95, "95.0%, no less than the 95.0% that")],
+    [
+        (0.94999, "94.999%, below the 95.000% that"),
+        (0.9499, "94.99%, below the 95.00% that"),
+        (0.95, "95.0%, no less than the 95.0% that"),
+    ],
 )
 def test_a_figure_and_its_bound_look_different_where_they_are(value: float, shown: str) -> None:
-    assert shown in named(decide(card(label_agreement=value), None, replace(POLICY, min_label_agreement=0.95)), "label_agreement").sentence
+    assert (
+        shown
+        in named(
+            decide(card(label_agreement=value), None, replace(POLICY, min_label_agreement=0.95)), "label_agreement"
+        ).sentence
+    )
 
 
 # --- against the champion ---
@@ -243,21 +318,35 @@ def test_cards_scored_differently_are_not_compared(key: str) -> None:
 
 @pytest.mark.parametrize("key", YARDSTICK)
 def test_a_card_that_does_not_say_how_it_was_scored_is_not_compared(key: str) -> None:
-    for who, ours, theirs in (("candidate", without(card(), key), CHAMPION), ("champion", card(), without(CHAMPION, key))):
+    for who, ours, theirs in (
+        ("candidate", without(card(), key), CHAMPION),
+        ("champion", card(), without(CHAMPION, key)),
+    ):
         check = named(decide(ours, theirs, POLICY), "same_yardstick")
-        assert check == Check("same_yardstick", None, None, False, f"The {who}'s scorecard has no {key}; score the {who} again.")
+        assert check == Check(
+            "same_yardstick", None, None, False, f"The {who}'s scorecard has no {key}; score the {who} again."
+        )
 
 
 @pytest.mark.parametrize("same", [None, "", 2300, math.nan, ["x"]], ids=repr)
 def test_two_digests_that_are_none_are_not_the_same(same: Any) -> None:
     for key in ("data_digest", "model_sha256"):
-        assert failed(decide(card(**{key: same}), CHAMPION | {key: same}, POLICY)) == {"same_yardstick" if key == "data_digest" else "new_model"}
+        assert failed(decide(card(**{key: same}), CHAMPION | {key: same}, POLICY)) == {
+            "same_yardstick" if key == "data_digest" else "new_model"
+        }
 
 
 def test_the_champions_card_in_an_older_format() -> None:
-    decision = decide(card(), without(CHAMPION, "data_digest", "fid_std", "sampling_seeds", "collapsed_classes", "near_copies"), POLICY)
+    decision = decide(
+        card(),
+        without(CHAMPION, "data_digest", "fid_std", "sampling_seeds", "collapsed_classes", "near_copies"),
+        POLICY,
+    )
     assert failed(decision) == {"same_yardstick", "noise"}
-    assert named(decision, "same_yardstick").sentence == "The champion's scorecard has no data_digest; score the champion again."
+    assert (
+        named(decision, "same_yardstick").sentence
+        == "The champion's scorecard has no data_digest; score the champion again."
+    )
     assert failed(decide(card(), {}, POLICY)) == {"new_model", "same_yardstick", "improvement", "noise"}
 
 
@@ -268,7 +357,10 @@ def test_an_improvement_too_small_to_matter() -> None:
     decision = decide(card(**sure, fid_ratio=3.01), champion, policy)
     assert failed(decision) == {"improvement"}
     assert named(decision, "improvement").bound == 3.0
-    assert "3.01; it takes 3 or less to better the champion's 4 by the 25.0% that" in named(decision, "improvement").sentence
+    assert (
+        "3.01; it takes 3 or less to better the champion's 4 by the 25.0% that"
+        in named(decision, "improvement").sentence
+    )
 
 
 def test_an_improvement_that_chance_may_make_is_a_tie() -> None:
@@ -323,7 +415,9 @@ def test_agreement_is_asked_only_of_generators_that_take_labels() -> None:
     assert failed(decide(card(), None, replace(POLICY, conditional="required"))) == set()
     decision = decide(UNCONDITIONAL, None, replace(POLICY, conditional="required"))
     assert failed(decision) == {"conditional"}
-    assert named(decision, "conditional").sentence == "The candidate takes no label, and gate.conditional is `required`."
+    assert (
+        named(decision, "conditional").sentence == "The candidate takes no label, and gate.conditional is `required`."
+    )
 
 
 def test_a_champion_that_takes_labels_gives_way_to_none_that_does_not() -> None:
@@ -333,18 +427,28 @@ def test_a_champion_that_takes_labels_gives_way_to_none_that_does_not() -> None:
 def test_usefulness_is_asked_only_where_it_was_measured() -> None:
     unmeasured = without(card(), "usefulness_ratio", "usefulness_floor")
     assert failed(decide(unmeasured, CHAMPION, POLICY)) == set()
-    assert failed(decide(unmeasured | {"usefulness": 0.1}, CHAMPION, POLICY)) == set()  # shares without 1.0 give no floor
+    assert (
+        failed(decide(unmeasured | {"usefulness": 0.1}, CHAMPION, POLICY)) == set()
+    )  # shares without 1.0 give no floor
 
 
 @pytest.mark.parametrize(
     ("metric", "champions", "bound"),
-    [("precision", 0.5, 0.625), ("recall", 0.5, 0.625), ("label_agreement", 0.8, 1.0), ("kid", 0.04, 0.03), ("kid", -0.04, -0.05)],
+    [
+        ("precision", 0.5, 0.625),
+        ("recall", 0.5, 0.625),
+        ("label_agreement", 0.8, 1.0),
+        ("kid", 0.04, 0.03),
+        ("kid", -0.04, -0.05),
+    ],
 )
 def test_another_metric_leads(metric: str, champions: float, bound: float) -> None:
     policy = replace(POLICY, metric=metric, min_improvement=0.25, max_label_agreement_drop=0.5, min_label_agreement=0.1)
     lower, spread = metric == "kid", {f"{metric}_std": 1e-5, "fid_ratio": 5.0}
     champion = CHAMPION | spread | {metric: champions}
-    assert named(decide(card(**spread, **{metric: bound}), champion, policy), "improvement").bound == pytest.approx(bound)
+    assert named(decide(card(**spread, **{metric: bound}), champion, policy), "improvement").bound == pytest.approx(
+        bound
+    )
     off = 1e-4 if lower else -1e-4
     assert failed(decide(card(**spread, **{metric: bound - off}), champion, policy)) == set()
     assert failed(decide(card(**spread, **{metric: bound + off}), champion, policy)) == {"improvement"}
@@ -366,7 +470,9 @@ def test_a_difference_of_the_band_has_a_p_value_of_five_percent() -> None:
     for _ in range(40):
         (std, other), (n, m) = 10.0 ** rng.uniform(-4, 4, 2), (int(one) for one in rng.integers(2, 12, 2))
         band = welch_band(std, n, other, m)
-        assert stats.ttest_ind_from_stats(band, std, n, 0.0, other, m, equal_var=False).pvalue == pytest.approx(0.05, rel=1e-5)
+        assert stats.ttest_ind_from_stats(band, std, n, 0.0, other, m, equal_var=False).pvalue == pytest.approx(
+            0.05, rel=1e-5
+        )
 
 
 def test_bands_of_extreme_deviations() -> None:
@@ -383,7 +489,12 @@ def test_a_tie_on_the_leaderboard_is_a_tie_at_the_gate() -> None:
     for _ in range(60):
         n, floor = int(rng.integers(2, 8)), 0.5
         ours, theirs = (
-            {"fid": (fid := float(rng.uniform(2, 2.4))), "fid_ratio": fid / floor, "fid_std": float(rng.uniform(0, 0.2)), "fid_floor": floor}
+            {
+                "fid": (fid := float(rng.uniform(2, 2.4))),
+                "fid_ratio": fid / floor,
+                "fid_std": float(rng.uniform(0, 0.2)),
+                "fid_floor": floor,
+            }
             for _ in range(2)
         )
         ours, theirs = card(**ours, sampling_seeds=n), CHAMPION | theirs | {"sampling_seeds": n}
@@ -416,7 +527,9 @@ def test_the_table_begins_with_the_verdict_and_what_failed() -> None:
     assert len(lines) == len(good.checks) + 4
     bad = decide(card(size_mb=999.0, recall_ratio=0.1), CHAMPION, POLICY).markdown().splitlines()
     assert bad[0] == f"**Refuse**: 2 of {len(good.checks)} checks failed (recall_ratio, size_mb)."
-    assert bad[4].startswith("| **failed** | recall_ratio | 0.1 | 0.3 | Recall is 10.0% of its floor, below the 30.0% that")
+    assert bad[4].startswith(
+        "| **failed** | recall_ratio | 0.1 | 0.3 | Recall is 10.0% of its floor, below the 30.0% that"
+    )
     assert bad[5].startswith("| **failed** | size_mb | 999 | 100 |")
     assert all(line.startswith("| passed |") for line in bad[6:])
 
@@ -441,7 +554,16 @@ ODD = st.one_of(
     st.lists(st.integers(), max_size=2),
     st.just({}),
 )
-LOWER = ("fid_ratio", "kid", "collapsed_classes", "near_copies", "train_excess", "parity_max_abs", "size_mb", "latency_ms")
+LOWER = (
+    "fid_ratio",
+    "kid",
+    "collapsed_classes",
+    "near_copies",
+    "train_excess",
+    "parity_max_abs",
+    "size_mb",
+    "latency_ms",
+)
 HIGHER = ("precision", "recall", "label_agreement", "label_agreement_second", "recall_ratio", "usefulness_ratio")
 METRICS = st.sampled_from(get_args(gate.Metric))
 
@@ -449,7 +571,9 @@ METRICS = st.sampled_from(get_args(gate.Metric))
 @st.composite
 def policies(draw: st.DrawFn) -> Policy:
     conditional: Any = draw(st.sampled_from(["any", "required"]))
-    return replace(POLICY, metric=draw(METRICS), conditional=conditional, min_improvement=draw(st.sampled_from([0.0, 0.02, 0.3])))
+    return replace(
+        POLICY, metric=draw(METRICS), conditional=conditional, min_improvement=draw(st.sampled_from([0.0, 0.02, 0.3]))
+    )
 
 
 @st.composite
@@ -484,7 +608,11 @@ def test_what_gets_worse_never_passes_a_check_it_failed(data: st.DataObject) -> 
     policy, ours = data.draw(policies()), data.draw(cards(card()))
     champion = data.draw(st.one_of(st.none(), cards(CHAMPION)))
     key = data.draw(st.sampled_from(LOWER + HIGHER))
-    spoilt = data.draw(st.one_of(AMOUNT.map(lambda by: worse(ours[key], by, key, 1)), st.sampled_from([math.nan, math.inf, "x", None, True])))
+    spoilt = data.draw(
+        st.one_of(
+            AMOUNT.map(lambda by: worse(ours[key], by, key, 1)), st.sampled_from([math.nan, math.inf, "x", None, True])
+        )
+    )
     before = decide(ours, champion, policy)
     after = decide(ours | {key: spoilt}, champion, policy)
     assert failed(before) <= failed(after)
@@ -518,7 +646,16 @@ def test_any_scorecard_gets_a_decision(data: st.DataObject) -> None:
     for check in decision.checks:
         assert check.sentence.endswith(".")
         assert check.sentence == " ".join(check.sentence.split())
-    for key in ("fid_ratio", "recall_ratio", "collapsed_classes", "near_copies", "train_excess", "parity_max_abs", "size_mb", "latency_ms"):
+    for key in (
+        "fid_ratio",
+        "recall_ratio",
+        "collapsed_classes",
+        "near_copies",
+        "train_excess",
+        "parity_max_abs",
+        "size_mb",
+        "latency_ms",
+    ):
         value = ours.get(key)
         number = type(value) in (int, float) and abs(value) < 1e308 and value == value
         assert number or key in names

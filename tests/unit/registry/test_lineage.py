@@ -90,13 +90,27 @@ def make(project: Path, toy_generator: Callable[..., Path]) -> Callable[..., Mad
         commit: bool = True,
         log_model: Callable[[Path], str] | None = None,
     ) -> Made:
-        model = toy_generator(project / "models" / dataset / "turbo" / "generator.onnx", metadata={"lineage": about or dataset})
-        source = {"name": "kaggle", "slug": "who/what", "version": 3, "sha256": digest_of("raw"), "origin": "hands", "licence": "CC BY 4.0"}
-        info = DatasetInfo(dataset, "Latin", 4, MNIST[:3], {"train": 1200, "test": 300}, source, digest_of(f"{dataset} {data}"))
+        model = toy_generator(
+            project / "models" / dataset / "turbo" / "generator.onnx", metadata={"lineage": about or dataset}
+        )
+        source = {
+            "name": "kaggle",
+            "slug": "who/what",
+            "version": 3,
+            "sha256": digest_of("raw"),
+            "origin": "hands",
+            "licence": "CC BY 4.0",
+        }
+        info = DatasetInfo(
+            dataset, "Latin", 4, MNIST[:3], {"train": 1200, "test": 300}, source, digest_of(f"{dataset} {data}")
+        )
         described = project / "data" / "prepared" / dataset / "dataset.json"
         files.write_json(described, info.to_dict())
         listing = json.dumps(
-            [{"md5": md5_of(described.read_bytes()), "relpath": "dataset.json"}, {"md5": "0" * 32, "relpath": "images.npy"}]
+            [
+                {"md5": md5_of(described.read_bytes()), "relpath": "dataset.json"},
+                {"md5": "0" * 32, "relpath": "images.npy"},
+            ]
         ).encode()
         cached = project / ".dvc" / "cache" / "files" / "md5" / md5_of(listing)[:2] / f"{md5_of(listing)[2:]}.dir"
         cached.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +120,10 @@ def make(project: Path, toy_generator: Callable[..., Path]) -> Callable[..., Mad
             f"data/prepared/{dataset}": f"{md5_of(listing)}.dir",
             f"models/{dataset}/turbo/generator.onnx": md5_of(model.read_bytes()),
         }
-        stages = {f"stage{n}": {"cmd": "c", "outs": [{"path": path, "hash": "md5", "md5": md5}]} for n, (path, md5) in enumerate(outs.items())}
+        stages = {
+            f"stage{n}": {"cmd": "c", "outs": [{"path": path, "hash": "md5", "md5": md5}]}
+            for n, (path, md5) in enumerate(outs.items())
+        }
         lock = project / "dvc.lock"
         lock.write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
         if commit:
@@ -152,7 +169,9 @@ def test_every_link_is_verified(make: Callable[..., Made], project: Path) -> Non
 
     links = json.loads(json.dumps(lineage.as_dict(found)))["links"]
     sayings = {name: link.pop("notes") for name, link in links.items()}
-    assert sayings["version"] == [{"state": "verified", "sentence": "The file that the registry holds has this SHA-256."}]
+    assert sayings["version"] == [
+        {"state": "verified", "sentence": "The file that the registry holds has this SHA-256."}
+    ]
     for time in (links["version"].pop("created"), links["run"].pop("started")):
         assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", time)
     stages = yaml.safe_load((project / "dvc.lock").read_text())["stages"].values()
@@ -164,8 +183,19 @@ def test_every_link_is_verified(make: Callable[..., Made], project: Path) -> Non
         "run": {"id": made.run_id, "name": "whole/turbo", "by": user, "status": "FINISHED"},
         "commit": {"id": commit, "dirty": False, "subject": subject, "date": committed},
         "lock": {"sha256": files.sha256(project / "dvc.lock")},
-        "hashes": {"read_from": "the run's artifact lineage/dvc.lock", "raw": raw, "prepared": prepared, "generator": generator},
-        "data": {"digest": made.info.digest, "classes": 3, "counts": {"train": 1200, "test": 300}, "origin": "hands", "licence": "CC BY 4.0"},
+        "hashes": {
+            "read_from": "the run's artifact lineage/dvc.lock",
+            "raw": raw,
+            "prepared": prepared,
+            "generator": generator,
+        },
+        "data": {
+            "digest": made.info.digest,
+            "classes": 3,
+            "counts": {"train": 1200, "test": 300},
+            "origin": "hands",
+            "licence": "CC BY 4.0",
+        },
         "source": {"name": "kaggle", "version": "3", "sha256": digest_of("raw"), "slug": "who/what"},
     }
 
@@ -176,7 +206,10 @@ def test_the_text_is_a_tree_on_single_lines(make: Callable[..., Made]) -> None:
     lines = lineage.text(lineage.trace("lekhani-text:1")).split("\n")
     assert lines[0] == "lekhani-text version 1"
     links = ["model version", "MLflow run", "git commit", "dvc.lock", "DVC's hashes (MD5)", "prepared data"]
-    assert [line for line in lines if line.startswith(("├─", "└─"))] == [*(f"├─ {name}" for name in links), "└─ raw files"]
+    assert [line for line in lines if line.startswith(("├─", "└─"))] == [
+        *(f"├─ {name}" for name in links),
+        "└─ raw files",
+    ]
     assert f"│    sha256      {made.tags['model_sha256']}" in lines
     assert "│    dirty       no" in lines
     assert "│    aliases     challenger" in lines
@@ -204,7 +237,9 @@ def test_a_dirty_tree(make: Callable[..., Made]) -> None:
     assert states(found)["data"] == ["verified"], "so DVC's cache is not asked"
 
 
-def test_a_clone_that_lacks_the_commit(make: Callable[..., Made], project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clone_that_lacks_the_commit(
+    make: Callable[..., Made], project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make("elsewhere")
     other = tmp_path / "other"
     shutil.copytree(project, other, ignore=shutil.ignore_patterns(".git"))
@@ -221,7 +256,9 @@ def test_a_clone_that_lacks_the_commit(make: Callable[..., Made], project: Path,
     assert states(lineage.trace("lekhani-elsewhere"))["lock"] == ["verified", "verified"]
 
 
-def test_a_commit_of_a_folder_below_the_repository(make: Callable[..., Made], project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_of_a_folder_below_the_repository(
+    make: Callable[..., Made], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = make("below")
     (project / "part").mkdir()
     git("mv", "dvc.lock", "part/dvc.lock")
@@ -267,7 +304,9 @@ def test_artifacts_that_were_tampered_with(make: Callable[..., Made]) -> None:
     lock.write_text(lock.read_text().replace("a" * 32, "b" * 32))
     found = lineage.trace("lekhani-tampered")
     assert states(found)["lock"] == ["differs", "verified"]
-    assert f"lineage/dvc.lock has the SHA-256 {files.sha256(lock)}: one of the two was changed" in sentences(found, "lock")
+    assert f"lineage/dvc.lock has the SHA-256 {files.sha256(lock)}: one of the two was changed" in sentences(
+        found, "lock"
+    )
     assert link(found, "hashes").facts["raw"] == f"{'a' * 32}.dir", "read from the commit instead"
 
     generator = made.artifact("generator/generator.onnx")
@@ -309,7 +348,9 @@ def test_a_run_that_is_deleted_or_unknown(make: Callable[..., Made]) -> None:
     client, made = connect(), make("deleted")
     client.delete_run(made.run_id)
     found = lineage.trace("lekhani-deleted")
-    assert f"The run is deleted; until it is purged, `mlflow runs restore --run-id {made.run_id}`" in sentences(found, "run")
+    assert f"The run is deleted; until it is purged, `mlflow runs restore --run-id {made.run_id}`" in sentences(
+        found, "run"
+    )
     assert link(found, "run").facts["name"] == "deleted/turbo"
     assert states(found)["lock"] == ["verified", "verified"], "its artifacts are there until then"
     client.create_model_version(made.name, f"runs:/{made.run_id}/generator", "f" * 32, tags=made.tags)
@@ -340,7 +381,9 @@ def test_an_old_version_with_no_tags(make: Callable[..., Made]) -> None:
     assert facts["hashes"] == {}
     assert facts["data"] == {"digest": None}
     assert facts["source"] == {"name": None, "version": None, "sha256": None}
-    assert {state for name, of_link in states(found).items() for state in of_link if name not in ("run", "version")} == {"missing"}
+    assert {
+        state for name, of_link in states(found).items() for state in of_link if name not in ("run", "version")
+    } == {"missing"}
     assert states(found)["version"] == [], "there is nothing to hold the file against"
     assert lineage.text(found).count("not recorded") == 9
 
@@ -371,7 +414,9 @@ def test_the_source_from_dataset_json_alone(make: Callable[..., Made]) -> None:
         client.delete_model_version_tag(made.name, made.number, f"source.{key}")
     source = link(lineage.trace("lekhani-untagged"), "source")
     assert source.facts == {"name": "kaggle", "version": "3", "sha256": digest_of("raw"), "slug": "who/what"}
-    assert [note.sentence for note in source.notes] == ["The version has no tags for name, version, sha256; lineage/dataset.json tells this."]
+    assert [note.sentence for note in source.notes] == [
+        "The version has no tags for name, version, sha256; lineage/dataset.json tells this."
+    ]
 
 
 def test_a_dvc_lock_without_what_is_looked_for(make: Callable[..., Made], project: Path) -> None:
@@ -402,11 +447,16 @@ def test_which_version_is_meant(make: Callable[..., Made]) -> None:
     assert lineage.trace(f"{name}@challenger").version == "3"
     assert lineage.trace(f"{name}:2").version == "2"
     assert lineage.as_dict(lineage.trace(f"{name}@champion"))["links"]["version"]["aliases"] == ("champion",)
-    with pytest.raises(UsageError, match=r"^lekhani-many has no alias 'best'; there are: @challenger \(version 3\), @champion \(version 1\)\.$"):
+    with pytest.raises(
+        UsageError,
+        match=r"^lekhani-many has no alias 'best'; there are: @challenger \(version 3\), @champion \(version 1\)\.$",
+    ):
         lineage.trace(f"{name}@best")
     with pytest.raises(UsageError, match=r"^lekhani-many has no version 7; there are: 1, 2, 3\.$"):
         lineage.trace(f"{name}:7")
-    with pytest.raises(UsageError, match=r"^No model 'lekhani-man' in MLflow at sqlite.*; there are: .*lekhani-many") as caught:
+    with pytest.raises(
+        UsageError, match=r"^No model 'lekhani-man' in MLflow at sqlite.*; there are: .*lekhani-many"
+    ) as caught:
         lineage.trace("lekhani-man")
     assert caught.value.exit_code == 2
     for wrong in ("", "lekhani-many@", "lekhani-many:x", "models:/lekhani-many/1", "lekhani-many@a:1"):
@@ -415,7 +465,9 @@ def test_which_version_is_meant(make: Callable[..., Made]) -> None:
     client.delete_registered_model_alias(name, "champion")
     assert lineage.trace(name).version == "3", "without a champion the challenger"
     client.delete_registered_model_alias(name, "challenger")
-    with pytest.raises(UsageError, match=r"^lekhani-many has neither champion nor challenger; there are: :1, :2, :3\.$"):
+    with pytest.raises(
+        UsageError, match=r"^lekhani-many has neither champion nor challenger; there are: :1, :2, :3\.$"
+    ):
         lineage.trace(name)
 
 
@@ -425,7 +477,9 @@ def test_nothing_is_registered(store: Path, monkeypatch: pytest.MonkeyPatch) -> 
         lineage.trace("lekhani-devanagari")
 
 
-def test_versions_by_the_data_that_they_were_trained_on(make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_by_the_data_that_they_were_trained_on(
+    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
     client, wanted = connect(), digest_of("shared")
     made = [make("first"), make("second"), make("second", about="again", dirty=True), make("first", about="other data")]
     for one, digest in zip(made, (wanted, wanted, wanted[:9] + digest_of("like it")[9:], digest_of("no")), strict=True):
@@ -433,13 +487,21 @@ def test_versions_by_the_data_that_they_were_trained_on(make: Callable[..., Made
     client.set_model_version_tag("lekhani-second", "1", "dvc.experiment", "brave-name")
     client.set_registered_model_alias("lekhani-first", "champion", "1")
     client.create_registered_model("another-model")
-    client.create_model_version("another-model", f"runs:/{made[0].run_id}/generator", made[0].run_id, tags={"data_digest": wanted})
+    client.create_model_version(
+        "another-model", f"runs:/{made[0].run_id}/generator", made[0].run_id, tags={"data_digest": wanted}
+    )
 
     found = lineage.trained_on(wanted[:9].upper())
-    assert [(one.model, one.version) for one in found.versions] == [("lekhani-first", "1"), ("lekhani-second", "1"), ("lekhani-second", "2")]
+    assert [(one.model, one.version) for one in found.versions] == [
+        ("lekhani-first", "1"),
+        ("lekhani-second", "1"),
+        ("lekhani-second", "2"),
+    ]
     first = found.versions[0]
     commit, lock = made[0].tags["git.commit"], made[0].tags["dvc.lock_sha256"]
-    assert first == lineage.Trained("lekhani-first", "1", ("champion",), "turbo", first.created, wanted, commit, False, lock, None)
+    assert first == lineage.Trained(
+        "lekhani-first", "1", ("champion",), "turbo", first.created, wanted, commit, False, lock, None
+    )
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", first.created)
     assert [one.git_dirty for one in found.versions] == [False, False, True]
     exact = lineage.trained_on(wanted)
@@ -455,14 +517,17 @@ def test_versions_by_the_data_that_they_were_trained_on(make: Callable[..., Made
     assert lines[1].endswith(", experiment brave-name")
     assert f"commit {made[2].tags['git.commit'][:12]} (dirty)" in lines[2]
 
-    monkeypatch.setattr(lineage, "_run", lambda client, version: None)  # all that was asked for stands in the versions' own tags
+    monkeypatch.setattr(
+        lineage, "_run", lambda client, version: None
+    )  # all that was asked for stands in the versions' own tags
     assert lineage.trained_on(wanted[:9]) == found
 
 
 def test_data_that_nothing_was_trained_on(make: Callable[..., Made]) -> None:
     make("nowhere", tags=False)
     with pytest.raises(
-        LekhaniError, match=r"^None of the \d+ versions in MLflow at sqlite.* was trained on data 01234567, and \d+ of them do not"
+        LekhaniError,
+        match=r"^None of the \d+ versions in MLflow at sqlite.* was trained on data 01234567, and \d+ of them do not",
     ) as caught:
         lineage.trained_on("01234567")
     assert caught.value.exit_code == 1
@@ -475,7 +540,11 @@ def test_several_pages_of_answers(make: Callable[..., Made], monkeypatch: pytest
     made = [make("pages", about=str(n)) for n in range(3)]
     client = mlflow.MlflowClient
     whole = client.search_model_versions
-    monkeypatch.setattr(client, "search_model_versions", lambda self, where, page_token: whole(self, where, max_results=1, page_token=page_token))
+    monkeypatch.setattr(
+        client,
+        "search_model_versions",
+        lambda self, where, page_token: whole(self, where, max_results=1, page_token=page_token),
+    )
     assert len(lineage.trained_on(made[0].info.digest).versions) == 3
 
 
@@ -490,7 +559,9 @@ def test_an_mlflow_that_does_not_answer_is_a_sentence(store: Path, monkeypatch: 
         assert "\n" not in str(caught.value)
 
 
-def test_an_artifact_store_that_fails_is_said_in_the_link(make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_artifact_store_that_fails_is_said_in_the_link(
+    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
     make("away")
 
     def refuse(*_: Any, **__: Any) -> None:

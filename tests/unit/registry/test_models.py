@@ -42,7 +42,10 @@ def log(store: Path, toy_generator: ToyGenerator, tmp_path: Path) -> Callable[..
 
 
 def test_nothing_registered_is_a_sentence(store: Path) -> None:
-    with pytest.raises(LekhaniError, match=r"Nothing is registered as lekhani-nothing in MLflow at sqlite.*; run `make demo` or pass --model"):
+    with pytest.raises(
+        LekhaniError,
+        match=r"Nothing is registered as lekhani-nothing in MLflow at sqlite.*; run `make demo` or pass --model",
+    ):
         models.find("nothing")
 
 
@@ -79,7 +82,9 @@ def test_register_find_and_promote(log: Callable[..., Logged]) -> None:
     assert found.judge is None, "its run kept none"
 
     assert str(models.register("toys", first.uri, {}).version) == "1"
-    assert str(client.get_model_version_by_alias(name, "challenger").version) == "1", "an older model can be put forward again"
+    assert str(client.get_model_version_by_alias(name, "challenger").version) == "1", (
+        "an older model can be put forward again"
+    )
 
 
 def test_what_is_found_is_the_generator_that_was_logged(log: Callable[..., Logged]) -> None:
@@ -98,7 +103,9 @@ def test_a_model_logged_as_onnx_alone_is_found_too(store: Path, toy_generator: T
 
     path = toy_generator(tmp_path / "generator.onnx")
     with runs.resume(None, EXPERIMENT, "old form", {}):
-        info = mlflow.onnx.log_model(onnx.load(path), name="generator", save_as_external_data=False, pip_requirements=["onnxruntime"])
+        info = mlflow.onnx.log_model(
+            onnx.load(path), name="generator", save_as_external_data=False, pip_requirements=["onnxruntime"]
+        )
     models.register("old_form", info.model_uri, {})
     assert sha256(models.find("old_form").generator) == sha256(path)
 
@@ -108,7 +115,9 @@ def test_a_file_that_was_changed_is_a_sentence(log: Callable[..., Logged]) -> No
     models.register("changed", logged.uri, {"model_sha256": sha256(logged.file)})
     path = models.find("changed").generator
     path.write_bytes(path.read_bytes() + b" ")
-    with pytest.raises(LekhaniError, match="is not the file that was registered as lekhani-changed version 1, for its SHA-256 differs") as caught:
+    with pytest.raises(
+        LekhaniError, match="is not the file that was registered as lekhani-changed version 1, for its SHA-256 differs"
+    ) as caught:
         models.find("changed")
     assert "\n" not in str(caught.value)
 

@@ -108,7 +108,9 @@ def test_what_cannot_be_restored_leaves_the_aliases(store: Path) -> None:
 def test_a_champion_that_has_changed_meanwhile_is_kept(store: Path) -> None:
     new("overtaken", 3)
     promotion.promote("overtaken", "2", "1")
-    with pytest.raises(LekhaniError, match="lekhani-overtaken has become version 2 in the meantime, no longer 1; nothing was changed"):
+    with pytest.raises(
+        LekhaniError, match="lekhani-overtaken has become version 2 in the meantime, no longer 1; nothing was changed"
+    ):
         promotion.promote("overtaken", "3", "1")
     assert models.aliases("overtaken") == {"champion": "2", "previous": "1"}
     assert "promoted_at" not in tags("overtaken", "3")
@@ -135,7 +137,9 @@ def _die_before(uri: str, step: int, action: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("action", "done"), [("promote", {"champion": "3", "previous": "2"}), ("rollback", {"champion": "1"})], ids=["promote", "rollback"]
+    ("action", "done"),
+    [("promote", {"champion": "3", "previous": "2"}), ("rollback", {"champion": "1"})],
+    ids=["promote", "rollback"],
 )
 def test_killed_between_any_two_steps_the_next_call_finishes(action: str, done: dict[str, str], store: Path) -> None:
     before, codes = {"champion": "2", "previous": "1"}, []
@@ -185,7 +189,10 @@ def test_of_two_at_once_one_wins_and_the_other_says_so(store: Path) -> None:
         name = f"race-{attempt}"
         new(name, 3)
         start, said = PROCESSES.Barrier(2), PROCESSES.Queue()
-        both = [PROCESSES.Process(target=_try, args=(os.environ["MLFLOW_TRACKING_URI"], name, version, start, said)) for version in ("2", "3")]
+        both = [
+            PROCESSES.Process(target=_try, args=(os.environ["MLFLOW_TRACKING_URI"], name, version, start, said))
+            for version in ("2", "3")
+        ]
         for child in both:
             child.start()
         answers = dict(said.get(timeout=60) for _ in both)
@@ -201,7 +208,9 @@ def test_of_two_at_once_one_wins_and_the_other_says_so(store: Path) -> None:
 def journal(name: str, **changes: Any) -> promotion.Move:
     """A move to version 2 that was broken off before its first step."""
     at = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-    move = replace(promotion.Move("promote", "2", "1", "1", "2", {"promoted_by": "asha"}, "asha", at, "elsewhere", 1), **changes)
+    move = replace(
+        promotion.Move("promote", "2", "1", "1", "2", {"promoted_by": "asha"}, "asha", at, "elsewhere", 1), **changes
+    )
     connect().create_registered_model(f"lekhani-{name}.move", {"move": json.dumps(asdict(move))})
     return move
 
@@ -246,13 +255,17 @@ def test_a_database_that_cannot_be_written_changes_nothing(store: Path, monkeypa
     with monkeypatch.context() as patch:
         for method in WRITES:
             patch.setattr(MlflowClient, method, fail)
-        with pytest.raises(LekhaniError, match=r"lets no alias of lekhani-read-only move: .*readonly database; nothing was changed") as caught:
+        with pytest.raises(
+            LekhaniError, match=r"lets no alias of lekhani-read-only move: .*readonly database; nothing was changed"
+        ) as caught:
             promotion.promote("read-only", "2", "1")
     assert "\n" not in str(caught.value)
     assert models.aliases("read-only") == {"champion": "1"}
 
 
-def test_a_failure_in_the_middle_says_that_the_next_call_finishes_it(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_in_the_middle_says_that_the_next_call_finishes_it(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     new("middle", 2)
 
     def fail(*_: Any, **__: Any) -> None:
@@ -260,7 +273,9 @@ def test_a_failure_in_the_middle_says_that_the_next_call_finishes_it(store: Path
 
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "set_registered_model_alias", fail)
-        with pytest.raises(LekhaniError, match="to version 2 was broken off: the server went away; the next call finishes it"):
+        with pytest.raises(
+            LekhaniError, match="to version 2 was broken off: the server went away; the next call finishes it"
+        ):
             promotion.promote("middle", "2", "1")
     assert models.aliases("middle") == {"champion": "1"}
     promotion.finish("middle")
@@ -289,7 +304,9 @@ def test_a_run_that_is_gone_is_a_sentence(store: Path) -> None:
         pass
     promotion.check_run("any", "4", run.info.run_id)
     connect().delete_run(run.info.run_id)
-    with pytest.raises(LekhaniError, match=f"The run {run.info.run_id[:8]} that made lekhani-any version 4 is deleted; restore it"):
+    with pytest.raises(
+        LekhaniError, match=f"The run {run.info.run_id[:8]} that made lekhani-any version 4 is deleted; restore it"
+    ):
         promotion.check_run("any", "4", run.info.run_id)
     for unknown in ("0" * 32, ""):
         with pytest.raises(LekhaniError, match="version 4 is missing"):

@@ -60,10 +60,22 @@ def card(reference: Reference) -> dict[str, float]:
     sets = [honest(np.arange(1000) % K, np.random.default_rng([2, again])) for again in range(3)]
     fids = [reference.distance(READER.read(images)[0]) for images in sets]
     agreement = float(np.mean([(READER.read(images)[1].argmax(1) == np.arange(1000) % K).mean() for images in sets]))
-    return {"fid": float(np.mean(fids)), "fid_std": float(np.std(fids)), "n_generated": 1000, "label_agreement": agreement, "classes_covered": K}
+    return {
+        "fid": float(np.mean(fids)),
+        "fid_std": float(np.std(fids)),
+        "n_generated": 1000,
+        "label_agreement": agreement,
+        "classes_covered": K,
+    }
 
 
-def watched(card: dict[str, float], reference: Reference | None, write: Writer, asked: Callable[[int], Labels], seeds: int = 10**6) -> Watch:
+def watched(
+    card: dict[str, float],
+    reference: Reference | None,
+    write: Writer,
+    asked: Callable[[int], Labels],
+    seeds: int = 10**6,
+) -> Watch:
     """A watch that saw 300 requests of ten images, and probes until its sample was full."""
     watch = Watch(READER, card, reference, conditional=True)
     for i in range(300):
@@ -94,7 +106,9 @@ def alarms(watch: Watch) -> set[str]:
 
 @pytest.mark.parametrize("asked", [evenly, lambda _: np.full(10, 2)], ids=["all classes", "one class"])
 @pytest.mark.parametrize("seeds", [10**6, 1], ids=["all seeds", "one seed"])
-def test_an_honest_one_is_left_alone(card: dict[str, float], reference: Reference, asked: Callable[[int], Labels], seeds: int) -> None:
+def test_an_honest_one_is_left_alone(
+    card: dict[str, float], reference: Reference, asked: Callable[[int], Labels], seeds: int
+) -> None:
     watch = watched(card, reference, honest, asked, seeds)
     assert alarms(watch) == set()
     measures = watch.look()

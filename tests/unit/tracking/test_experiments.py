@@ -27,7 +27,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
-    for name, text in (("dvc.yaml", STAGES), ("score.py", SCORE), ("params.yaml", "train:\n  seed: null\nlr: 1\nfail: 0\n")):
+    for name, text in (
+        ("dvc.yaml", STAGES),
+        ("score.py", SCORE),
+        ("params.yaml", "train:\n  seed: null\nlr: 1\nfail: 0\n"),
+    ):
         (tmp_path / name).write_text(text, encoding="utf-8")
     for words in (
         ["git", "init", "-q"],

@@ -99,16 +99,22 @@ def test_a_label_is_a_glyph_a_name_or_a_number(model: PyFuncModel, asked: Any) -
     assert bright[0] > bright[1] + 100, "the label reaches the file"
 
 
-def test_text_means_the_glyph_and_an_integer_the_number(register: Callable[[str, Path], str], toy_generator: ToyGenerator, tmp_path: Path) -> None:
+def test_text_means_the_glyph_and_an_integer_the_number(
+    register: Callable[[str, Path], str], toy_generator: ToyGenerator, tmp_path: Path
+) -> None:
     classes = (GlyphClass(0, "two", "2"), GlyphClass(1, "one", "1"), GlyphClass(2, "none", "0"))
-    loaded = mlflow.pyfunc.load_model(register("backwards", toy_generator(tmp_path / "generator.onnx", classes=classes)))
+    loaded = mlflow.pyfunc.load_model(
+        register("backwards", toy_generator(tmp_path / "generator.onnx", classes=classes))
+    )
     assert loaded.predict(pd.DataFrame({"label": ["2", "0"]}))["label"].tolist() == [0, 2]
     assert loaded.predict(pd.DataFrame({"label": [2, 0]}))["label"].tolist() == [2, 0]
 
 
 @pytest.mark.parametrize("wrong", ["Q", -1, 3, 1.5, True, None])
 def test_an_unknown_label_is_a_sentence(model: PyFuncModel, wrong: Any) -> None:
-    with pytest.raises(MlflowException, match=r"There is no class '.+'; valid are क ख ग, names such as character_1_ka, and 0 to 2\.") as caught:
+    with pytest.raises(
+        MlflowException, match=r"There is no class '.+'; valid are क ख ग, names such as character_1_ka, and 0 to 2\."
+    ) as caught:
         model.predict(pd.DataFrame({"label": pd.Series(["क", wrong], dtype=object)}))
     assert "\n" not in str(caught.value)
     assert caught.value.get_http_status_code() == 400
@@ -156,7 +162,9 @@ def test_an_unconditional_one_ignores_the_label_and_says_so(
     assert loaded.metadata.get_output_schema().input_names() == ["image"]
 
 
-def test_a_changed_file_is_refused_in_a_sentence(register: Callable[[str, Path], str], conditional: Path, tmp_path: Path) -> None:
+def test_a_changed_file_is_refused_in_a_sentence(
+    register: Callable[[str, Path], str], conditional: Path, tmp_path: Path
+) -> None:
     stored = Path(mlflow.artifacts.download_artifacts(register("tampered", conditional)))
     folder = tmp_path / "copy"
     shutil.copytree(stored, folder)
@@ -164,7 +172,8 @@ def test_a_changed_file_is_refused_in_a_sentence(register: Callable[[str, Path],
     path = folder / "artifacts" / "generator.onnx"
     path.write_bytes(path.read_bytes().replace(b"flow_matching", b"flow_matchinG"))
     with pytest.raises(
-        MlflowException, match=r"generator.onnx has the SHA-256 \w{12}, but the model was logged with \w{12}; it was changed"
+        MlflowException,
+        match=r"generator.onnx has the SHA-256 \w{12}, but the model was logged with \w{12}; it was changed",
     ) as caught:
         mlflow.pyfunc.load_model(str(folder))
     assert "\n" not in str(caught.value)
@@ -186,15 +195,22 @@ print(len(found), sorted({"torch", "lekhani", "onnx"} & set(sys.modules)))
 """
 
 
-def test_it_needs_neither_torch_nor_lekhani(register: Callable[[str, Path], str], conditional: Path, tmp_path: Path) -> None:
+def test_it_needs_neither_torch_nor_lekhani(
+    register: Callable[[str, Path], str], conditional: Path, tmp_path: Path
+) -> None:
     words = [sys.executable, "-c", FOREIGN, register("foreign", conditional)]
-    done = subprocess.run(words, cwd=tmp_path, env=elsewhere(), capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        words, cwd=tmp_path, env=elsewhere(), capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.stdout.strip() == "3 []", done.stderr[-600:]
 
 
 def elsewhere() -> dict[str, str]:
     """The environment without the way to this project's source."""
-    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"PYTHONSAFEPATH": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {
+        "PYTHONSAFEPATH": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
 
 
 @pytest.fixture
@@ -203,11 +219,24 @@ def served(register: Callable[[str, Path], str], conditional: Path, tmp_path: Pa
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = ["models", "serve", "-m", register("served", conditional), "-h", "127.0.0.1", "-p", str(port), "--env-manager", "local"]
+    words = [
+        "models",
+        "serve",
+        "-m",
+        register("served", conditional),
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "--env-manager",
+        "local",
+    ]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with (tmp_path / "log").open("w+") as log:
         command = [sys.executable, "-m", "mlflow", *words]
-        server = subprocess.Popen(command, cwd=tmp_path, env=elsewhere() | {"PATH": path}, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(
+            command, cwd=tmp_path, env=elsewhere() | {"PATH": path}, stdout=log, stderr=log, start_new_session=True
+        )
         try:
             limit = time.monotonic() + 90
             while not _answers(f"http://127.0.0.1:{port}/ping"):
@@ -235,7 +264,9 @@ def test_mlflow_serves_it(served: str, conditional: Path) -> None:
     def ask(**body: Any) -> requests.Response:
         return requests.post(served, data=json.dumps(body), headers={"Content-Type": "application/json"}, timeout=20)
 
-    expected = np.concatenate(list(Generator(conditional, "cpu").draw(np.array([2, 0]), np.random.default_rng(4)))).tolist()
+    expected = np.concatenate(
+        list(Generator(conditional, "cpu").draw(np.array([2, 0]), np.random.default_rng(4)))
+    ).tolist()
     for form in ({"inputs": {"label": ["ग", "क"]}}, {"dataframe_records": [{"label": 2}, {"label": 0}]}):
         answer = ask(**form, params={"seed": 4})
         assert answer.status_code == 200, answer.text

@@ -42,7 +42,12 @@ def artifacts(run_id: str, folder: str = "") -> list[str]:
 def started(store: Path) -> str:
     (store / "data" / "prepared").mkdir(parents=True, exist_ok=True)
     return runs.start_run(
-        EXPERIMENT, "mnist/dcgan", {"seed": 7, "betas": "[0.5, 0.999]"}, {"dataset": "mnist", "git.commit": "none"}, INFO, store / "data" / "prepared"
+        EXPERIMENT,
+        "mnist/dcgan",
+        {"seed": 7, "betas": "[0.5, 0.999]"},
+        {"dataset": "mnist", "git.commit": "none"},
+        INFO,
+        store / "data" / "prepared",
     )
 
 
@@ -175,7 +180,9 @@ def test_a_run_of_another_store_is_not_reopened(store: Path) -> None:
     assert not runs.reopen_run(EXPERIMENT, "f" * 32)
 
 
-def test_a_server_that_is_away_is_not_taken_for_one_that_knows_no_such_run(started: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_away_is_not_taken_for_one_that_knows_no_such_run(
+    started: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise mlflow.MlflowException("connection refused\nby the far side")
 
@@ -183,7 +190,10 @@ def test_a_server_that_is_away_is_not_taken_for_one_that_knows_no_such_run(start
         away.setattr(mlflow.MlflowClient, "get_run", refuse)
         with pytest.raises(LekhaniError, match=r"does not answer: connection refused; set"):
             runs.reopen_run(EXPERIMENT, started)
-    with pytest.raises(LekhaniError, match=r"does not answer: no route to host; set"), runs.resume(started, EXPERIMENT, "mnist/dcgan", {}):
+    with (
+        pytest.raises(LekhaniError, match=r"does not answer: no route to host; set"),
+        runs.resume(started, EXPERIMENT, "mnist/dcgan", {}),
+    ):
         raise requests.ConnectionError("no route to host")  # as when an artifact is on its way
     with pytest.raises(ZeroDivisionError), runs.resume(started, EXPERIMENT, "mnist/dcgan", {}):
         raise ZeroDivisionError
@@ -205,7 +215,10 @@ def test_a_failed_run_is_marked(started: str) -> None:
 
 def test_resuming_a_known_run_adds_to_it(started: str, caplog: pytest.LogCaptureFixture) -> None:
     before = len(mlflow.search_runs([use_experiment(EXPERIMENT)]))
-    with caplog.at_level(logging.WARNING, "lekhani"), runs.resume(started, EXPERIMENT, "mnist/dcgan", {"stage": "export"}) as run_id:
+    with (
+        caplog.at_level(logging.WARNING, "lekhani"),
+        runs.resume(started, EXPERIMENT, "mnist/dcgan", {"stage": "export"}) as run_id,
+    ):
         assert run_id == started
         mlflow.log_metric("fid", 3.0)
     run = stored(started)
@@ -257,7 +270,13 @@ def test_an_error_inside_marks_the_run_and_passes_on(started: str) -> None:
 def test_a_scorecard_becomes_metrics_tags_and_files(started: str, tmp_path: Path) -> None:
     for name in ("grid.png", "judge.onnx"):
         (tmp_path / name).write_text(name)
-    card: dict[str, Any] = {"dataset": "mnist", "variant": "dcgan", "model_sha256": "aa", "fid": 3.5, "classes_covered": np.int64(9).item()}
+    card: dict[str, Any] = {
+        "dataset": "mnist",
+        "variant": "dcgan",
+        "model_sha256": "aa",
+        "fid": 3.5,
+        "classes_covered": np.int64(9).item(),
+    }
     with runs.resume(started, EXPERIMENT, "mnist/dcgan", {}):
         runs.log_scorecard({**card, "flag": True}, [tmp_path / "grid.png"], [tmp_path / "judge.onnx"])
     run = stored(started)
@@ -269,7 +288,9 @@ def test_a_scorecard_becomes_metrics_tags_and_files(started: str, tmp_path: Path
 def test_the_leaderboard_is_kept_in_a_run_of_its_own(store: Path, tmp_path: Path) -> None:
     for name in ("leaderboard.html", "mnist-curves.png"):
         (tmp_path / name).write_text(name)
-    runs.log_leaderboard(EXPERIMENT, [tmp_path / "leaderboard.html", tmp_path / "mnist-curves.png"], {"git.commit": "none"})
+    runs.log_leaderboard(
+        EXPERIMENT, [tmp_path / "leaderboard.html", tmp_path / "mnist-curves.png"], {"git.commit": "none"}
+    )
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
@@ -278,9 +299,13 @@ def test_the_leaderboard_is_kept_in_a_run_of_its_own(store: Path, tmp_path: Path
     assert found.info.status == "FINISHED"
 
 
-def test_a_logged_model_is_found_by_its_run_and_its_file(started: str, toy_generator: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_logged_model_is_found_by_its_run_and_its_file(
+    started: str, toy_generator: Callable[..., Path], tmp_path: Path
+) -> None:
     use_experiment(EXPERIMENT)
-    first, second = (toy_generator(tmp_path / f"{name}.onnx", metadata={"lineage": name}) for name in ("first", "second"))
+    first, second = (
+        toy_generator(tmp_path / f"{name}.onnx", metadata={"lineage": name}) for name in ("first", "second")
+    )
     assert runs.logged_model(started, sha256(first)) is None
     with runs.resume(started, EXPERIMENT, "mnist/dcgan", {}):
         uri = runs.log_model(first)
@@ -309,7 +334,9 @@ def test_a_model_that_was_logged_in_part_is_not_found(
 def test_a_deleted_experiment_is_a_sentence(store: Path) -> None:
     client = connect()
     client.delete_experiment(client.create_experiment("gone"))
-    with pytest.raises(LekhaniError, match=r"experiment 'gone' is deleted; restore it or name another under tracking\.experiment"):
+    with pytest.raises(
+        LekhaniError, match=r"experiment 'gone' is deleted; restore it or name another under tracking\.experiment"
+    ):
         use_experiment("gone")
 
 
@@ -318,12 +345,16 @@ def test_a_store_that_does_not_answer_is_a_sentence(store: Path, monkeypatch: py
         raise mlflow.MlflowException("no route to host\nand a long trace")
 
     monkeypatch.setattr(mlflow.MlflowClient, "get_experiment_by_name", refuse)
-    with pytest.raises(LekhaniError, match=r"MLflow at sqlite.*does not answer: no route to host; set tracking\.backend to `none`") as caught:
+    with pytest.raises(
+        LekhaniError, match=r"MLflow at sqlite.*does not answer: no route to host; set tracking\.backend to `none`"
+    ) as caught:
         use_experiment(EXPERIMENT)
     assert "\n" not in str(caught.value)
 
 
-def test_the_default_store_keeps_artifacts_in_the_project(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_store_keeps_artifacts_in_the_project(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "mlruns").mkdir()
     shutil.copy(store / "mlflow.db", tmp_path / "mlruns" / "mlflow.db")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -346,5 +377,7 @@ def test_telemetry_is_off_before_mlflow_is_imported(module: str) -> None:
         f"import {module}\n"
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.stdout.strip() == "true", done.stderr[-300:]

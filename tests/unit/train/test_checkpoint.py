@@ -35,17 +35,33 @@ class DiesAtStep(Silent):
 
 
 def run(
-    variants: params.Variants, name: str = "dcgan", checkpoints: Checkpoints | None = None, reporter: Any = None, score: Any = None, **own: Any
+    variants: params.Variants,
+    name: str = "dcgan",
+    checkpoints: Checkpoints | None = None,
+    reporter: Any = None,
+    score: Any = None,
+    **own: Any,
 ) -> Trained:
     images = np.random.default_rng(0).integers(0, 256, (20, 28, 28), np.uint8)
     labels = np.arange(20, dtype=np.int64) % K
-    choice = params.Train(images_seen=params.Budget(per_class=1), **{"log_every": 1, "sample_every": 1000, "checkpoint_steps": 2, **own})
+    choice = params.Train(
+        images_seen=params.Budget(per_class=1), **{"log_every": 1, "sample_every": 1000, "checkpoint_steps": 2, **own}
+    )
 
     def build(device: torch.device) -> Variant:
         return VARIANTS[name].build(variants, 28, K, device)
 
-    arguments: dict[str, Any] = {"images_seen": 72, "batch_size": 8, "ema_decay": 0.9, "seed": 5, "choice": choice, "device": CPU}
-    return train(build, images, labels, **arguments, reporter=reporter or Silent(), checkpoints=checkpoints, score=score)
+    arguments: dict[str, Any] = {
+        "images_seen": 72,
+        "batch_size": 8,
+        "ema_decay": 0.9,
+        "seed": 5,
+        "choice": choice,
+        "device": CPU,
+    }
+    return train(
+        build, images, labels, **arguments, reporter=reporter or Silent(), checkpoints=checkpoints, score=score
+    )
 
 
 def weights(trained: Trained) -> dict[str, torch.Tensor]:
@@ -120,7 +136,9 @@ def test_signals_save_and_end(number: signal.Signals, tiny: params.Variants, tmp
 
     kept = Checkpoints(tmp_path, MADE_WITH)
     before = signal.getsignal(number)
-    with pytest.raises(StoppedError, match=r"dcgan stopped after step 5 and saved; run the same command to go on") as stopped:
+    with pytest.raises(
+        StoppedError, match=r"dcgan stopped after step 5 and saved; run the same command to go on"
+    ) as stopped:
         run(tiny, checkpoints=kept, reporter=Asks(), checkpoint_steps=0)
     assert stopped.value.exit_code == 128 + number
     assert signal.getsignal(number) == before
@@ -160,7 +178,9 @@ def empty(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, flip, empty])
-def test_a_damaged_newest_falls_back_with_a_warning(damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_newest_falls_back_with_a_warning(
+    damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     kept = saved(tmp_path, 2, 4)
     damage(sorted(tmp_path.iterdir())[-1])
     with caplog.at_level(logging.WARNING, "lekhani"):
@@ -201,7 +221,9 @@ def test_a_changed_choice_is_named(changed: dict[str, Any], words: str, tmp_path
     assert "start afresh" in str(refused.value)
 
 
-def test_a_run_that_lost_its_mind_is_not_saved(tiny: params.Variants, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_lost_its_mind_is_not_saved(
+    tiny: params.Variants, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cls, count = VARIANTS["dcgan"], iter(range(1, 100))
     step = cls.step
 

@@ -6,7 +6,15 @@ import pytest
 
 from lekhani.train.diagnosis import RECENT, diagnose
 
-HEALTHY = {"accuracy_real": 0.7, "accuracy_fake": 0.75, "logit_gap": 1.0, "grad_norm_d": 1.0, "grad_norm_g": 1.0, "loss_d": 1.2, "loss_g": 0.9}
+HEALTHY = {
+    "accuracy_real": 0.7,
+    "accuracy_fake": 0.75,
+    "logit_gap": 1.0,
+    "grad_norm_d": 1.0,
+    "grad_norm_g": 1.0,
+    "loss_d": 1.2,
+    "loss_g": 0.9,
+}
 WELL = {"judge_fid": 2.0, "classes_covered": 1.0, "class_diversity": 0.9, "judge_entropy": 2.3}
 
 

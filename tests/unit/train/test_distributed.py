@@ -68,9 +68,17 @@ class _Paints(nn.Module):
 def trained() -> dict[str, Tensor]:
     images = np.random.default_rng(0).integers(0, 256, (40, 4, 4), np.uint8)
     choice = params.Train(images_seen=params.Budget(per_class=1), log_every=5, sample_every=10_000, precision="fp32")
-    arguments: dict[str, Any] = {"images_seen": STEPS * BATCH, "batch_size": BATCH, "ema_decay": 0.5, "seed": 3, "choice": choice}
+    arguments: dict[str, Any] = {
+        "images_seen": STEPS * BATCH,
+        "batch_size": BATCH,
+        "ema_decay": 0.5,
+        "seed": 3,
+        "choice": choice,
+    }
     return dict(
-        train(lambda _: Toy(), images, np.zeros(40, np.int64), **arguments, device=torch.device("cpu"), reporter=Silent()).generator.state_dict()
+        train(
+            lambda _: Toy(), images, np.zeros(40, np.int64), **arguments, device=torch.device("cpu"), reporter=Silent()
+        ).generator.state_dict()
     )
 
 
@@ -78,9 +86,18 @@ def test_two_processes_match_one(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    shared = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+        "OMP_NUM_THREADS": "1",
+    }
     processes = [
-        subprocess.Popen([sys.executable, __file__, str(tmp_path / f"{rank}.pt")], env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        subprocess.Popen(
+            [sys.executable, __file__, str(tmp_path / f"{rank}.pt")],
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
         for rank in (0, 1)
     ]
     try:

@@ -98,8 +98,14 @@ def data() -> tuple[Bytes, Labels]:
     return rng.integers(0, 256, (20, 28, 28), np.uint8), np.arange(20, dtype=np.int64) % K
 
 
-def run(build: Callable[[torch.device], Variant], data: tuple[Bytes, Labels], reporter: Any = None, **choices: Any) -> Trained:
-    own = {key: choices.pop(key) for key in list(choices) if key in params.Train.model_fields and key not in {"images_seen", "seed"}}
+def run(
+    build: Callable[[torch.device], Variant], data: tuple[Bytes, Labels], reporter: Any = None, **choices: Any
+) -> Trained:
+    own = {
+        key: choices.pop(key)
+        for key in list(choices)
+        if key in params.Train.model_fields and key not in {"images_seen", "seed"}
+    }
     choice = params.Train(images_seen=params.Budget(per_class=1), **{"log_every": 2, "sample_every": 1000, **own})
     settings: dict[str, Any] = {"images_seen": 24, "batch_size": 8, "ema_decay": 0.9, "seed": 5}
     return train(build, *data, **{**settings, **choices}, choice=choice, device=CPU, reporter=reporter or Recorder())
@@ -109,7 +115,9 @@ def run(build: Callable[[torch.device], Variant], data: tuple[Bytes, Labels], re
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))
-def test_the_same_seed_gives_the_same_bytes(name: str, tiny: params.Variants, data: tuple[Bytes, Labels], tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes(
+    name: str, tiny: params.Variants, data: tuple[Bytes, Labels], tmp_path: Path
+) -> None:
     def weights(seed: int, file: str) -> bytes:
         torch.rand(seed + len(file))  # whatever happened before must not matter
         trained = run(lambda device: VARIANTS[name].build(tiny, 28, K, device), data, seed=seed)
@@ -123,7 +131,9 @@ def test_the_same_seed_gives_the_same_bytes(name: str, tiny: params.Variants, da
 
 def test_reporting_more_often_changes_no_weight(tiny: params.Variants, data: tuple[Bytes, Labels]) -> None:
     often, rarely = (
-        run(lambda device: VARIANTS["dcgan"].build(tiny, 28, K, device), data, log_every=every, sample_every=8 * every).generator.state_dict()
+        run(
+            lambda device: VARIANTS["dcgan"].build(tiny, 28, K, device), data, log_every=every, sample_every=8 * every
+        ).generator.state_dict()
         for every in (1, 1000)
     )
     assert all(torch.equal(often[key], rarely[key]) for key in often)
@@ -228,7 +238,11 @@ def test_fewer_images_than_a_batch(data: tuple[Bytes, Labels]) -> None:
 def test_reporters_hear_means_and_see_grids(data: tuple[Bytes, Labels]) -> None:
     recorder = Recorder()
     run(lambda _: Stub(), data, recorder, images_seen=40, log_every=2, sample_every=16)
-    assert [(step, values["images_seen"], values["loss"]) for step, values in recorder.rows] == [(2, 16, 1.5), (4, 32, 3.5), (5, 40, 5.0)]
+    assert [(step, values["images_seen"], values["loss"]) for step, values in recorder.rows] == [
+        (2, 16, 1.5),
+        (4, 32, 3.5),
+        (5, 40, 5.0),
+    ]
     for _, values in recorder.rows:
         assert set(values) == {"images_seen", "loss", "images_per_second", "seconds_left"}
         assert values["images_per_second"] > 0
@@ -336,9 +350,12 @@ def test_flow_matching_learns_a_handful_of_images(tiny: params.Variants) -> None
 
 
 @pytest.mark.parametrize(
-    ("precision", "capable", "half"), [("auto", True, True), ("auto", False, False), ("fp32", True, False), ("bf16", False, True)]
+    ("precision", "capable", "half"),
+    [("auto", True, True), ("auto", False, False), ("fp32", True, False), ("bf16", False, True)],
 )
-def test_half_precision_where_it_pays(monkeypatch: pytest.MonkeyPatch, tiny: params.Variants, precision: str, capable: bool, half: bool) -> None:
+def test_half_precision_where_it_pays(
+    monkeypatch: pytest.MonkeyPatch, tiny: params.Variants, precision: str, capable: bool, half: bool
+) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": capable})
     variant = VARIANTS["mlp_gan"].build(tiny, 28, K, CPU)
     speed_up(variant, params.Train.model_validate({"images_seen": {"per_class": 1}, "precision": precision}), CPU)
@@ -348,7 +365,12 @@ def test_half_precision_where_it_pays(monkeypatch: pytest.MonkeyPatch, tiny: par
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_networks_learn_the_same(tiny: params.Variants, data: tuple[Bytes, Labels]) -> None:
-    plain, compiled = (run(lambda device: VARIANTS["cgan"].build(tiny, 28, K, device), data, compile=on, precision="fp32") for on in (False, True))
-    for (name, one), (other_name, other) in zip(plain.generator.state_dict().items(), compiled.generator.state_dict().items(), strict=True):
+    plain, compiled = (
+        run(lambda device: VARIANTS["cgan"].build(tiny, 28, K, device), data, compile=on, precision="fp32")
+        for on in (False, True)
+    )
+    for (name, one), (other_name, other) in zip(
+        plain.generator.state_dict().items(), compiled.generator.state_dict().items(), strict=True
+    ):
         assert name == other_name
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-2)

@@ -64,7 +64,11 @@ def test_gradients_of_the_discriminator(dtype: torch.dtype, relative: float) -> 
     on_real, on_fake = variant.d(real).squeeze(1), variant.d(fake).squeeze(1)
     (F.softplus(-on_real).sum() + F.softplus(on_fake).sum()).backward()
     d = player(variant.d)
-    close(discriminator_gradients(d, d.forward(real.numpy()), d.forward(fake.numpy())), list(variant.d.parameters()), relative)
+    close(
+        discriminator_gradients(d, d.forward(real.numpy()), d.forward(fake.numpy())),
+        list(variant.d.parameters()),
+        relative,
+    )
 
 
 @pytest.mark.parametrize(("dtype", "relative"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
@@ -111,7 +115,9 @@ def test_a_step_is_gradient_descent_of_both_players_in_turn() -> None:
         return math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients)) / N
 
     on_real, on_fake = twin.d(flat(images)), twin.d(drawn_by(twin, noise).detach())
-    assert float(told["loss_d"]) == pytest.approx((F.softplus(-on_real).mean() + F.softplus(on_fake).mean()).item(), rel=1e-5)
+    assert float(told["loss_d"]) == pytest.approx(
+        (F.softplus(-on_real).mean() + F.softplus(on_fake).mean()).item(), rel=1e-5
+    )
     assert float(told["accuracy_real"]) == pytest.approx(float((on_real > 0).float().mean()))
     assert float(told["accuracy_fake"]) == pytest.approx(float((on_fake < 0).float().mean()))
     assert float(told["logit_gap"]) == pytest.approx((on_real.mean() - on_fake.mean()).item(), rel=1e-4)

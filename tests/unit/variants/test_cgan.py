@@ -39,9 +39,18 @@ def test_the_recipe_as_it_stands() -> None:
     assert tuple(variant.d.label.weight.shape) == (46, 1024)
     assert dense(variant.g) == [(200, 256), (256, 512), (512, 1024), (1024, 1024)]
     assert dense(variant.d) == [(2048, 512), (512, 256), (256, 1)]
-    assert [type(layer).__name__ for layer in variant.g.layers] == ["Linear", "LeakyReLU", "BatchNorm1d"] * 3 + ["Linear"]
-    assert {(layer.momentum, layer.eps) for layer in variant.g.modules() if isinstance(layer, nn.BatchNorm1d)} == {(0.2, 1e-3)}
-    leaky = [layer.negative_slope for network in (variant.g, variant.d) for layer in network.modules() if isinstance(layer, nn.LeakyReLU)]
+    assert [type(layer).__name__ for layer in variant.g.layers] == ["Linear", "LeakyReLU", "BatchNorm1d"] * 3 + [
+        "Linear"
+    ]
+    assert {(layer.momentum, layer.eps) for layer in variant.g.modules() if isinstance(layer, nn.BatchNorm1d)} == {
+        (0.2, 1e-3)
+    }
+    leaky = [
+        layer.negative_slope
+        for network in (variant.g, variant.d)
+        for layer in network.modules()
+        if isinstance(layer, nn.LeakyReLU)
+    ]
     assert leaky == [0.2] * 5
     for optimiser in (variant.optimiser_g, variant.optimiser_d):
         assert (optimiser.param_groups[0]["lr"], tuple(optimiser.param_groups[0]["betas"])) == (2e-4, (0.5, 0.999))
@@ -56,7 +65,9 @@ def test_the_embedding_is_a_dense_layer_on_the_one_hot_label() -> None:
 
 def test_weights_start_as_in_keras() -> None:
     variant = gan(n_classes=46, width=64)
-    for layer in (m for network in (variant.g, variant.d) for m in network.modules() if isinstance(m, nn.Linear | nn.Embedding)):
+    for layer in (
+        m for network in (variant.g, variant.d) for m in network.modules() if isinstance(m, nn.Linear | nn.Embedding)
+    ):
         bound = (6 / sum(layer.weight.shape)) ** 0.5
         largest = float(layer.weight.detach().abs().max())
         assert 0.85 * bound < largest <= bound

@@ -16,7 +16,13 @@ from lekhani.variants.draw import Draw, Grid, Lstm, divergence
 
 K = 3
 CPU = torch.device("cpu")
-FORMS = [{}, {"attention": False}, {"conditional": True}, {"attention": False, "conditional": True}, {"read_size": 1, "write_size": 40}]
+FORMS = [
+    {},
+    {"attention": False},
+    {"conditional": True},
+    {"attention": False, "conditional": True},
+    {"read_size": 1, "write_size": 40},
+]
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +31,14 @@ def _seed() -> None:
 
 
 def draw(size: int = 28, **choices: Any) -> Draw:
-    return Draw(params.Draw(**{"batch_size": 8, "hidden": 16, "steps": 4, "latent_dim": 3, "read_size": 3, "write_size": 4, **choices}), size, K, CPU)
+    return Draw(
+        params.Draw(
+            **{"batch_size": 8, "hidden": 16, "steps": 4, "latent_dim": 3, "read_size": 3, "write_size": 4, **choices}
+        ),
+        size,
+        K,
+        CPU,
+    )
 
 
 def trained(size: int = 28, steps: int = 5, **choices: Any) -> Draw:
@@ -71,12 +84,21 @@ def test_the_filterbank_is_the_paper_s(n: int, side: int) -> None:
 
 def test_the_grid_counts_pixels_from_one() -> None:
     bank = rows_of(Grid(2, 28), torch.tensor([[0.0, 0.0, -9.0, 0.0, 0.0], [1 - 2 / 29, -1 + 4 / 29, -9.0, -20.0, 0.0]]))
-    assert bank[0].argmax(-1).tolist() == [[0, 27], [0, 27]], "at log delta 0 the grid's ends are the picture's first and last pixel"
+    assert bank[0].argmax(-1).tolist() == [[0, 27], [0, 27]], (
+        "at log delta 0 the grid's ends are the picture's first and last pixel"
+    )
     assert bank[1].argmax(-1).tolist() == [[27, 27], [1, 1]], "g = 28 is the last pixel, g = 2 the second"
 
 
 def test_filters_sum_to_one_wherever_they_are() -> None:
-    far = torch.tensor([[50.0, -50.0, -30.0, 5.0, 0.0], [0.0, 0.0, -60.0, 0.0, 0.0], [0.0, 0.0, 20.0, 0.0, 0.0], [3.0, 0.0, 0.0, -50.0, 0.0]])
+    far = torch.tensor(
+        [
+            [50.0, -50.0, -30.0, 5.0, 0.0],
+            [0.0, 0.0, -60.0, 0.0, 0.0],
+            [0.0, 0.0, 20.0, 0.0, 0.0],
+            [3.0, 0.0, 0.0, -50.0, 0.0],
+        ]
+    )
     bank = rows_of(Grid(6, 28), far)
     assert torch.isfinite(bank).all()
     torch.testing.assert_close(bank.sum(-1), torch.ones(4, 2, 6))
@@ -90,7 +112,10 @@ def test_a_grid_of_one_filter_looks_at_its_centre() -> None:
 def test_reading_and_writing_by_hand() -> None:
     grid = Grid(4, 12)
     told, pictures, patch = torch.randn(2, 5) * 0.3, torch.rand(2, 2, 12, 12), torch.randn(2, 4, 4)
-    seen, painted = grid.read(pictures.transpose(1, 2), told).reshape(2, 4, 2, 4), grid.write(patch, told).reshape(2, 12, 12)
+    seen, painted = (
+        grid.read(pictures.transpose(1, 2), told).reshape(2, 4, 2, 4),
+        grid.write(patch, told).reshape(2, 12, 12),
+    )
     for i in range(2):
         fx, fy = (torch.tensor(bank) for bank in slow_bank(told[i], 4, 12))
         gamma = told[i, 4].exp()
@@ -128,16 +153,22 @@ def test_the_bound_is_the_slow_one(form: dict[str, Any]) -> None:
     variant = trained(**form)
     images, labels, noise = torch.bernoulli(torch.rand(5, 1, 28, 28)), torch.arange(5) % K, torch.randn(4, 5, 3)
     posteriors: list[Normal] = []
-    variant.painter.encoder.posterior.register_forward_hook(lambda _, __, out: posteriors.append(Normal(out[:, :3], out[:, 3:].exp())))
+    variant.painter.encoder.posterior.register_forward_hook(
+        lambda _, __, out: posteriors.append(Normal(out[:, :3], out[:, 3:].exp()))
+    )
     with torch.no_grad():
         reconstruction, kl = variant.autoencoder(images, labels, noise)
         # Samples of the posteriors, given to the generator that ships, lead to the same canvas.
-        painted = variant.painter(torch.cat([q.mean + q.stddev * e for q, e in zip(posteriors, noise, strict=True)], 1), labels)
+        painted = variant.painter(
+            torch.cat([q.mean + q.stddev * e for q, e in zip(posteriors, noise, strict=True)], 1), labels
+        )
     assert reconstruction.shape == kl.shape == (5,)
     expected = -Bernoulli(probs=painted.double().clamp(1e-9, 1 - 1e-9)).log_prob(images.double()).sum((1, 2, 3))
     torch.testing.assert_close(reconstruction.double(), expected, atol=1e-2, rtol=1e-4)
     prior = Normal(torch.zeros(()), torch.ones(()))
-    torch.testing.assert_close(kl, torch.stack([kl_divergence(q, prior).sum(1) for q in posteriors]).sum(0), atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(
+        kl, torch.stack([kl_divergence(q, prior).sum(1) for q in posteriors]).sum(0), atol=1e-3, rtol=1e-4
+    )
 
 
 def test_images_are_binarised_anew_each_time() -> None:
@@ -198,7 +229,11 @@ def test_every_weight_learns(form: dict[str, Any]) -> None:
 
 def test_half_precision_keeps_the_grid_and_the_bound_whole() -> None:
     variant = trained()
-    images, labels, noise = torch.bernoulli(torch.rand(4, 1, 28, 28)), torch.zeros(4, dtype=torch.int64), torch.randn(4, 4, 3)
+    images, labels, noise = (
+        torch.bernoulli(torch.rand(4, 1, 28, 28)),
+        torch.zeros(4, dtype=torch.int64),
+        torch.randn(4, 4, 3),
+    )
     with torch.no_grad():
         whole = variant.autoencoder(images, labels, noise)
         with torch.autocast("cpu", torch.bfloat16):
@@ -230,7 +265,9 @@ def test_the_generator_keeps_its_encoder_but_no_exported_file_does(tmp_path: Pat
     encoder = {name for name in weights if name.startswith("encoder.")}
     assert encoder == {f"encoder.{name}" for name in variant.painter.encoder.state_dict()}
     assert len(encoder) == 9
-    export_onnx(variant.generator(), generator_inputs(variant.noise_dim, K), ["images"], tmp_path / "generator.onnx", {})
+    export_onnx(
+        variant.generator(), generator_inputs(variant.noise_dim, K), ["images"], tmp_path / "generator.onnx", {}
+    )
     exported = (tmp_path / "generator.onnx").read_bytes()
     assert {name for name, content in weights.items() if content in exported} == weights.keys() - encoder
 
@@ -245,7 +282,9 @@ def test_the_trajectory_ends_with_the_images(form: dict[str, Any], size: int) ->
         path, images = variant.painter.trajectory(noise, labels), variant.painter(noise, labels)
     assert path.shape == (5, 3, 1, size, size)
     assert torch.equal(path[-1], images)
-    torch.testing.assert_close(path[0], torch.sigmoid(variant.painter.canvas.detach()).reshape(1, 1, size, size).expand(3, -1, -1, -1))
+    torch.testing.assert_close(
+        path[0], torch.sigmoid(variant.painter.canvas.detach()).reshape(1, 1, size, size).expand(3, -1, -1, -1)
+    )
     assert all((before - after).abs().max() > 0 for before, after in pairwise(path))
     assert 0 <= path.min() <= path.max() <= 1
 
@@ -256,7 +295,11 @@ def test_each_step_takes_its_own_share_of_the_noise() -> None:
     other = noise.clone()
     other[:, 6:9] += 1  # the third step's
     with torch.no_grad():
-        difference = (variant.painter.trajectory(noise, labels) - variant.painter.trajectory(other, labels)).abs().amax((1, 2, 3, 4))
+        difference = (
+            (variant.painter.trajectory(noise, labels) - variant.painter.trajectory(other, labels))
+            .abs()
+            .amax((1, 2, 3, 4))
+        )
     assert difference[:3].tolist() == [0, 0, 0]
     assert (difference[3:] > 0).all()
 

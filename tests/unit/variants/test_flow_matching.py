@@ -85,7 +85,11 @@ def calls(steps: int, guidance: float = 2.0, **choices: Any) -> list[tuple[int, 
 
 @pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2)])
 def test_the_error_falls_by_the_solver_s_order(solver: str, order: int) -> None:
-    velocity, x, labels = Gaussian(0.2, 0.5).double(), torch.linspace(-2, 2, 64, dtype=torch.float64).reshape(1, 1, 8, 8), torch.zeros(1).long()
+    velocity, x, labels = (
+        Gaussian(0.2, 0.5).double(),
+        torch.linspace(-2, 2, 64, dtype=torch.float64).reshape(1, 1, 8, 8),
+        torch.zeros(1).long(),
+    )
     exact = 0.2 + 0.5 * x  # a quantile of N(0, 1) is carried to the same quantile of N(mu, s^2)
     errors = []
     for steps in (8, 16, 32):
@@ -139,7 +143,9 @@ def test_the_path_is_clipped_to_an_image() -> None:
     assert float(sampler(Gaussian(-5.0, 0.1))(torch.randn(1, 64), labels).max()) == 0
 
 
-@pytest.mark.parametrize(("guidance", "moves"), [(0.0, [-0.2] * 3), (1.0, [0.1, 0.2, 0.3]), (2.0, [0.4, 0.6, 0.8]), (1.5, [0.25, 0.4, 0.55])])
+@pytest.mark.parametrize(
+    ("guidance", "moves"), [(0.0, [-0.2] * 3), (1.0, [0.1, 0.2, 0.3]), (2.0, [0.4, 0.6, 0.8]), (1.5, [0.25, 0.4, 0.55])]
+)
 def test_guidance_by_hand(guidance: float, moves: list[float]) -> None:
     x = torch.randn(3, 1, 8, 8)
     got = velocity_at(sampler(ByLabel(), guidance=guidance), x, 0.5, torch.arange(3))
@@ -152,7 +158,9 @@ def test_guidance_of_one_and_zero_on_the_real_network(tiny: params.Variants) -> 
         variant.progress = 0.2
         variant.step(*batch(28))
     x, labels = torch.randn(3, 1, 28, 28), torch.arange(3)
-    told, untold, near_one = (velocity_at(sampler(variant.velocity, 2, g, 28), x, 0.5, labels) for g in (1.0, 0.0, 1.0 + 1e-7))
+    told, untold, near_one = (
+        velocity_at(sampler(variant.velocity, 2, g, 28), x, 0.5, labels) for g in (1.0, 0.0, 1.0 + 1e-7)
+    )
     t = torch.full((3,), 0.5)
     with torch.no_grad():
         torch.testing.assert_close(told, variant.velocity(x, t, labels), atol=1e-5, rtol=1e-5)
@@ -216,4 +224,8 @@ def test_blocks_per_resolution_and_direction(blocks: int) -> None:
     assert [len(one) for one in (*net.encoder.down, *net.up)] == [blocks] * 5
     x, t, labels = torch.randn(2, 1, 28, 28), torch.rand(2), torch.tensor([0, K])
     assert net(x, t, labels).shape == x.shape
-    assert [tuple(features.shape) for features in net.encoder(x, t, labels)[1]] == [(2, 8, 14, 14), (2, 16, 7, 7), (2, 16, 4, 4)]
+    assert [tuple(features.shape) for features in net.encoder(x, t, labels)[1]] == [
+        (2, 8, 14, 14),
+        (2, 16, 7, 7),
+        (2, 16, 4, 4),
+    ]

@@ -33,7 +33,15 @@ def test_the_generator_moves_at_every_nth_turn() -> None:
         told = variant.step(torch.rand(8, 1, 28, 28), torch.zeros(8, dtype=torch.int64))
         moved.append(not torch.equal(before_g, weights(variant.g)))
         assert not torch.equal(before_d, weights(variant.d))
-        assert set(told) == {"loss_d", "loss_g", "accuracy_real", "accuracy_fake", "logit_gap", "grad_norm_d", "grad_norm_g"}
+        assert set(told) == {
+            "loss_d",
+            "loss_g",
+            "accuracy_real",
+            "accuracy_fake",
+            "logit_gap",
+            "grad_norm_d",
+            "grad_norm_g",
+        }
     assert moved == [False, False, True, False, False, True, False]
 
 
@@ -48,7 +56,8 @@ def test_turns_are_part_of_the_state() -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "progress", "share"), [("constant", 0.7, 1.0), ("cosine", 0.0, 1.0), ("cosine", 0.5, 0.55), ("cosine", 1.0, 0.1)]
+    ("schedule", "progress", "share"),
+    [("constant", 0.7, 1.0), ("cosine", 0.0, 1.0), ("cosine", 0.5, 0.55), ("cosine", 1.0, 0.1)],
 )
 def test_learning_rates_run_over_the_budget(schedule: str, progress: float, share: float) -> None:
     variant = gan(schedule=schedule, lr_g=1e-3, lr_d=4e-3)
@@ -78,7 +87,9 @@ def picture(n: int = 64) -> Tensor:
 
 def test_translation_moves_the_whole_picture_and_fills_with_paper() -> None:
     moved = diff_augment(picture(), ["translation"])
-    assert torch.equal(moved.sum(dim=(1, 2, 3)), picture().sum(dim=(1, 2, 3))), "nothing is lost, since it stays inside the frame"
+    assert torch.equal(moved.sum(dim=(1, 2, 3)), picture().sum(dim=(1, 2, 3))), (
+        "nothing is lost, since it stays inside the frame"
+    )
     tops = {int((image[0] > 0).any(1).nonzero()[0]) for image in moved}
     lefts = {int((image[0] > 0).any(0).nonzero()[0]) for image in moved}
     assert tops <= set(range(8, 17))

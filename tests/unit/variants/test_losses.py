@@ -18,7 +18,9 @@ def logits(*probabilities: float) -> Tensor:
 
 
 def test_cross_entropy_by_hand() -> None:
-    assert cross_entropy(logits(0.8, 0.5), torch.ones(2, dtype=torch.float64)).item() == pytest.approx(-(math.log(0.8) + math.log(0.5)) / 2)
+    assert cross_entropy(logits(0.8, 0.5), torch.ones(2, dtype=torch.float64)).item() == pytest.approx(
+        -(math.log(0.8) + math.log(0.5)) / 2
+    )
     assert cross_entropy(logits(0.25), torch.zeros(1, dtype=torch.float64)).item() == pytest.approx(-math.log(0.75))
 
 

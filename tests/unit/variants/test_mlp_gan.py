@@ -47,7 +47,11 @@ def test_the_recipe_as_it_stands() -> None:
 @pytest.mark.parametrize("width", [0.0, 0.1])
 def test_losses_by_hand(width: float) -> None:
     variant = gan(smoothing_width=width, dropout=0.0)
-    real, fake, labels = torch.rand(5, 1, 28, 28) * 2 - 1, torch.rand(5, 1, 28, 28) * 2 - 1, torch.zeros(5, dtype=torch.int64)
+    real, fake, labels = (
+        torch.rand(5, 1, 28, 28) * 2 - 1,
+        torch.rand(5, 1, 28, 28) * 2 - 1,
+        torch.zeros(5, dtype=torch.int64),
+    )
     verdict = variant.judge(real, fake, labels)
     a, b = variant.d(real), variant.d(fake)
     log_yes, log_no = F.logsigmoid(a), F.logsigmoid(-a)
@@ -65,7 +69,9 @@ def test_smoothing_is_one_sided() -> None:
             layer.weight.zero_()
             layer.bias.fill_(-20.0)  # sure of "generated"
     loss = variant.judge(images, images, labels).loss
-    assert float(loss.detach()) == pytest.approx(0.6 * 20, rel=1e-3), "only the answer on real images costs, and 0.6 as much"
+    assert float(loss.detach()) == pytest.approx(0.6 * 20, rel=1e-3), (
+        "only the answer on real images costs, and 0.6 as much"
+    )
 
 
 def test_dropout_acts_in_training_alone() -> None:
@@ -79,7 +85,11 @@ def test_dropout_acts_in_training_alone() -> None:
 def test_spectral_norm_holds_every_layer_at_one() -> None:
     def norms(variant: MlpGan) -> list[float]:
         variant.d.eval()
-        return [float(torch.linalg.matrix_norm(m.weight.detach(), 2)) for m in variant.d.modules() if isinstance(m, nn.Linear)]
+        return [
+            float(torch.linalg.matrix_norm(m.weight.detach(), 2))
+            for m in variant.d.modules()
+            if isinstance(m, nn.Linear)
+        ]
 
     variant = gan(spectral_norm=True, lr_d=1e-2)
     for _ in range(50):

@@ -77,7 +77,9 @@ def test_both_penalties_reach_every_weight_that_shapes_the_slope() -> None:
     image, labels = torch.rand(2, 1, 28, 28), torch.tensor([0, 1])
     variant.judge(image, image, labels).loss.backward()  # type: ignore[no-untyped-call]
     grads = {name: p.grad for name, p in variant.d.named_parameters() if name.endswith("weight")}
-    assert all(grad is not None and float(grad.abs().sum()) > 0 for grad in grads.values()), "equal pairs leave nothing but the penalties"
+    assert all(grad is not None and float(grad.abs().sum()) > 0 for grad in grads.values()), (
+        "equal pairs leave nothing but the penalties"
+    )
 
 
 def test_the_real_batch_carries_no_gradient_to_the_generator_s_turn() -> None:
@@ -91,7 +93,9 @@ def test_blocks_start_as_the_identity_and_scaled_by_depth() -> None:
     shallow, deep = Block(64, 1), Block(64, 16)
     x = torch.randn(2, 64, 8, 8)
     assert torch.equal(deep(x), x)
-    assert (shallow.expand.weight.std() / deep.expand.weight.std()).item() == pytest.approx(2, rel=0.05)  # the fourth root of 16
+    assert (shallow.expand.weight.std() / deep.expand.weight.std()).item() == pytest.approx(
+        2, rel=0.05
+    )  # the fourth root of 16
     hidden = nn.functional.leaky_relu(shallow.mix(nn.functional.leaky_relu(shallow.expand(x), 0.2)), 0.2)
     assert hidden.square().mean().item() == pytest.approx(1, abs=0.4), "the variance is kept"
 

@@ -30,7 +30,11 @@ def batch(n: int = 6) -> tuple[Tensor, Tensor]:
 
 
 def layers(network: nn.Module) -> dict[str, nn.Module]:
-    return {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding)}
+    return {
+        name: layer
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding)
+    }
 
 
 @pytest.mark.parametrize("blocks", BLOCKS)

@@ -136,7 +136,9 @@ def test_one_that_goes_on_draws_the_same_pairs(tiny: params.Variants, teacher: F
     fresh.load_state_dict(variant.state_dict())
     torch.randn(100)  # wherever the global stream stands by then
     fresh.step(*batch())
-    assert {name: value.tolist() for name, value in fresh.pairs.held.items()} == {name: value.tolist() for name, value in variant.pairs.held.items()}
+    assert {name: value.tolist() for name, value in fresh.pairs.held.items()} == {
+        name: value.tolist() for name, value in variant.pairs.held.items()
+    }
     assert torch.equal(ask(fresh.master), ask(teacher.generator())), "one that goes on needs no teacher"
 
 

@@ -133,7 +133,9 @@ def test_state_goes_on_bit_for_bit(built: tuple[Variant, int], tiny: params.Vari
     fresh.load_state_dict(state)
     got = go_on(fresh)
     for old, new in zip(expected[0], got[0], strict=True):
-        assert {name: float(value) for name, value in old.items()} == {name: float(value) for name, value in new.items()}
+        assert {name: float(value) for name, value in old.items()} == {
+            name: float(value) for name, value in new.items()
+        }
     assert expected[1].keys() == got[1].keys()
     for name, value in expected[1].items():
         assert torch.equal(value, got[1][name]), name
@@ -147,7 +149,9 @@ def test_a_state_of_another_variant_is_refused(tiny: params.Variants) -> None:
 # --- dcgan ---
 
 
-def test_the_generator_s_step_leaves_the_discriminator_alone(tiny: params.Variants, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_generator_s_step_leaves_the_discriminator_alone(
+    tiny: params.Variants, monkeypatch: pytest.MonkeyPatch
+) -> None:
     variant = dcgan(tiny)
     after_d: dict[str, Any] = {}
     step = variant.optimiser_d.step
@@ -167,7 +171,9 @@ def test_the_generator_s_step_leaves_the_discriminator_alone(tiny: params.Varian
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in variant.g.parameters())
 
 
-def test_the_discriminator_s_step_leaves_the_generator_alone(tiny: params.Variants, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_discriminator_s_step_leaves_the_generator_alone(
+    tiny: params.Variants, monkeypatch: pytest.MonkeyPatch
+) -> None:
     variant = dcgan(tiny)
     before = weights(variant)
     seen: list[bool] = []
@@ -183,8 +189,12 @@ def test_the_discriminator_s_step_leaves_the_generator_alone(tiny: params.Varian
     assert seen == [True, True]
 
 
-@pytest.mark.parametrize(("noise", "progress", "deviation"), [(0.0, 0.0, 0.0), (0.4, 0.0, 0.4), (0.4, 0.75, 0.1), (0.4, 1.0, 0.0)])
-def test_instance_noise_fades_on_real_and_fake_alike(tiny: params.Variants, noise: float, progress: float, deviation: float) -> None:
+@pytest.mark.parametrize(
+    ("noise", "progress", "deviation"), [(0.0, 0.0, 0.0), (0.4, 0.0, 0.4), (0.4, 0.75, 0.1), (0.4, 1.0, 0.0)]
+)
+def test_instance_noise_fades_on_real_and_fake_alike(
+    tiny: params.Variants, noise: float, progress: float, deviation: float
+) -> None:
     variant = dcgan(tiny, instance_noise=noise)
     inputs: list[Tensor] = []
     made: list[Tensor] = []
@@ -207,8 +217,12 @@ def d_loss(tiny: params.Variants, **choices: Any) -> tuple[float, Tensor, Tensor
     return float(told["loss_d"]), outputs[0], outputs[1]
 
 
-@pytest.mark.parametrize(("smoothing", "real", "fake"), [("none", 1.0, 0.0), ("one_sided", 0.8, 0.0), ("two_sided", 0.8, 0.2)])
-def test_smoothing_draws_targets_between_its_bounds(tiny: params.Variants, smoothing: str, real: float, fake: float) -> None:
+@pytest.mark.parametrize(
+    ("smoothing", "real", "fake"), [("none", 1.0, 0.0), ("one_sided", 0.8, 0.0), ("two_sided", 0.8, 0.2)]
+)
+def test_smoothing_draws_targets_between_its_bounds(
+    tiny: params.Variants, smoothing: str, real: float, fake: float
+) -> None:
     loss, on_real, on_fake = d_loss(tiny, smoothing=smoothing, smoothing_width=0.4)
     # The cross entropy is linear in its target, so that on average a random one acts as its mean.
     expected = F.softplus(on_real).mean() - real * on_real.mean() + F.softplus(on_fake).mean() - fake * on_fake.mean()

@@ -28,7 +28,9 @@ class Linear(nn.Module):
 
 
 def wgan(**choices: object) -> WganGp:
-    return WganGp(params.WganGp.model_validate({"batch_size": 8, "noise_dim": 6, "channels": 4, "n_dis": 1, **choices}), 28, CPU)
+    return WganGp(
+        params.WganGp.model_validate({"batch_size": 8, "noise_dim": 6, "channels": 4, "n_dis": 1, **choices}), 28, CPU
+    )
 
 
 def picture(value: float, n: int = 4) -> Tensor:
@@ -41,7 +43,9 @@ NO_LABELS = torch.zeros(4, dtype=torch.int64)
 def test_the_squared_norm_is_each_image_s_own() -> None:
     images = torch.tensor([1.0, -2.0, 0.5]).reshape(3, 1, 1, 1).expand(3, 1, 2, 2).clone().requires_grad_()
     # D(x) = sum of x^2 / 2 has the gradient x; four pixels each.
-    torch.testing.assert_close(squared_gradient_norm(images.square().flatten(1).sum(1) / 2, images), torch.tensor([4.0, 16.0, 1.0]))
+    torch.testing.assert_close(
+        squared_gradient_norm(images.square().flatten(1).sum(1) / 2, images), torch.tensor([4.0, 16.0, 1.0])
+    )
 
 
 @pytest.mark.parametrize("slope", [0.25, 1.0, 3.0])

@@ -7,10 +7,10 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from lekhani.data import archives
+from lekhani.data.archives import Source
 from lekhani.data.names import natural, split_in
 from lekhani.data.readers import Found
-from lekhani.data.sources import archives
-from lekhani.data.sources.archives import Source
 from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import UsageError
 
@@ -33,9 +33,13 @@ def read(source: Source, files: Sequence[str], name: str) -> Found:
         elif np.array_equal(arrays[key][1], array):
             notes.append(f"{file} repeats {arrays[key][0]} and was left out.")
         else:
-            raise UsageError(f"data.{name}: {arrays[key][0]} and {file} in {source.where} differ; name the files to read in data.{name}.files.")
+            raise UsageError(
+                f"data.{name}: {arrays[key][0]} and {file} in {source.where} differ; name the files to read in data.{name}.files."
+            )
     images, labels, members, splits = [], [], [], []
-    for pair in sorted({pair for pair, _ in arrays}, key=lambda pair: natural(arrays.get((pair, 3), arrays.get((pair, 1), ("",)))[0])):
+    for pair in sorted(
+        {pair for pair, _ in arrays}, key=lambda pair: natural(arrays.get((pair, 3), arrays.get((pair, 1), ("",)))[0])
+    ):
         (image_file, pixels), (label_file, numbers) = _both(arrays, pair, source, name)
         if len(pixels) != len(numbers):
             raise UsageError(
@@ -44,7 +48,9 @@ def read(source: Source, files: Sequence[str], name: str) -> Found:
             )
         if "emnist" in image_file.lower():
             pixels = np.ascontiguousarray(pixels.transpose(0, 2, 1))
-            notes.append(f"The images of {image_file} were turned, since EMNIST stores them with rows and columns exchanged.")
+            notes.append(
+                f"The images of {image_file} were turned, since EMNIST stores them with rows and columns exchanged."
+            )
         images.append(pixels)
         labels.append(numbers.astype(np.int64))
         members += [f"{image_file}[{i}]" for i in range(len(pixels))]
@@ -53,13 +59,25 @@ def read(source: Source, files: Sequence[str], name: str) -> Found:
     values, which = np.unique(np.concatenate(labels), return_inverse=True)
     same = len({pixels.shape[1:] for pixels in images}) == 1
     pixels_of_all = np.concatenate(images) if same else [image for pixels in images for image in pixels]
-    return Found(pixels_of_all, [str(v) for v in values.tolist()], which.astype(np.int64), members, splits, tuple(notes), numbered=True)
+    return Found(
+        pixels_of_all,
+        [str(v) for v in values.tolist()],
+        which.astype(np.int64),
+        members,
+        splits,
+        tuple(notes),
+        numbered=True,
+    )
 
 
 def _pair(file: str) -> str:
     """What the names of an image file and of its label file have in common."""
     name = PurePosixPath(file).name.lower()
-    return "-".join(word for word in re.split(r"[-._]+", name) if not re.fullmatch(r"images?|imgs?|labels?|idx\d?|idx\dubyte|ubyte|gz", word))
+    return "-".join(
+        word
+        for word in re.split(r"[-._]+", name)
+        if not re.fullmatch(r"images?|imgs?|labels?|idx\d?|idx\dubyte|ubyte|gz", word)
+    )
 
 
 def _both(
@@ -69,10 +87,14 @@ def _both(
     if images is None or labels is None:
         file = (images or labels or ("",))[0]
         missing = "labels" if labels is None else "images"
-        raise UsageError(f"data.{name}: {file} in {source.where} lacks the file with its {missing}; bring both, named alike but for that word.")
+        raise UsageError(
+            f"data.{name}: {file} in {source.where} lacks the file with its {missing}; bring both, named alike but for that word."
+        )
     file, pixels = images
     if pixels.dtype != np.uint8:
-        raise UsageError(f"data.{name}: {file} in {source.where} holds {pixels.dtype} numbers; save pixels as unsigned bytes.")
+        raise UsageError(
+            f"data.{name}: {file} in {source.where} holds {pixels.dtype} numbers; save pixels as unsigned bytes."
+        )
     if not len(pixels):
         raise UsageError(f"data.{name}: {file} in {source.where} holds no images; bring one that does.")
     return (file, pixels.astype(np.uint8, copy=False)), (labels[0], labels[1].astype(np.int64))
@@ -84,7 +106,9 @@ def _array(source: Source, file: str) -> Bytes | Labels:
         head = stream.read(4)
         kind = _TYPES.get(head[2]) if len(head) == 4 and head[:2] == b"\0\0" else None
         if kind is None or head[3] not in {1, 3}:
-            raise UsageError(f"{where} does not start as an IDX file of images or labels; download it again or leave it out.")
+            raise UsageError(
+                f"{where} does not start as an IDX file of images or labels; download it again or leave it out."
+            )
         sizes = stream.read(4 * head[3])
         shape = tuple(int.from_bytes(sizes[i : i + 4], "big") for i in range(0, len(sizes), 4))
         wanted = math.prod(shape) * np.dtype(kind).itemsize

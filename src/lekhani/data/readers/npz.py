@@ -8,17 +8,23 @@ from typing import IO, Any
 
 import numpy as np
 
+from lekhani.data import archives
+from lekhani.data.archives import Source
 from lekhani.data.names import natural, reason, split_in
 from lekhani.data.readers import Found
-from lekhani.data.sources import archives
-from lekhani.data.sources.archives import Source
 from lekhani.errors import LekhaniError, UsageError
 
 _TEXTS = ("class_names", "glyphs", "filenames", "splits")
 _PAIRS = [("images", "labels", ""), ("x", "y", ""), ("X", "y", ""), ("data", "labels", "")] + [
     (a.format(part), b.format(part), split)
     for part, split in (("train", "train"), ("val", "val"), ("valid", "val"), ("test", "test"))
-    for a, b in (("x_{}", "y_{}"), ("X_{}", "y_{}"), ("{}_images", "{}_labels"), ("{}_x", "{}_y"), ("images_{}", "labels_{}"))
+    for a, b in (
+        ("x_{}", "y_{}"),
+        ("X_{}", "y_{}"),
+        ("{}_images", "{}_labels"),
+        ("{}_x", "{}_y"),
+        ("images_{}", "labels_{}"),
+    )
 ]
 
 
@@ -32,7 +38,9 @@ def read(source: Source, files: Sequence[str], name: str) -> Found:
     for file, _, part in parts:
         for key in ("class_names", "glyphs"):
             if not np.array_equal(part.get(key, np.array([])), first.get(key, np.array([]))):
-                raise UsageError(f"data.{name}: {first_file} and {file} do not agree on `{key}`; give both the same, in the same order.")
+                raise UsageError(
+                    f"data.{name}: {first_file} and {file} do not agree on `{key}`; give both the same, in the same order."
+                )
     sizes = {part["images"].shape[1:] for _, _, part in parts}
     arrays = [part["images"] for _, _, part in parts]
     images = np.concatenate(arrays) if len(sizes) == 1 else [image for array in arrays for image in array]
@@ -41,7 +49,9 @@ def read(source: Source, files: Sequence[str], name: str) -> Found:
     labels = np.concatenate([part["labels"] for _, _, part in parts])
     members = [member for file, key, part in parts for member in _members(file, key, part)]
     splits = [split for file, key, part in parts for split in _splits(source, file, key, part)]
-    notes = tuple(f"Read {sum(len(part['images']) for f, _, part in parts if f == file):,} images of {file}." for file in files)
+    notes = tuple(
+        f"Read {sum(len(part['images']) for f, _, part in parts if f == file):,} images of {file}." for file in files
+    )
     if "class_names" in first:
         words = first["class_names"].tolist()
         glyphs = first["glyphs"].tolist() if "glyphs" in first else words
@@ -75,15 +85,22 @@ def _parts(source: Source, file: str) -> list[tuple[str, tuple[str, str], dict[s
     except LekhaniError:
         raise
     except Exception as error:
-        raise UsageError(f"{where} cannot be read ({reason(error)}); save it again with numpy.savez, without objects.") from None
+        raise UsageError(
+            f"{where} cannot be read ({reason(error)}); save it again with numpy.savez, without objects."
+        ) from None
     if not pairs:
         missing = "labels" if "images" in inside else "images"
         others = sorted(inside - {"images", "labels", *_TEXTS})
         found = f" (found: {', '.join(others)[:200]})" if others else ""
-        raise UsageError(f"{where} holds no `{missing}`{found}; save `images` uint8 [N,H,W] and `labels` [N] under these names.")
+        raise UsageError(
+            f"{where} holds no `{missing}`{found}; save `images` uint8 [N,H,W] and `labels` [N] under these names."
+        )
     if pairs[0][2]:  # x_train and x_test stand together; texts per image would not tell whose they are
         texts = {key: value for key, value in texts.items() if key in {"class_names", "glyphs"}}
-    return [(file, (a, split), _checked(where, (a, b), {**texts, "images": arrays[a], "labels": arrays[b]})) for a, b, split in pairs]
+    return [
+        (file, (a, split), _checked(where, (a, b), {**texts, "images": arrays[a], "labels": arrays[b]}))
+        for a, b, split in pairs
+    ]
 
 
 def _load(archive: zipfile.ZipFile, key: str) -> Any:
@@ -118,7 +135,9 @@ def _checked(where: Any, names: tuple[str, str], arrays: dict[str, Any]) -> dict
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     for key, array in ((names[1], labels), *((key, arrays[key]) for key in ("filenames", "splits") if key in arrays)):
         if array.shape != (len(images),):
-            raise UsageError(f"{where}: `{key}` has the shape {list(array.shape)} beside {len(images)} images; save one entry per image.")
+            raise UsageError(
+                f"{where}: `{key}` has the shape {list(array.shape)} beside {len(images)} images; save one entry per image."
+            )
     for key in _TEXTS:
         if key in arrays and (arrays[key].dtype.kind != "U" or arrays[key].ndim != 1):
             raise UsageError(f"{where}: `{key}` is {arrays[key].dtype} {list(arrays[key].shape)}; save a list of text.")

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from lekhani.data.archives import Source
 from lekhani.data.names import natural, reason, split_in
 from lekhani.data.readers import Found
-from lekhani.data.sources.archives import Source
 from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import LekhaniError, UsageError
 
@@ -27,7 +27,22 @@ _FEWEST = 16  # pixels of an image; a table with fewer such columns holds someth
 _BLOCK = 4 << 20
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
 _PIXEL = re.compile(r"(.*?)(\d{1,6})(?:x(\d{1,6}))?")
-_LABELS = ("label", "labels", "class", "classes", "class_name", "character", "char", "target", "glyph", "letter", "digit", "name", "y", "category")
+_LABELS = (
+    "label",
+    "labels",
+    "class",
+    "classes",
+    "class_name",
+    "character",
+    "char",
+    "target",
+    "glyph",
+    "letter",
+    "digit",
+    "name",
+    "y",
+    "category",
+)
 _INDEX = re.compile(r"(unnamed: ?\d+|id|index|idx|no|row|number|#|)")
 
 
@@ -40,7 +55,9 @@ class Table:
     header: bool
     delimiter: str
     pixels: tuple[int, ...] = ()
-    candidates: tuple[int, ...] = ()  # one; the first and the last when nothing but the values can tell; none: no labels
+    candidates: tuple[
+        int, ...
+    ] = ()  # one; the first and the last when nothing but the values can tell; none: no labels
     ignored: tuple[str, ...] = ()
 
     @cached_property
@@ -65,7 +82,9 @@ def look(source: Source, file: str, name: str, label_column: str | None) -> Tabl
     except csv.Error as error:
         raise UsageError(f"{source.where / file}: line 1 is no CSV ({reason(error)}); save the table again.") from None
     if len(cells) > _MOST_COLUMNS:
-        raise UsageError(f"{source.where / file} has {len(cells):,} columns, more than the {_MOST_COLUMNS:,} of 256 x 256 pixels; shrink the images.")
+        raise UsageError(
+            f"{source.where / file} has {len(cells):,} columns, more than the {_MOST_COLUMNS:,} of 256 x 256 pixels; shrink the images."
+        )
     groups = _pixel_columns(cells)
     words = [i for i, cell in enumerate(cells) if cell and not _NUMBER.fullmatch(cell)]
     table = Table(file, tuple(cells), True, delimiter)
@@ -77,7 +96,9 @@ def look(source: Source, file: str, name: str, label_column: str | None) -> Tabl
         return None
     if len({key for key, _ in group}) < len(group):
         raise UsageError(f"{source.where / file}: two columns of pixels have the same name; give each its own.")
-    if len(group) == len(cells) and _square(len(cells) - 1) and label_column not in cells:  # pandas numbers columns that have no names
+    if (
+        len(group) == len(cells) and _square(len(cells) - 1) and label_column not in cells
+    ):  # pandas numbers columns that have no names
         return _first_or_last(source, table, name, label_column)
     return _with_label(source, replace(table, pixels=tuple(column for _, column in group)), name, label_column)
 
@@ -92,7 +113,9 @@ def read(source: Source, tables: Sequence[Table], name: str) -> Found:
     sides = {math.isqrt(len(table.pixels)) for table in tables}
     if len(sides) > 1:
         several = " and ".join(table.file for table in tables[:2])
-        raise UsageError(f"data.{name}: {several} in {source.where} hold images of different sizes; name those to read in data.{name}.files.")
+        raise UsageError(
+            f"data.{name}: {several} in {source.where} hold images of different sizes; name those to read in data.{name}.files."
+        )
     number: dict[str, int] = {}
     blocks: list[_Block] = []
     labels: list[Labels] = []
@@ -113,12 +136,16 @@ def read(source: Source, tables: Sequence[Table], name: str) -> Found:
         raise UsageError(f"data.{name}: {source.where / tables[0].file} holds no rows; give one image per line.")
     if ignored := sorted({column for table in tables for column in table.ignored}):
         shown = ", ".join(f"`{column[:40]}`" for column in ignored[:5])
-        notes.append(f"Columns that are neither pixels nor labels were ignored: {shown}{' and more' if len(ignored) > 5 else ''}.")
+        notes.append(
+            f"Columns that are neither pixels nor labels were ignored: {shown}{' and more' if len(ignored) > 5 else ''}."
+        )
     scaled = all(block.small for block in blocks) and any(block.pixels.any() for block in blocks)
     if scaled:
         notes.append("The pixels lie between 0 and 1 and were scaled to 0..255.")
     (side,) = sides
-    pixels = np.concatenate([block.pixels if scaled or not block.small else (block.pixels >= 128).astype(np.uint8) for block in blocks])
+    pixels = np.concatenate(
+        [block.pixels if scaled or not block.small else (block.pixels >= 128).astype(np.uint8) for block in blocks]
+    )
     order = sorted(number, key=natural)
     place = np.empty(len(order), np.int64)
     place[[number[word] for word in order]] = np.arange(len(order))
@@ -145,17 +172,25 @@ def _pixel_columns(cells: Sequence[str]) -> dict[tuple[str, bool], list[tuple[tu
 
 def _counts_up(group: Sequence[tuple[tuple[int, ...], int]]) -> bool:
     """True for a header of plain numbers, 0 1 2 ... or 1 2 3 ..., which the first row of an image never is."""
-    return len(group) >= _FEWEST and group[0][0][0] in {0, 1} and [key[0] for key, _ in group] == [group[0][0][0] + i for i in range(len(group))]
+    return (
+        len(group) >= _FEWEST
+        and group[0][0][0] in {0, 1}
+        and [key[0] for key, _ in group] == [group[0][0][0] + i for i in range(len(group))]
+    )
 
 
-def _without_header(source: Source, table: Table, name: str, label_column: str | None, words: Sequence[int]) -> Table | None:
+def _without_header(
+    source: Source, table: Table, name: str, label_column: str | None, words: Sequence[int]
+) -> Table | None:
     """`words` are the columns whose first cell is text."""
     count = len(table.names)
     if count <= _FEWEST:
         return None
     if len(words) == 1:
         label = words[0]
-        return _squared(source, replace(table, candidates=(label,), pixels=tuple(i for i in range(count) if i != label)), name)
+        return _squared(
+            source, replace(table, candidates=(label,), pixels=tuple(i for i in range(count) if i != label)), name
+        )
     if words or not (_square(count) or _square(count - 1)):
         raise UsageError(
             f"data.{name}: {source.where / table.file} has no header, and its {count:,} columns are no label beside the pixels of a square image; "
@@ -197,7 +232,9 @@ def _with_label(source: Source, table: Table, name: str, label_column: str | Non
             found = [i for i in found if re.sub(r"[ -]", "_", table.names[i].lower()) in _LABELS] or found
         if len(found) > 1:
             shown = ", ".join(f"`{table.names[i][:40]}`" for i in found[:10])
-            raise UsageError(f"data.{name}: {where} has several columns that may hold the labels, {shown}; set data.{name}.label_column.")
+            raise UsageError(
+                f"data.{name}: {where} has several columns that may hold the labels, {shown}; set data.{name}.label_column."
+            )
     pixels = tuple(i for i in table.pixels if i not in found)
     ignored = tuple(table.names[i] or "(no name)" for i in others if i not in found)
     return _squared(source, replace(table, pixels=pixels, candidates=tuple(found), ignored=ignored), name)
@@ -218,9 +255,13 @@ def _check_labels(source: Source, tables: Sequence[Table], name: str) -> None:
     bare = [table.file for table in tables if not table.candidates]
     labelled = [table.file for table in tables if table.candidates]
     if bare and labelled:
-        raise UsageError(f"data.{name}: {bare[0]} in {source.where} has no labels while {labelled[0]} has; set data.{name}.files to {labelled[0]}.")
+        raise UsageError(
+            f"data.{name}: {bare[0]} in {source.where} has no labels while {labelled[0]} has; set data.{name}.files to {labelled[0]}."
+        )
     if bare:
-        raise UsageError(f"data.{name}: {source.where / bare[0]} has no column of labels; add one, or name it in data.{name}.label_column.")
+        raise UsageError(
+            f"data.{name}: {source.where / bare[0]} has no column of labels; add one, or name it in data.{name}.label_column."
+        )
 
 
 def _resolved(source: Source, table: Table, name: str) -> Table:
@@ -349,7 +390,9 @@ def _fault(source: Source, table: Table, error: Exception) -> UsageError:
     where = source.where / table.file
     try:
         with source.stream(table.file) as stream:
-            told = next(filter(None, (_fault_in(table, line, row) for line, row in _lines(stream, table.delimiter))), None)
+            told = next(
+                filter(None, (_fault_in(table, line, row) for line, row in _lines(stream, table.delimiter))), None
+            )
     except UnicodeDecodeError:
         told = "is not in UTF-8; save it as CSV UTF-8"
     except csv.Error as problem:

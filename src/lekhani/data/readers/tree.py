@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
+from lekhani.data import archives
+from lekhani.data.archives import Source
 from lekhani.data.names import Vocabulary, natural, split_word
 from lekhani.data.readers import Found
-from lekhani.data.sources import archives
-from lekhani.data.sources.archives import Source
 from lekhani.errors import UsageError
 
 Level = Literal["first", "last", "path"]
@@ -46,10 +46,16 @@ def find(source: Source, images: Sequence[str], name: str, level: Level | None, 
     label_of = {folder: _word(place, chosen) for folder, place in places.items()}
     order = sorted(set(label_of.values()), key=natural)
     number = {word: i for i, word in enumerate(order)}
-    rows = sorted((number[label_of[folder]], image, places[folder].split) for folder, files in holding.items() for image in files)
-    notes = [f"Read {len(rows):,} images in {len(order):,} class folder{'s' if len(order) > 1 else ''} of {source.where.name}."]
+    rows = sorted(
+        (number[label_of[folder]], image, places[folder].split) for folder, files in holding.items() for image in files
+    )
+    notes = [
+        f"Read {len(rows):,} images in {len(order):,} class folder{'s' if len(order) > 1 else ''} of {source.where.name}."
+    ]
     if depths != {1}:
-        notes.append(f"Class folders nest; the classes were taken from the {'joined path' if chosen == 'path' else f'{chosen} folder'}.")
+        notes.append(
+            f"Class folders nest; the classes were taken from the {'joined path' if chosen == 'path' else f'{chosen} folder'}."
+        )
     labels = np.array([row[0] for row in rows], np.int64)
     return Found((), order, labels, [row[1] for row in rows], [row[2] for row in rows], tuple(notes))
 
@@ -57,7 +63,11 @@ def find(source: Source, images: Sequence[str], name: str, level: Level | None, 
 def _relevant(source: Source, holding: Iterable[_Folder]) -> set[_Folder]:
     """Folders with images below them, and those that hold nothing else that is read either: they may be empty classes."""
     filled = _with_parents(holding)
-    tables = {tuple(file.split("/")[:-1]) for file in source.sizes if file.endswith(".npz") or archives.is_table(file) or archives.is_idx(file)}
+    tables = {
+        tuple(file.split("/")[:-1])
+        for file in source.sizes
+        if file.endswith(".npz") or archives.is_table(file) or archives.is_idx(file)
+    }
     others = _with_parents(tables) - filled
     return {folder for folder in map(_parts, source.folders) if folder not in others}
 
@@ -81,7 +91,9 @@ def _below_wrappers(folders: set[_Folder], holding: Iterable[_Folder]) -> _Folde
     return root
 
 
-def _places(source: Source, holding: dict[_Folder, list[str]], root: _Folder, name: str) -> tuple[dict[_Folder, _Place], int | None]:
+def _places(
+    source: Source, holding: dict[_Folder, list[str]], root: _Folder, name: str
+) -> tuple[dict[_Folder, _Place], int | None]:
     """Where each folder with images stands, and the level of folders that name the split, if there is one."""
     inside = {folder: folder[len(root) :] for folder in holding}
     shallowest = min(map(len, inside.values()))
@@ -93,23 +105,31 @@ def _places(source: Source, holding: dict[_Folder, list[str]], root: _Folder, na
         rest = path if level is None else path[:level] + path[level + 1 :]
         if not rest or (some and not split_word(path[0])):
             where = " below the train or the test folder" if some or level is not None else ""
-            raise UsageError(f"data.{name}: {holding[folder][0]} in {source.where} lies in no class folder; put it into one{where} or remove it.")
+            raise UsageError(
+                f"data.{name}: {holding[folder][0]} in {source.where} lies in no class folder; put it into one{where} or remove it."
+            )
         places[folder] = _Place(split, tuple(unicodedata.normalize("NFC", part).strip() for part in rest))
     return places, level
 
 
-def _check_filled(source: Source, folders: set[_Folder], holding: Iterable[_Folder], depth: int, depths: set[int], name: str) -> None:
+def _check_filled(
+    source: Source, folders: set[_Folder], holding: Iterable[_Folder], depth: int, depths: set[int], name: str
+) -> None:
     filled = _with_parents(holding)
     for folder in sorted(folders - filled):
         if len(folder) == depth or len(depths) > 1:
-            raise UsageError(f"data.{name}: the class folder {'/'.join(folder)} in {source.where} holds no images; add some or remove it.")
+            raise UsageError(
+                f"data.{name}: the class folder {'/'.join(folder)} in {source.where} holds no images; add some or remove it."
+            )
 
 
 def _word(place: _Place, level: Level) -> str:
     return "_".join(place.below) if level == "path" else place.below[0 if level == "first" else -1]
 
 
-def _decide(source: Source, places: dict[_Folder, _Place], holding: dict[_Folder, list[str]], words: Vocabulary, name: str) -> Level:
+def _decide(
+    source: Source, places: dict[_Folder, _Place], holding: dict[_Folder, list[str]], words: Vocabulary, name: str
+) -> Level:
     """Which level of nested folders names the classes: the one whose names are all known."""
     levels: tuple[Level, ...] = ("path", "first", "last")
     named = {level: sorted({_word(place, level) for place in places.values()}, key=natural) for level in levels}
@@ -118,11 +138,15 @@ def _decide(source: Source, places: dict[_Folder, _Place], holding: dict[_Folder
         if fitting and (fitting[0] == "path" or len(fitting) == 1):
             return fitting[0]
         groups = {place.below[0] for place in places.values()}
-        if not fitting and any(all(words.find(word) for word in named["path"] if word.startswith(f"{group}_")) for group in groups):
+        if not fitting and any(
+            all(words.find(word) for word in named["path"] if word.startswith(f"{group}_")) for group in groups
+        ):
             return "path"  # some groups of classes are known as a whole; the first unknown one will be named
     told = "; ".join(f"`{level}` gives {_told(named[level])}" for level in ("first", "last", "path"))
     example = next(iter(holding.values()))[0]
-    raise UsageError(f"data.{name}: folders nest in {source.where}, such as {example}; set data.{name}.class_folder: {told}.")
+    raise UsageError(
+        f"data.{name}: folders nest in {source.where}, such as {example}; set data.{name}.class_folder: {told}."
+    )
 
 
 def _told(words: Sequence[str]) -> str:

@@ -44,7 +44,10 @@ LANGUAGE = "ne"  # DHCD was written in Nepal: this picks the Nepali forms of fiv
 # Ranges of variation. Lengths are in pixels of a 32x32 image and scale with `size`.
 FRAME = 32.0
 EXTENT: Range = (26.0, 28.5)  # DHCD crops to the ink and leaves two pixels all round
-SQUARENESS: Range = (0.7, 1.0)  # how far a narrow or flat letter is stretched to the square that DHCD fills; 1 is all the way
+SQUARENESS: Range = (
+    0.7,
+    1.0,
+)  # how far a narrow or flat letter is stretched to the square that DHCD fills; 1 is all the way
 MARGIN = 1.5  # no ink nearer to the edge, so that blur never crops the top line
 ROTATION: Range = (-0.15, 0.15)  # radians; about 9 degrees, as the slant of a top line written by hand
 SHEAR: Range = (-0.25, 0.35)  # hands lean forward more than back
@@ -56,7 +59,9 @@ BLUR: Range = (0.38, 0.56)  # deviation of the scanner's spot
 GAIN: Range = (0.95, 1.4)  # below 1 strokes stay grey, above 1 their edges harden
 
 STEP = 30.0  # longest piece of an outline in font units, about a pixel: short enough to bend smoothly
-KNOTS = np.linspace(-5 / 3, 5 / 3, 6)  # of the bending field on each axis; two thirds apart they bend whole strokes and roughen none
+KNOTS = np.linspace(
+    -5 / 3, 5 / 3, 6
+)  # of the bending field on each axis; two thirds apart they bend whole strokes and roughen none
 SUPERSAMPLE = 4
 BLUR_LEVELS = 8  # blur comes in so many steps, because each is a matrix kept for reuse
 
@@ -111,7 +116,9 @@ def _face(family: Family) -> "hb.Face":
     try:
         data = resources.files(family.module).joinpath(family.file).read_bytes()
     except (ModuleNotFoundError, FileNotFoundError):
-        raise LekhaniError(f"The font {family.file} is missing, which drawing Devanagari needs; run `pip install {family.package}`.") from None
+        raise LekhaniError(
+            f"The font {family.file} is missing, which drawing Devanagari needs; run `pip install {family.package}`."
+        ) from None
     return hb.Face(data)
 
 
@@ -136,7 +143,9 @@ def _glyph(family: Family, weight: int, width: int, text: str) -> _Glyph:
     font, pen = _font(family, weight, width), _Pen()
     shaped = _shape(font, text)
     if len(shaped) != 1 or shaped[0] == 0:  # a visible halant, a dotted circle, or no such letter at all
-        raise LekhaniError(f"The font {family.file} has no single glyph for {text}; run `pip install --upgrade {family.package}`.")
+        raise LekhaniError(
+            f"The font {family.file} has no single glyph for {text}; run `pip install --upgrade {family.package}`."
+        )
     font.draw_glyph_with_pen(shaped[0], pen)
     starts = np.cumsum([0, *(len(contour) for contour in pen.contours)])
     index = np.arange(starts[-1])

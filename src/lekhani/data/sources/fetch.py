@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lekhani import files, params
+from lekhani.data.archives import MAX_FILES
 from lekhani.data.names import one_line
 from lekhani.data.raw import RawImages
-from lekhani.data.sources.archives import MAX_FILES
 from lekhani.data.sources.origins import origin_of
 from lekhani.errors import LekhaniError, UsageError
 
@@ -30,7 +30,9 @@ _MADE_FROM = {"devanagari": ("fontpkg-noto-sans-devanagari", "pylopdf-fonts-hi")
 
 _ACCEPTED = "a folder, an archive (.zip, .tar, .tar.gz and the like), a .npz, a .csv or an IDX file"
 
-_Fill = Callable[[Path], dict[str, Any]]  # puts the raw files into a folder and returns what source.json says of this source
+_Fill = Callable[
+    [Path], dict[str, Any]
+]  # puts the raw files into a folder and returns what source.json says of this source
 
 
 class _Unchanged(Exception):  # noqa: N818 - no error, the way out of files.replacing without replacing
@@ -47,7 +49,12 @@ def fetch(name: str, data: params.Data, drawn: params.Embedded, seed: int, out: 
     """
     earlier = _earlier(name, out)
     classes_csv = _classes_csv(name, data)
-    plans: dict[str, Callable[..., _Fill]] = {"embedded": _embedded, "local": _local, "kaggle": _kaggle, "openml": _openml}
+    plans: dict[str, Callable[..., _Fill]] = {
+        "embedded": _embedded,
+        "local": _local,
+        "kaggle": _kaggle,
+        "openml": _openml,
+    }
     fill = plans[data.source](name, data, drawn, seed, out, earlier)
     with suppress(_Unchanged), files.replacing(out) as folder:
         folder.mkdir()
@@ -117,15 +124,25 @@ def _classes_csv(name: str, data: params.Data) -> Path | None:
         problem = "names a home folder that does not exist"
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
-    raise UsageError(f"data.{name}.classes_csv: {_shown(data.classes_csv)} {problem}; give a CSV file with the columns `name` and `glyph`.")
+    raise UsageError(
+        f"data.{name}.classes_csv: {_shown(data.classes_csv)} {problem}; give a CSV file with the columns `name` and `glyph`."
+    )
 
 
 def _embedded(name: str, data: params.Data, drawn: params.Embedded, seed: int, *_: Any) -> _Fill:
     if name not in _MADE_FROM:
-        raise UsageError(f"data.{name}.source: `embedded` makes {' and '.join(_MADE_FROM)} only; set `source: local` and a `path`.")
-    from lekhani.data.sources import embedded  # its fonts and scikit-learn are slow to import, and a local source needs neither
+        raise UsageError(
+            f"data.{name}.source: `embedded` makes {' and '.join(_MADE_FROM)} only; set `source: local` and a `path`."
+        )
+    from lekhani.data.sources import (
+        embedded,
+    )  # its fonts and scikit-learn are slow to import, and a local source needs neither
 
-    images = embedded.mnist() if name == "mnist" else embedded.devanagari(seed, drawn.per_class_train, drawn.per_class_test, data.image_size or 32)
+    images = (
+        embedded.mnist()
+        if name == "mnist"
+        else embedded.devanagari(seed, drawn.per_class_train, drawn.per_class_test, data.image_size or 32)
+    )
 
     def fill(folder: Path) -> dict[str, Any]:
         _save(images, folder / "embedded.npz")
@@ -152,7 +169,9 @@ def _local(name: str, data: params.Data, _drawn: params.Embedded, _seed: int, ou
     return fill
 
 
-def _kaggle(name: str, data: params.Data, _drawn: params.Embedded, _seed: int, out: Path, earlier: dict[str, Any] | None) -> _Fill:
+def _kaggle(
+    name: str, data: params.Data, _drawn: params.Embedded, _seed: int, out: Path, earlier: dict[str, Any] | None
+) -> _Fill:
     assert data.kaggle is not None  # noqa: S101 - params.Data sees to it
     from lekhani.data.sources import kaggle
 
@@ -165,7 +184,13 @@ def _kaggle(name: str, data: params.Data, _drawn: params.Embedded, _seed: int, o
         except LekhaniError as error:
             if here is None:
                 raise
-            log.warning("%s: version %d of %s stays, for Kaggle does not tell whether there is a newer one. %s", name, here, slug, error)
+            log.warning(
+                "%s: version %d of %s stays, for Kaggle does not tell whether there is a newer one. %s",
+                name,
+                here,
+                slug,
+                error,
+            )
     archive = f"{slug.split('/')[1]}.zip"
 
     def fill(folder: Path) -> dict[str, Any]:
@@ -180,7 +205,9 @@ def _kaggle(name: str, data: params.Data, _drawn: params.Embedded, _seed: int, o
 
 
 def _version_here(slug: str, earlier: dict[str, Any] | None) -> int | None:
-    return earlier.get("version") if earlier and earlier.get("name") == "kaggle" and earlier.get("slug") == slug else None
+    return (
+        earlier.get("version") if earlier and earlier.get("name") == "kaggle" and earlier.get("slug") == slug else None
+    )
 
 
 def _request(name: str, data: params.Data, slug: str, number: int | None = None) -> "Request":
@@ -189,11 +216,15 @@ def _request(name: str, data: params.Data, slug: str, number: int | None = None)
     return Request(f"data.{name}", slug, number, data.openml or origin_of(name, data).openml)
 
 
-def _openml(name: str, data: params.Data, _drawn: params.Embedded, _seed: int, out: Path, earlier: dict[str, Any] | None) -> _Fill:
+def _openml(
+    name: str, data: params.Data, _drawn: params.Embedded, _seed: int, out: Path, earlier: dict[str, Any] | None
+) -> _Fill:
     assert data.openml is not None  # noqa: S101 - params.Data sees to it
     number = data.openml
     archive = f"openml_{number}.npz"
-    here = earlier.get("version") if earlier and earlier.get("name") == "openml" and earlier.get("id") == number else None
+    here = (
+        earlier.get("version") if earlier and earlier.get("name") == "openml" and earlier.get("id") == number else None
+    )
 
     def fill(folder: Path) -> dict[str, Any]:
         if here is None:
@@ -242,12 +273,16 @@ def _find(key: str, given: str, out: Path) -> dict[str, Path]:
                     )
                 found[target] = origin
                 if len(found) > MAX_FILES:
-                    raise UsageError(f"{key}: {shown} holds more than {MAX_FILES:,} files; give the folder of the images alone, or pack it.")
+                    raise UsageError(
+                        f"{key}: {shown} holds more than {MAX_FILES:,} files; give the folder of the images alone, or pack it."
+                    )
     except RuntimeError:
         raise UsageError(f"{key}: {shown} names a home folder that does not exist; write the path out.") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         where, why = (error.filename or given, error.strerror) if isinstance(error, OSError) else (given, None)
-        raise UsageError(f"{key}: {_shown(where)} cannot be read ({why or 'it is no path'}); check its permissions.") from None
+        raise UsageError(
+            f"{key}: {_shown(where)} cannot be read ({why or 'it is no path'}); check its permissions."
+        ) from None
     if not found:
         problem = "holds no files" if matches else "does not exist"
         raise UsageError(f"{key}: {shown} {problem}; give {_ACCEPTED}, or a pattern such as data/dhcd_*.npz.")
@@ -274,7 +309,9 @@ def _files(key: str, match: Path, out: Path) -> Iterator[tuple[str, Path]]:
         return
     root, target = match.resolve(), out.resolve()
     if target.is_relative_to(root) or root.is_relative_to(target):
-        raise UsageError(f"{key}: {_shown(match)} and {out}, where raw files go, lie one inside the other; move your files to a folder of their own.")
+        raise UsageError(
+            f"{key}: {_shown(match)} and {out}, where raw files go, lie one inside the other; move your files to a folder of their own."
+        )
     for file in _walk(key, match, root):
         yield file.relative_to(match.parent).as_posix(), file
 

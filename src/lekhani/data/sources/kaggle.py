@@ -44,7 +44,11 @@ class Request:
     @property
     def instead(self) -> str:
         """The end of a sentence: the way that needs no account, when there is one."""
-        return f", or set `{self.key}.source: openml` (and `openml: {self.openml}` there), which needs no account" if self.openml else ""
+        return (
+            f", or set `{self.key}.source: openml` (and `openml: {self.openml}` there), which needs no account"
+            if self.openml
+            else ""
+        )
 
 
 def newest(asked: Request) -> int:
@@ -62,7 +66,9 @@ def newest(asked: Request) -> int:
         with _client(asked) as client, _contained(asked):
             number = client.datasets.dataset_api_client.get_dataset(question).current_version_number
         if not number:
-            raise UsageError(f"Kaggle names no version of {asked.slug}; set `{asked.key}.kaggle.version` to the number shown at {asked.page}.")
+            raise UsageError(
+                f"Kaggle names no version of {asked.slug}; set `{asked.key}.kaggle.version` to the number shown at {asked.page}."
+            )
         return int(number)
 
     return patiently(ask)
@@ -108,7 +114,9 @@ def _save(asked: Request, answer: requests.Response, target: Path) -> None:
     if not zipfile.is_zipfile(target):
         if total is None:  # nothing else would tell that the end is missing
             raise _incomplete(asked)
-        raise LekhaniError(f"What Kaggle sent for {asked.title} is no zip; see whether it can be downloaded at {asked.page}{asked.instead}.")
+        raise LekhaniError(
+            f"What Kaggle sent for {asked.title} is no zip; see whether it can be downloaded at {asked.page}{asked.instead}."
+        )
 
 
 @contextmanager
@@ -186,7 +194,10 @@ def _refused(asked: Request) -> LekhaniError:
 
 
 def _incomplete(asked: Request) -> LekhaniError:
-    return PassingError(f"The zip of {asked.title} arrived incomplete from Kaggle", f"check the connection and run again{asked.instead}.")
+    return PassingError(
+        f"The zip of {asked.title} arrived incomplete from Kaggle",
+        f"check the connection and run again{asked.instead}.",
+    )
 
 
 def _sentence(asked: Request, error: requests.RequestException) -> LekhaniError:
@@ -206,7 +217,9 @@ def _sentence(asked: Request, error: requests.RequestException) -> LekhaniError:
         return LekhaniError(f"Kaggle cannot be reached ({what}); check the network and run again{asked.instead}.")
     if isinstance(error, requests.ConnectionError | requests.Timeout | requests.exceptions.ChunkedEncodingError):
         return PassingError("The connection to Kaggle broke", f"check the network and run again{asked.instead}.")
-    return LekhaniError(f"The request for {asked.slug} to Kaggle fails ({type(error).__name__}); check HTTPS_PROXY and run again{asked.instead}.")
+    return LekhaniError(
+        f"The request for {asked.slug} to Kaggle fails ({type(error).__name__}); check HTTPS_PROXY and run again{asked.instead}."
+    )
 
 
 def _of_status(asked: Request, answer: requests.Response) -> LekhaniError:
@@ -227,6 +240,14 @@ def _of_status(asked: Request, answer: requests.Response) -> LekhaniError:
             f"rules wait to be accepted; open {asked.page} with the same account{asked.instead}."
         )
     if status == 404:
-        what, where = (f"{asked.slug} or not its version {asked.version}", "kaggle") if asked.version else (asked.slug, "kaggle.slug")
-        return UsageError(f"{asked.key}.{where}: Kaggle has no {what} (404); compare it with the address of the dataset's page{asked.instead}.")
-    return LekhaniError(f"Kaggle answers {status} to the request for {asked.title}; see whether it can be downloaded at {asked.page}{asked.instead}.")
+        what, where = (
+            (f"{asked.slug} or not its version {asked.version}", "kaggle")
+            if asked.version
+            else (asked.slug, "kaggle.slug")
+        )
+        return UsageError(
+            f"{asked.key}.{where}: Kaggle has no {what} (404); compare it with the address of the dataset's page{asked.instead}."
+        )
+    return LekhaniError(
+        f"Kaggle answers {status} to the request for {asked.title}; see whether it can be downloaded at {asked.page}{asked.instead}."
+    )

@@ -52,7 +52,15 @@ def _fetched(key: str, number: int) -> Any:
         # Without a type of ours, scikit-learn asks pandas for categories, and pandas 3.1 makes numbers of "0" to "9", on which
         # scikit-learn 1.9 stumbles: MNIST would not come (scikit-learn's pull request 34902).
         as_they_look = {"dtype": None}
-        return fetch_openml(data_id=number, cache=True, as_frame="auto", parser="auto", n_retries=3, delay=_DELAY, read_csv_kwargs=as_they_look)
+        return fetch_openml(
+            data_id=number,
+            cache=True,
+            as_frame="auto",
+            parser="auto",
+            n_retries=3,
+            delay=_DELAY,
+            read_csv_kwargs=as_they_look,
+        )
 
 
 @contextmanager
@@ -69,7 +77,9 @@ def _patience() -> Iterator[None]:
 @contextmanager
 def _told(key: str, number: int) -> Iterator[None]:
     """Turn what scikit-learn raises into sentences."""
-    damaged = PassingError(f"OpenML's data set {number} arrived damaged or incomplete", "check the connection and run again.")
+    damaged = PassingError(
+        f"OpenML's data set {number} arrived damaged or incomplete", "check the connection and run again."
+    )
     broken = PassingError("The connection to OpenML broke", "check the network and run again.")
     try:
         yield
@@ -105,8 +115,12 @@ def _of_status(key: str, number: int, error: urllib.error.HTTPError) -> LekhaniE
     if error.code in {404, 412}:
         return _unknown(key, number)
     if error.code == 429 or error.code >= 500:
-        what = "OpenML asks to slow down (429)" if error.code == 429 else f"OpenML has a fault of its own ({error.code})"
-        return PassingError(what, "run again later.", retry_after(error.headers.get("Retry-After") if error.headers else None))
+        what = (
+            "OpenML asks to slow down (429)" if error.code == 429 else f"OpenML has a fault of its own ({error.code})"
+        )
+        return PassingError(
+            what, "run again later.", retry_after(error.headers.get("Retry-After") if error.headers else None)
+        )
     return LekhaniError(
         f"OpenML answers {error.code} to the request for data set {number}; see whether it opens at https://www.openml.org/d/{number}."
     )
@@ -123,7 +137,9 @@ def _unreachable(reason: Any) -> LekhaniError | None:
     """The sentence for a machine that is offline; None for a connection that broke."""
     if isinstance(reason, ssl.SSLError):
         what = "its certificate is not trusted here; a network with a certificate of its own needs SSL_CERT_FILE"
-    elif isinstance(reason, socket.gaierror | ConnectionRefusedError) or (isinstance(reason, OSError) and "Tunnel" in str(reason)):
+    elif isinstance(reason, socket.gaierror | ConnectionRefusedError) or (
+        isinstance(reason, OSError) and "Tunnel" in str(reason)
+    ):
         what = "there is no connection"
     else:
         return None
@@ -143,7 +159,11 @@ def _images(key: str, number: int, table: Any) -> Bytes:
             raise _no_images(key, number, f"its column `{words[0]}` holds no numbers")
     images = np.empty((rows, side, side), np.uint8)
     for start in range(0, rows, _ROWS):
-        part = table[start : start + _ROWS].toarray() if sparse else table.iloc[start : start + _ROWS].to_numpy(np.float64, na_value=np.nan)
+        part = (
+            table[start : start + _ROWS].toarray()
+            if sparse
+            else table.iloc[start : start + _ROWS].to_numpy(np.float64, na_value=np.nan)
+        )
         if not np.isfinite(part).all():
             raise _no_images(key, number, f"values are missing among its rows {start + 1:,} to {start + len(part):,}")
         wrong = part[(part < 0) | (part > 255) | (part != np.rint(part))]

@@ -35,7 +35,9 @@ _KAGGLE = {
 }
 _OPENML = {40923: DHCD, 554: MNIST}
 _EMBEDDED = {
-    "devanagari": Origin("drawn by Lekhani from Noto Sans Devanagari and Noto Serif Devanagari", "OFL 1.1 (the typefaces)"),
+    "devanagari": Origin(
+        "drawn by Lekhani from Noto Sans Devanagari and Noto Serif Devanagari", "OFL 1.1 (the typefaces)"
+    ),
     "mnist": Origin(
         "Optical Recognition of Handwritten Digits, test set (UCI data set 80), as scikit-learn ships it",
         "CC BY 4.0",
@@ -53,4 +55,6 @@ def origin_of(name: str, data: params.Data) -> Origin:
         known = _OPENML.get(data.openml, known)
     elif data.source == "embedded":
         known = _EMBEDDED.get(name, known)
-    return Origin(data.origin or known.origin, data.licence or known.licence, data.citation or known.citation, known.openml)
+    return Origin(
+        data.origin or known.origin, data.licence or known.licence, data.citation or known.citation, known.openml
+    )

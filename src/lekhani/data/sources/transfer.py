@@ -46,7 +46,13 @@ def patiently(work: Callable[[], _T], attempts: int | None = None) -> _T:
         seconds = state.next_action.sleep if state.next_action else 0.0
         log.warning("%s; trying again in %.0f s (attempt %d of %d)", what, seconds, state.attempt_number + 1, allowed)
 
-    retrying = Retrying(stop=stop_after_attempt(allowed), wait=wait, retry=retry_if_exception_type(PassingError), before_sleep=tell, reraise=True)
+    retrying = Retrying(
+        stop=stop_after_attempt(allowed),
+        wait=wait,
+        retry=retry_if_exception_type(PassingError),
+        before_sleep=tell,
+        reraise=True,
+    )
     return retrying(work)
 
 
@@ -68,7 +74,13 @@ def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     came = quarters = 0
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total)

@@ -11,11 +11,18 @@ from lekhani.data.layouts import read_raw
 
 
 def save(path: Path, labels: list[int], /, **arrays: Any) -> None:
-    np.savez(path, **{"images": np.stack([glyph(200 + i) for i in range(len(labels))]), "labels": np.array(labels), **arrays})
+    np.savez(
+        path, **{"images": np.stack([glyph(200 + i) for i in range(len(labels))]), "labels": np.array(labels), **arrays}
+    )
 
 
 def test_npz_with_everything(tmp_path: Path) -> None:
-    names = {"class_names": ["x", "y"], "glyphs": ["X", "Y"], "filenames": ["p/1", "p/2", "p/3"], "splits": ["train", "test", "train"]}
+    names = {
+        "class_names": ["x", "y"],
+        "glyphs": ["X", "Y"],
+        "filenames": ["p/1", "p/2", "p/3"],
+        "splits": ["train", "test", "train"],
+    }
     save(tmp_path / "own.npz", [1, 0, 1], **names)
     raw = read_raw(tmp_path, "own")
     assert [(c.name, c.glyph) for c in raw.classes] == [("x", "X"), ("y", "Y")]
@@ -103,13 +110,25 @@ def test_a_broken_npz(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "keys", ["x_train y_train x_test y_test", "train_images train_labels test_images test_labels", "X_train y_train X_test y_test"]
+    "keys",
+    [
+        "x_train y_train x_test y_test",
+        "train_images train_labels test_images test_labels",
+        "X_train y_train X_test y_test",
+    ],
 )
 def test_train_and_test_in_one_npz(tmp_path: Path, keys: str) -> None:
     a, b, c, d = keys.split()
-    np.savez(tmp_path / "mnist.npz", **{a: np.stack([glyph()] * 3), b: [1, 2, 1], c: np.stack([glyph()]), d: np.array([[2]])})
+    np.savez(
+        tmp_path / "mnist.npz", **{a: np.stack([glyph()] * 3), b: [1, 2, 1], c: np.stack([glyph()]), d: np.array([[2]])}
+    )
     raw = read_raw(tmp_path, "mnist")
-    assert list(zip(glyphs(raw), raw.splits, strict=True)) == [("1", "train"), ("2", "train"), ("1", "train"), ("2", "test")]
+    assert list(zip(glyphs(raw), raw.splits, strict=True)) == [
+        ("1", "train"),
+        ("2", "train"),
+        ("1", "train"),
+        ("2", "test"),
+    ]
     assert raw.members[3] == f"mnist.npz/{c}[0]"
 
 
@@ -131,7 +150,11 @@ def test_labels_with_a_class_list(tmp_path: Path) -> None:
 
 
 def test_an_array_that_claims_more_than_there_is(tmp_path: Path) -> None:
-    head = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '|u1', 'fortran_order': False, 'shape': (100000, 10000, 1000)}".ljust(117) + b"\n"
+    head = (
+        b"\x93NUMPY\x01\x00v\x00"
+        + b"{'descr': '|u1', 'fortran_order': False, 'shape': (100000, 10000, 1000)}".ljust(117)
+        + b"\n"
+    )
     (tmp_path / "own.npz").write_bytes(zipped({"images.npy": head + bytes(100), "labels.npy": head}))
     refused(tmp_path, "own", "cannot be read .`images` claims an impossible size")
 

@@ -45,7 +45,12 @@ def test_pixels_are_put_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 
 
 def test_columns_that_count_rows_are_ignored(tmp_path: Path) -> None:
-    save(tmp_path, table([[i, i, *row] for i, row in enumerate(pixel_rows(LABELS))], ["Unnamed: 0", "id", *pixel_header(), "label"]))
+    save(
+        tmp_path,
+        table(
+            [[i, i, *row] for i, row in enumerate(pixel_rows(LABELS))], ["Unnamed: 0", "id", *pixel_header(), "label"]
+        ),
+    )
     raw = read_raw(tmp_path, "devanagari")
     assert glyphs(raw) == GLYPHS
     assert any("were ignored: `Unnamed: 0`, `id`." in note for note in raw.notes)
@@ -65,19 +70,29 @@ def test_no_header(tmp_path: Path, first: bool, labels: list[str], header: bool)
 
 def test_no_header_and_nothing_tells(tmp_path: Path) -> None:
     save(tmp_path, table([[0, *row] for row in np.zeros((3, 36), int).tolist()]))
-    refused(tmp_path, "own", r"first or the last column of .*data.csv holds the labels; set data\.own\.label_column to `first` or `last`")
+    refused(
+        tmp_path,
+        "own",
+        r"first or the last column of .*data.csv holds the labels; set data\.own\.label_column to `first` or `last`",
+    )
     assert glyphs(read_raw(tmp_path, "own", data(label_column="last"))) == ["0"] * 3
     refused(tmp_path, "own", "say `first` or `last`, not `label`", label_column="label")
 
 
 def test_several_columns_could_be_labels(tmp_path: Path) -> None:
     save(tmp_path, table([[*row, "x"] for row in pixel_rows(LABELS)], [*pixel_header(), "klasse", "writer"]))
-    refused(tmp_path, "devanagari", r"several columns that may hold the labels, `klasse`, `writer`; set data\.devanagari\.label_column")
+    refused(
+        tmp_path,
+        "devanagari",
+        r"several columns that may hold the labels, `klasse`, `writer`; set data\.devanagari\.label_column",
+    )
     assert glyphs(read_raw(tmp_path, "devanagari", data(label_column="Klasse"))) == GLYPHS
     refused(tmp_path, "devanagari", "has no column `nope`; there are: `klasse`, `writer`", label_column="nope")
 
 
-@pytest.mark.parametrize("names", ["mnist_train.csv mnist_test.csv", "train/data.csv test/data.csv", "train.csv.gz test.csv.gz"])
+@pytest.mark.parametrize(
+    "names", ["mnist_train.csv mnist_test.csv", "train/data.csv test/data.csv", "train.csv.gz test.csv.gz"]
+)
 def test_train_and_test(tmp_path: Path, names: str) -> None:
     for name, labels in zip(names.split(), (["0", "1"], ["1"]), strict=True):
         content = table(pixel_rows(labels), [*pixel_header(), "label"])
@@ -89,10 +104,18 @@ def test_train_and_test(tmp_path: Path, names: str) -> None:
 def test_a_table_without_labels(tmp_path: Path) -> None:
     bare = table([row[:-1] for row in pixel_rows(LABELS)], pixel_header())
     save(tmp_path, bare, "test.csv")
-    refused(tmp_path, "devanagari", r"test.csv has no column of labels; add one, or name it in data\.devanagari\.label_column")
+    refused(
+        tmp_path,
+        "devanagari",
+        r"test.csv has no column of labels; add one, or name it in data\.devanagari\.label_column",
+    )
     save(tmp_path, table(pixel_rows(LABELS), [*pixel_header(), "label"]), "train.csv")
     save(tmp_path, b"ImageId,Label\n1,0\n", "sample_submission.csv")
-    refused(tmp_path, "devanagari", r"test.csv in .* has no labels while train.csv has; set data\.devanagari\.files to train.csv")
+    refused(
+        tmp_path,
+        "devanagari",
+        r"test.csv in .* has no labels while train.csv has; set data\.devanagari\.files to train.csv",
+    )
     assert glyphs(read_raw(tmp_path, "devanagari", data(files="train.csv"))) == GLYPHS
 
 
@@ -132,7 +155,9 @@ def test_a_bad_cell_is_named(tmp_path: Path, cell: str, point: bool) -> None:
     rows[0][0] = "0.0" if point else 0
     save(tmp_path, table(rows, [*pixel_header(), "label"]))
     refused(
-        tmp_path, "devanagari", "data.csv (holds `.*` in line 4, column `pixel14`; correct it, for pixels are numbers from 0 to 255|cannot be read)"
+        tmp_path,
+        "devanagari",
+        "data.csv (holds `.*` in line 4, column `pixel14`; correct it, for pixels are numbers from 0 to 255|cannot be read)",
     )
 
 
@@ -156,15 +181,24 @@ def test_a_line_of_another_length(tmp_path: Path, cells: int) -> None:
             table(pixel_rows(["a"]), [*pixel_header(), "label"]).replace(b"pixel35", b"nothing"),
             "35 columns of pixels, which make no square image|several columns",
         ),
-        (table(pixel_rows(["a"]), [*pixel_header(), "label"]).replace(b"pixel35", b"pixel34"), "two columns of pixels have the same name"),
+        (
+            table(pixel_rows(["a"]), [*pixel_header(), "label"]).replace(b"pixel35", b"pixel34"),
+            "two columns of pixels have the same name",
+        ),
         (table([], [*pixel_header(), "label"]), "holds no rows"),
         (table([[0] * 30]), "its 30 columns are no label beside the pixels"),
         (table([["a", "b", *[0] * 36]]), "its 38 columns are no label beside the pixels"),
         (b",".join(b"%d" % i for i in range(100_000)), "100,000 columns, more than the 65,552"),
         (b"1," * (1 << 20), "line 1 is longer than 1,048,576 bytes"),
         ("label,pixel0\n".encode("utf-16"), "is not in UTF-8"),
-        (table(pixel_rows(["a"]), [*pixel_header(), "label"]) + b'"' + b"1,2\n" * 100, "data.csv (has|is no|cannot|holds)"),
-        (table(pixel_rows(["a"]), [*pixel_header(), "label"]) + b"1" * (9 << 20), "line 3 is longer than 4,194,304 bytes"),
+        (
+            table(pixel_rows(["a"]), [*pixel_header(), "label"]) + b'"' + b"1,2\n" * 100,
+            "data.csv (has|is no|cannot|holds)",
+        ),
+        (
+            table(pixel_rows(["a"]), [*pixel_header(), "label"]) + b"1" * (9 << 20),
+            "line 3 is longer than 4,194,304 bytes",
+        ),
         (table(pixel_rows(["xy"]), [*pixel_header(), "label"]).replace(b"xy", b"\xff\xfe"), "is not in UTF-8"),
         (b"a,b\n1,2\n", "holds no images .data.csv holds no pixels and was left out"),
         (b"", "holds no images"),
@@ -178,7 +212,11 @@ def test_faults(tmp_path: Path, content: bytes, pattern: str) -> None:
 def test_tables_of_different_sizes(tmp_path: Path) -> None:
     for size in (6, 7):
         save(tmp_path, table(pixel_rows(["a"], size), [*pixel_header(size), "label"]), f"set_{size}.csv")
-    refused(tmp_path, "own", r"set_6.csv and set_7.csv in .* hold images of different sizes; name those to read in data\.own\.files")
+    refused(
+        tmp_path,
+        "own",
+        r"set_6.csv and set_7.csv in .* hold images of different sizes; name those to read in data\.own\.files",
+    )
 
 
 def test_in_a_zip_with_a_damaged_end(tmp_path: Path) -> None:

@@ -55,7 +55,11 @@ def test_an_image_outside_the_class_folders(tmp_path: Path) -> None:
 
 def test_an_image_beside_train_and_test(tmp_path: Path) -> None:
     write_tree(tmp_path, "Train/a/1.png", "Test/a/1.png", "Other/a/1.png")
-    refused(tmp_path, "own", "Other/a/1.png in .* lies in no class folder; put it into one below the train or the test folder")
+    refused(
+        tmp_path,
+        "own",
+        "Other/a/1.png in .* lies in no class folder; put it into one below the train or the test folder",
+    )
 
 
 def test_images_directly_in_train_and_test(tmp_path: Path) -> None:
@@ -64,7 +68,8 @@ def test_images_directly_in_train_and_test(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folders", "splits"), [("train val", "train test"), ("train test valid", "train test train"), ("test validation", "test train")]
+    ("folders", "splits"),
+    [("train val", "train test"), ("train test valid", "train test train"), ("test validation", "test train")],
 )
 def test_validation_images(tmp_path: Path, folders: str, splits: str) -> None:
     write_tree(tmp_path, *(f"{folder}/a/{folder}.png" for folder in folders.split()))
@@ -105,7 +110,9 @@ def test_the_level_that_was_asked_for(tmp_path: Path, level: str, found: str) ->
     assert raw.splits.count("test") == 1
 
 
-@pytest.mark.parametrize("names", [("ka/w1/1.png", "ka/w2/1.png", "kha/w1/1.png"), ("w1/ka/1.png", "w2/ka/2.png", "w1/kha/1.png")])
+@pytest.mark.parametrize(
+    "names", [("ka/w1/1.png", "ka/w2/1.png", "kha/w1/1.png"), ("w1/ka/1.png", "w2/ka/2.png", "w1/kha/1.png")]
+)
 def test_known_names_tell_the_level(tmp_path: Path, names: tuple[str, ...]) -> None:
     write_tree(tmp_path, *names)
     assert glyphs(read_raw(tmp_path, "devanagari")) == ["क", "क", "ख"]
@@ -113,12 +120,19 @@ def test_known_names_tell_the_level(tmp_path: Path, names: tuple[str, ...]) -> N
 
 def test_numbers_below_groups(tmp_path: Path) -> None:
     """The layout of Kaggle's ashokpant/devanagari-character-dataset-large."""
-    numerals, consonants = [f"nhcd/numerals/{i}/1.jpg" for i in range(10)], [f"nhcd/consonants/{i}/1.jpg" for i in range(1, 37)]
+    numerals, consonants = (
+        [f"nhcd/numerals/{i}/1.jpg" for i in range(10)],
+        [f"nhcd/consonants/{i}/1.jpg" for i in range(1, 37)],
+    )
     write_tree(tmp_path, *numerals, *consonants)
     raw = read_raw(tmp_path, "devanagari")
     of = dict(zip(raw.members, glyphs(raw), strict=True))
     assert len(raw.classes) == 46
-    assert (of["nhcd/numerals/3/1.jpg"], of["nhcd/consonants/3/1.jpg"], of["nhcd/consonants/36/1.jpg"]) == ("३", "ग", "ज्ञ")
+    assert (of["nhcd/numerals/3/1.jpg"], of["nhcd/consonants/3/1.jpg"], of["nhcd/consonants/36/1.jpg"]) == (
+        "३",
+        "ग",
+        "ज्ञ",
+    )
     write_tree(tmp_path, "nhcd/vowels/1/1.jpg")
     refused(tmp_path, "devanagari", "`vowels_1` is no class of this dataset")
     assert len(read_raw(tmp_path, "devanagari", data(files="nhcd/[cn]*/**")).classes) == 46

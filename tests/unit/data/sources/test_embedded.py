@@ -54,7 +54,9 @@ def test_every_image_is_bright_strokes_on_black(stack: Bytes) -> None:
 
 
 def test_letters_fill_the_frame_without_touching_its_border(stack: Bytes) -> None:
-    border = np.concatenate([stack[:, [0, -1]].reshape(len(stack), -1), stack[:, :, [0, -1]].reshape(len(stack), -1)], axis=1)
+    border = np.concatenate(
+        [stack[:, [0, -1]].reshape(len(stack), -1), stack[:, :, [0, -1]].reshape(len(stack), -1)], axis=1
+    )
     assert border.max() < 60
     heights = [np.ptp(np.flatnonzero(_inked(image).any(axis=1))) + 1 for image in stack]
     widths = [np.ptp(np.flatnonzero(_inked(image).any(axis=0))) + 1 for image in stack]

@@ -50,7 +50,13 @@ def tree(tmp_path: Path) -> Path:
 def embedded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Stand-ins for the embedded sources, which take a while to draw; the list holds what they were asked for."""
     asked: list[Any] = []
-    raw = RawImages([np.full((8, 8), i, np.uint8) for i in range(10)], np.arange(10), MNIST, [f"d/{i}" for i in range(10)], [""] * 10)
+    raw = RawImages(
+        [np.full((8, 8), i, np.uint8) for i in range(10)],
+        np.arange(10),
+        MNIST,
+        [f"d/{i}" for i in range(10)],
+        [""] * 10,
+    )
 
     def devanagari(*given: int) -> RawImages:
         asked.append(given)
@@ -113,7 +119,9 @@ def test_a_linked_file_keeps_the_name_of_the_link(tmp_path: Path, out: Path) -> 
     assert not (out / "own.npz").is_symlink()
 
 
-@pytest.mark.parametrize(("path", "problem"), [("nowhere", "does not exist"), ("*.npz", "does not exist"), ("empty", "holds no files")])
+@pytest.mark.parametrize(
+    ("path", "problem"), [("nowhere", "does not exist"), ("*.npz", "does not exist"), ("empty", "holds no files")]
+)
 def test_nothing_found_names_the_key(tmp_path: Path, out: Path, path: str, problem: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=rf"^data\.own\.path: .*{problem}"):
@@ -125,20 +133,28 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, out: Path) -> None:
     (tmp_path / "a.pdf").write_text("x")
     os.mkfifo(tmp_path / "a.zip")  # to open it would be to wait
     for name in ("a.pdf", "a.zip"):
-        with pytest.raises(UsageError, match=rf"^data\.own\.path: .*{name} is not a folder, an archive .*; give one of these\.$"):
+        with pytest.raises(
+            UsageError, match=rf"^data\.own\.path: .*{name} is not a folder, an archive .*; give one of these\.$"
+        ):
             fetch(tmp_path / name, out)
 
 
-@pytest.mark.parametrize("name", ["a.zip", "a.NPZ", "a.csv", "a.tar.gz", "a.tgz", "train-images.idx3-ubyte", "train-images-idx3-ubyte.gz"])
+@pytest.mark.parametrize(
+    "name", ["a.zip", "a.NPZ", "a.csv", "a.tar.gz", "a.tgz", "train-images.idx3-ubyte", "train-images-idx3-ubyte.gz"]
+)
 def test_every_kind_of_file_that_can_be_read_is_taken(tmp_path: Path, out: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"x")
     fetch(tmp_path / name, out)
     assert found(out) == {name, "source.json"}
 
 
-def test_a_folder_with_too_many_files_is_refused_before_a_byte_is_copied(tree: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_with_too_many_files_is_refused_before_a_byte_is_copied(
+    tree: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(room, "MAX_FILES", 1)
-    with pytest.raises(UsageError, match=r"^data\.own\.path: .*mine holds more than 1 files; give the folder of the images alone"):
+    with pytest.raises(
+        UsageError, match=r"^data\.own\.path: .*mine holds more than 1 files; give the folder of the images alone"
+    ):
         fetch(tree, out)
     assert not out.parent.exists()
 
@@ -189,7 +205,10 @@ def test_a_folder_around_the_raw_files_is_refused(tree: Path) -> None:
 
 
 def test_raw_files_that_come_out_the_same_stay(tree: Path, out: Path, embedded: list[Any], tmp_path: Path) -> None:
-    for name, data, folder in (("own", local(tree), out), ("mnist", params.Data(source="embedded"), tmp_path / "mnist")):
+    for name, data, folder in (
+        ("own", local(tree), out),
+        ("mnist", params.Data(source="embedded"), tmp_path / "mnist"),
+    ):
         room.fetch(name, data, params.Embedded(), 7, folder)
         before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (folder, *folder.rglob("*"))}
         room.fetch(name, data, params.Embedded(), 7, folder)
@@ -205,7 +224,11 @@ def test_what_is_known_of_the_images_is_noted(tree: Path, out: Path, embedded: l
 
     assert noted("own", source="local", path=str(tree)) == [None, None, None]
     inode = out.stat().st_ino
-    assert noted("own", source="local", path=str(tree), origin="me", licence="CC0", citation="none") == ["me", "CC0", "none"]
+    assert noted("own", source="local", path=str(tree), origin="me", licence="CC0", citation="none") == [
+        "me",
+        "CC0",
+        "none",
+    ]
     assert out.stat().st_ino == inode
     assert "Noto" in (noted("devanagari", source="embedded")[0] or "")
     origin, licence, citation = noted("mnist", source="embedded", licence="checked by us")
@@ -225,18 +248,31 @@ def test_names_for_classes_come_along(tree: Path, out: Path, tmp_path: Path) -> 
     room.fetch("own", data, params.Embedded(), 7, out)
     assert json.loads((out / "source.json").read_text())["sha256"] != first
     (tree / "classes.csv").write_text("name,glyph\n")
-    with pytest.raises(UsageError, match=r"^data\.own\.classes_csv: the source has a classes\.csv of its own, .*mine/classes\.csv; leave"):
+    with pytest.raises(
+        UsageError,
+        match=r"^data\.own\.classes_csv: the source has a classes\.csv of its own, .*mine/classes\.csv; leave",
+    ):
         room.fetch("own", data, params.Embedded(), 7, out)
 
 
 @pytest.mark.parametrize(
     ("given", "problem"),
-    [("nowhere.csv", "does not exist"), (".", "is no file"), ("~nobody-at-all/a.csv", "names a home folder"), ("a.csv/b.csv", "does not exist")],
+    [
+        ("nowhere.csv", "does not exist"),
+        (".", "is no file"),
+        ("~nobody-at-all/a.csv", "names a home folder"),
+        ("a.csv/b.csv", "does not exist"),
+    ],
 )
-def test_names_that_cannot_be_read_are_a_sentence(tree: Path, out: Path, given: str, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_cannot_be_read_are_a_sentence(
+    tree: Path, out: Path, given: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tree)
     (tree / "a.csv").write_text("x")
-    with pytest.raises(UsageError, match=rf"^data\.own\.classes_csv: {given} {problem}.*; give a CSV file with the columns `name` and `glyph`\.$"):
+    with pytest.raises(
+        UsageError,
+        match=rf"^data\.own\.classes_csv: {given} {problem}.*; give a CSV file with the columns `name` and `glyph`\.$",
+    ):
         room.fetch("own", params.Data(source="local", path=str(tree), classes_csv=given), params.Embedded(), 7, out)
     assert not out.parent.exists()
 
@@ -246,7 +282,9 @@ def test_an_unreadable_file_is_one_sentence(tree: Path, out: Path, monkeypatch: 
         raise PermissionError(errno.EACCES, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(UsageError, match=r"^data\.own\.path: .*1\.png cannot be read \(Permission denied\); check its permissions\.$"):
+    with pytest.raises(
+        UsageError, match=r"^data\.own\.path: .*1\.png cannot be read \(Permission denied\); check its permissions\.$"
+    ):
         fetch(tree, out)
 
 
@@ -277,7 +315,9 @@ def test_embedded_images_are_saved_with_their_names(embedded: list[Any], tmp_pat
 
 
 def test_embedded_devanagari_is_drawn_as_asked(embedded: list[Any], tmp_path: Path) -> None:
-    room.fetch("devanagari", params.Data(source="embedded"), params.Embedded(per_class_train=3), 7, tmp_path / "devanagari")
+    room.fetch(
+        "devanagari", params.Data(source="embedded"), params.Embedded(per_class_train=3), 7, tmp_path / "devanagari"
+    )
     assert embedded == [(7, 3, 60, 32)]
 
 

@@ -10,24 +10,42 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sources import data, encoded, glyph, glyphs, gzipped, pixel_header, pixel_rows, refused, table, tarred, write_tree, zipped
+from sources import (
+    data,
+    encoded,
+    glyph,
+    glyphs,
+    gzipped,
+    pixel_header,
+    pixel_rows,
+    refused,
+    table,
+    tarred,
+    write_tree,
+    zipped,
+)
 
+from lekhani.data import archives
 from lekhani.data.layouts import read_raw
-from lekhani.data.sources import archives
 
 
 def write_zip(path: Path, members: Mapping[str, bytes]) -> None:
     path.write_bytes(zipped(members, zipfile.ZIP_STORED))
 
 
-PICTURES = {f"top/{split}/{name}/{i}.png": encoded(glyph(i)) for i, (split, name) in enumerate([("Train", "a"), ("Test", "a"), ("Train", "b")], 200)}
+PICTURES = {
+    f"top/{split}/{name}/{i}.png": encoded(glyph(i))
+    for i, (split, name) in enumerate([("Train", "a"), ("Test", "a"), ("Train", "b")], 200)
+}
 
 
 def test_a_zip_reads_as_its_folder(tmp_path: Path) -> None:
     names = ["top/Train/क/1.png", "top/Test/क/2.png", "top/Train/7/1.png", "__MACOSX/top/._x.png"]
     write_tree(tmp_path / "tree", *names)
     (tmp_path / "zip").mkdir()
-    write_zip(tmp_path / "zip" / "own.zip", {"top/": b"", **{name: (tmp_path / "tree" / name).read_bytes() for name in names}})
+    write_zip(
+        tmp_path / "zip" / "own.zip", {"top/": b"", **{name: (tmp_path / "tree" / name).read_bytes() for name in names}}
+    )
     folder, packed = read_raw(tmp_path / "tree", "devanagari"), read_raw(tmp_path / "zip", "devanagari")
     assert packed.classes == folder.classes
     assert list(packed.members) == list(folder.members)
@@ -106,17 +124,36 @@ def test_an_empty_class_folder_in_a_zip(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "mode"), [("x.tar", "w"), ("x.tar.gz", "w:gz"), ("x.TGZ", "w:gz"), ("x.tar.bz2", "w:bz2"), ("x.tar.xz", "w:xz"), ("x.zip", "w:gz")]
+    ("name", "mode"),
+    [
+        ("x.tar", "w"),
+        ("x.tar.gz", "w:gz"),
+        ("x.TGZ", "w:gz"),
+        ("x.tar.bz2", "w:bz2"),
+        ("x.tar.xz", "w:xz"),
+        ("x.zip", "w:gz"),
+    ],
 )
 def test_a_tar_reads_as_its_folder(tmp_path: Path, name: str, mode: str) -> None:
     (tmp_path / name).write_bytes(tarred(PICTURES, mode))
     raw = read_raw(tmp_path, "own")
-    assert dict(zip(raw.members, [image.max() for image in raw.images], strict=True)) == {m: int(m[-7:-4]) for m in PICTURES}
+    assert dict(zip(raw.members, [image.max() for image in raw.images], strict=True)) == {
+        m: int(m[-7:-4]) for m in PICTURES
+    }
     assert sorted(zip(glyphs(raw), raw.splits, strict=True)) == [("a", "test"), ("a", "train"), ("b", "train")]
 
 
 @pytest.mark.parametrize(
-    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE]
+    "kind",
+    [
+        tarfile.SYMTYPE,
+        tarfile.LNKTYPE,
+        tarfile.FIFOTYPE,
+        tarfile.CHRTYPE,
+        tarfile.BLKTYPE,
+        tarfile.CONTTYPE,
+        tarfile.GNUTYPE_SPARSE,
+    ],
 )
 def test_links_and_devices_in_a_tar_are_refused(tmp_path: Path, kind: bytes) -> None:
     with tarfile.open(tmp_path / "x.tar", "w") as archive:

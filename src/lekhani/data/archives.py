@@ -96,9 +96,15 @@ class Source:
                 return UsageError(f"{self.where / file} is damaged ({reason(error)}); download or pack it again.")
             why = (error.strerror if isinstance(error, OSError) else None) or reason(error)
             return UsageError(f"{self.where / file} cannot be read ({why}); check its permissions.")
-        if isinstance(error, RuntimeError):  # a password or, as its subclass NotImplementedError, an unknown compression
-            return UsageError(f"{self.where}: the member {file} is locked or packed in an unknown way; pack it again without a password.")
-        return UsageError(f"{self.where}: the member {file} is damaged ({reason(error)}); download or pack the archive again.")
+        if isinstance(
+            error, RuntimeError
+        ):  # a password or, as its subclass NotImplementedError, an unknown compression
+            return UsageError(
+                f"{self.where}: the member {file} is locked or packed in an unknown way; pack it again without a password."
+            )
+        return UsageError(
+            f"{self.where}: the member {file} is damaged ({reason(error)}); download or pack the archive again."
+        )
 
 
 class _Guarded(io.RawIOBase):
@@ -117,7 +123,9 @@ class _Guarded(io.RawIOBase):
             raise self._source.unreadable(self._file, error) from None
         self._left -= len(block)
         if self._left < 0:
-            raise UsageError(f"{self._source.where / self._file} unpacks to more than is allowed; leave out what is not needed.")
+            raise UsageError(
+                f"{self._source.where / self._file} unpacks to more than is allowed; leave out what is not needed."
+            )
         buffer[: len(block)] = block
         return len(block)
 
@@ -149,11 +157,17 @@ def open_folder(folder: Path) -> Source:
                     elif entry.is_file():
                         sizes[path] = entry.stat().st_size
                     else:
-                        raise UsageError(f"{folder / path} is neither a file nor a folder, or a link to none; remove it or replace it.")
+                        raise UsageError(
+                            f"{folder / path} is neither a file nor a folder, or a link to none; remove it or replace it."
+                        )
                     if len(sizes) + len(folders) > MAX_FILES:
-                        raise UsageError(f"{folder} holds more than {MAX_FILES:,} files and folders; leave out what is not needed.")
+                        raise UsageError(
+                            f"{folder} holds more than {MAX_FILES:,} files and folders; leave out what is not needed."
+                        )
     except OSError as error:
-        raise UsageError(f"{error.filename or folder} cannot be read ({error.strerror or error}); check its permissions.") from None
+        raise UsageError(
+            f"{error.filename or folder} cannot be read ({error.strerror or error}); check its permissions."
+        ) from None
     return Source(folder, dict(sorted(sizes.items())), sorted(folders), lambda file: (folder / file).open("rb"))
 
 
@@ -205,11 +219,15 @@ def _spooled(stack: ExitStack, stream: BinaryIO, where: Path, packed: int) -> Bi
     while block := stream.read(1 << 20):
         size += len(block)
         if size > _allowed(packed):
-            raise UsageError(f"{where} unpacks from {packed / 1e6:.1f} MB to more than is allowed; leave out what is not needed.")
+            raise UsageError(
+                f"{where} unpacks from {packed / 1e6:.1f} MB to more than is allowed; leave out what is not needed."
+            )
         try:
             spool.write(block)
         except OSError as error:
-            raise LekhaniError(f"{where} cannot be unpacked into {tempfile.gettempdir()} ({error.strerror}); free space there.") from None
+            raise LekhaniError(
+                f"{where} cannot be unpacked into {tempfile.gettempdir()} ({error.strerror}); free space there."
+            ) from None
     spool.seek(0)
     return cast(BinaryIO, spool)
 
@@ -221,7 +239,9 @@ def _add(sizes: dict[str, int], folders: set[str], where: Path, name: str, size:
     if path.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", path):
         raise leads_out(where, name)
     if not _is_unicode(path):
-        raise UsageError(f"{where} holds a name that is no UTF-8, {os.fsencode(path)!r}; rename it and pack the archive again.")
+        raise UsageError(
+            f"{where} holds a name that is no UTF-8, {os.fsencode(path)!r}; rename it and pack the archive again."
+        )
     if not parts or any(hidden(part) for part in parts):
         return None
     path = "/".join(parts)
@@ -238,7 +258,9 @@ def _add(sizes: dict[str, int], folders: set[str], where: Path, name: str, size:
 
 def leads_out(where: Path, member: str) -> UsageError:
     """The refusal of a member that is no plain file or folder inside the archive."""
-    return UsageError(f"{where}: the member {member} is a link, no plain file, or leads out of the archive; pack the archive again without it.")
+    return UsageError(
+        f"{where}: the member {member} is a link, no plain file, or leads out of the archive; pack the archive again without it."
+    )
 
 
 def _too_many(where: Path) -> UsageError:
@@ -268,12 +290,20 @@ def _open_zip(stack: ExitStack, content: BinaryIO, where: Path, packed: int) -> 
         path = _add(sizes, folders, where, info.filename, None if folder else info.file_size)
         if path is not None and not folder:
             infos[path] = info
-    return Source(where, dict(sorted(sizes.items())), sorted(folders), lambda file: cast(BinaryIO, archive.open(infos[file])), packed)
+    return Source(
+        where,
+        dict(sorted(sizes.items())),
+        sorted(folders),
+        lambda file: cast(BinaryIO, archive.open(infos[file])),
+        packed,
+    )
 
 
 def _zip_file(content: BinaryIO) -> zipfile.ZipFile:
     try:
-        return zipfile.ZipFile(content, metadata_encoding="utf-8")  # macOS packs Devanagari names as UTF-8 without saying so
+        return zipfile.ZipFile(
+            content, metadata_encoding="utf-8"
+        )  # macOS packs Devanagari names as UTF-8 without saying so
     except UnicodeDecodeError:
         content.seek(0)
         return zipfile.ZipFile(content)
@@ -331,7 +361,9 @@ def _unpacker(start: bytes) -> Callable[[BinaryIO], BinaryIO] | None:
     return None
 
 
-def _list_tar(content: BinaryIO, where: Path, sizes: dict[str, int], folders: set[str], places: dict[str, tuple[int, int]]) -> None:
+def _list_tar(
+    content: BinaryIO, where: Path, sizes: dict[str, int], folders: set[str], places: dict[str, tuple[int, int]]
+) -> None:
     total = content.seek(0, os.SEEK_END)
     content.seek(0)
     end = count = 0

@@ -6,29 +6,34 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lekhani import files, params, stages
+from lekhani import files, params
 from lekhani.errors import LekhaniError
+from lekhani.export.onnx_file import require_parity
 from lekhani.export.weights import save_weights
+from lekhani.paths import MODELS
+from lekhani.stages import train as train_stage
+from lekhani.stages.inputs import validated_data
+from lekhani.tracking.revision import revision
 from lekhani.variants.flow_matching import FlowMatching
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("difference", [1.1e-4, 3.0, float("inf"), float("nan")])
 def test_a_parity_failure_fails_the_stage(difference: float) -> None:
     with pytest.raises(LekhaniError, match=r"g\.onnx differs from torch by .* not fit to ship"):
-        stages._check_parity(difference, 1e-4, Path("g.onnx"))
+        require_parity(difference, 1e-4, Path("g.onnx"))
 
 
 def test_parity_within_the_bound_passes() -> None:
-    stages._check_parity(1e-4, 1e-4, Path("g.onnx"))
+    require_parity(1e-4, 1e-4, Path("g.onnx"))
 
 
 def test_a_run_outside_git_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_EXP_NAME", "trial")
     (tmp_path / "dvc.lock").write_text("x")
-    tags = stages._revision({"generator_sha256": "ab"})
+    tags = revision({"generator_sha256": "ab"})
     assert tags["git.commit"] == "none"
     assert tags["dvc.experiment"] == "trial"
     assert tags["generator_sha256"] == "ab"
@@ -40,7 +45,7 @@ def test_training_refuses_data_that_failed_validation(tmp_path: Path, monkeypatc
     (tmp_path / "reports" / "own").mkdir(parents=True)
     (tmp_path / "reports" / "own" / "validation.json").write_text('{"passed": false}')
     with pytest.raises(LekhaniError, match="own failed its validation"):
-        stages._validated("own")
+        validated_data("own")
 
 
 # --- students and their teachers ---
@@ -49,21 +54,26 @@ def test_training_refuses_data_that_failed_validation(tmp_path: Path, monkeypatc
 def test_a_student_without_its_teacher_says_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choices = params.load(ROOT / "params.yaml")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stages, "_validated", lambda _: SimpleNamespace(info=None))
-    with pytest.raises(LekhaniError, match=r"turbo learns from flow_matching, but .* is not there; run `dvc repro train@own-flow_matching` first"):
-        stages.train(choices, "own", "turbo")
+    monkeypatch.setattr(train_stage, "validated_data", lambda _: SimpleNamespace(info=None))
+    with pytest.raises(
+        LekhaniError,
+        match=r"turbo learns from flow_matching, but .* is not there; run `dvc repro train@own-flow_matching` first",
+    ):
+        train_stage.train(choices, "own", "turbo")
 
 
-def test_a_teacher_is_built_from_what_its_training_wrote_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: params.Variants) -> None:
+def test_a_teacher_is_built_from_what_its_training_wrote_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: params.Variants
+) -> None:
     monkeypatch.chdir(tmp_path)
     taught = FlowMatching.build(tiny, 28, 3, torch.device("cpu")).generator()
-    folder = stages.MODELS / "own" / "flow_matching"
+    folder = MODELS / "own" / "flow_matching"
     save_weights(taught, folder / "generator.safetensors")
     facts = {"image_size": 28, "n_classes": 3, "choices": {"flow_matching": tiny.flow_matching.model_dump()}}
     files.write_json(folder / "training.json", facts)
     today = params.load(ROOT / "params.yaml")
     assert today.variants.flow_matching.channels != tiny.flow_matching.channels
-    choices, built = stages._trained(today, "own", "flow_matching")
+    choices, built = train_stage.load_trained(today, "own", "flow_matching")
     assert choices.flow_matching == tiny.flow_matching
     for name, value in taught.state_dict().items():
         assert torch.equal(value, built.generator().state_dict()[name]), name

@@ -1,0 +1,11 @@
+"""Where the pipeline keeps its files, relative to the project folder, which is the current one."""
+
+from pathlib import Path
+
+RAW, PREPARED = Path("data/raw"), Path("data/prepared")
+MODELS, REPORTS = Path("models"), Path("reports")
+CACHE = Path("cache")  # the judges' readings of real images, made anew when missing or of other images
+CHECKPOINTS = Path("checkpoints")  # outside the outputs, which DVC removes before a stage runs
+SCORECARDS = (
+    REPORTS / "scorecards"
+)  # D-V/: scorecard and curves again, in one folder, since a stage cannot depend on a matrix

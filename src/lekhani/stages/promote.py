@@ -1,0 +1,195 @@
+"""register, promote and rollback: the steps that change the registry."""
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from lekhani import files
+from lekhani.data import spec
+from lekhani.errors import LekhaniError, UsageError
+from lekhani.evaluate.leaderboard import rank
+from lekhani.evaluate.score import score_generator, score_usefulness
+from lekhani.evaluate.usefulness import metrics
+from lekhani.export.onnx_file import generator_inputs, latency_ms
+from lekhani.inference.session import Generator, Reader
+from lekhani.params import Params
+from lekhani.paths import MODELS, PREPARED, REPORTS, SCORECARDS
+from lekhani.registry import card as cards
+from lekhani.registry import gate, models, promotion
+from lekhani.serve.monitor import Reference
+from lekhani.stages.inputs import dataset_info, validated_data
+from lekhani.tracking import runs
+from lekhani.tracking.revision import revision
+
+log = logging.getLogger("lekhani")
+
+
+def register(p: Params, dataset: str, variant: str | None = None) -> str:
+    """Register a variant of `dataset`, the leader of the leaderboard unless one is named; returns a sentence about it."""
+    _need_registry(p)
+    p.dataset(dataset)
+    if variant is None:
+        scored = [files.read_json(SCORECARDS / f"{dataset}-{v}" / "scorecard.json") for v in p.pipeline.everyone]
+        variant = rank(scored)[0].card["variant"]
+    folder, beside = MODELS / dataset / variant, SCORECARDS / f"{dataset}-{variant}"
+    facts, card = files.read_json(folder / "training.json"), files.read_json(beside / "scorecard.json")
+    if files.sha256(folder / "generator.onnx") != card["model_sha256"]:
+        raise LekhaniError(f"{folder / 'generator.onnx'} is not the file that was scored; run `dvc repro` first.")
+    info, name, made_at = dataset_info(dataset), models.model_name(dataset), revision(facts)
+    with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", made_at) as run_id:
+        uri = runs.logged_model(run_id, card["model_sha256"])
+        if uri is None:
+            kept = (Path("dvc.lock"), Path("params.yaml"), PREPARED / dataset / "dataset.json")
+            runs.log_lineage([path for path in kept if path.exists()])
+            about = import_module(f"lekhani.variants.{variant}").__doc__ or ""
+            classes = files.read_csv(beside / "per_class.csv")
+            uri = _log_model(dataset, variant, cards.model_card(name, info, facts, card, classes, made_at, about))
+    source = {f"source.{key}": str(info.source[key]) for key in ("name", "version", "sha256") if info.source.get(key)}
+    digests = {key: str(card[key]) for key in ("data_digest", "model_sha256", "judge_sha256")}
+    tags = {"variant": variant} | _headline_tags(card) | digests | made_at | source
+    version = models.register(dataset, uri, tags, cards.headline(card))
+    held = [alias for alias, number in models.aliases(dataset).items() if number == str(version.version)]
+    aliases = " and ".join(sorted(held))
+    return f"{version.name} version {version.version} is {variant} (FID {card['fid']:.2f}), alias {aliases}."
+
+
+def _log_model(dataset: str, variant: str, card: str) -> str:
+    """Log generator.onnx to the active run with all that lies beside it, and return its URI."""
+    scored = SCORECARDS / f"{dataset}-{variant}"
+    with tempfile.TemporaryDirectory() as temporary:
+        page, reference = Path(temporary) / "README.md", Path(temporary) / "reference.npz"
+        files.write_text(page, card)
+        real = spec.load_prepared(PREPARED / dataset).split("test")[0]
+        Reference.of(Reader(MODELS / dataset / "judge" / "judge.onnx"), real).save(reference)
+        beside = [page, reference, *(scored / name for name in ("grid.png", "scorecard.json", "per_class.csv"))]
+        return runs.log_model(MODELS / dataset / variant / "generator.onnx", beside)
+
+
+def promote(
+    p: Params,
+    dataset: str,
+    version: str | None = None,
+    check: bool = False,
+    force: bool = False,
+    reason: str | None = None,
+) -> tuple[bool, str]:
+    """Hold the challenger of `dataset`, or the version named, against its champion, both scored anew.
+
+    It takes the champion's place if the gate says so. Returns whether it was promoted and the decision as Markdown. With
+    `check` nothing is changed. Otherwise the decision goes to reports/D/decision.{json,md} and to the version's run,
+    whatever it is; `force` promotes in spite of it, for a `reason`.
+    """
+    _need_registry(p)
+    if force and not (reason or "").strip():
+        raise UsageError("--force goes around the gate, so say why with --reason; it is kept with the version.")
+    name, data = models.model_name(dataset), validated_data(dataset)
+    if not check:
+        promotion.finish(dataset)
+    known = models.aliases(dataset)
+    number, champion = version or known.get("challenger"), known.get("champion")
+    if champion is not None and number in (None, champion):
+        nothing = "There is no challenger; `lekhani register` registers one."
+        return False, f"## {name}: champion {champion} stands\n\n{nothing}\n"
+    if number is None:
+        hint = f"register one with `lekhani register --dataset {dataset}`, or name a version with --version"
+        raise UsageError(f"{name} has no challenger; {hint}.")
+    found = models.fetch(dataset, number)
+    promotion.check_run(dataset, number, found.run_id)
+    candidate = _scored_again(p, data, found, is_candidate=True)
+    incumbent, decision = _decide(p, data, candidate, champion, force)
+    rival = f"champion {champion}" if champion else "no champion"
+    table = f"## {name}: version {number} ({found.variant}) against {rival}\n\n{decision.markdown()}"
+    if check:
+        return decision.promote, table
+    verdict = "promote" if decision.promote else "forced" if force else "refuse"
+    if verdict == "forced":
+        table += f"\nPromoted all the same, by force: {reason}\n"
+    told = {
+        "dataset": dataset,
+        **decision.as_dict(),
+        "forced": verdict == "forced",
+        "reason": reason,
+        "candidate": {"version": number, "scorecard": candidate},
+        "champion": None if champion is None else {"version": champion, "scorecard": incumbent},
+        "policy": p.gate.model_dump(),
+        "by": promotion.author(),
+        "at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        **revision(),
+    }
+    written = REPORTS / dataset / "decision.json", REPORTS / dataset / "decision.md"
+    files.write_json(written[0], told)
+    files.write_text(written[1], table)
+    failed = ", ".join(one.name for one in decision.checks if not one.passed)
+    tags = {"gate.verdict": verdict, "gate.failed": failed or "none", "gate.data_digest": data.info.digest}
+    promotion.record(dataset, number, found.run_id, written, tags | _headline_tags(candidate))
+    if verdict != "refuse":
+        promotion.promote(dataset, number, champion, reason)
+    return verdict != "refuse", table
+
+
+def _decide(
+    p: Params, data: spec.Prepared, candidate: dict[str, Any], champion: str | None, force: bool
+) -> tuple[dict[str, Any] | None, gate.Decision]:
+    """The champion's scorecard, if there is one that can be scored, and the gate's decision.
+
+    A champion that cannot be scored is an error, and with `force` a failed check.
+    """
+    incumbent, broken = None, list[gate.Check]()
+    if champion is not None:
+        try:
+            incumbent = _scored_again(p, data, models.fetch(data.info.name, champion), is_candidate=False)
+        except LekhaniError as error:
+            if not force:
+                raise
+            broken.append(gate.Check("champion", champion, None, False, f"The champion cannot be scored: {error}"))
+    decision = gate.decide(candidate, incumbent, gate.Policy(**p.gate.model_dump()))
+    return incumbent, gate.Decision(decision.promote and not broken, (*broken, *decision.checks))
+
+
+def _scored_again(p: Params, data: spec.Prepared, found: models.Registered, is_candidate: bool) -> dict[str, Any]:
+    """The scorecard of a registered version on the data and by the judge of this folder.
+
+    How far it is from torch can only be told with the weights that it came from, so that is taken over from the version's
+    own scorecard; so is its usefulness, if it was of these data. Only a candidate must show usefulness, which takes as
+    long as all else.
+    """
+    what, generator = f"{found.name} version {found.version}", Generator(found.generator)
+    if (generator.classes, generator.image_size) != (data.info.classes, data.info.image_size):
+        folder = PREPARED / data.info.name
+        raise LekhaniError(f"{what} draws other classes or sizes than {folder} holds, so the two cannot be compared.")
+    log.info("Scoring %s (%s) on the test images of %s", what, generator.variant, data.info.name)
+    with tempfile.TemporaryDirectory() as figures:
+        card = score_generator(p, data, generator, Path(figures))[0]
+    own = files.read_json(found.scorecard) if found.scorecard else {}
+    card |= {key: own[key] for key in ("parity_max_abs",) if key in own}
+    card["size_mb"] = found.generator.stat().st_size / 2**20
+    card["latency_ms"] = latency_ms(found.generator, generator_inputs(generator.noise_dim, len(generator.classes)))
+    if is_candidate and p.usefulness.seeds:
+        kept = {}
+        if own.get("data_digest") == data.info.digest:
+            kept = {key: value for key, value in own.items() if key.startswith("usefulness")}
+        card |= kept or metrics(score_usefulness(p, data, generator))
+    return card
+
+
+def rollback(p: Params, dataset: str, reason: str | None = None) -> str:
+    """Give the alias champion of `dataset` back to the version that had it before; returns a sentence about it."""
+    _need_registry(p)
+    p.dataset(dataset)
+    restored, left = promotion.rollback(dataset, reason, lambda version: models.fetch(dataset, version))
+    return f"{models.model_name(dataset)} version {restored} is champion again in place of version {left}."
+
+
+def _need_registry(p: Params) -> None:
+    if p.tracking.backend != "mlflow":
+        raise UsageError("tracking.backend is `none` in params.yaml, so there is no registry; set it to `mlflow`.")
+
+
+def _headline_tags(card: Mapping[str, Any]) -> dict[str, str]:
+    """What the registry's pages show of a scorecard, as tags; the rest stands in the model card."""
+    shown = ("fid", "fid_ratio", "label_agreement", "near_copies", "usefulness")
+    return {name: f"{card[name]:.5g}" for name in shown if name in card}

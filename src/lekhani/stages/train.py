@@ -1,0 +1,255 @@
+"""train and export: from prepared data to generator.onnx."""
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lekhani import files
+from lekhani.data import spec
+from lekhani.data.report import PAGES
+from lekhani.errors import LekhaniError
+from lekhani.evaluate.judge import JudgeNet
+from lekhani.evaluate.quick import QuickScore
+from lekhani.export.onnx_file import export_onnx, generator_inputs, latency_ms, parity, require_parity
+from lekhani.export.weights import load_weights, save_weights
+from lekhani.params import Params, Variants
+from lekhani.paths import CHECKPOINTS, MODELS, PREPARED, REPORTS
+from lekhani.stages.inputs import dataset_info, validated_data
+from lekhani.train import distributed
+from lekhani.train.checkpoint import Checkpoints
+from lekhani.train.loop import StoppedError, Trained, pick_device
+from lekhani.train.loop import train as run_loop
+from lekhani.train.progress import ProgressBar
+from lekhani.train.reporter import Fanout, LossFile, Reporter, Silent
+from lekhani.variants import VARIANTS, Variant
+
+log = logging.getLogger("lekhani")
+
+
+def train(p: Params, dataset: str, variant: str) -> None:
+    """Prepared data -> models/D/V/{generator.safetensors, training.json}, reports/D/V/{losses.csv, scores.csv, samples/}."""
+    data = validated_data(dataset)
+    choice = getattr(p.variants, variant)
+    choices, teacher = _teacher(p, dataset, variant)
+    device = distributed.device_of(pick_device(p.train.device))
+    leads = distributed.ranks().leads
+    images_seen = _budget(p, variant, data.info.n_classes)
+    checkpoints = Checkpoints(
+        CHECKPOINTS / dataset / variant,
+        _made_with(p, dataset, variant, data.info, images_seen),
+        p.train.keep_checkpoints,
+    )
+    run_id = None
+    if leads and p.tracking.backend == "mlflow":
+        run_id = _tracked_run(p, dataset, variant, images_seen, data.info, checkpoints)
+    reporter = _reporter(dataset, variant, images_seen, run_id) if leads else Silent()
+
+    def build(device: torch.device) -> Variant:
+        built = VARIANTS[variant].build(choices, data.info.image_size, data.info.n_classes, device)
+        if teacher is not None:
+            built.learn_from(teacher)
+        return built
+
+    try:
+        trained = run_loop(
+            build,
+            *data.split("train"),
+            images_seen=images_seen,
+            batch_size=choice.batch_size,
+            ema_decay=choice.ema_decay,
+            ema_start=getattr(choice, "ema_start", 0.0),
+            seed=p.train_seed,
+            choice=p.train,
+            device=device,
+            reporter=reporter,
+            checkpoints=checkpoints,
+            score=_quick_score(p, data, device) if leads and p.train.score_every else None,
+        )
+    except BaseException as error:
+        if run_id:
+            from lekhani.tracking import runs
+
+            runs.end_run(run_id, "KILLED" if isinstance(error, StoppedError | KeyboardInterrupt) else "FAILED")
+        raise
+    finally:
+        reporter.close()
+    if leads:
+        _save(p, data.info, choices, trained, run_id)
+        checkpoints.clear()
+
+
+def _teacher(p: Params, dataset: str, variant: str) -> tuple[Variants, nn.Module | None]:
+    """The choices to build `variant` with, and the trained generator that it learns from, if it learns from one."""
+    name = VARIANTS[variant].teacher
+    if name is None:
+        return p.variants, None
+    weights = MODELS / dataset / name / "generator.safetensors"
+    if not weights.exists():
+        run = f"run `dvc repro train@{dataset}-{name}` first"
+        raise LekhaniError(f"{variant} learns from {name}, but {weights} is not there; {run}.")
+    choices, trained = load_trained(p, dataset, name)
+    return choices, trained.generator()
+
+
+def _budget(p: Params, variant: str, n_classes: int) -> int:
+    """How many images training shows."""
+    budget: float = getattr(p.variants, variant).budget
+    return round(max(p.train.images_seen.per_class * n_classes, p.train.images_seen.at_least) * budget)
+
+
+def _made_with(p: Params, dataset: str, variant: str, info: spec.DatasetInfo, images_seen: int) -> dict[str, Any]:
+    """Every choice that the weights of a run depend on, by the name it has in params.yaml."""
+    teacher = VARIANTS[variant].teacher
+    taught = {}
+    if teacher:
+        taught[f"the weights of {teacher}"] = files.sha256(MODELS / dataset / teacher / "generator.safetensors")[:16]
+    return {
+        **taught,
+        f"data.{dataset} (its digest)": info.digest[:16],
+        "seed": p.train_seed,
+        "train.images_seen": images_seen,
+        **{f"train.{key}": getattr(p.train, key) for key in ("precision", "score_every", "score_images")},
+        **{f"variants.{variant}.{key}": value for key, value in getattr(p.variants, variant).model_dump().items()},
+    }
+
+
+def _reporter(dataset: str, variant: str, images_seen: int, run_id: str | None) -> Reporter:
+    """The progress bar, losses.csv with its companions, and the MLflow run if there is one."""
+    reports = REPORTS / dataset / variant
+    reporters: list[Reporter] = [
+        ProgressBar(f"{dataset}/{variant}", images_seen),
+        LossFile(reports / "losses.csv", reports / "scores.csv", reports / "samples"),
+    ]
+    if run_id:
+        from lekhani.tracking import runs
+
+        reporters.append(runs.MlflowReporter(run_id, _backlog(dataset, variant)))
+    return Fanout(reporters)
+
+
+def _tracked_run(
+    p: Params, dataset: str, variant: str, images_seen: int, info: spec.DatasetInfo, checkpoints: Checkpoints
+) -> str:
+    """The MLflow run of this training: the one that an interrupted session opened, or a new one."""
+    from lekhani.tracking import runs
+    from lekhani.tracking.revision import revision
+
+    note = checkpoints.folder / "mlflow_run.json"
+    if note.exists():
+        run_id: str = files.read_json(note)["run_id"]
+        if checkpoints.load() is not None and runs.reopen_run(p.tracking.experiment, run_id):
+            return run_id
+        runs.give_up(run_id)  # it was cut short before its first checkpoint
+    choice = _flat(getattr(p.variants, variant).model_dump())
+    run_id = runs.start_run(
+        p.tracking.experiment,
+        f"{dataset}/{variant}",
+        {"profile": p.profile, "seed": p.train_seed, "images_seen": images_seen, **choice},
+        {"dataset": dataset, "variant": variant, **revision()},
+        info,
+        PREPARED / dataset,
+        [path for path in (REPORTS / dataset / name for name in PAGES) if path.exists()],
+    )
+    files.write_json(note, {"run_id": run_id})
+    return run_id
+
+
+def _backlog(dataset: str, variant: str) -> Path:
+    """The file that keeps what MLflow missed while it was away."""
+    return CHECKPOINTS / dataset / f"{variant}.untold.json"
+
+
+def _quick_score(p: Params, data: spec.Prepared, device: torch.device) -> QuickScore:
+    """The judge's score for the loop."""
+    net = JudgeNet(data.info.n_classes, p.judge.width)
+    load_weights(net, MODELS / data.info.name / "judge" / "judge.safetensors")
+    # Against train images: the test split must not choose among weights that it is to judge.
+    return QuickScore(net, data.split("train"), data.info.n_classes, p.train.score_images, p.seed, device)
+
+
+def _save(p: Params, info: spec.DatasetInfo, choices: Variants, trained: Trained, run_id: str | None) -> None:
+    """Write generator.safetensors and training.json."""
+    variant, weights = trained.variant, MODELS / info.name / trained.variant.name / "generator.safetensors"
+    save_weights(trained.generator, weights)
+    facts = {
+        "dataset": info.name,
+        "variant": variant.name,
+        "image_size": info.image_size,
+        "n_classes": info.n_classes,
+        "noise_dim": variant.noise_dim,
+        "conditional": variant.conditional,
+        "parameters": sum(weight.numel() for weight in trained.generator.parameters()),
+        "choices": {name: getattr(choices, name).model_dump() for name in (variant.name, variant.teacher) if name},
+        "seed": p.train_seed,
+        "profile": p.profile,
+        "data_digest": info.digest,
+        "generator_sha256": files.sha256(weights),
+        "images_seen": trained.images_seen,
+        "steps": trained.steps,
+        "best_step": trained.best_step,
+        "findings": [asdict(finding) for finding in trained.findings],
+        "train_seconds": round(trained.seconds, 1),
+        "images_per_second": round(trained.images_per_second, 1),
+        "peak_memory_mb": round(trained.peak_memory_mb),
+        "device": trained.device,
+        "torch": torch.__version__,
+        "mlflow_run_id": run_id,
+    }
+    files.write_json(weights.with_name("training.json"), facts)
+
+
+def load_trained(p: Params, dataset: str, variant: str) -> tuple[Variants, Variant]:
+    """A variant with its trained weights on the CPU, and the choices of its training.
+
+    It is rebuilt from what training wrote down (training.json), not from today's params.yaml.
+    """
+    folder = MODELS / dataset / variant
+    facts = files.read_json(folder / "training.json")
+    made_with = {
+        name: type(getattr(p.variants, name)).model_validate_json(json.dumps(choice))
+        for name, choice in facts["choices"].items()
+    }
+    choices = p.variants.model_copy(update=made_with)
+    built = VARIANTS[variant].build(choices, facts["image_size"], facts["n_classes"], torch.device("cpu"))
+    load_weights(built.generator().eval(), folder / "generator.safetensors")
+    return choices, built
+
+
+def export(p: Params, dataset: str, variant: str) -> None:
+    """models/D/V/generator.safetensors -> models/D/V/generator.onnx and reports/D/V/export.json.
+
+    A generator.onnx that differs from torch is a LekhaniError.
+    """
+    info, folder = dataset_info(dataset), MODELS / dataset / variant
+    facts = files.read_json(folder / "training.json")
+    generator = load_trained(p, dataset, variant)[1].generator()
+    inputs, path = generator_inputs(facts["noise_dim"], facts["n_classes"]), folder / "generator.onnx"
+    metadata = {
+        **{key: str(facts[key]) for key in ("dataset", "variant", "noise_dim", "image_size", "seed", "profile")},
+        "conditional": str(facts["conditional"]).lower(),
+        "classes": info.classes_json,
+        "lineage": json.dumps({key: facts[key] for key in ("data_digest", "generator_sha256")}),
+    }
+    export_onnx(generator, inputs, ["images"], path, metadata)
+    difference = parity(generator, path, inputs)
+    require_parity(difference, p.evaluate.parity_tolerance, path)
+    report = {
+        "parity_max_abs": difference,
+        "latency_ms": latency_ms(path, inputs),
+        "size_mb": path.stat().st_size / 2**20,
+        "model_sha256": files.sha256(path),
+    }
+    files.write_json(REPORTS / dataset / variant / "export.json", report)
+    if (missed := _backlog(dataset, variant)).exists():
+        from lekhani.tracking import runs
+
+        runs.deliver(missed)
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: json.dumps(value) if isinstance(value, list | tuple) else value for key, value in values.items()}
