@@ -164,12 +164,12 @@ def _copy(root: Path, folder: Path, *names: str) -> None:
 def _git(folder: Path, *words: str, hint: str = "commit, or edit params.yaml instead") -> str:
     """What git says; raises UsageError where it refuses."""
     done = subprocess.run(
-        ["git", "-C", str(folder), *words],
+        ["git", "-C", str(folder), *words],  # noqa: S607
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "LC_ALL": "C"},
-    )  # noqa: S607
+    )
     if done.returncode != 0:
         told = (done.stderr.strip().splitlines() or ["git failed"])[-1]
         raise UsageError(

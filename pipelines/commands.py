@@ -151,10 +151,10 @@ def here(flow: str, run: Callable[[], State[Any]]) -> int:
     except RuntimeError as error:
         if "API" not in str(error):
             raise
-        print(
+        print(  # noqa: T201
             f"{flow}: {error} Check PREFECT_API_URL, or unset it for a server that lasts as long as the run.",
             file=sys.stderr,
-        )  # noqa: T201
+        )
         return 1
     is_good = state.is_completed()
     print(f"{flow}: {state.message or state.name}", file=sys.stdout if is_good else sys.stderr)
