@@ -17,8 +17,8 @@ from scipy import ndimage
 
 from lekhani.data.spec import GlyphClass, Labels
 from lekhani.errors import LekhaniError, UsageError
+from lekhani.inference.confidence import confidences
 from lekhani.inference.model import LoadedModel
-from lekhani.inference.sampling import confidences
 from lekhani.inference.session import Floats, Generator, Reader
 from lekhani.pictures import to_uint8
 

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
-from scipy.special import softmax
 
 from lekhani.data.images import decode_one
 from lekhani.data.names import one_line
 from lekhani.data.spec import Bytes, GlyphClass
 from lekhani.errors import UsageError
+from lekhani.inference.confidence import softmax
 from lekhani.inference.session import Floats, Reader
 from lekhani.text import printable
 
@@ -96,7 +96,7 @@ def read_frames(reader: Reader, frames: Bytes, top: int = 3, only: Collection[in
         logits[:, [known.label not in only for known in reader.classes]] = -np.inf
     count = min(top, int(np.isfinite(logits[0]).sum()))
     readings = []
-    for shares in softmax(logits, axis=1):
+    for shares in softmax(logits):
         guesses = tuple(
             _guess(reader.classes[label], shares[label]) for label in (-shares).argsort(kind="stable")[:count]
         )

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import LekhaniError, UsageError
+from lekhani.inference.confidence import confidences
 from lekhani.inference.session import Floats, Generator, Reader
 from lekhani.pictures import to_uint8
 
@@ -200,12 +201,6 @@ def _chosen(
         advance(kept)
         idle = 0 if kept else idle + 1
     return Drawn(labels, images, noise, confidence, seen, good)
-
-
-def confidences(logits: Floats) -> tuple[Labels, Floats]:
-    """What a judge reads, int64 [N], and how sure it is of that, float32 [N] in [0,1], from its logits float32 [N,K]."""
-    odds = np.exp(logits - logits.max(1, keepdims=True))
-    return logits.argmax(1), odds.max(1) / odds.sum(1)
 
 
 def _given_up(

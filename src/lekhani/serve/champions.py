@@ -15,7 +15,7 @@ from lekhani import files
 from lekhani import pen as pens
 from lekhani.data.spec import Bytes, Labels, load_prepared
 from lekhani.errors import LekhaniError, UsageError
-from lekhani.inference.sampling import confidences
+from lekhani.inference.confidence import confidences
 from lekhani.inference.session import Floats, Generator, Reader
 from lekhani.pictures import to_uint8
 from lekhani.serve.batching import Batcher

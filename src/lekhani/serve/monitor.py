@@ -18,7 +18,7 @@ from lekhani import files
 from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import LekhaniError
 from lekhani.evaluate.frechet import Doubles, frechet, moments
-from lekhani.inference.sampling import confidences
+from lekhani.inference.confidence import confidences
 from lekhani.inference.session import Floats, Reader
 
 SAMPLE = 2000  # images that the sample holds, of all classes together

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from lekhani.data.spec import MNIST, Bytes
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.inference import sampling
-from lekhani.inference.sampling import Drawn, Plan, Wishes, confidences, draw_shard, noise_source
+from lekhani.inference.confidence import confidences
+from lekhani.inference.sampling import Drawn, Plan, Wishes, draw_shard, noise_source
 from lekhani.inference.session import Generator, Reader
 
 ToyGenerator = Callable[..., Path]
@@ -162,12 +163,6 @@ def test_what_was_good_at_once_is_kept_as_it_was(conditional: Generator) -> None
     assert 0 < good.sum() < 300
     same = [image.tobytes() for image in kept.images]
     assert all(image.tobytes() in same for image in free.images[good])
-
-
-def test_confidences_add_up() -> None:
-    read, sure = confidences(np.log(np.array([[1, 3], [9, 1]], np.float32)) + 500)
-    assert read.tolist() == [1, 0]
-    np.testing.assert_allclose(sure, [0.75, 0.9], rtol=1e-4)
 
 
 def test_a_class_that_never_comes_is_named(
