@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lekhani import __version__, cli, params, stages
+from lekhani import __version__, cli, params
 from lekhani.errors import LekhaniError
 
 ROOT = Path(__file__).parents[2]
@@ -217,7 +217,7 @@ def test_failed_work_and_bugs_end_differently(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(error: BaseException) -> None:
-        monkeypatch.setattr(stages, "fetch", lambda *_: (_ for _ in ()).throw(error))
+        monkeypatch.setattr("lekhani.stages.data.fetch", lambda *_: (_ for _ in ()).throw(error))
 
     fail(LekhaniError("It did not work."))
     assert call(monkeypatch, "fetch", "-d", "mnist") == 1
@@ -231,7 +231,7 @@ def test_failed_work_and_bugs_end_differently(
 
 def test_what_the_stage_gets_is_what_was_asked_for(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[tuple[object, ...]] = []
-    monkeypatch.setattr(stages, "train", lambda choices, *rest: given.append((choices.profile, *rest)))
+    monkeypatch.setattr("lekhani.stages.train.train", lambda choices, *rest: given.append((choices.profile, *rest)))
     assert call(monkeypatch, "train", "--dataset", "mnist", "--variant", "flow_matching") == 0
     assert given == [("quick", "mnist", "flow_matching")]
 
@@ -282,7 +282,7 @@ def test_the_gate_refuses_with_exit_code_3(
         asked.append(args[1:])
         return args[1] == "mnist", f"the table of {args[1]}"
 
-    monkeypatch.setattr(stages, "promote", promote)
+    monkeypatch.setattr("lekhani.stages.promote.promote", promote)
     assert call(monkeypatch, "promote", "--check") == 3
     assert asked == [("devanagari", None, True, False, None), ("mnist", None, True, False, None)], (
         "one refusal does not hide the other's verdict"
