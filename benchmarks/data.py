@@ -125,7 +125,7 @@ def _plain_checks(images: Any, table: pd.DataFrame, out: Path) -> int:
 def lekhani(path: Path, out: Path) -> int:
     """Prepare and validate, with every check and every report."""
     from lekhani import params
-    from lekhani.data import prepare, report, schema
+    from lekhani.data import prepare, schema, validation_report
 
     raw = out / "raw"
     raw.mkdir(parents=True)
@@ -133,7 +133,9 @@ def lekhani(path: Path, out: Path) -> int:
     (raw / "source.json").write_text(json.dumps({"name": "local", "version": "1", "sha256": "0" * 64}))
     data = params.Data(source="local", path=str(path), image_size=32)
     info = prepare.prepare("devanagari", data, params.Prepare(), 7, raw, out / "prepared")
-    report.write_reports(schema.validate(out / "prepared", params.Validate()), out / "prepared", out / "reports")
+    validation_report.write_reports(
+        schema.validate(out / "prepared", params.Validate()), out / "prepared", out / "reports"
+    )
     return sum(info.counts.values())
 
 

@@ -3,8 +3,7 @@
 import logging
 
 from lekhani.data import prepare as preparing
-from lekhani.data import report as pages
-from lekhani.data import schema, versions
+from lekhani.data import schema, validation_report, versions
 from lekhani.data.sources import fetch as sources
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.params import Params
@@ -39,8 +38,8 @@ def validate(p: Params, dataset: str) -> None:
         except UsageError as error:
             log.warning("Drift cannot be judged: %s", error)
     report = schema.validate(PREPARED / dataset, p.validation, previous)
-    pages.write_reports(report, PREPARED / dataset, REPORTS / dataset)
-    log.info("%s", pages.report_text(report))
+    validation_report.write_reports(report, PREPARED / dataset, REPORTS / dataset)
+    log.info("%s", validation_report.report_text(report))
     if not report["passed"]:
         failed = [one["sentence"] for one in report["checks"] if not one["passed"] and one["policy"] == "error"]
         page = REPORTS / dataset / "validation.html"

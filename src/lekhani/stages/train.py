@@ -11,7 +11,7 @@ from torch import nn
 
 from lekhani import files
 from lekhani.data import spec
-from lekhani.data.report import PAGES
+from lekhani.data.validation_report import PAGES
 from lekhani.errors import LekhaniError
 from lekhani.evaluate.judge import JudgeNet
 from lekhani.evaluate.quick import QuickScore

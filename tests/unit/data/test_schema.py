@@ -14,9 +14,9 @@ from PIL import Image
 
 from lekhani import params
 from lekhani.data.prepare import prepare
-from lekhani.data.report import report_text
 from lekhani.data.schema import validate
 from lekhani.data.sources.fetch import fetch
+from lekhani.data.validation_report import report_text
 from lekhani.errors import LekhaniError
 from lekhani.text import printable
 

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from lekhani import files, params
-from lekhani.data.report import PAGES, write_reports
 from lekhani.data.schema import validate
 from lekhani.data.spec import GlyphClass
+from lekhani.data.validation_report import PAGES, write_reports
 from lekhani.errors import LekhaniError
 
 WritePrepared = Callable[..., Path]
