@@ -1,50 +1,36 @@
 """Whether a candidate generator replaces the champion: two scorecards and a policy in, a decision with its reasons out.
 
-Nothing is read, written or drawn by chance here, so that a decision can be repeated from what it names. Whatever a scorecard lacks or
-garbles is a failed check and never an error: a model is promoted only on figures that are there.
+Nothing is read, written or left to chance here, so that a decision can be repeated from what it names. An entry that
+a scorecard lacks or garbles is a failed check, never an error: a model is promoted only on figures that exist.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
-Metric = Literal["fid_ratio", "kid", "precision", "recall", "label_agreement"]
-LOWER_IS_BETTER = ("fid_ratio", "kid")  # of the metrics that may lead; of the others higher is
+from lekhani.params import Gate
+from lekhani.statistics import welch_margin
+from lekhani.text import markdown_table
+
+LOWER_IS_BETTER = ("fid_ratio", "kid")  # of the metrics that may lead; the others are better when higher
 
 # What must be equal before two scorecards may be compared.
 _DIGESTS = ("dataset", "data_digest", "judge_sha256")
 _NUMBERS = ("n_generated", "sampling_seeds", "seed")
 
-
-@dataclass(frozen=True)
-class Policy:
-    """What a candidate must reach, field by field as `gate` in params.yaml, where each is described."""
-
-    metric: Metric
-    min_improvement: float
-    conditional: Literal["any", "required"]
-    max_fid_ratio: float
-    min_label_agreement: float
-    min_label_agreement_second: float
-    max_label_agreement_drop: float
-    min_recall_ratio: float
-    max_collapsed_classes: int
-    max_near_copies_excess: float
-    max_train_excess_deviations: float
-    min_usefulness_ratio: float
-    max_parity: float
-    max_size_mb: float
-    max_latency_ms: float
+Value = float | str | None
+Outcome = tuple[Value, Value, bool, str]  # value, bound, passed and sentence of a check
 
 
 @dataclass(frozen=True)
 class Check:
-    """One reason for or against: `value` against `bound`, both None where they are not known, and what that means in one sentence."""
+    """One reason for or against, in one sentence too: `value` held against `bound`, None where they are not known."""
 
     name: str
-    value: float | str | None
-    bound: float | str | None
+    value: Value
+    bound: Value
     passed: bool
     sentence: str
 
@@ -62,65 +48,28 @@ class Decision:
 
     def markdown(self) -> str:
         """A line with the verdict, then a table of all checks, failed ones first."""
-        failed = [check for check in self.checks if not check.passed]
+        failed = [check.name for check in self.checks if not check.passed]
+        verdict = f"**Refuse**: {len(failed)} of {len(self.checks)} checks failed ({', '.join(failed)})."
         if self.promote:
             verdict = f"**Promote**: all {len(self.checks)} checks passed."
-        else:
-            verdict = f"**Refuse**: {len(failed)} of {len(self.checks)} checks failed ({', '.join(check.name for check in failed)})."
-        rows = [
-            f"| {'passed' if one.passed else '**failed**'} | {one.name} | {_cell(one.value)} | {_cell(one.bound)} | {_cell(one.sentence, 1000)} |"
-            for one in sorted(self.checks, key=lambda check: check.passed)
-        ]
-        return "\n".join(
-            [verdict, "", "| | check | value | bound | reason |", "| --- | --- | --- | --- | --- |", *rows, ""]
-        )
+        rows = [_row(check) for check in sorted(self.checks, key=lambda check: check.passed)]
+        return "\n".join([verdict, "", *markdown_table(["", "check", "value", "bound", "reason"], rows), ""])
 
 
-def decide(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, policy: Policy) -> Decision:
-    """Hold the candidate's scorecard against the policy and, unless `champion` is None, against the champion's scorecard.
+def decide(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, policy: Gate) -> Decision:
+    """Hold the candidate's scorecard against the policy and against the champion's scorecard, if there is a champion.
 
-    It is promoted when every check passes. Against a champion it must be another model, scored alike, and better in `policy.metric` by
-    `min_improvement` and by more than chance in sampling may make (`welch_band`), so that a tie keeps the champion. A metric that does
-    not apply is not checked: agreement with labels of a generator that takes none, unless the policy wants labels or the champion takes
-    them, and usefulness where it was not measured. For a given spread between sampling seeds, no worse metric of the candidate and no
-    better one of the champion turns a refusal into a promotion.
+    It is promoted when every check passes. Against a champion it must be another model, scored alike, and better in
+    `policy.metric` by `min_improvement` and by more than chance in sampling explains (`welch_margin`), so that a tie
+    keeps the champion. A metric that does not apply is not checked: label agreement of a generator without labels,
+    unless the policy requires labels or the champion takes them, and usefulness where it was not measured. For a
+    given spread between sampling seeds, no worse metric of the candidate and no better one of the champion turns a
+    refusal into a promotion.
     """
-    ours = _Card("candidate", candidate)
-    checks = (*_against(ours, None if champion is None else _Card("champion", champion), policy), *_alone(ours, policy))
+    ours = _Scorecard("candidate", candidate)
+    theirs = None if champion is None else _Scorecard("champion", champion)
+    checks = (*_against(ours, theirs, policy), *_alone(ours, policy))
     return Decision(all(check.passed for check in checks), checks)
-
-
-def welch_band(std: float, n: float, other_std: float, other_n: float) -> float:
-    """The difference of two means that chance exceeds in 5% of cases, from sample standard deviations over n and other_n draws, each 2 or more.
-
-    The two-sided t-test of Welch 1947 for unequal variances, with Welch's and Satterthwaite's degrees of freedom.
-    """
-    errors = std / math.sqrt(n), other_std / math.sqrt(other_n)
-    largest = max(errors)
-    if largest == 0 or math.isinf(largest):
-        return largest
-    one, other = (
-        (error / largest) * (error / largest) for error in errors
-    )  # in parts of the larger, so that nothing over- or underflows
-    freedom = (one + other) * (one + other) / (one * one / (n - 1) + other * other / (other_n - 1))
-    return t_quantile(freedom) * largest * math.sqrt(one + other)
-
-
-def t_quantile(freedom: float) -> float:
-    """The 97.5% quantile of Student's t with `freedom` degrees of freedom, 1 or more and not necessarily whole, exact to 1e-5.
-
-    With t = sqrt(freedom) tan(angle) the probability of |T| < t is an integral of cos(angle)^(freedom - 1), here by Simpson's rule.
-    """
-    freedom = min(freedom, 1e6)  # from here on normal, to five digits
-    scale = 2 * math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
-    low, high, pieces = 0.0, math.atan(13 / math.sqrt(freedom)), 100  # the largest, of one degree of freedom, is 12.7
-    for _ in range(50):
-        angle = (low + high) / 2
-        step = angle / pieces
-        heights = [math.cos(step * place) ** (freedom - 1) for place in range(pieces + 1)]
-        area = step / 3 * (heights[0] + 4 * sum(heights[1::2]) + 2 * sum(heights[2:-1:2]) + heights[-1])
-        low, high = (angle, high) if scale * area < 0.95 else (low, angle)
-    return math.sqrt(freedom) * math.tan(high)
 
 
 class _UnknownError(Exception):
@@ -128,254 +77,71 @@ class _UnknownError(Exception):
 
 
 @dataclass(frozen=True)
-class _Card:
+class _Scorecard:
     who: str
     entries: Mapping[str, Any]
 
     def number(self, key: str) -> float:
-        value = self._value(key)
+        value = self._entry(key)
         try:
             if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
                 return float(value)
         except OverflowError:  # a whole number too long for a float
             pass
-        raise _UnknownError(f"In the {self.who}'s scorecard {key} is no finite number; score the {self.who} again.")
+        raise self._unknown(f"In the {self.who}'s scorecard {key} is not a finite number")
 
     def text(self, key: str) -> str:
-        value = self._value(key)
+        value = self._entry(key)
         if isinstance(value, str) and value:
             return value
-        raise _UnknownError(f"In the {self.who}'s scorecard {key} is no text; score the {self.who} again.")
+        raise self._unknown(f"In the {self.who}'s scorecard {key} is not text")
 
-    def _value(self, key: str) -> Any:
+    def std(self, key: str) -> float:
+        value = self.number(key)
+        if value < 0:
+            raise self._unknown(f"In the {self.who}'s scorecard {key} is below 0, which no standard deviation is")
+        return value
+
+    def std_of(self, metric: str) -> float:
+        """The standard deviation of a leading metric between sampling seeds."""
+        if metric != "fid_ratio":
+            return self.std(f"{metric}_std")
+        if (floor := self.number("fid_floor")) <= 0:
+            raise self._unknown(f"In the {self.who}'s scorecard fid_floor is not above 0")
+        return self.std("fid_std") / floor
+
+    def sampling_seeds(self) -> float:
+        if (seeds := self.number("sampling_seeds")) < 2:
+            advice = "score both with evaluate.sampling_seeds of 2 or more"
+            raise _UnknownError(f"The {self.who} was sampled once, which says nothing about chance; {advice}.")
+        return seeds
+
+    def applies(self, metric: str) -> bool:
+        """Whether a metric that not every scorecard has says something about this generator."""
+        if metric in ("label_agreement", "label_agreement_second"):
+            return "label_agreement" in self.entries or "label_agreement_second" in self.entries
+        if metric == "usefulness_ratio":  # measured, and so was the floor that it is held against
+            return "usefulness_ratio" in self.entries or "usefulness_floor" in self.entries
+        return True
+
+    def _entry(self, key: str) -> Any:
         if key not in self.entries:
-            raise _UnknownError(f"The {self.who}'s scorecard has no {key}; score the {self.who} again.")
+            raise self._unknown(f"The {self.who}'s scorecard has no {key}")
         return self.entries[key]
 
-    @property
-    def conditional(self) -> bool:
-        return "label_agreement" in self.entries or "label_agreement_second" in self.entries
-
-    @property
-    def tried_out(self) -> bool:
-        """Whether usefulness was measured, and so was the floor that it is held against."""
-        return "usefulness_ratio" in self.entries or "usefulness_floor" in self.entries
+    def _unknown(self, what: str) -> _UnknownError:
+        return _UnknownError(f"{what}; score the {self.who} again.")
 
 
-def _alone(card: _Card, policy: Policy) -> Iterator[Check]:
-    yield _bounded(card, policy, "fid_ratio", "max_fid_ratio", _times, "FID is {} its floor")
-    if policy.conditional == "required":
-        sentence = (
-            "The candidate takes labels."
-            if card.conditional
-            else "The candidate takes no label, and gate.conditional is `required`."
-        )
-        yield Check("conditional", None, None, card.conditional, sentence)
-    if card.conditional:
-        yield _bounded(card, policy, "label_agreement", "min_label_agreement", _percent, "Label agreement is {}")
-        second = "Label agreement by the second classifier is {}"
-        yield _bounded(card, policy, "label_agreement_second", "min_label_agreement_second", _percent, second)
-    yield _bounded(card, policy, "recall_ratio", "min_recall_ratio", _percent, "Recall is {} of its floor")
-    yield _bounded(
-        card, policy, "collapsed_classes", "max_collapsed_classes", _plain, "The number of collapsed classes is {}"
-    )
-    yield _bounded(
-        card,
-        policy,
-        "near_copies",
-        "max_near_copies_excess",
-        _percent,
-        "Near copies of train images are {} of the images",
-        over=lambda asked: card.number("near_copies_floor") + asked,
-        beside=" over those among real images",
-    )
-    yield _bounded(
-        card,
-        policy,
-        "train_excess",
-        "max_train_excess_deviations",
-        _plain,
-        "The excess of train images among nearest neighbours is {}",
-        over=lambda asked: card.number("train_excess_floor") + asked * _spread(card, "train_excess_std"),
-        beside=" over that of real images",
-    )
-    if card.tried_out:
-        yield _bounded(
-            card, policy, "usefulness_ratio", "min_usefulness_ratio", _percent, "Usefulness is {} of its floor"
-        )
-    yield _bounded(
-        card,
-        policy,
-        "parity_max_abs",
-        "max_parity",
-        _general,
-        "The largest difference of a pixel from the trained network is {}",
-    )
-    yield _bounded(card, policy, "size_mb", "max_size_mb", _plain, "The size in MB is {}")
-    yield _bounded(card, policy, "latency_ms", "max_latency_ms", _plain, "The time for one image in ms is {}")
-
-
-def _against(card: _Card, champion: _Card | None, policy: Policy) -> Iterator[Check]:
-    if champion is None:
-        yield Check(
-            "champion", None, None, True, "There is no champion yet, so that only the candidate's own figures count."
-        )
-        return
-    yield _checked("new_model", lambda: _new_model(card, champion))
-    yield _checked("same_yardstick", lambda: _same_yardstick(card, champion))
-    yield _checked("improvement", lambda: _improvement(card, champion, policy))
-    yield _checked("noise", lambda: _noise(card, champion, policy.metric))
-    if champion.conditional:
-        yield _checked(
-            "label_agreement_drop", lambda: _label_agreement_drop(card, champion, policy.max_label_agreement_drop)
-        )
-
-
-def _checked(name: str, check: Callable[[], Check]) -> Check:
+def _checked(name: str, check: Callable[[], Outcome]) -> Check:
     try:
-        return check()
+        value, bound, passed, sentence = check()
     except _UnknownError as unknown:
         return Check(name, None, None, False, str(unknown))
+    return Check(name, _finite(value), _finite(bound), passed, sentence)
 
 
-def _bounded(
-    card: _Card,
-    policy: Policy,
-    metric: str,
-    field: str,
-    show: Callable[[float, int], str],
-    what: str,
-    over: Callable[[float], float] = float,
-    beside: str = "",
-) -> Check:
-    """Hold a metric against what `over` makes of the policy's field: from above for a field named max_, else from below."""
-    try:
-        value, bound = card.number(metric), over(getattr(policy, field))
-    except _UnknownError as unknown:
-        return Check(metric, None, None, False, str(unknown))
-    ceiling = field.startswith("max_")
-    passed = value <= bound if ceiling else value >= bound
-    ours, theirs = _apart(value, bound, show)
-    relation = ("within" if passed else "above") if ceiling else ("no less than" if passed else "below")
-    sentence = (
-        f"{what.format(ours)}, {relation} the {theirs} that gate.{field} {'allows' if ceiling else 'asks for'}{beside}."
-    )
-    return Check(metric, value, _finite(bound), passed, sentence)
-
-
-def _new_model(card: _Card, champion: _Card) -> Check:
-    ours, theirs = card.text("model_sha256"), champion.text("model_sha256")
-    sentence = (
-        "The candidate is another model than the champion."
-        if ours != theirs
-        else "This very model is already champion."
-    )
-    return Check("new_model", ours, theirs, ours != theirs, sentence)
-
-
-def _same_yardstick(card: _Card, champion: _Card) -> Check:
-    differ = [key for key in _DIGESTS if card.text(key) != champion.text(key)] + [
-        key for key in _NUMBERS if card.number(key) != champion.number(key)
-    ]
-    if not differ:
-        return Check(
-            "same_yardstick",
-            None,
-            None,
-            True,
-            "Candidate and champion were scored alike: same test data, judge, counts and seed.",
-        )
-    listed = ", ".join(differ)
-    sentence = f"Candidate and champion were not scored alike, as they differ in {listed}; score both again with the same data, judge and params."
-    return Check("same_yardstick", listed, None, False, sentence)
-
-
-def _improvement(card: _Card, champion: _Card, policy: Policy) -> Check:
-    value, theirs = card.number(policy.metric), champion.number(policy.metric)
-    lower = policy.metric in LOWER_IS_BETTER
-    # As one product, since rounding then keeps the order: a better champion never moves the bound the other way.
-    bound = theirs * (1 - policy.min_improvement if lower == (theirs > 0) else 1 + policy.min_improvement)
-    passed = value <= bound if lower else value >= bound
-    ours, needed = _apart(value, bound, _plain)
-    how = f"better the champion's {_plain(theirs, 1)} by the {policy.min_improvement:.1%} that gate.min_improvement asks for"
-    sentence = (
-        f"{policy.metric} is {ours}, low enough to {how}."
-        if lower
-        else f"{policy.metric} is {ours}, high enough to {how}."
-    )
-    if not passed:
-        sentence = f"{policy.metric} is {ours}; it takes {needed} or {'less' if lower else 'more'} to {how}."
-    return Check("improvement", value, _finite(bound), passed, sentence)
-
-
-def _noise(card: _Card, champion: _Card, metric: str) -> Check:
-    gain = card.number(metric) - champion.number(metric)
-    gain = -gain if metric in LOWER_IS_BETTER else gain
-    seeds = _seeds(card), _seeds(champion)
-    band = welch_band(_std(card, metric), seeds[0], _std(champion, metric), seeds[1])
-    passed = gain > band
-    ours, chance = _apart(gain, band, _plain)
-    sentence = f"{metric} is better by {ours}, more than the {chance} that chance in sampling may make."
-    if not passed:
-        sentence = (
-            f"{metric} is better by {ours}, yet chance in sampling may make {chance}, and a tie keeps the champion."
-        )
-    if gain <= 0:
-        sentence = f"{metric} is no better than the champion's."
-    return Check("noise", _finite(gain), _finite(band), passed, sentence)
-
-
-def _label_agreement_drop(card: _Card, champion: _Card, drop: float) -> Check:
-    theirs = champion.number("label_agreement")
-    if not card.conditional:
-        sentence = (
-            "The candidate takes no label, and the champion does: whoever asks it for a letter would be given any."
-        )
-        return Check("label_agreement_drop", None, _finite(theirs - drop), False, sentence)
-    value, bound = card.number("label_agreement"), theirs - drop
-    passed = value >= bound
-    ours, shown = _apart(value, bound, _percent)
-    relation = "no less than" if passed else "below"
-    sentence = f"Label agreement is {ours}, {relation} the {shown} that gate.max_label_agreement_drop leaves of the champion's {_percent(theirs, 1)}."
-    return Check("label_agreement_drop", value, _finite(bound), passed, sentence)
-
-
-def _seeds(card: _Card) -> float:
-    seeds = card.number("sampling_seeds")
-    if seeds < 2:
-        raise _UnknownError(
-            f"The {card.who} was sampled once, which tells nothing of chance; score both with evaluate.sampling_seeds of 2 or more."
-        )
-    return seeds
-
-
-def _std(card: _Card, metric: str) -> float:
-    """The deviation of a leading metric between sampling seeds."""
-    if metric != "fid_ratio":
-        return _spread(card, f"{metric}_std")
-    floor = card.number("fid_floor")
-    if floor <= 0:
-        raise _UnknownError(f"In the {card.who}'s scorecard fid_floor is not above 0; score the {card.who} again.")
-    return _spread(card, "fid_std") / floor
-
-
-def _spread(card: _Card, key: str) -> float:
-    spread = card.number(key)
-    if spread < 0:
-        raise _UnknownError(
-            f"In the {card.who}'s scorecard {key} is below 0, which no deviation is; score the {card.who} again."
-        )
-    return spread
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _apart(value: float, bound: float, show: Callable[[float, int], str]) -> tuple[str, str]:
-    """Both as text, with as many digits as it takes to tell them apart: never 95.0%, below 95.0%."""
-    digits = next((digits for digits in range(1, 17) if show(value, digits) != show(bound, digits)), 1)
-    return show(value, digits), show(bound, digits)
+# --- the candidate against the policy ---
 
 
 def _percent(value: float, digits: int) -> str:
@@ -396,6 +162,181 @@ def _general(value: float, digits: int) -> str:
     return f"{value:.{digits + 1}g}"
 
 
-def _cell(value: float | str | None, width: int = 12) -> str:
+@dataclass(frozen=True)
+class _Bound:
+    """A field of the policy that bounds a metric: from above if it is named max_, else from below.
+
+    With `floor`, the field is how far the metric may exceed that entry of the scorecard; with `unit`, it counts in
+    multiples of that one.
+    """
+
+    metric: str
+    field: str
+    form: Callable[[float, int], str]
+    what: str
+    beside: str = ""
+    floor: str = ""
+    unit: str = ""
+
+    def check(self, card: _Scorecard, policy: Gate) -> Outcome:
+        value, bound = card.number(self.metric), float(getattr(policy, self.field))
+        bound *= card.std(self.unit) if self.unit else 1
+        bound += card.number(self.floor) if self.floor else 0
+        is_ceiling = self.field.startswith("max_")
+        passed = value <= bound if is_ceiling else value >= bound
+        shown, limit = _distinct(value, bound, self.form)
+        relation = ("within" if passed else "above") if is_ceiling else ("no less than" if passed else "below")
+        verb = "allows" if is_ceiling else "requires"
+        sentence = f"{self.what.format(shown)}, {relation} the {limit} that gate.{self.field} {verb}{self.beside}."
+        return value, bound, passed, sentence
+
+
+_SECOND = "Label agreement by the second classifier is {}"
+_BOUNDS = (
+    _Bound("fid_ratio", "max_fid_ratio", _times, "Judge FID is {} its floor"),
+    _Bound("label_agreement", "min_label_agreement", _percent, "Label agreement is {}"),
+    _Bound("label_agreement_second", "min_label_agreement_second", _percent, _SECOND),
+    _Bound("recall_ratio", "min_recall_ratio", _percent, "Recall is {} of its floor"),
+    _Bound("collapsed_classes", "max_collapsed_classes", _plain, "The number of collapsed classes is {}"),
+    _Bound(
+        *("near_copies", "max_near_copies_excess", _percent, "Near copies of train images are {} of the images"),
+        *(" over those among real images", "near_copies_floor"),
+    ),
+    _Bound(
+        *("train_excess", "max_train_excess_deviations", _plain),
+        *("The excess of train images among nearest neighbours is {}", " over that of real images"),
+        *("train_excess_floor", "train_excess_std"),
+    ),
+    _Bound("usefulness_ratio", "min_usefulness_ratio", _percent, "Usefulness is {} of its floor"),
+    _Bound(
+        "parity_max_abs", "max_parity", _general, "The largest difference of a pixel from the trained network is {}"
+    ),
+    _Bound("size_mb", "max_size_mb", _plain, "The size in MB is {}"),
+    _Bound("latency_ms", "max_latency_ms", _plain, "The time for one image in ms is {}"),
+)
+
+
+def _alone(card: _Scorecard, policy: Gate) -> Iterator[Check]:
+    if policy.conditional == "required":
+        takes_labels = card.applies("label_agreement")
+        sentence = "The candidate takes no labels, and gate.conditional is `required`."
+        yield Check(
+            "conditional", None, None, takes_labels, "The candidate takes labels." if takes_labels else sentence
+        )
+    for bound in _BOUNDS:
+        if card.applies(bound.metric):
+            yield _checked(bound.metric, partial(bound.check, card, policy))
+
+
+# --- the candidate against the champion ---
+
+
+def _new_model(card: _Scorecard, champion: _Scorecard, _: Gate) -> Outcome:
+    ours, theirs = card.text("model_sha256"), champion.text("model_sha256")
+    if ours == theirs:
+        return ours, theirs, False, "This very model is already champion."
+    return ours, theirs, True, "The candidate is another model than the champion."
+
+
+def _same_yardstick(card: _Scorecard, champion: _Scorecard, _: Gate) -> Outcome:
+    differ = [key for key in _DIGESTS if card.text(key) != champion.text(key)]
+    differ += [key for key in _NUMBERS if card.number(key) != champion.number(key)]
+    if not differ:
+        alike = "same test data, judge, counts and seed"
+        return None, None, True, f"Candidate and champion were scored alike: {alike}."
+    which, advice = ", ".join(differ), "score both again with the same data, judge and params"
+    return which, None, False, f"Candidate and champion were not scored alike, as they differ in {which}; {advice}."
+
+
+def _improvement(card: _Scorecard, champion: _Scorecard, policy: Gate) -> Outcome:
+    value, theirs = card.number(policy.metric), champion.number(policy.metric)
+    lower = policy.metric in LOWER_IS_BETTER
+    # As one product, since rounding then keeps the order: a better champion never moves the bound the other way.
+    bound = theirs * (1 - policy.min_improvement if lower == (theirs > 0) else 1 + policy.min_improvement)
+    passed = value <= bound if lower else value >= bound
+    ours, needed = _distinct(value, bound, _plain)
+    how = f"improve on the champion's {_plain(theirs, 1)} by the {policy.min_improvement:.1%} of gate.min_improvement"
+    if passed:
+        return value, bound, True, f"{policy.metric} is {ours}, {'low' if lower else 'high'} enough to {how}."
+    return (
+        value,
+        bound,
+        False,
+        f"{policy.metric} is {ours}; it takes {needed} or {'less' if lower else 'more'} to {how}.",
+    )
+
+
+def _noise(card: _Scorecard, champion: _Scorecard, policy: Gate) -> Outcome:
+    metric = policy.metric
+    gain = card.number(metric) - champion.number(metric)
+    gain = -gain if metric in LOWER_IS_BETTER else gain
+    seeds = card.sampling_seeds(), champion.sampling_seeds()
+    margin = welch_margin(card.std_of(metric), seeds[0], champion.std_of(metric), seeds[1])
+    if gain <= 0:
+        return gain, margin, False, f"{metric} is no better than the champion's."
+    ours, chance = _distinct(gain, margin, _plain)
+    if gain > margin:
+        return (
+            gain,
+            margin,
+            True,
+            f"{metric} is better by {ours}, more than the {chance} that chance in sampling explains.",
+        )
+    why = f"chance in sampling explains {chance}, and a tie keeps the champion"
+    return gain, margin, False, f"{metric} is better by {ours}, yet {why}."
+
+
+def _label_agreement_drop(card: _Scorecard, champion: _Scorecard, policy: Gate) -> Outcome:
+    theirs = champion.number("label_agreement")
+    bound = theirs - policy.max_label_agreement_drop
+    if not card.applies("label_agreement"):
+        why = "a request for a letter would be answered with any letter"
+        return None, bound, False, f"The candidate takes no labels, and the champion does: {why}."
+    value = card.number("label_agreement")
+    passed = value >= bound
+    ours, limit = _distinct(value, bound, _percent)
+    below = f"the champion's {_percent(theirs, 1)} less gate.max_label_agreement_drop"
+    relation = "no less than" if passed else "below"
+    return value, bound, passed, f"Label agreement is {ours}, {relation} the {limit} of {below}."
+
+
+_AGAINST: dict[str, Callable[[_Scorecard, _Scorecard, Gate], Outcome]] = {
+    "new_model": _new_model,
+    "same_yardstick": _same_yardstick,
+    "improvement": _improvement,
+    "noise": _noise,
+    "label_agreement_drop": _label_agreement_drop,
+}
+
+
+def _against(card: _Scorecard, champion: _Scorecard | None, policy: Gate) -> Iterator[Check]:
+    if champion is None:
+        sentence = "There is no champion yet, so that only the candidate's own figures count."
+        yield Check("champion", None, None, True, sentence)
+        return
+    for name, check in _AGAINST.items():
+        if name != "label_agreement_drop" or champion.applies("label_agreement"):
+            yield _checked(name, partial(check, card, champion, policy))
+
+
+# --- text ---
+
+
+def _finite(value: Value) -> Value:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _distinct(value: float, bound: float, form: Callable[[float, int], str]) -> tuple[str, str]:
+    """Both as text, with as many digits as it takes to tell them apart: never 95.0%, below 95.0%."""
+    digits = next((digits for digits in range(1, 17) if form(value, digits) != form(bound, digits)), 1)
+    return form(value, digits), form(bound, digits)
+
+
+def _row(check: Check) -> tuple[str, ...]:
+    verdict = "passed" if check.passed else "**failed**"
+    return verdict, check.name, _cell(check.value), _cell(check.bound), _cell(check.sentence, 1000)
+
+
+def _cell(value: Value, width: int = 12) -> str:
     text = "" if value is None else f"{value:.4g}" if isinstance(value, int | float) else value[:width]
     return " ".join(text.replace("|", "\\|").split())

@@ -146,7 +146,7 @@ def _decide(
             if not force:
                 raise
             broken.append(gate.Check("champion", champion, None, False, f"The champion cannot be scored: {error}"))
-    decision = gate.decide(candidate, incumbent, gate.Policy(**p.gate.model_dump()))
+    decision = gate.decide(candidate, incumbent, p.gate)
     return incumbent, gate.Decision(decision.promote and not broken, (*broken, *decision.checks))
 
 

@@ -25,27 +25,15 @@ def readings(n: int, k: int, seed: int) -> Readings:
 
 def test_agreement_entropy_and_coverage_by_hand() -> None:
     labels = np.array([0, 0, 1, 1, 2, 2, 3, 3], np.int64)
-    got = read_labels(logits_for([0, 0, 1, 0, 2, 2, 0, 0], 4), labels)
-    assert got.label_agreement == 5 / 8
-    assert got.class_entropy == pytest.approx(
-        -(5 / 8 * math.log(5 / 8) + 1 / 8 * math.log(1 / 8) + 2 / 8 * math.log(2 / 8))
-    )
-    assert got.classes_covered == 3
+    found = read_labels(logits_for([0, 0, 1, 0, 2, 2, 0, 0], 4), labels)
+    entropy = -sum(share * math.log(share) for share in (5 / 8, 1 / 8, 2 / 8))
+    assert found == {"label_agreement": 5 / 8, "class_entropy": pytest.approx(entropy), "classes_covered": 3}
 
 
-def test_entropy_reaches_from_nothing_to_log_k() -> None:
-    assert read_labels(logits_for([2] * 9, 4), None).class_entropy == 0
-    assert read_labels(logits_for([0, 1, 2, 3], 4), None).class_entropy == pytest.approx(math.log(4))
-
-
-def test_a_class_read_by_a_fluke_is_not_covered() -> None:
+def test_a_class_predicted_by_a_fluke_is_not_covered() -> None:
     # A fair share of 2,000 images in 4 classes is 500; a hundredth of it is 5.
     predicted = [0] * (2000 - 4 - 6) + [1] * 4 + [2] * 6
-    assert read_labels(logits_for(predicted, 4), None).classes_covered == 2
-
-
-def test_an_unconditional_generator_has_no_agreement() -> None:
-    assert read_labels(logits_for([0, 1], 2), None).label_agreement is None
+    assert read_labels(logits_for(predicted, 4), None)["classes_covered"] == 2
 
 
 LABELS = (np.arange(120) % 3).astype(np.int64)
@@ -72,20 +60,10 @@ def cards(generated: list[Readings], real: Real) -> tuple[dict[str, float], dict
 
 def test_a_conditional_scorecard(cards: tuple[dict[str, float], dict[str, float]]) -> None:
     card, _ = cards
-    for name in (
-        "fid",
-        "kid",
-        "inception_score",
-        "precision",
-        "recall",
-        "class_entropy",
-        "classes_covered",
-        "label_agreement",
-    ):
+    for name in ("fid", "kid", "inception_score", "precision", "recall", "class_entropy"):
         assert f"{name}_floor" in card
         assert math.isfinite(card[name])
-    assert card["label_agreement"] == 0.75
-    assert card["label_agreement_floor"] == 1.0
+    assert (card["label_agreement"], card["label_agreement_floor"]) == (0.75, 1.0)
     assert card["classes_covered"] == card["classes_covered_floor"] == 3
     assert card["fid"] > card["fid_floor"] > 0
     assert card["fid_ratio"] == pytest.approx(card["fid"] / card["fid_floor"])
@@ -98,20 +76,16 @@ def test_what_does_not_apply_is_absent(cards: tuple[dict[str, float], dict[str, 
     assert set(conditional) - set(unconditional) == {"label_agreement", "label_agreement_floor"}
     assert all(unconditional[name] == conditional[name] for name in unconditional)
     assert conditional["sampling_seeds"] == 1
-    assert not [
-        name
-        for name in conditional
-        if name.endswith("_std") and name not in ("kid_subset_std", "inception_score_split_std")
-    ]
+    deviations = {name for name in conditional if name.endswith("_std")}
+    assert deviations == {"kid_subset_std", "inception_score_split_std"}, "one sampling seed has no other"
 
 
 def test_several_sampling_seeds_by_hand(generated: list[Readings], real: Real) -> None:
-    asked = LABELS.copy()
     logits = [one[1].copy() for one in generated]
     for k, one in enumerate(logits):  # seed k gets k times 12 labels wrong
         one[: 12 * k] = np.roll(one[: 12 * k], 1, axis=1)
     samples = [(features, one) for (features, _), one in zip(generated, logits, strict=True)]
-    card = score(samples, asked, real, LABELS, 40, 1)
+    card = score(samples, LABELS, real, LABELS, 40, 1)
     each = [fidelity(one, real.test, 40, 1) for one in samples]
     assert card["sampling_seeds"] == 3
     for name in ("fid", "kid", "inception_score", "precision", "recall"):
@@ -140,24 +114,18 @@ def test_classes_are_counted_over_all_sampling_seeds(generated: list[Readings], 
 def test_another_extractor_has_names_of_its_own(generated: list[Readings], real: Real) -> None:
     plain, suffixed = fidelity_card(generated, real, 40, 1), fidelity_card(generated, real, 40, 1, suffix="_inception")
     assert not set(plain) & set(suffixed)
-    assert {
-        "fid_inception",
-        "fid_inception_std",
-        "fid_inception_floor",
-        "fid_inception_ratio",
-        "kid_inception_subset_std",
-    } <= set(suffixed)
+    assert {"fid_inception", "fid_inception_std", "fid_inception_ratio", "kid_inception_subset_std"} <= set(suffixed)
     assert sorted(plain.values()) == sorted(suffixed.values())
 
 
-class Counter:
-    """An extractor that counts how often it is asked; its features are means of rows and columns."""
+class CountingExtractor:
+    """An extractor that counts its calls; its features are means of rows and columns."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.calls = 0
 
     def __call__(self, images: Bytes) -> Readings:
-        self.asked += 1
+        self.calls += 1
         flat = images.astype(np.float32)
         return np.concatenate([flat.mean(1), flat.mean(2)], axis=1), flat[:, 0, :3]
 
@@ -167,12 +135,12 @@ def pictures(n: int, seed: int) -> Bytes:
 
 
 def test_real_images_are_read_once(tmp_path: Path) -> None:
-    read, cache = Counter(), tmp_path / "readings" / "toy.npz"
+    read, cache = CountingExtractor(), tmp_path / "readings" / "toy.npz"
     test, train = pictures(30, 1), pictures(40, 2)
     first = read_real(read, test, train, 20, 7, cache, "abc")
-    assert read.asked == 2
+    assert read.calls == 2
     again = read_real(read, test.copy(), train.copy(), 20, 7, cache, "abc")
-    assert read.asked == 2
+    assert read.calls == 2
     assert again.floor == first.floor == fidelity(read(train), read(test), 20, 7)
     for one, other in zip(first.test, again.test, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -182,7 +150,7 @@ def test_real_images_are_read_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("changed", ["test", "train", "subsets", "seed", "extractor"])
 def test_what_was_read_of_other_images_is_not_taken(tmp_path: Path, changed: str) -> None:
-    read, cache = Counter(), tmp_path / "toy.npz"
+    read, cache = CountingExtractor(), tmp_path / "toy.npz"
     test, train = pictures(30, 1), pictures(40, 2)
     read_real(read, test, train, 20, 7, cache, "abc")
     if changed in ("test", "train"):
@@ -194,7 +162,7 @@ def test_what_was_read_of_other_images_is_not_taken(tmp_path: Path, changed: str
         "abd" if changed == "extractor" else "abc",
     )
     got = read_real(read, test, train, *choices)
-    assert read.asked == 4
+    assert read.calls == 4
     assert got.floor == fidelity(read(train), read(test), *choices[:2])
 
 
@@ -210,7 +178,7 @@ class Trap:
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "pickle", "other arrays"])
 def test_a_damaged_cache_is_made_anew(tmp_path: Path, damage: str) -> None:
-    read, cache = Counter(), tmp_path / "toy.npz"
+    read, cache = CountingExtractor(), tmp_path / "toy.npz"
     test, train = pictures(30, 1), pictures(40, 2)
     first = read_real(read, test, train, 20, 7, cache, "abc")
     whole = cache.read_bytes()
@@ -221,10 +189,10 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path, damage: str) -> None:
     else:
         cache.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"hello"}[damage])
     assert read_real(read, test, train, 20, 7, cache, "abc").floor == first.floor
-    assert read.asked == 4
+    assert read.calls == 4
     assert not (tmp_path / "ran").exists()
     read_real(read, test, train, 20, 7, cache, "abc")
-    assert read.asked == 4, "mended"
+    assert read.calls == 4, "mended"
 
 
 def sampled_card(seed: int, shift: float, real: Real, seeds: int = 3) -> dict[str, float]:
@@ -267,21 +235,16 @@ def test_ties_by_hand() -> None:
     def card(value: float, spread: float, seeds: int = 3) -> dict[str, float]:
         return {"fid": value, "fid_std": spread, "sampling_seeds": seeds}
 
-    # Three seeds each: the standard error of the difference is 0.1 * sqrt(2 / 3) = 0.0816, Student's t with 4 degrees of freedom 2.776.
+    # Three seeds each: the standard error of the difference is 0.1 * sqrt(2 / 3) = 0.0816, Student's t with 4 degrees
+    # of freedom 2.776.
     assert tie(card(1.0, 0.1), card(1.0 + 2.77 * 0.08165, 0.1))
     assert not tie(card(1.0, 0.1), card(1.0 + 2.79 * 0.08165, 0.1))
-    # A hundred seeds each: 1.97 standard errors.
-    assert tie(card(1.0, 0.1, 100), card(1.0 + 1.96 * 0.01414, 0.1, 100))
-    assert not tie(card(1.0, 0.1, 100), card(1.0 + 2.0 * 0.01414, 0.1, 100))
     assert tie(card(1.0, 0.0), card(1.0, 0.0))
     assert not tie(card(1.0, 0.0), card(1.1, 0.0))
-
-
-def test_without_a_spread_only_equal_values_tie() -> None:
-    spread = {"fid": 1.0, "fid_std": 0.5, "sampling_seeds": 3}
-    assert not tie({"fid": 1.01, "sampling_seeds": 1}, spread)
-    assert not tie(spread, {"fid": 1.01, "sampling_seeds": 1})
-    assert tie({"fid": 1.0, "sampling_seeds": 1}, {"fid": 1.0, "sampling_seeds": 1})
+    single = {"fid": 1.01, "sampling_seeds": 1}
+    assert tie(single, single)
+    assert not tie(single, card(1.0, 0.5)), "without a spread only equal values tie"
+    assert not tie(card(1.0, 0.5), single)
 
 
 def test_a_scorecard_is_flat_json(cards: tuple[dict[str, float], dict[str, float]]) -> None:
