@@ -1,6 +1,7 @@
 """Images per second of exported generators in ONNX Runtime, by turns in one process.
 
-    python benchmarks/generate.py models/devanagari/*/generator.onnx [--batch-sizes 1 64 256] [--seconds 3] [--out FILE.json]
+    python benchmarks/generate.py models/devanagari/*/generator.onnx [--batch-sizes 1 64 256] [--seconds 3]
+        [--out FILE.json]
 
 The ratio is to the first file named.
 """
@@ -22,8 +23,7 @@ def speed(generator: Generator, batch_size: int, seconds: float) -> float:
     rng, labels = np.random.default_rng(0), np.arange(batch_size, dtype=np.int64) % len(generator.classes)
     done, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
-        for images in generator.draw(labels, rng):
-            done += len(images)
+        done += len(generator.sample(labels, rng, batch_size))
     return done / (time.perf_counter() - start)
 
 

@@ -35,7 +35,7 @@ from lekhani.files import write_json
 from lekhani.generate.formats import LAYOUTS
 from lekhani.generate.shards import Request
 from lekhani.generate.write import counts, write_dataset
-from lekhani.inference.sampling import Plan, Wishes
+from lekhani.inference.sampling import Plan, SamplingOptions
 from lekhani.inference.session import Generator
 from lekhani.pen import Pen
 from lekhani.stages.train import load_trained
@@ -96,7 +96,7 @@ def _device(generator: Generator) -> torch.device:
 def written(pen: Pen, images: int, form: Any) -> None:
     """Write a dataset of two shards, and remove it."""
     with tempfile.TemporaryDirectory() as folder:
-        request = Request(Plan(counts(pen.classes, total=images), -(-images // 2)), Wishes(), form)
+        request = Request(Plan(counts(pen.classes, total=images), -(-images // 2)), SamplingOptions(), form)
         write_dataset(pen, request, f"{folder}/out")
 
 
@@ -110,7 +110,7 @@ def timed(work: Callable[[], None]) -> tuple[float, float]:
 def measure(pen: Pen, images: int, repeats: int) -> dict[str, Any]:
     """Images per second of each way and its ratio to the session, by wall clock and by processor time."""
     ways: dict[str, Callable[[], None]] = {
-        "session": lambda: bare(pen.generator, images, pen.generator.batch_for(images))
+        "session": lambda: bare(pen.generator, images, pen.generator.batch_size_for(images))
     }
     ways |= {form: (lambda form=form: written(pen, images, form)) for form in LAYOUTS}
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}

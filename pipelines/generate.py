@@ -22,7 +22,7 @@ from pydantic import Field
 from lekhani.generate.datasheet import readme
 from lekhani.generate.formats import LAYOUTS
 from lekhani.generate.store import Store
-from lekhani.inference.sampling import SHARD
+from lekhani.inference.sampling import SHARD_SIZE
 
 Format = Literal["png", "parquet", "webdataset", "idx", "npz"]
 Engine = Literal["local", "ray"]
@@ -51,7 +51,7 @@ def generate(
     seed: Annotated[int, Field(ge=0)] = 0,
     min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None,
     truncation: Annotated[float, Field(gt=0)] | None = None,
-    shard_size: Annotated[int, Field(ge=1)] = SHARD,
+    shard_size: Annotated[int, Field(ge=1)] = SHARD_SIZE,
     engine: Engine = "local",
     overwrite: bool = False,
     root: Path = ROOT,
@@ -103,7 +103,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="same seed, same pictures")
     parser.add_argument("--min-confidence", type=float, help="keep only what the judge recognises so surely")
     parser.add_argument("--truncation", type=float, help="keep the noise within so many standard deviations")
-    parser.add_argument("--shard-size", type=int, default=SHARD)
+    parser.add_argument("--shard-size", type=int, default=SHARD_SIZE)
     parser.add_argument("--engine", choices=["local", "ray"], default="local")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     given = vars(parser.parse_args())

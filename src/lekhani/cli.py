@@ -284,7 +284,7 @@ def generate(
     """Write labelled glyphs by the million with ONNX Runtime; asked for again, it goes on where it was stopped."""
     from lekhani.errors import UsageError
     from lekhani.generate import shards, write
-    from lekhani.inference.sampling import Plan, Wishes
+    from lekhani.inference.sampling import Plan, SamplingOptions
     from lekhani.pen import find
 
     if not (label or each or total or from_csv):
@@ -293,7 +293,7 @@ def generate(
         )
     pen = find(dataset, model, judge)
     runs = write.counts(pen.classes, label or (), each=each, total=total, table=from_csv)
-    request = shards.Request(Plan(runs, shard_size), Wishes(seed, min_confidence, truncation), style)
+    request = shards.Request(Plan(runs, shard_size), SamplingOptions(seed, min_confidence, truncation), style)
     typer.echo(write.write_dataset(pen, request, out, engine=engine, overwrite=overwrite))
 
 

@@ -1,6 +1,10 @@
-"""Three lines of Python: `pen = lekhani.load("devanagari")`, then `pen.generate(["क", "०"], n=8, seed=7)` or `pen.compose("४२")`.
+"""The Python API: models by name, glyphs and lines of handwriting.
 
-A pen is a generator with what belongs to it; commands, flows and servers write with the same ones.
+    pen = lekhani.load("devanagari")
+    pen.generate(["क", "०"], n=8, seed=7)
+    pen.compose("४२")
+
+Commands, flows and servers use the same pens.
 """
 
 import logging
@@ -17,7 +21,7 @@ from lekhani.data.spec import Bytes, GlyphClass, Labels
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.inference.labels import label_of
 from lekhani.inference.model import LoadedModel
-from lekhani.inference.sampling import Plan, Wishes, draw_shard
+from lekhani.inference.sampling import Plan, SamplingOptions, sample_shard
 from lekhani.inference.session import Generator, Reader
 
 if TYPE_CHECKING:
@@ -33,7 +37,7 @@ _NAME = re.compile(r"(?:lekhani-)?(?P<dataset>[^@:]+)(?:@(?P<alias>[^@:]+)|:(?P<
 
 @dataclass(frozen=True)
 class Glyphs:
-    """Labelled glyphs: `images` uint8 [N,H,W], white on black, and `labels` int64 [N]; iterating yields pairs of them."""
+    """Labelled glyphs: `images` uint8 [N,H,W], white on black, `labels` int64 [N]; iterating yields pairs of them."""
 
     images: Bytes
     labels: Labels
@@ -65,31 +69,28 @@ class Pen(LoadedModel):
         min_confidence: float | None = None,
         truncation: float | None = None,
     ) -> Glyphs:
-        """Draw `n` images of each entry of `labels` (glyphs, class names, or label numbers as int), in that order.
+        """`n` images of each entry of `labels` (glyphs, class names, or label numbers as int), in that order.
 
-        They are the ones that `lekhani generate` writes for the same labels and seed.
-
-        `min_confidence` from 0 to 1 keeps only what the judge recognises so surely, `truncation` above 0 keeps the noise within so many
-        standard deviations. Raises UsageError for a label that the model does not know, and LekhaniError when a class does not come.
+        They are the images that `lekhani generate` writes for the same labels and seed. For `min_confidence` and
+        `truncation` see `SamplingOptions`. Raises UsageError for a label that the model does not know, and LekhaniError
+        when a class does not come.
         """
         if n < 1 or not labels:
-            raise UsageError(f"Nothing is asked for: {len(labels)} labels, {n} images of each.")
+            raise UsageError("There is nothing to generate; name at least one label, and an `n` of 1 or more.")
         runs = [
             (label_of(str(label), self.classes if isinstance(label, str) else self._numbered, f"Label {label!r}"), n)
             for label in labels
         ]
-        wishes, plan = Wishes(seed, min_confidence, truncation), Plan(tuple(runs))
-        wishes.check(self.generator, self.reader)
-        batch = self.generator.batch_for(plan.total)
+        options, plan = SamplingOptions(seed, min_confidence, truncation), Plan(tuple(runs))
+        options.check(self.generator, self.reader)
+        batch_size = self.generator.batch_size_for(plan.total)
         shards = [
-            draw_shard(self.generator, self.reader, plan.labels(number), wishes, number, batch)
+            sample_shard(self.generator, self.reader, plan.labels(number), options, number, batch_size)
             for number in range(plan.shards)
         ]
-        as_asked = np.argsort(np.concatenate([plan.rows(number) for number in range(plan.shards)]), kind="stable")
-        images, written = (
-            np.concatenate(column) for column in zip(*((one.images, one.labels) for one in shards), strict=True)
-        )
-        return Glyphs(images[as_asked], written[as_asked])
+        order = np.argsort(np.concatenate([plan.rows(number) for number in range(plan.shards)]), kind="stable")
+        images = np.concatenate([shard.images for shard in shards])
+        return Glyphs(images[order], np.concatenate([shard.labels for shard in shards])[order])
 
     def compose(
         self,
@@ -104,7 +105,7 @@ class Pen(LoadedModel):
         light_on_dark: bool = False,
         min_confidence: float = 0.5,
     ) -> "Image":
-        """A line of handwriting as a Pillow image; see `lekhani.handwriting.compose.LineStyle` for the choices."""
+        """A line of handwriting as a Pillow image; see `lekhani.handwriting.compose.LineStyle` for the options."""
         from lekhani.handwriting import compose
 
         style = compose.LineStyle(height, join, variety, augment, without, light_on_dark)
@@ -113,7 +114,7 @@ class Pen(LoadedModel):
 
 @dataclass(frozen=True)
 class Judge:
-    """What reads glyphs."""
+    """A judge that recognises glyphs."""
 
     reader: Reader
 
@@ -123,7 +124,10 @@ class Judge:
         return self.reader.classes
 
     def recognise(self, image: "str | Path | Image | Bytes", top: int = 3) -> "Reading":
-        """Read one glyph from a file, a Pillow image or grey uint8 [H,W], dark on light or light on dark; see `lekhani.handwriting.recognise`."""
+        """Read one glyph from a file, a Pillow image or grey uint8 [H,W], dark on light or light on dark.
+
+        Raises UsageError for a picture that cannot be read or shows nothing; see `lekhani.handwriting.recognise`.
+        """
         from lekhani.data.images import decode_one
         from lekhani.handwriting import recognise
 
@@ -139,17 +143,18 @@ class Judge:
 
 
 def load(name: str | Path, judge: str | Path | None = None) -> Pen:
-    """A pen by name: a dataset's champion (`devanagari`), an alias (`devanagari@challenger`), a version (`devanagari:3`) or a file.
+    """A pen by the name of its model.
 
-    A file brings no judge; `judge` names a judge.onnx for it, or replaces the one that was registered. Raises LekhaniError when there is
-    no such model, and UsageError for a name that is none.
+    That is a dataset for its champion (`devanagari`), an alias (`devanagari@challenger`), a version (`devanagari:3`) or
+    a file. A file brings no judge; `judge` names a judge.onnx for it, or replaces the registered one. Raises
+    LekhaniError when there is no such model, and UsageError for a malformed name.
     """
     judge = None if judge is None else Path(judge)
     return find("", Path(name), judge) if _is_file(name) else find(str(name), None, judge)
 
 
 def load_judge(name: str | Path) -> Judge:
-    """The judge that came with a registered generator, named as in `load`, or of a file; raises LekhaniError when there is none."""
+    """The judge in a file, or of a registered generator named as in `load`; raises LekhaniError when there is none."""
     if _is_file(name):
         return Judge(Reader(Path(name)))
     known = registered(str(name))
@@ -161,33 +166,34 @@ def load_judge(name: str | Path) -> Judge:
 
 
 def find(dataset: str, model: Path | None = None, judge: Path | None = None) -> Pen:
-    """The generator in `model`, or without it the registered one called `dataset`; raises LekhaniError when there is none."""
-    version = None
+    """The generator in the file `model`, or else the registered one called `dataset`, with its judge.
+
+    Raises LekhaniError when there is none.
+    """
+    origin, version = str(model), None
     if model is None:
         known = registered(dataset)
-        model, origin, version = (
-            known.generator,
-            f"{known.name} version {known.version}",
-            f"{known.name}:{known.version}",
-        )
-        judge = judge or known.judge
-    else:
-        origin = str(model)
+        model, judge = known.generator, judge or known.judge
+        origin, version = f"{known.name} version {known.version}", f"{known.name}:{known.version}"
     generator = Generator(model, precision="auto")
     log.info("Writing with %s (%s) on %s in %s", origin, generator.variant, generator.device, generator.precision)
     reader = None if judge is None else Reader(judge)
-    Wishes().check(generator, reader)
+    SamplingOptions().check(generator, reader)
     return Pen(generator, reader, origin, version)
 
 
 def registered(name: str) -> "Registered":
-    """The registered generator that `D`, `D@ALIAS` or `D:VERSION` means; D alone is the champion, or while there is none the challenger."""
+    """The registered generator `D`, `D@ALIAS` or `D:VERSION`; D alone is the champion, or else the challenger.
+
+    Raises UsageError for a malformed name or an unknown alias, and LekhaniError when there is no such model.
+    """
     from lekhani.registry import models
 
     match = _NAME.fullmatch(name)
     if match is None:
         raise UsageError(
-            f"{name!r} names no model; write a dataset, as in devanagari, devanagari@challenger or devanagari:3, or a file."
+            f"{name!r} names no model; write a dataset, as in devanagari, devanagari@challenger or devanagari:3, "
+            "or a file."
         )
     dataset, alias, number = match["dataset"], match["alias"], match["number"]
     if alias is not None:

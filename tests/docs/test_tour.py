@@ -13,7 +13,7 @@ import mlflow
 import numpy as np
 import onnx
 import pytest
-import scribe
+import typeface
 from onnx import TensorProto, helper, numpy_helper
 
 from lekhani.data.spec import MNIST, GlyphClass
@@ -22,7 +22,7 @@ from lekhani.tracking import runs
 from lekhani.tracking.store import connect
 
 TOUR = Path(__file__).resolve().parents[2] / "docs" / "tour.ipynb"
-KINDS = {"devanagari": (scribe.DEVANAGARI, 32), "mnist": (MNIST, 28)}
+KINDS = {"devanagari": (typeface.DEVANAGARI, 32), "mnist": (MNIST, 28)}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_it_runs_with_models_of_the_registry(notebook: Any, tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     before = mlflow.get_tracking_uri()
     for dataset, (classes, size) in KINDS.items():
-        shapes = np.stack([scribe.shape(c.glyph, size, dataset) for c in classes])
+        shapes = np.stack([typeface.shape(c.glyph, size, dataset) for c in classes])
         register(
             dataset,
             generator(tmp_path / dataset / "generator.onnx", dataset, classes, shapes),

@@ -18,7 +18,7 @@ from workspace import Workspace
 
 from lekhani.generate.shards import Request
 from lekhani.generate.write import counts, write_dataset
-from lekhani.inference.sampling import Plan, Wishes
+from lekhani.inference.sampling import Plan, SamplingOptions
 from lekhani.pen import find
 
 pytestmark = pytest.mark.slow
@@ -162,7 +162,9 @@ def test_the_champion_writes_for_whoever_knows_the_address(elsewhere: Workspace,
     )
     assert f"{NAME} version 1" in said
     pen = find("mnist", first)
-    write_dataset(pen, Request(Plan(counts(pen.classes, ["3=2", "7=1"])), Wishes(5)), str(tmp_path / "expected"))
+    write_dataset(
+        pen, Request(Plan(counts(pen.classes, ["3=2", "7=1"])), SamplingOptions(5)), str(tmp_path / "expected")
+    )
     origins = {"dataset.json", "README.md"}  # say by which way the model came
     expected = {path.name: path.read_bytes() for path in (tmp_path / "expected").iterdir() if path.name not in origins}
     assert {

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from eyes import Eyes
+from fake_judge import FakeJudge
 from PIL import Image
 
 import lekhani
@@ -18,7 +18,7 @@ from lekhani import pen as pens
 from lekhani.data.spec import DEVANAGARI, MNIST, GlyphClass
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.inference.labels import label_of, parse_runs
-from lekhani.inference.sampling import Plan, Wishes, draw_shard
+from lekhani.inference.sampling import Plan, SamplingOptions, sample_shard
 from lekhani.inference.session import Generator, Reader
 from lekhani.pen import Judge, Pen, find, load, load_judge
 
@@ -28,7 +28,7 @@ ToyGenerator = Callable[..., Path]
 @pytest.fixture(scope="module")
 def pen(toy_generator: ToyGenerator, tmp_path_factory: pytest.TempPathFactory) -> Pen:
     return Pen(
-        Generator(toy_generator(tmp_path_factory.mktemp("c") / "g.onnx"), "cpu"), cast(Reader, Eyes()), "the toy"
+        Generator(toy_generator(tmp_path_factory.mktemp("c") / "g.onnx"), "cpu"), cast(Reader, FakeJudge()), "the toy"
     )
 
 
@@ -83,11 +83,11 @@ def test_an_unknown_class_names_the_nearest_and_the_valid_ones(what: str, neares
 # --- writing ---
 
 
-def test_glyphs_come_in_the_order_asked_for(pen: Pen) -> None:
+def test_glyphs_come_in_the_order_of_the_labels(pen: Pen) -> None:
     glyphs = pen.generate(["2", "0"], n=3, seed=7)
     assert glyphs.labels.tolist() == [2, 2, 2, 0, 0, 0]
     assert (glyphs.images.shape, glyphs.images.dtype, glyphs.labels.dtype) == ((6, 4, 4), np.uint8, np.int64)
-    expected = draw_shard(pen.generator, None, glyphs.labels, Wishes(7)).images
+    expected = sample_shard(pen.generator, None, glyphs.labels, SamplingOptions(7)).images
     np.testing.assert_array_equal(glyphs.images, expected)
     assert len(glyphs) == 6
     assert [label for _, label in glyphs] == [2, 2, 2, 0, 0, 0]
@@ -100,7 +100,9 @@ def test_more_than_a_shard_is_in_order_too(pen: Pen, monkeypatch: pytest.MonkeyP
     assert glyphs.labels.tolist() == [2] * 5 + [0] * 5
     assert np.rint(glyphs.images.mean(axis=(1, 2)) / 255 * 3 - 0.5).tolist() == [2] * 5 + [0] * 5
     plan = Plan(((2, 5), (0, 5)), 4)
-    shards = [draw_shard(pen.generator, None, plan.labels(number), Wishes(7), number).images for number in range(3)]
+    shards = [
+        sample_shard(pen.generator, None, plan.labels(number), SamplingOptions(7), number).images for number in range(3)
+    ]
     assert {image.tobytes() for image in glyphs.images} == {image.tobytes() for one in shards for image in one}
 
 
@@ -112,17 +114,15 @@ def test_a_whole_number_is_a_label_and_text_is_a_glyph(toy_generator: ToyGenerat
         pen.generate([10])
 
 
-def test_wishes_are_heard(pen: Pen) -> None:
+def test_sampling_options_take_effect(pen: Pen) -> None:
     free, sure, close = (
-        pen.generate([1], 50),
-        pen.generate([1], 50, min_confidence=0.9),
-        pen.generate([1], 50, truncation=0.1),
+        pen.generate([1], 50, **options) for options in ({}, {"min_confidence": 0.9}, {"truncation": 0.1})
     )
     assert not np.array_equal(free.images, sure.images)
     assert close.images.std() < free.images.std() / 5
-    with pytest.raises(UsageError, match="Nothing is asked for"):
+    with pytest.raises(UsageError, match="nothing to generate"):
         pen.generate([])
-    with pytest.raises(UsageError, match="Nothing is asked for"):
+    with pytest.raises(UsageError, match="nothing to generate"):
         pen.generate([1], n=0)
 
 
@@ -147,9 +147,9 @@ def test_a_model_file_without_labels_needs_a_judge(
     model = toy_generator(tmp_path / "g.onnx", conditional=False)
     with pytest.raises(UsageError, match=r"takes no labels, .* pass --judge models/mnist/judge/judge\.onnx"):
         find("whatever", model)
-    monkeypatch.setattr(pens, "Reader", lambda _: Eyes())
-    assert isinstance(load(model, tmp_path / "j.onnx").reader, Eyes)
-    monkeypatch.setattr(pens, "Reader", lambda _: Eyes(MNIST[1:4]))
+    monkeypatch.setattr(pens, "Reader", lambda _: FakeJudge())
+    assert isinstance(load(model, tmp_path / "j.onnx").reader, FakeJudge)
+    monkeypatch.setattr(pens, "Reader", lambda _: FakeJudge(MNIST[1:4]))
     with pytest.raises(UsageError, match=r"judge reads other classes"):
         find("whatever", model, tmp_path / "j.onnx")
 
@@ -188,7 +188,7 @@ def registry(toy_generator: ToyGenerator, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.fixture
 def judges(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     opened: list[Path] = []
-    monkeypatch.setattr(pens, "Reader", lambda path: opened.append(path) or Eyes())  # type: ignore[func-returns-value]
+    monkeypatch.setattr(pens, "Reader", lambda path: opened.append(path) or FakeJudge())  # type: ignore[func-returns-value]
     return opened
 
 
@@ -236,7 +236,7 @@ def test_a_judge_reads_files_pictures_and_arrays_alike(monkeypatch: pytest.Monke
     )  # type: ignore[func-returns-value]
     grey = np.random.default_rng(0).integers(0, 256, (9, 7), dtype=np.uint8)
     Image.fromarray(grey).save(tmp_path / "a.png")
-    judge = Judge(cast(Reader, Eyes()))
+    judge = Judge(cast(Reader, FakeJudge()))
     for image in (
         grey,
         Image.fromarray(grey),
@@ -251,7 +251,12 @@ def test_a_judge_reads_files_pictures_and_arrays_alike(monkeypatch: pytest.Monke
 
 
 def test_importing_lekhani_is_light() -> None:
-    script = "import sys, lekhani; assert not {'numpy', 'onnxruntime', 'PIL'} & set(sys.modules); lekhani.load; assert 'torch' not in sys.modules"
+    script = """
+import sys, lekhani
+assert not {'numpy', 'onnxruntime', 'PIL'} & set(sys.modules)
+lekhani.load
+assert 'torch' not in sys.modules
+"""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert lekhani.load is load

@@ -57,7 +57,7 @@ def requested_labels(p: Params, data: spec.Prepared) -> spec.Labels:
 def sample(p: Params, generator: Generator, data: spec.Prepared, again: int) -> tuple[spec.Bytes, spec.Labels]:
     """Images uint8 [N,H,W] of sampling seed number `again`, and the labels int64 [N] that they were requested for."""
     labels = requested_labels(p, data)
-    return np.concatenate(list(generator.draw(labels, np.random.default_rng([p.seed, 2, again])))), labels
+    return generator.sample(labels, np.random.default_rng([p.seed, 2, again])), labels
 
 
 def real_sample(p: Params, data: spec.Prepared) -> tuple[spec.Bytes, spec.Labels]:

@@ -17,7 +17,7 @@ from lekhani.errors import UsageError
 from lekhani.files import replacing
 from lekhani.inference.labels import parse_runs
 from lekhani.inference.model import LoadedModel
-from lekhani.inference.sampling import Plan, Wishes, draw_shard
+from lekhani.inference.sampling import Plan, SamplingOptions, sample_shard
 from lekhani.inference.session import Floats, Generator
 from lekhani.pictures import Picture, enlarged, grid, to_uint8
 
@@ -61,7 +61,7 @@ def write_animation(
             f"The picture would be {width:,} x {height:,} pixels, and {MAX_SIDE:,} is the most; choose another --columns or --scale."
         )
     film = Film(pen.generator)
-    noise = draw_shard(pen.generator, pen.reader, labels, Wishes(seed)).noise
+    noise = sample_shard(pen.generator, pen.reader, labels, SamplingOptions(seed)).noise
     frames = [enlarged(grid(to_uint8(images), columns), scale) for images in film.run(noise, labels)]
     save(frames, out, fps)
     height, width = frames[0].shape

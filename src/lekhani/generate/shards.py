@@ -9,7 +9,7 @@ from lekhani.data.spec import GlyphClass
 from lekhani.generate.formats import LAYOUTS, Format, Place
 from lekhani.generate.store import UNFINISHED, Store
 from lekhani.inference.model import LoadedModel
-from lekhani.inference.sampling import Plan, Wishes, draw_shard
+from lekhani.inference.sampling import Plan, SamplingOptions, sample_shard
 from lekhani.inference.session import Generator, Reader
 
 
@@ -18,7 +18,7 @@ class Request:
     """What a dataset is to hold and how: the labels of `plan`, the `wishes` for its images, the `format` of its files."""
 
     plan: Plan
-    wishes: Wishes
+    wishes: SamplingOptions
     format: Format = "png"
 
     def told(self, pen: LoadedModel) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def write_shard(
     """Draw one shard and bring its files to where they belong, then the record that it is finished."""
     store, place, layout = Store(job.out), job.place(number, generator.classes), LAYOUTS[job.request.format]
     with store.errors(), store.workplace() as folder:
-        drawn = draw_shard(generator, reader, place.labels, job.request.wishes, number, job.batch_size, advance)
+        drawn = sample_shard(generator, reader, place.labels, job.request.wishes, number, job.batch_size, advance)
         layout.write(folder, place, drawn.images, drawn.confidence)
         names = layout.names(place)
         record = {

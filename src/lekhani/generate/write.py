@@ -93,7 +93,7 @@ def write_dataset(
         if begun is None:
             begun = {"made_by": MADE_BY, "request": told}
             store.write(_BEGUN, _json(begun))
-        job = Job(request, store.root if store.local else out, pen.generator.batch_for(plan.total))
+        job = Job(request, store.root if store.local else out, pen.generator.batch_size_for(plan.total))
         whole = {one["number"]: one for one in begun.get("shards", ())}
         missing = []
         for number in range(plan.shards):

@@ -11,7 +11,10 @@ MAX_COUNT = 1_000_000_000
 
 
 def parse_runs(wanted: Sequence[str], classes: Sequence[GlyphClass]) -> list[tuple[int, int]]:
-    """`["क=8", "digit_0=2", "36"]` -> pairs (label, count) in the order asked for; raises UsageError naming the valid labels."""
+    """`["क=8", "digit_0=2", "36"]` -> pairs (label, count) in the same order.
+
+    Raises UsageError naming the valid labels.
+    """
     runs = []
     for entry in wanted:
         what, count = entry.rsplit("=", 1) if "=" in entry else (entry, "1")
@@ -22,7 +25,10 @@ def parse_runs(wanted: Sequence[str], classes: Sequence[GlyphClass]) -> list[tup
 
 
 def label_of(what: str, classes: Sequence[GlyphClass], where: str) -> int:
-    """The label that a glyph, a class name or a number means, in this order; raises UsageError that begins with `where` and names the valid ones."""
+    """The label that a glyph, a class name or a number means, in this order of precedence.
+
+    Raises UsageError that begins with `where` and names the valid ones.
+    """
     by_name: dict[str, int] = {str(c.label): c.label for c in classes}
     by_name |= {c.name: c.label for c in classes}
     by_name |= {c.glyph: c.label for c in classes}  # last: the glyph 3 is what a person means by "3"
@@ -32,5 +38,6 @@ def label_of(what: str, classes: Sequence[GlyphClass], where: str) -> int:
     hint = f"did you mean {close[0]}? " if close else ""
     glyphs = " ".join(c.glyph for c in classes)
     raise UsageError(
-        f"{where}: no such class; {hint}valid are {glyphs}, names such as {classes[0].name}, and 0 to {len(classes) - 1}."
+        f"{where}: no such class; {hint}valid are {glyphs}, names such as {classes[0].name}, "
+        f"and 0 to {len(classes) - 1}."
     )

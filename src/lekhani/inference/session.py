@@ -6,7 +6,7 @@ import logging
 import os
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
@@ -26,55 +26,51 @@ from lekhani.pictures import to_uint8
 
 log = logging.getLogger("lekhani")
 Floats = npt.NDArray[np.float32]
-
-
 Precision = Literal["float32", "float16", "auto"]
 
-SIZES = (16, 64, 256, 1024, 4096)  # batches to choose from; exported models take no more than 4096
-GPU_BATCH = 1024
-FEW, MANY = 128, 5000  # the batch of less than MANY images, which are not worth measuring for
-MEMORY = 2 << 30  # bytes that a batch may take
-SHARE = 4  # rows for each core; with fewer, all cores work on the same rows
-LONG = 0.25  # seconds; where a batch takes longer, a larger one saves nothing
+BATCH_SIZES = (16, 64, 256, 1024, 4096)  # to choose from; exported models take no more than 4096
+GPU_BATCH_SIZE = 1024
+DEFAULT_BATCH_SIZE = 128
+WORTH_MEASURING = 5000  # images from which on the fastest batch size is measured
+MEMORY_LIMIT = 2 << 30  # bytes that a batch may take
+MIN_ROWS_PER_CORE = 4  # with fewer, all cores work on the same rows
+LONG_SECONDS = 0.25  # where a batch takes longer, a larger one saves nothing
 HALF_TOLERANCE = 0.05  # the most that float16 may change a pixel of 64 images, as a share of white
 
-# Among its algorithms cuDNN is to take the same one every time, and to compute in full float32 where float32 is asked for.
+# cuDNN is to choose the same algorithm every time, and to compute in full float32 where float32 is requested.
 _CUDA = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
 
 
 def open_session(
     path: Path, provider: str = "auto", content: bytes | None = None, threads: int | None = None
 ) -> ort.InferenceSession:
-    """Open an ONNX file, or what became of it as `content`: `auto` takes CUDA when it works here and the CPU otherwise; `cpu` stays on the CPU.
+    """Open an ONNX file, or `content`, which was made from it.
 
-    Where LEKHANI_TENSORRT names a folder, `auto` takes TensorRT before CUDA and keeps the engines that it builds there. On the CPU it uses
-    `threads`, or as many as OMP_NUM_THREADS says, otherwise all cores that this process may use. Raises LekhaniError when the file is missing
+    `provider` is `cpu`, or `auto` for CUDA where it works and the CPU otherwise; where LEKHANI_TENSORRT names a folder,
+    `auto` takes TensorRT before CUDA and keeps the engines that it builds there. On the CPU it uses `threads`, by
+    default OMP_NUM_THREADS, or else all cores that this process may use. Raises LekhaniError when the file is missing
     or no ONNX model.
     """
     if not path.is_file():
         raise LekhaniError(f"There is no model at {path}; train one with `dvc repro`, or pass --model FILE.onnx.")
-    wanted: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
+    providers: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
     if provider == "auto" and "CUDAExecutionProvider" in ort.get_available_providers() and _gpu_present():
         ort.preload_dlls()
-        wanted.insert(0, ("CUDAExecutionProvider", _CUDA))
+        providers.insert(0, ("CUDAExecutionProvider", _CUDA))
         if folder := os.environ.get("LEKHANI_TENSORRT"):
-            wanted.insert(
-                0, ("TensorrtExecutionProvider", _tensorrt(Path(folder).expanduser(), content or path.read_bytes()))
-            )
+            engine = _tensorrt_options(Path(folder).expanduser(), content or path.read_bytes())
+            providers.insert(0, ("TensorrtExecutionProvider", engine))
     try:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or _threads()
         options.use_deterministic_compute = True
-        session = ort.InferenceSession(content or path, options, providers=wanted)
+        session = ort.InferenceSession(content or path, options, providers=providers)
     except Exception as error:  # onnxruntime raises several classes of its own
         raise LekhaniError(f"{path} cannot be opened as an ONNX model: {first_line(error)}") from error
-    if len(wanted) > len(session.get_providers()):
-        log.warning(
-            "%s was asked for but does not work here; running on %s.",
-            _device(wanted[0][0]),
-            _device(session.get_providers()[0]),
-        )
+    if len(providers) > len(session.get_providers()):
+        wanted, got = _device(providers[0][0]), _device(session.get_providers()[0])
+        log.warning("%s was requested but does not work here; running on %s.", wanted, got)
     return session
 
 
@@ -82,11 +78,10 @@ def _device(provider: str) -> str:
     return provider.removesuffix("ExecutionProvider")
 
 
-def _tensorrt(folder: Path, content: bytes) -> dict[str, str]:
-    # ONNX Runtime finds TensorRT's libraries once its own package has loaded them. It tells engines apart by a network's shape and not by its
-    # weights, so every model has a folder of its own.
+def _tensorrt_options(folder: Path, content: bytes) -> dict[str, str]:
     with suppress(ImportError):
-        import_module("tensorrt")
+        import_module("tensorrt")  # ONNX Runtime finds TensorRT's libraries once its own package has loaded them
+    # ONNX Runtime tells engines apart by a network's shape and not by its weights, so every model has its own folder.
     own = folder / hashlib.sha256(content).hexdigest()[:16]
     own.mkdir(parents=True, exist_ok=True)
     return {
@@ -98,8 +93,8 @@ def _tensorrt(folder: Path, content: bytes) -> dict[str, str]:
 
 
 def _threads() -> int:
-    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # Ray tells its workers so what they were given
-    return int(told) if told.isdecimal() and int(told) else len(os.sched_getaffinity(0))
+    number = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # Ray sets it for its workers
+    return int(number) if number.isdecimal() and int(number) else len(os.sched_getaffinity(0))
 
 
 def _gpu_present() -> bool:
@@ -107,25 +102,25 @@ def _gpu_present() -> bool:
     return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidia0").exists()
 
 
-def quickest(
-    seconds: Callable[[int], float], sizes: Iterable[int], memory: Callable[[], int], limit: int = MEMORY
+def fastest_batch_size(
+    seconds: Callable[[int], float], sizes: Iterable[int], memory: Callable[[], int], limit: int = MEMORY_LIMIT
 ) -> int:
     """The batch size with most images per second, the smaller one of two that are within 5%.
 
-    `seconds` runs a batch and says how long that took, `memory` says how many bytes are in use. Sizes are tried in turn until one took
-    LONG, or the next could need more than `limit`, or there was no room for one.
+    `seconds` runs a batch and returns how long that took, `memory` returns how many bytes are in use. Sizes are tried
+    in turn until one took LONG_SECONDS, the next could need more than `limit` bytes, or one did not fit into memory.
     """
-    before, best, most = memory(), 0, 0.0
+    before, best, rate = memory(), 0, 0.0
     for size in sizes:
         try:
             took = seconds(size)
-        except Exception:  # onnxruntime's own, when a GPU has no room; the first size has to run
+        except Exception:  # onnxruntime's own, when a GPU is out of memory; the first size has to run
             if not best:
                 raise
             break
-        if size / took > 1.05 * most:
-            best, most = size, size / took
-        if took > LONG or (memory() - before) * 4 > limit:  # the next size is four times this one
+        if size / took > 1.05 * rate:
+            best, rate = size, size / took
+        if took > LONG_SECONDS or (memory() - before) * 4 > limit:  # the next size is four times this one
             break
     return best
 
@@ -137,14 +132,15 @@ def _peak_memory() -> int:
 class Generator:
     """One exported generator: (noise, labels) -> images.
 
-    Attributes: `classes` in label order, `image_size` pixels, `noise_dim`, `conditional`, `dataset`, `variant`, `lineage` as exported,
-    `sha256` of the file, `device` CPU, CUDA or Tensorrt, `precision` float32 or float16.
+    Attributes: `classes` in label order, `image_size` in pixels, `noise_dim`, `conditional`, `dataset`, `variant`,
+    `lineage` as exported, `sha256` of the file, `device` (CPU, CUDA or Tensorrt), `precision` (float32 or float16).
     """
 
     def __init__(self, path: Path, provider: str = "auto", precision: Precision = "float32") -> None:
-        """Open the file and read what its metadata tells; raises LekhaniError when it is no generator of ours.
+        """Open the file and read its metadata; raises LekhaniError when lekhani did not export it as a generator.
 
-        `auto` precision is float16 on a GPU and float32 elsewhere. Where float16 would change an image visibly, float32 stays.
+        `auto` precision is float16 on a GPU and float32 elsewhere. Where float16 would change an image visibly,
+        float32 stays.
         """
         self.path, self.precision = path, "float32"
         self._open(provider)
@@ -161,51 +157,49 @@ class Generator:
                 f"{path} is no generator exported by lekhani: its metadata lacks or garbles {error}."
             ) from error
         self.sha256 = sha256(path)
-        self._inputs = {
-            entry.name for entry in self.session.get_inputs()
-        }  # an exporter drops an input that nothing reads
+        self._inputs = {entry.name for entry in self.session.get_inputs()}  # without those that the network ignores
         if precision == "float16" or (precision == "auto" and self.device != "CPU"):
             self._halve(provider)
 
-    def batch_for(self, n: int) -> int:
+    def batch_size_for(self, n: int) -> int:
         """How many of `n` images to draw at a time.
 
-        On the CPU no bit of an image depends on that, so that what is quickest is measured where there are many. On a GPU it may decide the
-        last bit of a value, and is always the same.
+        On the CPU no bit of an image depends on it, so the fastest is measured where there are many images. On a GPU it
+        may decide the last bit of a value, so it is constant.
         """
         if self.device != "CPU":
-            return GPU_BATCH
-        return self.batch_size if n >= MANY else FEW
+            return GPU_BATCH_SIZE
+        return self.fastest_batch_size if n >= WORTH_MEASURING else DEFAULT_BATCH_SIZE
 
     @cached_property
-    def batch_size(self) -> int:
-        """The batch that is quickest here and within the memory that `quickest` allows; measured once."""
-        fits = takewhile(lambda size: size * self.noise_dim * 4 <= MEMORY, SIZES)
-        return quickest(self._seconds, fits, _peak_memory)
+    def fastest_batch_size(self) -> int:
+        """The fastest batch size on this machine, measured once; see the function of this name."""
+        fitting = takewhile(lambda size: size * self.noise_dim * 4 <= MEMORY_LIMIT, BATCH_SIZES)
+        return fastest_batch_size(self._seconds, fitting, _peak_memory)
 
     def run(self, noise: Floats, labels: Labels) -> Floats:
         """One call: noise float32 [N, noise_dim], labels int64 [N] -> images float32 [N,1,H,W] in [0,1]."""
-        share = -(-len(noise) // _threads())
-        if self._single is None or share < SHARE:
+        rows = -(-len(noise) // _threads())
+        if self._single is None or rows < MIN_ROWS_PER_CORE:
             return self._run(self.session, noise, labels)
-        parts = [slice(start, start + share) for start in range(0, len(noise), share)]
+        parts = [slice(start, start + rows) for start in range(0, len(noise), rows)]
         return np.concatenate(
             list(self._pool.map(lambda part: self._run(self._single, noise[part], labels[part]), parts))
         )
 
     def _open(self, provider: str, content: bytes | None = None) -> None:
-        """Open the file, or what became of it, for few rows at a time and for many.
+        """Open the file, or `content`, for few rows at a time and for many.
 
-        Some of ONNX Runtime's operators, transposed convolutions above all, use one core however many there are. So many rows are shared
-        out among the cores, each of which computes all of its rows.
+        Some of ONNX Runtime's operators, transposed convolutions above all, use one core however many there are. So a
+        large batch is split among the cores, each with its rows in a session of one thread.
         """
         self.session = open_session(self.path, provider, content)
-        alone = self.session.get_providers()[0] == "CPUExecutionProvider" and _threads() > 1
-        self._single = open_session(self.path, provider, content, threads=1) if alone else None
+        split = self.session.get_providers()[0] == "CPUExecutionProvider" and _threads() > 1
+        self._single = open_session(self.path, provider, content, threads=1) if split else None
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(_threads(), "draw")
+        return ThreadPoolExecutor(_threads(), "generator")
 
     def _run(self, session: ort.InferenceSession, noise: Floats, labels: Labels) -> Floats:
         binding = session.io_binding()
@@ -218,47 +212,50 @@ class Generator:
         return images
 
     def _halve(self, provider: str) -> None:
-        """Compute in float16 from now on, if that shows in no image."""
+        """Switch to float16 unless that changes an image visibly."""
         import onnx
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
-        noise, labels = self._sample(64)
+        noise, labels = self._example(64)
         expected, before = self.run(noise, labels), (self.session, self._single)
         half = convert_float_to_float16(onnx.load(self.path), keep_io_types=True)
         self._open(provider, half.SerializeToString())
         difference = float(np.abs(self.run(noise, labels) - expected).max())
         if difference <= HALF_TOLERANCE:
             self.precision = "float16"
-        else:  # a NaN ends here, too
+        else:  # also for NaN
             self.session, self._single = before
-            log.warning(
-                "%s stays in float32, for float16 would change a pixel by %.2f of white.", self.path, difference
-            )
+            log.warning("%s stays in float32: float16 would change a pixel by %.2f of white.", self.path, difference)
 
-    def _sample(self, n: int) -> tuple[Floats, Labels]:
+    def _example(self, n: int) -> tuple[Floats, Labels]:
         noise = np.random.default_rng(0).standard_normal((n, self.noise_dim), dtype=np.float32)
         return noise, np.arange(n, dtype=np.int64) % len(self.classes)
 
     def _seconds(self, n: int) -> float:
-        noise, labels = self._sample(n)
+        noise, labels = self._example(n)
         self.run(noise, labels)  # the first time takes longer
         start = time.perf_counter()
         self.run(noise, labels)
         return time.perf_counter() - start
 
-    def draw(self, labels: Labels, rng: np.random.Generator, batch_size: int = 128) -> Iterator[Bytes]:
-        """Draw one image per label, as uint8 batches [n,H,W], with noise from `rng`."""
+    def sample(self, labels: Labels, rng: np.random.Generator, batch_size: int = DEFAULT_BATCH_SIZE) -> Bytes:
+        """One image per label, uint8 [N,H,W], with noise from `rng`, which does not depend on `batch_size`."""
+        batches = []
         for start in range(0, len(labels), batch_size):
-            chosen = labels[start : start + batch_size]
-            noise = rng.standard_normal((len(chosen), self.noise_dim), dtype=np.float32)
-            yield to_uint8(self.run(noise, chosen))
+            batch = labels[start : start + batch_size]
+            noise = rng.standard_normal((len(batch), self.noise_dim), dtype=np.float32)
+            batches.append(to_uint8(self.run(noise, batch)))
+        return np.concatenate(batches)
 
 
 class Reader:
-    """A judge as ONNX: images -> features and logits. Attributes: `classes` in label order, `image_size` pixels, `dataset`, `sha256`."""
+    """A judge, exported: images -> features and logits.
+
+    Attributes: `classes` in label order, `image_size` in pixels, `dataset`, `sha256` of the file.
+    """
 
     def __init__(self, path: Path, provider: str = "auto") -> None:
-        """Open judge.onnx; raises LekhaniError when it is none of ours."""
+        """Open judge.onnx; raises LekhaniError when lekhani did not export it as a judge."""
         self.path, self.session, self.sha256 = path, open_session(path, provider), sha256(path)
         self.image_size = int(self.session.get_inputs()[0].shape[-1])
         metadata: dict[str, Any] = self.session.get_modelmeta().custom_metadata_map

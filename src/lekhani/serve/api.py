@@ -31,7 +31,7 @@ from lekhani.handwriting import translate as translation
 from lekhani.handwriting.recognise import SIDE, Reading
 from lekhani.handwriting.translate import Translation
 from lekhani.inference.labels import label_of
-from lekhani.inference.sampling import Wishes, draw_shard, noise_source
+from lekhani.inference.sampling import SamplingOptions, noise_source, sample_shard
 from lekhani.inference.session import Reader
 from lekhani.serve import reports, responses
 from lekhani.serve.batching import Batcher, BusyError
@@ -229,17 +229,17 @@ def _writing(app: FastAPI, champions: Champions, limits: Limits, metrics: Metric
             )
         pen = served.pen
         labels = np.repeat([_label(label, served) for label in body.labels], body.n).astype(np.int64)
-        wishes = Wishes(body.seed, body.min_confidence, body.truncation)
+        wishes = SamplingOptions(body.seed, body.min_confidence, body.truncation)
         wishes.check(pen.generator, pen.reader)
         if pen.generator.conditional and wishes.min_confidence is None:
             images = await served.lane.rows(noise_source(pen.generator, wishes, 0)(len(labels)), labels)
         else:
 
             def choose(still_wanted: Callable[[], None]) -> Bytes:
-                return draw_shard(pen.generator, pen.reader, labels, wishes, advance=lambda _: still_wanted()).images
+                return sample_shard(pen.generator, pen.reader, labels, wishes, advance=lambda _: still_wanted()).images
 
             images = await served.lane.alone(choose, len(labels))
-        if served.watch is not None and wishes == Wishes(
+        if served.watch is not None and wishes == SamplingOptions(
             body.seed
         ):  # what was filtered is no sample of what the model draws
             served.watch.saw(images, labels)

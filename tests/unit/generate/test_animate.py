@@ -20,7 +20,7 @@ from lekhani import params
 from lekhani.data.spec import MNIST
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.generate.animate import HOLD_MS, Film, write_animation
-from lekhani.inference.sampling import Wishes, draw_shard, noise_source
+from lekhani.inference.sampling import SamplingOptions, noise_source, sample_shard
 from lekhani.inference.session import Generator, Reader
 from lekhani.pen import Pen
 from lekhani.pictures import enlarged, grid, to_uint8
@@ -120,7 +120,7 @@ def test_the_film_shows_the_steps_and_stays_at_the_end(pen: Pen, tmp_path: Path,
     labels = np.array([1, 1, 2, 0, 0], np.int64)
     written = pen.generate(["1", "1", "2", "0", "0"], seed=7)
     np.testing.assert_array_equal(pictures[-1], enlarged(grid(written.images, 3), 2))
-    noise = noise_source(pen.generator, Wishes(7), 0)(5)
+    noise = noise_source(pen.generator, SamplingOptions(7), 0)(5)
     np.testing.assert_array_equal(
         pictures[1], enlarged(grid(to_uint8(Film(pen.generator).run(noise, labels)[1]), 3), 2)
     )
@@ -140,18 +140,18 @@ def test_more_glyphs_than_a_batch_match_what_is_generated(pen: Pen, tmp_path: Pa
 
 
 def test_the_judge_picks_what_an_unconditional_generator_shows(tmp_path: Path) -> None:
-    class Eyes:
+    class FakeJudge:
         """Label 0 where the first pixel is dark, else 1."""
 
         def read(self, images: Any) -> tuple[Any, Any]:
             return None, np.eye(3)[(images[:, 0, 0] > 80).astype(int)]
 
-    pen = Pen(Generator(stepwise(tmp_path / "g.onnx", conditional=False), "cpu"), cast(Reader, Eyes()), "the toy")
+    pen = Pen(Generator(stepwise(tmp_path / "g.onnx", conditional=False), "cpu"), cast(Reader, FakeJudge()), "the toy")
     write_animation(pen, ["0=3", "1=3"], 1, tmp_path / "a.gif", columns=6, scale=1)
     last = frames(tmp_path / "a.gif")[0][-1]
     assert (last[0, ::5] > 80).tolist() == [False] * 3 + [True] * 3
     np.testing.assert_array_equal(
-        last, grid(draw_shard(pen.generator, pen.reader, np.array([0, 0, 0, 1, 1, 1]), Wishes(1)).images, 6)
+        last, grid(sample_shard(pen.generator, pen.reader, np.array([0, 0, 0, 1, 1, 1]), SamplingOptions(1)).images, 6)
     )
 
 

@@ -14,11 +14,11 @@ from lekhani.errors import LekhaniError, UsageError
 from lekhani.generate import shards, write
 from lekhani.generate.shards import Request
 from lekhani.generate.write import write_dataset
-from lekhani.inference.sampling import Plan, Wishes
+from lekhani.inference.sampling import Plan, SamplingOptions
 from lekhani.pen import Pen, find
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (lekhani[ray])")
-REQUEST = Request(Plan(((2, 9), (0, 9), (1, 7)), 5), Wishes(7), "parquet")
+REQUEST = Request(Plan(((2, 9), (0, 9), (1, 7)), 5), SamplingOptions(7), "parquet")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def held(fs: Any, prefix: str) -> dict[str, str]:
 def test_a_bucket_holds_the_same_bytes(
     pen: Pen, expected: dict[str, str], bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw, calls = shards.draw_shard, [0]
+    draw, calls = shards.sample_shard, [0]
 
     def dies(*words: Any) -> Any:
         calls[0] += 1
@@ -75,7 +75,7 @@ def test_a_bucket_holds_the_same_bytes(
         return draw(*words)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "draw_shard", dies)
+        patch.setattr(shards, "sample_shard", dies)
         with pytest.raises(KeyboardInterrupt):
             write_dataset(pen, REQUEST, "s3://glyphs/a/out")
     assert not bucket.exists("glyphs/a/out/dataset.json")
@@ -84,7 +84,7 @@ def test_a_bucket_holds_the_same_bytes(
     bucket.rm_file("glyphs/a/out/data/train-00001-of-00005.parquet")
     assert "(4 of 5 shards were there already)" in write_dataset(pen, REQUEST, "s3://glyphs/a/out")
     assert held(bucket, "glyphs/a/out") == expected
-    other = Request(REQUEST.plan, Wishes(8), "npz")
+    other = Request(REQUEST.plan, SamplingOptions(8), "npz")
     with pytest.raises(UsageError, match="seed 7 there, 8 here"):
         write_dataset(pen, other, "s3://glyphs/a/out")
     write_dataset(pen, other, "s3://glyphs/a/out", overwrite=True)

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import yaml
-from eyes import Eyes
+from fake_judge import FakeJudge
 from PIL import Image
 
 from lekhani.data.spec import MNIST
@@ -25,7 +25,7 @@ from lekhani.generate.formats import LAYOUTS
 from lekhani.generate.shards import Request
 from lekhani.generate.store import Store
 from lekhani.generate.write import counts, write_dataset
-from lekhani.inference.sampling import Plan, Wishes
+from lekhani.inference.sampling import Plan, SamplingOptions
 from lekhani.inference.session import Generator, Reader
 from lekhani.pen import Pen, find
 
@@ -40,12 +40,12 @@ def model(toy_generator: ToyGenerator, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def pen(model: Path) -> Pen:
-    return Pen(Generator(model, "cpu"), cast(Reader, Eyes()), "the toy")
+    return Pen(Generator(model, "cpu"), cast(Reader, FakeJudge()), "the toy")
 
 
 def asked(*labels: str, shard_size: int = 10_000, form: Any = "png", **wishes: Any) -> Request:
     return Request(
-        Plan(counts(THREE, labels or ("2=9", "0=9", "1=7")), shard_size), Wishes(**{"seed": 7, **wishes}), form
+        Plan(counts(THREE, labels or ("2=9", "0=9", "1=7")), shard_size), SamplingOptions(**{"seed": 7, **wishes}), form
     )
 
 
@@ -139,7 +139,7 @@ def test_the_datasheet_tells_what_it_is(pen: Pen, tmp_path: Path) -> None:
     told = sheet(tmp_path / "out")
     assert (told["images"], told["image_size"], told["licence"]) == (12, 4, None)
     assert told["model"]["sha256"] == pen.generator.sha256
-    assert told["judge_sha256"] == Eyes().sha256
+    assert told["judge_sha256"] == FakeJudge().sha256
     assert told["request"]["labels"] == [["2", 9], ["0", 3]]
     assert (told["request"]["seed"], told["request"]["min_confidence"], told["request"]["truncation"]) == (7, 0.9, None)
     zero, one, two = told["classes"]
@@ -186,7 +186,7 @@ def test_the_lineage_of_a_registered_model_is_told(pen: Pen, monkeypatch: pytest
 def test_the_batch_size_changes_no_byte(pen: Pen, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     request = asked(form=form, shard_size=9)
     for size in (128, 1, 4):
-        monkeypatch.setattr(type(pen.generator), "batch_for", lambda *_, size=size: size)
+        monkeypatch.setattr(type(pen.generator), "batch_size_for", lambda *_, size=size: size)
         write_dataset(pen, request, str(tmp_path / f"{size}"))
     assert content(tmp_path / "128") == content(tmp_path / "1") == content(tmp_path / "4")
 
@@ -194,7 +194,7 @@ def test_the_batch_size_changes_no_byte(pen: Pen, form: str, tmp_path: Path, mon
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from eyes import Eyes
+from fake_judge import FakeJudge
 from lekhani.generate import store
 from lekhani.generate import write
 from lekhani.pen import find, Pen
@@ -211,7 +211,7 @@ def counted(work):
     return once
 Path.replace = counted(Path.replace)
 pen = find("", Path(sys.argv[1]))
-write.write_dataset(Pen(pen.generator, Eyes(), "the toy"), asked(shard_size=9, form=sys.argv[4], min_confidence=0.9), sys.argv[2])
+write.write_dataset(Pen(pen.generator, FakeJudge(), "the toy"), asked(shard_size=9, form=sys.argv[4], min_confidence=0.9), sys.argv[2])
 """
 
 
@@ -253,7 +253,7 @@ def test_a_full_disk_is_one_sentence_and_what_is_finished_is_kept(
         full_disk(),
     ):
         write_dataset(pen, request, str(out))
-    draw, calls = shards.draw_shard, [0]
+    draw, calls = shards.sample_shard, [0]
 
     def filling_up(*words: Any) -> Any:
         calls[0] += 1
@@ -261,7 +261,7 @@ def test_a_full_disk_is_one_sentence_and_what_is_finished_is_kept(
             raise OSError(28, "No space left on device")
         return draw(*words)
 
-    monkeypatch.setattr(shards, "draw_shard", filling_up)
+    monkeypatch.setattr(shards, "sample_shard", filling_up)
     with pytest.raises(LekhaniError, match="No space left on device"):
         write_dataset(pen, request, str(out))
     assert "(1 of 3 shards were there already)" in write_dataset(pen, request, str(out))
@@ -311,7 +311,7 @@ def test_an_unfinished_run_is_not_mistaken_for_another(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "draw_shard", fails)
+        patch.setattr(shards, "sample_shard", fails)
         with pytest.raises(KeyboardInterrupt):
             write_dataset(pen, asked(), str(out))
     with pytest.raises(UsageError, match="seed 7 there, 8 here"):
@@ -374,7 +374,7 @@ def test_the_command_does_all_that(
     assert (told["labels"], told["truncation"], told["shard_size"]) == ([["2", 4], ["0", 3], ["1", 3]], 2.0, 6)
     write_dataset(
         find("", model),
-        Request(Plan(((2, 4), (0, 3), (1, 3)), 6), Wishes(3, None, 2.0), "npz"),
+        Request(Plan(((2, 4), (0, 3), (1, 3)), 6), SamplingOptions(3, None, 2.0), "npz"),
         str(tmp_path / "again"),
     )
     assert content(tmp_path / "out") == content(tmp_path / "again")

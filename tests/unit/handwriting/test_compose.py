@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from scribe import DEVANAGARI, LETTERS, Eye, Scribe, pen, shape, unconditional
+from typeface import DEVANAGARI, LETTERS, TypefaceGenerator, TypefaceJudge, pen, shape, unconditional
 
 from lekhani.data import spec
 from lekhani.errors import LekhaniError, UsageError
@@ -126,7 +126,7 @@ def test_seed_line_and_model_change_it(other: dict[str, Any]) -> None:
 def test_glyphs_of_a_line_share_their_noise() -> None:
     seen: list[Any] = []
 
-    class Listener(Scribe):
+    class Listener(TypefaceGenerator):
         def run(self, noise: Any, labels: Any) -> Any:
             seen.append(noise)
             return super().run(noise, labels)
@@ -149,7 +149,7 @@ def test_glyphs_of_a_line_share_their_noise() -> None:
 
 
 def test_what_comes_out_wrong_is_drawn_again() -> None:
-    writer = pen(clumsy=(0, 1))
+    writer = pen(often_blank=(0, 1))
     images = compose.draw(writer.generator, np.array([0, 1, 2] * 5), np.random.default_rng(0), 0.3, writer.reader)
     assert images.max((1, 2)).min() > 0.5
     bare = compose.draw(writer.generator, np.array([0, 1, 2] * 5), np.random.default_rng(5), 0.3)
@@ -157,12 +157,12 @@ def test_what_comes_out_wrong_is_drawn_again() -> None:
 
 
 def test_a_glyph_that_never_comes_is_named() -> None:
-    class Hopeless(Scribe):
+    class Hopeless(TypefaceGenerator):
         def run(self, noise: Any, labels: Any) -> Any:
             return super().run(noise, np.where(np.asarray(labels) == 3, 4, labels))
 
     with pytest.raises(LekhaniError, match=r"wrote no घ that the judge reads .* in 30 tries"):
-        compose.draw(Hopeless(), np.array([0, 3]), np.random.default_rng(0), 0.3, Eye())  # type: ignore[arg-type]
+        compose.draw(Hopeless(), np.array([0, 3]), np.random.default_rng(0), 0.3, TypefaceJudge())  # type: ignore[arg-type]
 
 
 def test_no_confidence_asks_no_judge() -> None:
@@ -228,14 +228,14 @@ def test_an_open_head_stays_open() -> None:
 
 
 def test_heads_of_a_line_lie_at_one_height() -> None:
-    class Uneven(Scribe):
+    class Uneven(TypefaceGenerator):
         def run(self, noise: Any, labels: Any) -> Any:
             images = super().run(noise, labels)
             images[1::2] = np.roll(images[1::2], 3, 2)
             images[1::2, :, :3] = 0
             return images
 
-    writer = pen(eye=False)
+    writer = pen(judge=False)
     object.__setattr__(writer, "generator", Uneven())
     dark = ink(line_image(writer, "नननन", 5, height=128, **CLEAN))
     columns = np.flatnonzero(dark.any(0))
@@ -245,11 +245,11 @@ def test_heads_of_a_line_lie_at_one_height() -> None:
 
 
 def test_a_blank_glyph_does_not_stop_a_line() -> None:
-    class Blank(Scribe):
+    class Blank(TypefaceGenerator):
         def run(self, noise: Any, labels: Any) -> Any:
             return super().run(noise, labels) * (np.asarray(labels) != 0)[:, None, None, None]
 
-    writer = pen(eye=False)
+    writer = pen(judge=False)
     object.__setattr__(writer, "generator", Blank())
     for text in ("कनक", "क"):
         assert line_image(writer, text, height=32).height == 32

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from scribe import Scribe, pen
+from typeface import TypefaceGenerator, pen
 
 from lekhani import cli
 from lekhani.data.spec import DEVANAGARI, MNIST
@@ -26,7 +26,7 @@ from lekhani.handwriting.lines import NAMED, Order, pattern, texts_of, write_lin
 
 ToyGenerator = Callable[..., Path]
 SCRIPT = Script(DEVANAGARI)
-SCRIBE: Any = Scribe()
+SCRIBE: Any = TypefaceGenerator()
 
 
 def drawn(expression: str, script: Script = SCRIPT, times: int = 200) -> set[str]:
@@ -205,7 +205,7 @@ def assert_tesseract(folder: Path) -> list[str]:
 def test_tesseract(tmp_path: Path) -> None:
     said = write_lines(pen(), Order(TEXTS, 7), tmp_path / "out")
     assert assert_tesseract(tmp_path / "out") == list(TEXTS)
-    assert said == f"Wrote 3 lines for tesseract to {tmp_path / 'out'} with the scribe, seed 7."
+    assert said == f"Wrote 3 lines for tesseract to {tmp_path / 'out'} with the typeface, seed 7."
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -256,7 +256,7 @@ def test_what_the_folder_says_of_itself(tmp_path: Path) -> None:
     readme = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "3 lines of 3 different texts" in readme
     assert "read every glyph as its label" in readme
-    write_lines(pen(eye=False), Order(TEXTS, 7), tmp_path / "bare")
+    write_lines(pen(judge=False), Order(TEXTS, 7), tmp_path / "bare")
     assert "No judge read the glyphs over" in (tmp_path / "bare" / "README.md").read_text(encoding="utf-8")
 
 
@@ -312,7 +312,7 @@ def test_a_failure_half_way_leaves_nothing(tmp_path: Path) -> None:
 )
 def test_any_writable_text_becomes_a_picture(text: str, seed: int, height: int) -> None:
     if text.strip():
-        assert pen(eye=False).compose(text, seed, height=height).height == height
+        assert pen(judge=False).compose(text, seed, height=height).height == height
 
 
 # --- the command ---

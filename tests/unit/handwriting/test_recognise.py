@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from scribe import DEVANAGARI, Eye, reader, shape
+from typeface import DEVANAGARI, TypefaceJudge, reader, shape
 
 from lekhani import cli
 from lekhani.data.images import decode_one
@@ -351,4 +351,4 @@ def test_real_glyphs_come_out_of_photos_as_they_are() -> None:
 def test_the_eye_sees() -> None:
     """What the other tests stand on."""
     frames = np.stack([scan(c.glyph) for c in DEVANAGARI])
-    assert (Eye().read(frames)[1].argmax(1) == np.arange(len(DEVANAGARI))).all()
+    assert (TypefaceJudge().read(frames)[1].argmax(1) == np.arange(len(DEVANAGARI))).all()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from scribe import DEVANAGARI, LETTERS, pen, reader, shape, unconditional
+from typeface import DEVANAGARI, LETTERS, pen, reader, shape, unconditional
 
 from lekhani.data.spec import MNIST, Bytes
 from lekhani.errors import UsageError
@@ -92,9 +92,9 @@ def test_one_hand_writes_the_number_and_the_seed_decides() -> None:
 
 
 def test_a_digit_that_comes_out_wrong_is_drawn_again() -> None:
-    clumsy = pen("mnist", clumsy=tuple(range(10)))
-    assert all(translate(reader(), row("४"), clumsy, seed).images.max() > 200 for seed in range(8))
-    as_it_comes = [translate(reader(), row("४"), clumsy, seed, 0).images.max() for seed in range(8)]
+    unreliable = pen("mnist", often_blank=tuple(range(10)))
+    assert all(translate(reader(), row("४"), unreliable, seed).images.max() > 200 for seed in range(8))
+    as_it_comes = [translate(reader(), row("४"), unreliable, seed, 0).images.max() for seed in range(8)]
     assert min(as_it_comes) == 0, "without the judge some are blank"
 
 
@@ -126,9 +126,9 @@ def test_blank_rows_crowds_and_models_without_digits() -> None:
     no_digits.classes = DEVANAGARI[:5]
     with pytest.raises(UsageError, match="reads no digits"):
         read_digits(no_digits, row("४"))
-    few = pen("mnist", eye=False)
+    few = pen("mnist", judge=False)
     few.generator.classes = MNIST[:3]
-    with pytest.raises(UsageError, match="the scribe does not write the digits 4 7"):
+    with pytest.raises(UsageError, match="the typeface does not write the digits 4 7"):
         translate(reader(), row("७४२"), few)
 
 

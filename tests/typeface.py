@@ -1,4 +1,4 @@
-"""A generator and a judge that need no training: glyphs of a typeface, and an eye that knows them by heart."""
+"""A generator and a judge that need no training: both know the glyphs of a typeface."""
 
 import hashlib
 from functools import cache
@@ -23,7 +23,10 @@ _FONT = "NotoSansDevanagari[wdth,wght].ttf"
 
 @cache
 def shape(glyph: str, size: int, dataset: str) -> Floats:
-    """A glyph of a typeface float32 [size,size] in [0,1], light on dark, placed as the dataset's are; ष stands for क्ष, which needs shaping."""
+    """A glyph, float32 [size,size] in [0,1], light on dark, placed as in the dataset.
+
+    क्ष would need shaping, so ष stands for it.
+    """
     with resources.as_file(resources.files("fontpkg_noto_sans_devanagari") / "files" / _FONT) as path:
         font = ImageFont.load_default(80) if glyph.isascii() else ImageFont.truetype(str(path), 80)
     picture = Image.new("L", (240, 240))
@@ -42,17 +45,17 @@ def shape(glyph: str, size: int, dataset: str) -> Floats:
     return frame.astype(np.float32)
 
 
-class Scribe:
-    """A conditional generator: the typeface's glyphs, in a light that the first value of the noise decides, with a little grain.
+class TypefaceGenerator:
+    """A conditional generator of the typeface's glyphs; the first noise value decides their brightness.
 
-    What is `clumsy` comes out blank whenever the second value of the noise is negative.
+    The labels in `often_blank` come out blank whenever the second noise value is negative.
     """
 
-    conditional, variant, path = True, "flow_matching", Path("scribe.onnx")
+    conditional, variant, path = True, "flow_matching", Path("typeface.onnx")
     lineage: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, dataset: str = "devanagari", clumsy: tuple[int, ...] = (), salt: str = "") -> None:
-        self.dataset, self.clumsy = dataset, clumsy
+    def __init__(self, dataset: str = "devanagari", often_blank: tuple[int, ...] = (), salt: str = "") -> None:
+        self.dataset, self.often_blank = dataset, often_blank
         self.classes = MNIST if dataset == "mnist" else DEVANAGARI
         self.image_size = 28 if dataset == "mnist" else 32
         self.noise_dim, self.rows = 16, 0
@@ -64,21 +67,17 @@ class Scribe:
         light = 0.9 + 0.1 * np.tanh(noise[:, :1, None])
         grain = 0.02 * np.resize(noise, (len(labels), self.image_size, self.image_size))
         images = np.clip(glyphs * light + np.abs(grain) * (glyphs > 0.1), 0, 1)
-        images[np.isin(labels, self.clumsy) & (noise[:, 1] < 0)] = 0
+        images[np.isin(labels, self.often_blank) & (noise[:, 1] < 0)] = 0
         return cast(Floats, images[:, None].astype(np.float32))
 
 
-class Eye:
+class TypefaceJudge:
     """A judge: the class whose glyph an image resembles most, allowing for a pixel of shift."""
 
     def __init__(self, dataset: str = "devanagari") -> None:
-        made = Scribe(dataset)
-        self.dataset, self.classes, self.image_size, self.sha256 = (
-            dataset,
-            made.classes,
-            made.image_size,
-            made.sha256[::-1],
-        )
+        same = TypefaceGenerator(dataset)
+        self.dataset, self.classes, self.image_size = dataset, same.classes, same.image_size
+        self.sha256 = same.sha256[::-1]
         known = np.stack([shape(c.glyph, self.image_size, dataset) for c in self.classes])
         moved = [np.roll(known, (down, across), (1, 2)) for down in (-1, 0, 1) for across in (-1, 0, 1)]
         self.known = _unit(np.stack(moved))
@@ -94,12 +93,14 @@ def _unit(images: Floats) -> Floats:
     return cast(Floats, flat / np.maximum(np.linalg.norm(flat, axis=-1, keepdims=True), 1e-6))
 
 
-def pen(dataset: str = "devanagari", eye: bool = True, **choices: Any) -> Pen:
-    return Pen(cast(Generator, Scribe(dataset, **choices)), reader(dataset) if eye else None, "the scribe")
+def pen(dataset: str = "devanagari", judge: bool = True, **choices: Any) -> Pen:
+    return Pen(
+        cast(Generator, TypefaceGenerator(dataset, **choices)), reader(dataset) if judge else None, "the typeface"
+    )
 
 
 def reader(dataset: str = "devanagari") -> Reader:
-    return cast(Reader, Eye(dataset))
+    return cast(Reader, TypefaceJudge(dataset))
 
 
 def unconditional() -> Pen:
