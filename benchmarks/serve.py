@@ -38,7 +38,7 @@ from lekhani.generate.write import counts, write_dataset
 from lekhani.inference.sampling import Plan, SamplingOptions
 from lekhani.inference.session import Generator
 from lekhani.pen import Pen
-from lekhani.stages.train import load_trained
+from lekhani.stages.trained import load_trained
 
 TURN = 0.3  # seconds of each way, by turns
 

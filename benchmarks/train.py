@@ -29,7 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from lekhani import params
 from lekhani.data.sources.embedded import devanagari
 from lekhani.files import write_json
-from lekhani.train.loop import _Session, pick_device
+from lekhani.train.devices import pick_device
+from lekhani.train.loop import _Session
 from lekhani.train.reporter import Silent
 from lekhani.variants import VARIANTS, Variant
 from lekhani.variants.gan import Gan

@@ -77,73 +77,73 @@ def _params(dataset: str | None = None, variant: str | None = None) -> "Params":
 @app.command(rich_help_panel=STAGES)
 def fetch(dataset: Dataset) -> None:
     """Bring a dataset's raw files to data/raw/."""
-    from lekhani.stages import data
+    from lekhani.stages import fetch as stage
 
-    data.fetch(_params(dataset), dataset)
+    stage.fetch(_params(dataset), dataset)
 
 
 @app.command(rich_help_panel=STAGES)
 def prepare(dataset: Dataset) -> None:
     """Bring raw files into the one prepared form."""
-    from lekhani.stages import data
+    from lekhani.stages import prepare as stage
 
-    data.prepare(_params(dataset), dataset)
+    stage.prepare(_params(dataset), dataset)
 
 
 @app.command(rich_help_panel=STAGES)
 def validate(dataset: Dataset) -> None:
     """Check prepared data; a failed check ends with exit code 1."""
-    from lekhani.stages import data
+    from lekhani.stages import validate as stage
 
-    data.validate(_params(dataset), dataset)
+    stage.validate(_params(dataset), dataset)
 
 
 @app.command(rich_help_panel=STAGES)
 def judge(dataset: Dataset) -> None:
     """Train the classifier that measures every variant."""
-    from lekhani.stages import judge
+    from lekhani.stages import judge as stage
 
-    judge.judge(_params(dataset), dataset)
+    stage.judge(_params(dataset), dataset)
 
 
 @app.command(rich_help_panel=STAGES)
 def train(dataset: Dataset, variant: Variant) -> None:
     """Train one variant on one dataset."""
-    from lekhani.stages import train
+    from lekhani.stages import train as stage
 
-    train.train(_params(dataset, variant), dataset, variant)
+    stage.train(_params(dataset, variant), dataset, variant)
 
 
 @app.command(rich_help_panel=STAGES)
 def export(dataset: Dataset, variant: Variant) -> None:
     """Export a trained generator to ONNX and prove parity."""
-    from lekhani.stages import train
+    from lekhani.stages import export as stage
 
-    train.export(_params(dataset, variant), dataset, variant)
+    stage.export(_params(dataset, variant), dataset, variant)
 
 
 @app.command(rich_help_panel=STAGES)
 def baseline(dataset: Dataset) -> None:
     """Train OCR models on real images alone, to hold `usefulness` against."""
-    from lekhani.stages import evaluate
+    from lekhani.stages import usefulness as stage
 
-    evaluate.baseline(_params(dataset), dataset)
+    stage.baseline(_params(dataset), dataset)
 
 
 @app.command(rich_help_panel=STAGES)
 def usefulness(dataset: Dataset, variant: Variant) -> None:
     """Train OCR models on generated images, alone and beside real ones."""
-    from lekhani.stages import evaluate
+    from lekhani.stages import usefulness as stage
 
-    evaluate.usefulness(_params(dataset, variant), dataset, variant)
+    stage.usefulness(_params(dataset, variant), dataset, variant)
 
 
 @app.command(rich_help_panel=STAGES)
 def evaluate(dataset: Dataset, variant: Variant) -> None:
     """Score an exported generator."""
-    from lekhani.stages import evaluate
+    from lekhani.stages import evaluate as stage
 
-    evaluate.evaluate(_params(dataset, variant), dataset, variant)
+    stage.evaluate(_params(dataset, variant), dataset, variant)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -158,9 +158,9 @@ def compare(
     ] = False,
 ) -> None:
     """Write the leaderboard from all scorecards."""
-    from lekhani.stages import evaluate
+    from lekhani.stages import compare as stage
 
-    evaluate.compare(_params(), repeats)
+    stage.compare(_params(), repeats)
 
 
 @app.command(rich_help_panel=REGISTRY)

@@ -15,7 +15,8 @@ from lekhani.data.sources import fetch as sources
 from lekhani.data.sources import transfer
 from lekhani.data.spec import load_prepared
 from lekhani.errors import LekhaniError, UsageError
-from lekhani.stages import data as data_stage
+from lekhani.stages import fetch as fetch_stage
+from lekhani.stages.prepare import prepare
 
 SLUG = "rishianand/devanagari-character-set"
 OUT = Path("data/raw/devanagari")
@@ -30,7 +31,7 @@ OTHER = standins.packed({"data.csv": b"pixel_0000,character\n9,digit_0\n"})
 
 
 def fetch(project: Any, version: int | None = None, slug: str = SLUG, **data: Any) -> dict[str, Any]:
-    data_stage.fetch(
+    fetch_stage.fetch(
         project.describe("devanagari", source="kaggle", kaggle={"slug": slug, "version": version}, **data), "devanagari"
     )
     return json.loads((OUT / "source.json").read_text())  # type: ignore[no-any-return]
@@ -55,14 +56,14 @@ def test_every_known_copy_is_fetched_and_prepared(
     kaggle.archives[slug, 2] = archive
     name = "mnist" if "mnist" in layout else "devanagari"
     choices = project.describe(name, source="kaggle", kaggle={"slug": slug, "version": None})
-    data_stage.fetch(choices, name)
+    fetch_stage.fetch(choices, name)
     raw = Path("data/raw", name)
     assert (raw / f"{slug.split('/')[1]}.zip").read_bytes() == archive
     source = json.loads((raw / "source.json").read_text())
     assert list(source) == ["name", "slug", "version", "sha256", "path", "origin", "licence", "citation"]
     assert (source["name"], source["slug"], source["version"], source["path"]) == ("kaggle", slug, 2, None)
     assert source["licence"].startswith("CC BY")
-    data_stage.prepare(choices, name)
+    prepare(choices, name)
     prepared = load_prepared(Path("data/prepared", name))
     expected = {
         "made": (60, 10 if name == "mnist" else 3),
@@ -420,7 +421,7 @@ def test_a_full_disk_leaves_what_was_there(project: Any, kaggle: KaggleSite, ful
     before = found()
     choices = project.describe("devanagari", source="kaggle", kaggle={"slug": SLUG, "version": 2})
     with full_disk(), pytest.raises(LekhaniError, match="Could not write data/raw/devanagari: File too large"):
-        data_stage.fetch(choices, "devanagari")
+        fetch_stage.fetch(choices, "devanagari")
     assert found() == before
     assert [path.name for path in OUT.parent.iterdir()] == ["devanagari"]
 
@@ -431,8 +432,8 @@ def test_a_dataset_of_one_s_own_is_told_no_other_source(project: Any, kaggle: Ka
         UsageError,
         match=r"^data\.own\.kaggle\.slug: Kaggle has no me/letters \(404\); compare it with the address of the dataset's page\.$",
     ):
-        data_stage.fetch(choices, "own")
+        fetch_stage.fetch(choices, "own")
     kaggle.archives["me/letters", 1] = LITTLE
-    data_stage.fetch(choices, "own")
+    fetch_stage.fetch(choices, "own")
     source = json.loads(Path("data/raw/own/source.json").read_text())
     assert (source["origin"], source["licence"], source["citation"]) == (None, None, None)

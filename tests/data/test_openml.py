@@ -17,7 +17,8 @@ from standins import OpenmlSite, arff, cut, reset, status
 from lekhani.data.sources import openml
 from lekhani.data.spec import load_prepared
 from lekhani.errors import LekhaniError, UsageError
-from lekhani.stages import data as data_stage
+from lekhani.stages import fetch as fetch_stage
+from lekhani.stages.prepare import prepare
 
 OUT = Path("data/raw/devanagari")
 WORDS = ("character_01_ka", "character_10_yna", "digit_9")
@@ -30,7 +31,7 @@ def serve(site: OpenmlSite, number: int = 40923, count: int = 60, **more: Any) -
 
 
 def fetch(project: Any, number: int = 40923, name: str = "devanagari", **data: Any) -> dict[str, Any]:
-    data_stage.fetch(project.describe(name, source="openml", openml=number, **data), name)
+    fetch_stage.fetch(project.describe(name, source="openml", openml=number, **data), name)
     return json.loads(Path("data/raw", name, "source.json").read_text())  # type: ignore[no-any-return]
 
 
@@ -54,7 +55,7 @@ def test_dhcd_comes_as_arrays_and_is_prepared(project: Any, openml: OpenmlSite) 
         assert arrays["images"].dtype == np.uint8
         assert arrays["labels"].tolist() == [i % 3 for i in range(60)]
         assert arrays["class_names"].tolist() == list(WORDS)
-    data_stage.prepare(project.describe("devanagari", source="openml", openml=40923), "devanagari")
+    prepare(project.describe("devanagari", source="openml", openml=40923), "devanagari")
     prepared = load_prepared(Path("data/prepared/devanagari"))
     assert [c.glyph for c in prepared.info.classes] == ["क", "ञ", "९"]
     assert len(prepared.images) == 60
@@ -64,7 +65,7 @@ def test_mnist_comes_with_its_digits(project: Any, openml: OpenmlSite) -> None:
     words = [str(i % 10) for i in range(60)]
     openml.add(554, *arff(standins.glyphs(60, 28), words, "class"), "class")
     assert fetch(project, 554, "mnist")["licence"] == "CC BY-SA 3.0"
-    data_stage.prepare(project.describe("mnist", source="openml", openml=554), "mnist")
+    prepare(project.describe("mnist", source="openml", openml=554), "mnist")
     assert [c.name for c in load_prepared(Path("data/prepared/mnist")).info.classes] == [str(i) for i in range(10)]
 
 

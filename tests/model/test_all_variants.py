@@ -14,10 +14,13 @@ from lekhani import params
 from lekhani.data.spec import Bytes
 from lekhani.evaluate import fidelity
 from lekhani.evaluate.fidelity import Readings
-from lekhani.stages import data as data_stage
-from lekhani.stages import evaluate as evaluate_stage
-from lekhani.stages import judge as judge_stage
-from lekhani.stages import train as train_stage
+from lekhani.stages.evaluate import evaluate
+from lekhani.stages.export import export
+from lekhani.stages.fetch import fetch
+from lekhani.stages.judge import judge
+from lekhani.stages.prepare import prepare
+from lekhani.stages.train import train
+from lekhani.stages.validate import validate
 from lekhani.variants import VARIANTS, Variant
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,18 +51,18 @@ def project(
     choices = shipped.model_copy(update=changes)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp(name))
-        for stage in (data_stage.fetch, data_stage.prepare, data_stage.validate, judge_stage.judge):
+        for stage in (fetch, prepare, validate, judge):
             stage(choices, name)
-        train_stage.train(choices, name, "flow_matching")  # turbo's teacher
+        train(choices, name, "flow_matching")  # turbo's teacher
         yield choices, name
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
 def test_from_training_to_a_scorecard(project: tuple[params.Params, str], variant: str) -> None:
     choices, dataset = project
-    train_stage.train(choices, dataset, variant)
-    train_stage.export(choices, dataset, variant)
-    evaluate_stage.evaluate(choices, dataset, variant)
+    train(choices, dataset, variant)
+    export(choices, dataset, variant)
+    evaluate(choices, dataset, variant)
     training = json.loads(Path(f"models/{dataset}/{variant}/training.json").read_text())
     assert training["steps"] == -(-64 // getattr(choices.variants, variant).batch_size)
     card = json.loads(Path(f"reports/{dataset}/{variant}/scorecard.json").read_text())
@@ -86,15 +89,13 @@ class OtherEyes:
 
 def test_inception_adds_its_own_figures(project: tuple[params.Params, str], monkeypatch: pytest.MonkeyPatch) -> None:
     choices, dataset = project
-    for stage in (train_stage.train, train_stage.export, evaluate_stage.evaluate):
+    for stage in (train, export, evaluate):
         stage(choices, dataset, "cgan")
     path = Path(f"reports/{dataset}/cgan/scorecard.json")
     alone = json.loads(path.read_text())
     monkeypatch.setattr(fidelity, "Inception", OtherEyes)
     changes = {"extractors": ("judge", "inception"), "inception_weights": "weights.pth"}
-    evaluate_stage.evaluate(
-        choices.model_copy(update={"evaluate": choices.evaluate.model_copy(update=changes)}), dataset, "cgan"
-    )
+    evaluate(choices.model_copy(update={"evaluate": choices.evaluate.model_copy(update=changes)}), dataset, "cgan")
     card = json.loads(path.read_text())
     assert {key: card[key] for key in alone} == alone, "the judge's figures are what they were"
     names = [f"{name}_inception" for name in ("fid", "kid", "inception_score", "precision", "recall")]

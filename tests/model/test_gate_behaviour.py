@@ -20,11 +20,15 @@ from lekhani.data.spec import MNIST, load_prepared
 from lekhani.errors import LekhaniError
 from lekhani.paths import PREPARED
 from lekhani.registry import models
-from lekhani.stages import data as data_stage
-from lekhani.stages import evaluate as evaluate_stage
-from lekhani.stages import judge as judge_stage
 from lekhani.stages import promote as promote_stage
-from lekhani.stages import train as train_stage
+from lekhani.stages.evaluate import evaluate
+from lekhani.stages.export import export
+from lekhani.stages.fetch import fetch
+from lekhani.stages.judge import judge
+from lekhani.stages.prepare import prepare
+from lekhani.stages.train import train
+from lekhani.stages.usefulness import baseline, usefulness
+from lekhani.stages.validate import validate
 from lekhani.tracking import runs
 from lekhani.tracking.store import connect
 
@@ -150,15 +154,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
             "lekhani.evaluate.report.figure_png", lambda _: b""
         )  # much of the time would go into pictures that nobody sees here
         for stage in (
-            data_stage.fetch,
-            data_stage.prepare,
-            data_stage.validate,
-            judge_stage.judge,
-            evaluate_stage.baseline,
+            fetch,
+            prepare,
+            validate,
+            judge,
+            baseline,
         ):
             stage(choices(), "mnist")
         for name, images_seen in BUDGETS.items():
-            for step in (train_stage.train, train_stage.export, evaluate_stage.usefulness, evaluate_stage.evaluate):
+            for step in (train, export, usefulness, evaluate):
                 step(choices(images_seen), "mnist", "flow_matching")
             registry.register(name)
         yield registry

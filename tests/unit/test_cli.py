@@ -217,7 +217,7 @@ def test_failed_work_and_bugs_end_differently(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(error: BaseException) -> None:
-        monkeypatch.setattr("lekhani.stages.data.fetch", lambda *_: (_ for _ in ()).throw(error))
+        monkeypatch.setattr("lekhani.stages.fetch.fetch", lambda *_: (_ for _ in ()).throw(error))
 
     fail(LekhaniError("It did not work."))
     assert call(monkeypatch, "fetch", "-d", "mnist") == 1

@@ -17,14 +17,12 @@ from lekhani.pages import glyph_image, page
 from lekhani.pictures import enlarged, grid, use_devanagari_font
 from lekhani.text import code, escaped, markdown_table, printable
 
-PAGES = ("validation.json", "validation.md", "validation.html", "data_card.md", "contact_sheet.png")
-
 _SHOWN = 10  # images per class on the contact sheet
 _ROWS = 24  # classes in one column of it
 
 
 def write_reports(report: Mapping[str, Any], prepared: Path, folder: Path) -> None:
-    """Write PAGES into `folder` from the `report` of `schema.validate` on the folder `prepared`.
+    """Write VALIDATION_PAGES into `folder` from the `report` of `schema.validate` on the folder `prepared`.
 
     validation.html is one page without a link outside; the data card links the contact sheet beside it. Where the prepared files
     do not belong together, the pages stand without pictures of single images. Raises LekhaniError when `folder` cannot be written.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lekhani import params
 from lekhani.data.spec import Bytes, Labels
-from lekhani.train.loop import batches
+from lekhani.train.batches import batches
 from lekhani.variants.nets import channels_last
 
 Floats = npt.NDArray[np.float32]

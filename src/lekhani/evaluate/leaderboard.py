@@ -16,6 +16,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
 
+from lekhani import params
 from lekhani.data.spec import GlyphClass
 from lekhani.errors import LekhaniError
 from lekhani.evaluate.per_class import heat_map
@@ -24,7 +25,6 @@ from lekhani.evaluate.scorecard import tie
 from lekhani.pages import glyph_image, image, page
 from lekhani.pictures import Picture
 from lekhani.text import markdown_table
-from lekhani.variants import VARIANTS
 
 Card = Mapping[str, Any]  # the content of scorecard.json
 
@@ -414,7 +414,7 @@ def _in_order(entries: Sequence[Entry]) -> list[Entry]:
 
 def _look(variant: str) -> tuple[str, str]:
     """Colour and marker of a variant, the same in every figure, whichever others stand beside it."""
-    names = sorted(VARIANTS)
+    names = sorted(params.Variants.model_fields)
     place = names.index(variant) if variant in names else len(names) + sum(variant.encode())
     return to_hex(color_sequences["tab10"][place % 10]), _MARKERS[place % len(_MARKERS)]
 

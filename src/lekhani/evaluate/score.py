@@ -1,7 +1,6 @@
 """Scoring a generator against prepared data: it draws its samples as it will when it is served, and the judges read them."""
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,13 @@ from lekhani.evaluate import per_class
 from lekhani.evaluate.fidelity import Inception
 from lekhani.evaluate.memorisation import among_features, closest_figure, memorisation
 from lekhani.evaluate.report import confusion_figure, save_figure
+from lekhani.evaluate.samples import real_sample, requested_labels, sample
 from lekhani.evaluate.scorecard import fidelity_card, read_real, score, second_opinion
-from lekhani.evaluate.usefulness import Point, usefulness
 from lekhani.inference.session import Generator, Reader
 from lekhani.params import Params
-from lekhani.paths import CACHE, MODELS, REPORTS
+from lekhani.paths import CACHE, MODELS
 from lekhani.pictures import Picture, grid
-from lekhani.train.loop import pick_device
-
-log = logging.getLogger("lekhani")
+from lekhani.train.devices import pick_device
 
 
 def score_generator(
@@ -47,49 +44,6 @@ def score_generator(
     measured, classes = _judged(p, data, generator, sets, figures)
     save_figure(closest_figure(pairs, sets[0], train), figures / "closest.png")
     return card | measured | copies, classes, sets[0]
-
-
-def requested_labels(p: Params, data: spec.Prepared) -> spec.Labels:
-    """Equally many labels of each class, int64 [N], no more than there are train images."""
-    return np.arange(min(p.evaluate.n_generated, data.info.counts["train"]), dtype=np.int64) % data.info.n_classes
-
-
-def sample(p: Params, generator: Generator, data: spec.Prepared, again: int) -> tuple[spec.Bytes, spec.Labels]:
-    """Images uint8 [N,H,W] of sampling seed number `again`, and the labels int64 [N] that they were requested for."""
-    labels = requested_labels(p, data)
-    return generator.sample(labels, np.random.default_rng([p.seed, 2, again])), labels
-
-
-def real_sample(p: Params, data: spec.Prepared) -> tuple[spec.Bytes, spec.Labels]:
-    """As many train images as are generated, by a stream of their own, so that every variant has the same floor."""
-    images, labels = data.split("train")
-    chosen = np.random.default_rng([p.seed, 3]).choice(len(images), len(requested_labels(p, data)), replace=False)
-    chosen.sort()
-    return images[chosen], labels[chosen]
-
-
-def score_usefulness(p: Params, data: spec.Prepared, generator: Generator) -> list[Point]:
-    """What OCR models read after training on the generator's images, beside what they read after real ones alone."""
-    name = data.info.name
-    images, labels = sample(p, generator, data, 0)
-    if not generator.conditional:
-        labels = Reader(MODELS / name / "judge" / "judge.onnx").read(images)[1].argmax(1)
-    real = [Point(**point) for point in files.read_json(REPORTS / name / "usefulness_real.json")["points"]]
-    return real + usefulness(
-        (images, labels),
-        data.split("train"),
-        data.split("test"),
-        data.info.n_classes,
-        p.usefulness,
-        p.seed,
-        pick_device(p.train.device),
-        log_point(f"{name}/{generator.variant}"),
-    )
-
-
-def log_point(name: str) -> Callable[[Point], None]:
-    """A callback that logs each OCR model as it is done."""
-    return lambda one: log.info("%s: %s, %d real images, reads %.1f%%", name, one.kind, one.n_real, 100 * one.mean)
 
 
 def in_class_order(images: spec.Bytes, n_classes: int) -> Picture:

@@ -1,1 +1,1 @@
-"""The stages of dvc.yaml and the steps of the registry, one module per subject; each composes the packages beside it."""
+"""The stages of dvc.yaml, a module each (train is distil as well, usefulness baseline), what they share, and the steps of the registry."""

@@ -1,60 +1,24 @@
-"""baseline, usefulness, evaluate and compare: from generator.onnx to scorecards and the leaderboard."""
+"""evaluate: from generator.onnx to its scorecard."""
 
-import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from lekhani import files
 from lekhani.data import spec
-from lekhani.errors import UsageError
-from lekhani.evaluate import leaderboard, score
+from lekhani.evaluate import score
 from lekhani.evaluate.likelihood import nats
 from lekhani.evaluate.per_class import collapsed, table
-from lekhani.evaluate.report import save_figure, save_table
+from lekhani.evaluate.report import save_table
+from lekhani.evaluate.samples import real_sample
 from lekhani.evaluate.scorecard import curve
-from lekhani.evaluate.usefulness import metrics, real_alone, usefulness_figure
 from lekhani.inference.session import Generator
 from lekhani.params import Params
 from lekhani.paths import MODELS, REPORTS, SCORECARDS
 from lekhani.pictures import grid, save_png
 from lekhani.stages.inputs import validated_data
-from lekhani.stages.train import load_trained
-from lekhani.train.loop import pick_device
+from lekhani.stages.trained import load_trained
 
 log = logging.getLogger("lekhani")
-
-
-def baseline(p: Params, dataset: str) -> None:
-    """Prepared data -> reports/D/usefulness_real.json: how well an OCR model reads after training on real images alone."""
-    data = validated_data(dataset)
-    train, test, n_classes = data.split("train"), data.split("test"), data.info.n_classes
-    device = pick_device(p.train.device)
-    points = real_alone(train, test, n_classes, p.usefulness, p.seed, device, score.log_point(dataset))
-    files.write_json(REPORTS / dataset / "usefulness_real.json", {"points": [asdict(point) for point in points]})
-
-
-def usefulness(p: Params, dataset: str, variant: str) -> None:
-    """generator.onnx, judge, prepared data, reports/D/usefulness_real.json -> reports/D/V/usefulness.json, usefulness/.
-
-    The folder holds points.csv and curve.png. With `usefulness.seeds: 0` the file is empty and so is the folder.
-    """
-    reports = REPORTS / dataset / variant
-    card: dict[str, float] = {}
-    with files.replacing(reports / "usefulness") as folder:
-        folder.mkdir()
-        if p.usefulness.seeds:
-            data = validated_data(dataset)
-            points = score.score_usefulness(p, data, Generator(MODELS / dataset / variant / "generator.onnx"))
-            card = metrics(points)
-            save_table([point.row() for point in points], folder / "points.csv")
-            save_figure(usefulness_figure(points, f"{dataset} / {variant}"), folder / "curve.png")
-    files.write_json(reports / "usefulness.json", card)
 
 
 def evaluate(p: Params, dataset: str, variant: str) -> None:
@@ -95,7 +59,7 @@ def _from_earlier_stages(p: Params, data: spec.Prepared, variant: str, facts: di
     reports, built = REPORTS / data.info.name / variant, load_trained(p, data.info.name, variant)[1]
     exported = files.read_json(reports / "export.json")
     card: dict[str, Any] = {"train_seed": facts["seed"]}
-    card |= nats(built, *data.split("test"), p.seed) | nats(built, *score.real_sample(p, data), p.seed, "_train")
+    card |= nats(built, *data.split("test"), p.seed) | nats(built, *real_sample(p, data), p.seed, "_train")
     if (reports / "usefulness.json").exists():
         card |= files.read_json(reports / "usefulness.json")
     card |= {key: exported[key] for key in ("parity_max_abs", "latency_ms", "size_mb")}
@@ -115,53 +79,3 @@ def _track(p: Params, dataset: str, variant: str, card: dict[str, Any], facts: d
     judges = [MODELS / dataset / "judge" / name for name in ("judge.onnx", "second.onnx")]
     with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", revision(facts)):
         runs.log_scorecard(card, made, judges)
-
-
-def compare(p: Params, repeats: bool = False) -> None:
-    """All scorecards -> reports/leaderboard.{csv,md,png,html} and reports/leaderboard/.
-
-    With `repeats`, those of DVC experiments that repeat the training with other seeds are pooled with the workspace's,
-    and all that is written lies in reports/repeats/.
-    """
-    folders = {(d, v): SCORECARDS / f"{d}-{v}" for d in p.data for v in p.pipeline.everyone}
-    cards: list[Mapping[str, Any]] = [files.read_json(folder / "scorecard.json") for folder in folders.values()]
-    if repeats:
-        cards = _pooled(cards, [folder / "scorecard.json" for folder in folders.values()])
-    entries, strips = [], {}
-    for card in cards:
-        key = card["dataset"], card["variant"]
-        with Image.open(folders[key] / "strip.png") as strip, Image.open(folders[key] / "grid.png") as picture:
-            strips[key] = np.asarray(strip)
-            curve_rows, classes = (files.read_csv(folders[key] / f"{name}.csv") for name in ("curve", "per_class"))
-            entries.append(leaderboard.Entry(card, curve_rows, classes, np.asarray(picture)))
-    target, text = REPORTS / "repeats" if repeats else REPORTS, leaderboard.leaderboard_markdown(cards)
-    with files.replacing(target / "leaderboard") as folder:
-        folder.mkdir()
-        for dataset in p.data:
-            shown = [entry for entry in entries if entry.card["dataset"] == dataset]
-            for name, figure in leaderboard.figures(shown).items():
-                save_figure(figure, folder / f"{dataset}-{name}.png")
-    save_figure(leaderboard.leaderboard_figure(cards, strips), target / "leaderboard.png")
-    files.write_text(target / "leaderboard.csv", leaderboard.leaderboard_csv(cards))
-    files.write_text(target / "leaderboard.md", text)
-    files.write_text(target / "leaderboard.html", leaderboard.leaderboard_html(entries))
-    if p.tracking.backend == "mlflow":
-        from lekhani.tracking import runs
-        from lekhani.tracking.revision import revision
-
-        made = [target / f"leaderboard.{kind}" for kind in ("csv", "md", "png", "html")]
-        pictures = sorted((target / "leaderboard").iterdir())
-        runs.log_leaderboard(p.tracking.experiment, [*made, *pictures], revision())
-    log.info("%s", text)
-
-
-def _pooled(cards: Sequence[Mapping[str, Any]], paths: list[Path]) -> list[Mapping[str, Any]]:
-    """The workspace's scorecards pooled with those of DVC experiments that differ in the training's seed."""
-    from lekhani.tracking.experiments import repeats as experiments
-
-    seen = {json.dumps(card) for card in cards}
-    others = [card for found in experiments(paths).values() for card in found if json.dumps(card) not in seen]
-    if not others:
-        hint = "queue some with `dvc exp run --queue -S train.seed=8`"
-        raise UsageError(f"No experiment on top of HEAD repeats this training; {hint}.")
-    return list(leaderboard.repeats([*cards, *others]))

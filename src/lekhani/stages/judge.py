@@ -15,7 +15,7 @@ from lekhani.export.weights import save_weights
 from lekhani.params import Params
 from lekhani.paths import MODELS, REPORTS
 from lekhani.stages.inputs import validated_data
-from lekhani.train.loop import pick_device, takes_bf16
+from lekhani.train.devices import pick_device, takes_bf16
 
 log = logging.getLogger("lekhani")
 

@@ -1,9 +1,8 @@
-"""train and export: from prepared data to generator.onnx."""
+"""train: from prepared data to the weights of a generator."""
 
 import json
 import logging
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,18 +10,18 @@ from torch import nn
 
 from lekhani import files
 from lekhani.data import spec
-from lekhani.data.validation_report import PAGES
 from lekhani.errors import LekhaniError
 from lekhani.evaluate.judge import JudgeNet
 from lekhani.evaluate.quick import QuickScore
-from lekhani.export.onnx_file import export_onnx, generator_inputs, latency_ms, parity, require_parity
 from lekhani.export.weights import load_weights, save_weights
 from lekhani.params import Params, Variants
-from lekhani.paths import CHECKPOINTS, MODELS, PREPARED, REPORTS
-from lekhani.stages.inputs import dataset_info, validated_data
+from lekhani.paths import CHECKPOINTS, MODELS, PREPARED, REPORTS, VALIDATION_PAGES
+from lekhani.stages.inputs import validated_data
+from lekhani.stages.trained import backlog, load_trained
 from lekhani.train import distributed
 from lekhani.train.checkpoint import Checkpoints
-from lekhani.train.loop import StoppedError, Trained, pick_device
+from lekhani.train.devices import pick_device
+from lekhani.train.loop import StoppedError, Trained
 from lekhani.train.loop import train as run_loop
 from lekhani.train.progress import ProgressBar
 from lekhani.train.reporter import Fanout, LossFile, Reporter, Silent
@@ -128,7 +127,7 @@ def _reporter(dataset: str, variant: str, images_seen: int, run_id: str | None) 
     if run_id:
         from lekhani.tracking import runs
 
-        reporters.append(runs.MlflowReporter(run_id, _backlog(dataset, variant)))
+        reporters.append(runs.MlflowReporter(run_id, backlog(dataset, variant)))
     return Fanout(reporters)
 
 
@@ -153,15 +152,10 @@ def _tracked_run(
         {"dataset": dataset, "variant": variant, **revision()},
         info,
         PREPARED / dataset,
-        [path for path in (REPORTS / dataset / name for name in PAGES) if path.exists()],
+        [path for path in (REPORTS / dataset / name for name in VALIDATION_PAGES) if path.exists()],
     )
     files.write_json(note, {"run_id": run_id})
     return run_id
-
-
-def _backlog(dataset: str, variant: str) -> Path:
-    """The file that keeps what MLflow missed while it was away."""
-    return CHECKPOINTS / dataset / f"{variant}.untold.json"
 
 
 def _quick_score(p: Params, data: spec.Prepared, device: torch.device) -> QuickScore:
@@ -201,54 +195,6 @@ def _save(p: Params, info: spec.DatasetInfo, choices: Variants, trained: Trained
         "mlflow_run_id": run_id,
     }
     files.write_json(weights.with_name("training.json"), facts)
-
-
-def load_trained(p: Params, dataset: str, variant: str) -> tuple[Variants, Variant]:
-    """A variant with its trained weights on the CPU, and the choices of its training.
-
-    It is rebuilt from what training wrote down (training.json), not from today's params.yaml.
-    """
-    folder = MODELS / dataset / variant
-    facts = files.read_json(folder / "training.json")
-    made_with = {
-        name: type(getattr(p.variants, name)).model_validate_json(json.dumps(choice))
-        for name, choice in facts["choices"].items()
-    }
-    choices = p.variants.model_copy(update=made_with)
-    built = VARIANTS[variant].build(choices, facts["image_size"], facts["n_classes"], torch.device("cpu"))
-    load_weights(built.generator().eval(), folder / "generator.safetensors")
-    return choices, built
-
-
-def export(p: Params, dataset: str, variant: str) -> None:
-    """models/D/V/generator.safetensors -> models/D/V/generator.onnx and reports/D/V/export.json.
-
-    A generator.onnx that differs from torch is a LekhaniError.
-    """
-    info, folder = dataset_info(dataset), MODELS / dataset / variant
-    facts = files.read_json(folder / "training.json")
-    generator = load_trained(p, dataset, variant)[1].generator()
-    inputs, path = generator_inputs(facts["noise_dim"], facts["n_classes"]), folder / "generator.onnx"
-    metadata = {
-        **{key: str(facts[key]) for key in ("dataset", "variant", "noise_dim", "image_size", "seed", "profile")},
-        "conditional": str(facts["conditional"]).lower(),
-        "classes": info.classes_json,
-        "lineage": json.dumps({key: facts[key] for key in ("data_digest", "generator_sha256")}),
-    }
-    export_onnx(generator, inputs, ["images"], path, metadata)
-    difference = parity(generator, path, inputs)
-    require_parity(difference, p.evaluate.parity_tolerance, path)
-    report = {
-        "parity_max_abs": difference,
-        "latency_ms": latency_ms(path, inputs),
-        "size_mb": path.stat().st_size / 2**20,
-        "model_sha256": files.sha256(path),
-    }
-    files.write_json(REPORTS / dataset / variant / "export.json", report)
-    if (missed := _backlog(dataset, variant)).exists():
-        from lekhani.tracking import runs
-
-        runs.deliver(missed)
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,9 @@ from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import LekhaniError
 from lekhani.pictures import grid, to_uint8
 from lekhani.train import distributed
+from lekhani.train.batches import batches
 from lekhani.train.checkpoint import Checkpoints
+from lekhani.train.devices import takes_bf16
 from lekhani.train.diagnosis import Finding, diagnose
 from lekhani.train.ema import Ema
 from lekhani.train.reporter import Reporter
@@ -57,13 +59,6 @@ class StoppedError(LekhaniError):
     def __init__(self, name: str, step: int, number: int) -> None:
         super().__init__(f"{name} stopped after step {step} and saved; run the same command to go on.")
         self.exit_code = 128 + number
-
-
-def pick_device(choice: str) -> torch.device:
-    """`auto` takes a GPU when there is one; asking for one that is not there is a LekhaniError."""
-    if choice == "cuda" and not torch.cuda.is_available():
-        raise LekhaniError("train.device is `cuda`, but torch sees no GPU here; set it to `auto` or `cpu`.")
-    return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def train(
@@ -305,19 +300,6 @@ def speed_up(variant: Variant, choice: params.Train, device: torch.device) -> No
             network.compile()
 
 
-def takes_bf16(choice: params.Train, device: torch.device) -> bool:
-    """Whether forward passes of training run in bfloat16."""
-    return choice.precision == "bf16" or (choice.precision == "auto" and _made_for_bf16(device))
-
-
-def _made_for_bf16(device: torch.device) -> bool:
-    """True where bfloat16 has instructions of its own; elsewhere it is emulated and slower than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    can = torch.cpu.get_capabilities()
-    return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
-
-
 def _check_finite(name: str, run: _Run) -> None:
     """Find the first step whose figures are not finite."""
     if not run.pending:
@@ -352,17 +334,6 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def batches(n: int, batch_size: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Indices of endless batches: each pass is a fresh permutation of 0..n-1, and batches run on across passes."""
-    rng = np.random.default_rng([seed, 1])
-    rest = np.empty(0, np.int64)
-    while True:
-        while len(rest) < batch_size:
-            rest = np.concatenate([rest, rng.permutation(n)])
-        yield rest[:batch_size]
-        rest = rest[batch_size:]
 
 
 def fixed_inputs(noise_dim: int, n_classes: int, seed: int) -> tuple[Tensor, Tensor]:

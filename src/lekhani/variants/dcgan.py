@@ -20,34 +20,7 @@ from torch import Tensor, nn
 from lekhani import params
 from lekhani.variants.gan import Gan, Verdict
 from lekhani.variants.losses import cross_entropy
-
-
-class Generator(nn.Module):
-    """noise float32 [N, noise_dim], labels int64 [N] (ignored) -> images float32 [N,1,H,W] in [0,1]."""
-
-    def __init__(self, noise_dim: int, channels: int, image_size: int) -> None:
-        super().__init__()
-        doublings = 3 if image_size % 8 == 0 else 2
-        self.start = image_size // 2**doublings
-        self.widest = channels * 2 ** (doublings - 1)
-        self.dense = nn.Linear(noise_dim, self.widest * self.start**2, bias=False)
-        layers: list[nn.Module] = [nn.BatchNorm2d(self.widest), nn.ReLU(inplace=True)]
-        width = self.widest
-        for _ in range(doublings - 1):
-            layers += [
-                nn.ConvTranspose2d(width, width // 2, 4, 2, 1, bias=False),
-                nn.BatchNorm2d(width // 2),
-                nn.ReLU(inplace=True),
-            ]
-            width //= 2
-        layers.append(nn.ConvTranspose2d(width, 1, 4, 2, 1))
-        self.layers = nn.Sequential(*layers)
-        self.apply(_normal)
-
-    def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """See the class; tanh's range is moved to [0, 1]."""
-        hidden = self.dense(noise).reshape(noise.shape[0], self.widest, self.start, self.start)
-        return (torch.tanh(self.layers(hidden)) + 1) / 2
+from lekhani.variants.nets import DcganGenerator, normal_init
 
 
 class Discriminator(nn.Module):
@@ -66,22 +39,11 @@ class Discriminator(nn.Module):
             ]
             width *= 2
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * (image_size // 2**halvings) ** 2, 1))
-        self.apply(_normal)
+        self.apply(normal_init)
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
         return self.layers(images).squeeze(1)  # type: ignore[no-any-return]
-
-
-def _normal(module: nn.Module) -> None:
-    """The paper's initialisation: weights from N(0, 0.02)."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)
-        nn.init.zeros_(module.bias)
 
 
 class Dcgan(Gan):
@@ -94,7 +56,7 @@ class Dcgan(Gan):
     def __init__(self, choice: params.Dcgan, image_size: int, device: torch.device) -> None:
         super().__init__(
             choice,
-            Generator(choice.noise_dim, choice.channels, image_size),
+            DcganGenerator(choice.noise_dim, choice.channels, image_size),
             Discriminator(choice.channels, image_size),
             device,
         )

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from lekhani import params
-from lekhani.variants.dcgan import Generator
 from lekhani.variants.gan import Gan, Verdict
 from lekhani.variants.losses import squared_gradient_norm
+from lekhani.variants.nets import DcganGenerator
 
 
 class Critic(nn.Module):
@@ -48,7 +48,7 @@ class WganGp(Gan):
     def __init__(self, choice: params.WganGp, image_size: int, device: torch.device) -> None:
         super().__init__(
             choice,
-            Generator(choice.noise_dim, choice.channels, image_size),
+            DcganGenerator(choice.noise_dim, choice.channels, image_size),
             Critic(choice.channels, image_size),
             device,
         )

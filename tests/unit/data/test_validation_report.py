@@ -16,8 +16,9 @@ from PIL import Image
 from lekhani import files, params
 from lekhani.data.schema import validate
 from lekhani.data.spec import GlyphClass
-from lekhani.data.validation_report import PAGES, write_reports
+from lekhani.data.validation_report import write_reports
 from lekhani.errors import LekhaniError
+from lekhani.paths import VALIDATION_PAGES
 
 WritePrepared = Callable[..., Path]
 NASTY = "<script>alert(1)</script>|`*_[x](y)&\"'\n\x1b.png"
@@ -55,7 +56,7 @@ def pages(write_prepared: WritePrepared, tmp_path: Path) -> tuple[Path, Path, di
 
 def test_all_pages_are_written_and_nothing_else(pages: tuple[Path, Path, dict[str, Any]]) -> None:
     out, _, report = pages
-    assert {path.name for path in out.iterdir()} == set(PAGES)
+    assert {path.name for path in out.iterdir()} == set(VALIDATION_PAGES)
     assert files.read_json(out / "validation.json") == report
 
 
@@ -117,7 +118,7 @@ def test_the_data_card(pages: tuple[Path, Path, dict[str, Any]]) -> None:
 def test_pages_are_equal_for_equal_data(pages: tuple[Path, Path, dict[str, Any]], tmp_path: Path) -> None:
     out, prepared, report = pages
     write_reports(report, prepared, tmp_path / "again")
-    for name in PAGES:
+    for name in VALIDATION_PAGES:
         assert (out / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
@@ -157,7 +158,7 @@ def test_broken_data_have_their_pages_too(
     harm(prepared)
     report = validate(prepared, params.Validate())
     write_reports(report, prepared, tmp_path / "out")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == set(PAGES)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(VALIDATION_PAGES)
     page = Page((tmp_path / "out" / "validation.html").read_text())
     assert report["skipped"] in page.text
     assert not [tag for tag, _ in page.tags if tag == "img"]

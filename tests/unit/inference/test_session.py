@@ -307,12 +307,12 @@ def test_neither_batch_nor_cores_change_a_bit_of_a_real_network(
 ) -> None:
     """The rows of a batch do not influence one another."""
     from lekhani.export.onnx_file import export_onnx, generator_inputs
-    from lekhani.variants import dcgan
+    from lekhani.variants.nets import DcganGenerator
 
     classes = json.dumps([{"label": 0, "name": "zero", "glyph": "0"}])
     metadata = {"dataset": "toys", "variant": "dcgan", "classes": classes, "conditional": "false"}
     metadata |= {"noise_dim": "6", "image_size": "28"}
-    export_onnx(dcgan.Generator(6, 16, 28), generator_inputs(6, 10), ["images"], tmp_path / "g.onnx", metadata)
+    export_onnx(DcganGenerator(6, 16, 28), generator_inputs(6, 10), ["images"], tmp_path / "g.onnx", metadata)
     noise = np.random.default_rng(0).standard_normal((70, 6), dtype=np.float32)
     labels = np.zeros(70, np.int64)
     (whole,) = open_session(tmp_path / "g.onnx", "cpu").run(None, {"noise": noise, "labels": labels})

@@ -22,8 +22,8 @@ from lekhani import files
 from lekhani.data.spec import MNIST, DatasetInfo
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.registry import lineage, models
-from lekhani.stages import _revision
 from lekhani.tracking import runs
+from lekhani.tracking.revision import revision as made_at
 from lekhani.tracking.store import connect
 
 EXPERIMENT = "test-lineage"
@@ -131,7 +131,7 @@ def make(project: Path, toy_generator: Callable[..., Path]) -> Callable[..., Mad
             git("commit", "-qm", f"Trained {dataset} {about}")
         if dirty:
             lock.write_text(f"{lock.read_text()}# not committed\n")
-        revision = _revision({"generator_sha256": "0" * 64})
+        revision = made_at({"generator_sha256": "0" * 64})
         with runs.resume(None, EXPERIMENT, f"{dataset}/turbo", revision if tags else {}) as run_id:
             mlflow.log_artifact(str(model), "generator")
             mlflow.log_text("", "generator/MLmodel")  # what MLflow knows a model by

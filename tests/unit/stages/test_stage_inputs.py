@@ -13,6 +13,7 @@ from lekhani.export.weights import save_weights
 from lekhani.paths import MODELS
 from lekhani.stages import train as train_stage
 from lekhani.stages.inputs import validated_data
+from lekhani.stages.trained import load_trained
 from lekhani.tracking.revision import revision
 from lekhani.variants.flow_matching import FlowMatching
 
@@ -73,7 +74,7 @@ def test_a_teacher_is_built_from_what_its_training_wrote_down(
     files.write_json(folder / "training.json", facts)
     today = params.load(ROOT / "params.yaml")
     assert today.variants.flow_matching.channels != tiny.flow_matching.channels
-    choices, built = train_stage.load_trained(today, "own", "flow_matching")
+    choices, built = load_trained(today, "own", "flow_matching")
     assert choices.flow_matching == tiny.flow_matching
     for name, value in taught.state_dict().items():
         assert torch.equal(value, built.generator().state_dict()[name]), name

@@ -20,8 +20,10 @@ from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import LekhaniError
 from lekhani.export.weights import save_weights
 from lekhani.pictures import Picture
+from lekhani.train.batches import batches
+from lekhani.train.devices import pick_device
 from lekhani.train.ema import Ema
-from lekhani.train.loop import Trained, batches, fixed_inputs, pick_device, sample, speed_up, train
+from lekhani.train.loop import Trained, fixed_inputs, sample, speed_up, train
 from lekhani.train.reporter import Fanout, LossFile
 from lekhani.variants import VARIANTS, Variant
 from lekhani.variants.flow_matching import FlowMatching

@@ -1,27 +1,13 @@
-"""fetch, prepare and validate: from a source to images that may be trained on."""
+"""validate: whether prepared data are fit to train on."""
 
 import logging
 
-from lekhani.data import prepare as preparing
 from lekhani.data import schema, validation_report, versions
-from lekhani.data.sources import fetch as sources
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.params import Params
-from lekhani.paths import PREPARED, RAW, REPORTS
+from lekhani.paths import PREPARED, REPORTS
 
 log = logging.getLogger("lekhani")
-
-
-def fetch(p: Params, dataset: str) -> None:
-    """Source -> data/raw/D/."""
-    sources.fetch(dataset, p.dataset(dataset), p.embedded, p.seed, RAW / dataset)
-
-
-def prepare(p: Params, dataset: str) -> None:
-    """data/raw/D/ -> data/prepared/D/{images.npy, labels.npy, manifest.parquet, dataset.json}."""
-    info = preparing.prepare(dataset, p.dataset(dataset), p.prepare, p.seed, RAW / dataset, PREPARED / dataset)
-    train, test = info.counts["train"], info.counts["test"]
-    log.info("%s: %d train and %d test images in %d classes", dataset, train, test, info.n_classes)
 
 
 def validate(p: Params, dataset: str) -> None:

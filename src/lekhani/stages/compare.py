@@ -1,0 +1,69 @@
+"""compare: the leaderboard of all scorecards."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lekhani import files
+from lekhani.errors import UsageError
+from lekhani.evaluate import leaderboard
+from lekhani.evaluate.report import save_figure
+from lekhani.params import Params
+from lekhani.paths import REPORTS, SCORECARDS
+
+log = logging.getLogger("lekhani")
+
+
+def compare(p: Params, repeats: bool = False) -> None:
+    """All scorecards -> reports/leaderboard.{csv,md,png,html} and reports/leaderboard/.
+
+    With `repeats`, those of DVC experiments that repeat the training with other seeds are pooled with the workspace's,
+    and all that is written lies in reports/repeats/.
+    """
+    folders = {(d, v): SCORECARDS / f"{d}-{v}" for d in p.data for v in p.pipeline.everyone}
+    cards: list[Mapping[str, Any]] = [files.read_json(folder / "scorecard.json") for folder in folders.values()]
+    if repeats:
+        cards = _pooled(cards, [folder / "scorecard.json" for folder in folders.values()])
+    entries, strips = [], {}
+    for card in cards:
+        key = card["dataset"], card["variant"]
+        with Image.open(folders[key] / "strip.png") as strip, Image.open(folders[key] / "grid.png") as picture:
+            strips[key] = np.asarray(strip)
+            curve_rows, classes = (files.read_csv(folders[key] / f"{name}.csv") for name in ("curve", "per_class"))
+            entries.append(leaderboard.Entry(card, curve_rows, classes, np.asarray(picture)))
+    target, text = REPORTS / "repeats" if repeats else REPORTS, leaderboard.leaderboard_markdown(cards)
+    with files.replacing(target / "leaderboard") as folder:
+        folder.mkdir()
+        for dataset in p.data:
+            shown = [entry for entry in entries if entry.card["dataset"] == dataset]
+            for name, figure in leaderboard.figures(shown).items():
+                save_figure(figure, folder / f"{dataset}-{name}.png")
+    save_figure(leaderboard.leaderboard_figure(cards, strips), target / "leaderboard.png")
+    files.write_text(target / "leaderboard.csv", leaderboard.leaderboard_csv(cards))
+    files.write_text(target / "leaderboard.md", text)
+    files.write_text(target / "leaderboard.html", leaderboard.leaderboard_html(entries))
+    if p.tracking.backend == "mlflow":
+        from lekhani.tracking import runs
+        from lekhani.tracking.revision import revision
+
+        made = [target / f"leaderboard.{kind}" for kind in ("csv", "md", "png", "html")]
+        pictures = sorted((target / "leaderboard").iterdir())
+        runs.log_leaderboard(p.tracking.experiment, [*made, *pictures], revision())
+    log.info("%s", text)
+
+
+def _pooled(cards: Sequence[Mapping[str, Any]], paths: list[Path]) -> list[Mapping[str, Any]]:
+    """The workspace's scorecards pooled with those of DVC experiments that differ in the training's seed."""
+    from lekhani.tracking.experiments import repeats as experiments
+
+    seen = {json.dumps(card) for card in cards}
+    others = [card for found in experiments(paths).values() for card in found if json.dumps(card) not in seen]
+    if not others:
+        hint = "queue some with `dvc exp run --queue -S train.seed=8`"
+        raise UsageError(f"No experiment on top of HEAD repeats this training; {hint}.")
+    return list(leaderboard.repeats([*cards, *others]))

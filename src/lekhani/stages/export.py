@@ -1,0 +1,41 @@
+"""export: from trained weights to generator.onnx."""
+
+import json
+
+from lekhani import files
+from lekhani.export.onnx_file import export_onnx, generator_inputs, latency_ms, parity, require_parity
+from lekhani.params import Params
+from lekhani.paths import MODELS, REPORTS
+from lekhani.stages.inputs import dataset_info
+from lekhani.stages.trained import backlog, load_trained
+
+
+def export(p: Params, dataset: str, variant: str) -> None:
+    """models/D/V/generator.safetensors -> models/D/V/generator.onnx and reports/D/V/export.json.
+
+    A generator.onnx that differs from torch is a LekhaniError.
+    """
+    info, folder = dataset_info(dataset), MODELS / dataset / variant
+    facts = files.read_json(folder / "training.json")
+    generator = load_trained(p, dataset, variant)[1].generator()
+    inputs, path = generator_inputs(facts["noise_dim"], facts["n_classes"]), folder / "generator.onnx"
+    metadata = {
+        **{key: str(facts[key]) for key in ("dataset", "variant", "noise_dim", "image_size", "seed", "profile")},
+        "conditional": str(facts["conditional"]).lower(),
+        "classes": info.classes_json,
+        "lineage": json.dumps({key: facts[key] for key in ("data_digest", "generator_sha256")}),
+    }
+    export_onnx(generator, inputs, ["images"], path, metadata)
+    difference = parity(generator, path, inputs)
+    require_parity(difference, p.evaluate.parity_tolerance, path)
+    report = {
+        "parity_max_abs": difference,
+        "latency_ms": latency_ms(path, inputs),
+        "size_mb": path.stat().st_size / 2**20,
+        "model_sha256": files.sha256(path),
+    }
+    files.write_json(REPORTS / dataset / variant / "export.json", report)
+    if (missed := backlog(dataset, variant)).exists():
+        from lekhani.tracking import runs
+
+        runs.deliver(missed)

@@ -1,0 +1,26 @@
+"""Where training runs, and in which precision."""
+
+import torch
+
+from lekhani import params
+from lekhani.errors import LekhaniError
+
+
+def pick_device(choice: str) -> torch.device:
+    """`auto` takes a GPU when there is one; asking for one that is not there is a LekhaniError."""
+    if choice == "cuda" and not torch.cuda.is_available():
+        raise LekhaniError("train.device is `cuda`, but torch sees no GPU here; set it to `auto` or `cpu`.")
+    return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def takes_bf16(choice: params.Train, device: torch.device) -> bool:
+    """Whether forward passes of training run in bfloat16."""
+    return choice.precision == "bf16" or (choice.precision == "auto" and _made_for_bf16(device))
+
+
+def _made_for_bf16(device: torch.device) -> bool:
+    """True where bfloat16 has instructions of its own; elsewhere it is emulated and slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    can = torch.cpu.get_capabilities()
+    return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
