@@ -12,16 +12,13 @@ ENV VIRTUAL_ENV=/opt/venv UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 UV_CONSTRAINT=cons
 COPY pyproject.toml constraints.txt ./
 
 FROM build AS build-gpu
-RUN uv pip install --requirements pyproject.toml --extra s3 --extra server
+RUN uv pip install --requirements pyproject.toml --extra gpu --extra all --extra s3 --extra server
 COPY README.md LICENSE ./
 COPY src src
 RUN uv pip install --no-deps .
 
-# onnxruntime is onnxruntime-gpu without CUDA, under the same version.
 FROM build AS build-cpu
-RUN echo onnxruntime-gpu > without.txt \
-    && sed -n 's/^onnxruntime-gpu/onnxruntime/p' constraints.txt > instead.txt \
-    && uv pip install --torch-backend cpu --excludes without.txt --requirements instead.txt --requirements pyproject.toml --extra s3 --extra server
+RUN uv pip install --torch-backend cpu --requirements pyproject.toml --extra cpu --extra all --extra s3 --extra server
 COPY README.md LICENSE ./
 COPY src src
 RUN uv pip install --no-deps .

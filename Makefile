@@ -10,11 +10,18 @@ export DVC_NO_ANALYTICS := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup demo test test-slow lint types check ui schedule clean
+.PHONY: help setup lock demo test test-slow lint types check ui schedule clean
 .PHONY: pull restore retrain push register datasets promotion-check promote comment summary
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# The two packages of ONNX Runtime overwrite each other's files, so the environment has one: for NVIDIA where there is such a GPU.
+RUNTIME ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
+# CUDA's packages take gigabytes, so uv looks which build of torch this machine needs; a folder of wheels says so itself.
+ifndef PIP_FIND_LINKS
+export UV_TORCH_BACKEND ?= auto
+endif
 
 setup: $(VENV)/.ready ## make .venv with the pinned versions (again only when pyproject or constraints changed)
 
@@ -22,8 +29,14 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "==> Installing Lekhani and its pinned dependencies into $(VENV) (some minutes the first time)"
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
-	@$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python $${PIP_FIND_LINKS:+--find-links $$PIP_FIND_LINKS} -c constraints.txt -e '.[dev]'
+	@$(VENV)/bin/uv pip uninstall --quiet --python $(VENV)/bin/python onnxruntime onnxruntime-gpu
+	@$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python $${PIP_FIND_LINKS:+--find-links $$PIP_FIND_LINKS} -c constraints.txt -e '.[$(RUNTIME),dev]'
 	@touch $@
+
+lock: setup ## write again the locks with hashes in deploy/, from constraints.txt
+	@for lock in "light cpu" "gpu gpu,all,s3,server"; do set -- $$lock; \
+		uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --constraint constraints.txt \
+			--custom-compile-command "make lock" --extra "$${2//,/ --extra }" --output-file deploy/requirements-$$1.txt pyproject.toml; done
 
 demo: setup ## the whole pipeline on the embedded data: judge, train, export, score, compare, register, promote, write
 	@echo "==> Running the pipeline (profile as in params.yaml; stages that did not change are skipped)"

@@ -33,6 +33,7 @@ from stage import hand_over, needs_server, run_stage
 from lekhani import params
 from lekhani.data.sources import fetch
 from lekhani.errors import LekhaniError, UsageError, first_line
+from lekhani.machine import cpu_count
 
 Engine = Literal["threads", "ray"]
 Graph = Mapping[str, set[str]]  # by the name of a stage, the stages that it needs
@@ -74,7 +75,7 @@ def threads(side_by_side: int) -> dict[str, str]:
     """Environment that shares the cores among stages that run side by side; what the user has set stays."""
     if side_by_side == 1:
         return {}
-    share = max(1, len(os.sched_getaffinity(0)) // side_by_side)
+    share = max(1, cpu_count() // side_by_side)
     # Threads that spin while they wait would take the cores from the neighbour.
     wanted = {"OMP_NUM_THREADS": str(share), "OMP_WAIT_POLICY": "PASSIVE"}
     return {key: value for key, value in wanted.items() if key not in os.environ}

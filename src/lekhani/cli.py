@@ -590,6 +590,7 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("lekhani").setLevel(logging.INFO)
     from lekhani.errors import LekhaniError
+    from lekhani.extras import how_to_install
     from lekhani.params import ParamsError
 
     try:
@@ -597,6 +598,12 @@ def main() -> None:
     except (LekhaniError, ParamsError) as error:
         typer.echo(f"lekhani: {error}", err=True)
         sys.exit(getattr(error, "exit_code", 2))
+    except ModuleNotFoundError as error:
+        sentence = how_to_install(error)
+        if sentence is None:
+            raise
+        typer.echo(f"lekhani: {sentence}", err=True)
+        sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("lekhani: stopped.", err=True)
         sys.exit(130)

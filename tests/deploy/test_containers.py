@@ -60,8 +60,12 @@ def test_images_are_built_in_stages_and_run_as_nobody_in_particular() -> None:
         assert "rm -rf /var/lib/apt/lists/*" in image["ran"]
         assert not re.search(r"\b(gcc|build-essential|pip|uv)\b", image["ran"])
     assert list(stages)[-1] == "cpu", "what is built when no target is named"
-    assert "--torch-backend cpu --excludes without.txt" in stages["build-cpu"]["ran"]
-    assert "torch-backend" not in stages["build-gpu"]["ran"]
+    built = {target: stages[f"build-{target}"]["ran"] for target in ("gpu", "cpu")}
+    assert "--torch-backend cpu" in built["cpu"]
+    assert "--torch-backend" not in built["gpu"]
+    for target, other in (("gpu", "cpu"), ("cpu", "gpu")):
+        assert f"--extra {target} " in built[target]
+        assert f"--extra {other}" not in built[target], "the two packages of ONNX Runtime overwrite each other"
 
 
 def test_only_what_is_copied_gets_into_a_build() -> None:

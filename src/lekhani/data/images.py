@@ -2,7 +2,6 @@
 
 import io
 import multiprocessing
-import os
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from lekhani.data.names import one_line, reason
 from lekhani.data.raw import Images
 from lekhani.data.spec import Bytes
 from lekhani.errors import LekhaniError, UsageError
+from lekhani.machine import cpu_count
 
 Polarity = Literal["auto", "white_on_black", "black_on_white", "mixed"]
 
@@ -58,7 +58,7 @@ def decode(source: Source, files: Sequence[str]) -> Images:
     """
     where, chunks = str(source.where), _chunks(source, files)
     many = len(files) >= FEW or sum(source.sizes[file] for file in files) >= _FEW_BYTES
-    processes = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
+    processes = min(cpu_count(), 16)
     if many and processes > 1 and multiprocessing.parent_process() is None:  # a child process may have none of its own
         parts = list(_decode_apart(where, chunks, processes))
     else:

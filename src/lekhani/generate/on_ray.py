@@ -13,6 +13,7 @@ from lekhani.errors import LekhaniError, UsageError, first_line
 from lekhani.generate.shards import Job, write_shard
 from lekhani.inference.model import LoadedModel
 from lekhani.inference.session import Generator, Precision, Reader
+from lekhani.machine import cpu_count
 
 
 class Writer:
@@ -58,7 +59,7 @@ def write_shards(job: Job, pen: LoadedModel, missing: Sequence[int], advance: Ca
         if ours:
             own: dict[str, Any] = {
                 "address": "local",
-                "num_cpus": len(os.sched_getaffinity(0)),
+                "num_cpus": cpu_count(),
                 "include_dashboard": False,
             }
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **({} if os.environ.get("RAY_ADDRESS") else own))

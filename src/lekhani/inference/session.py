@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import resource
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ import onnxruntime as ort
 from lekhani.data.spec import Bytes, GlyphClass, Labels
 from lekhani.errors import LekhaniError, first_line
 from lekhani.files import sha256
+from lekhani.machine import cpu_count, peak_memory
 from lekhani.pictures import to_uint8
 
 log = logging.getLogger("lekhani")
@@ -94,7 +94,7 @@ def _tensorrt_options(folder: Path, content: bytes) -> dict[str, str]:
 
 def _threads() -> int:
     number = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # Ray sets it for its workers
-    return int(number) if number.isdecimal() and int(number) else len(os.sched_getaffinity(0))
+    return int(number) if number.isdecimal() and int(number) else cpu_count()
 
 
 def _gpu_present() -> bool:
@@ -126,7 +126,7 @@ def fastest_batch_size(
 
 
 def _peak_memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_memory()
 
 
 class Generator:

@@ -3,7 +3,6 @@
 import copy
 import logging
 import math
-import resource
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from lekhani import params
 from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import LekhaniError
+from lekhani.machine import peak_memory
 from lekhani.pictures import grid, to_uint8
 from lekhani.train import distributed
 from lekhani.train.batches import batches
@@ -358,4 +358,4 @@ def _means(rows: list[dict[str, Tensor]]) -> dict[str, float]:
 def _peak_memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_memory() / 2**20
