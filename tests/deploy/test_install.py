@@ -23,12 +23,14 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 # REFUSED are top-level modules, with commas between them, that cannot be imported, as if they were not installed.
 ONLY = """
-import importlib.abc, sys
-class Refuse(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in set(REFUSED.split(",")):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Refuse())
+import sys
+from importlib.machinery import PathFinder
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        refused = name.split(".")[0] in set(REFUSED.split(","))
+        return None if refused else super().find_spec(name, path, target)
+sys.meta_path = [Without if finder is PathFinder else finder for finder in sys.meta_path]
 sys.argv[0] = "lekhani"
 from lekhani.cli import main
 main()
@@ -118,7 +120,7 @@ def test_the_light_install_writes_reads_and_composes(tmp_path: Path, toy_generat
 
 def test_training_needs_no_more_than_its_extra(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
-    for words in (("judge",), ("train", "-v", "dcgan"), ("export", "-v", "dcgan"), ("evaluate", "-v", "dcgan")):
+    for words in (("train", "-v", "dcgan"), ("evaluate", "-v", "dcgan")):
         told = lekhani(tmp_path, *words, "-d", "mnist", code=1, extras=("cpu", "train"))
         assert "is not there" in told or "dvc repro" in told, told
 
