@@ -56,7 +56,7 @@ def decode(source: Source, files: Sequence[str]) -> Images:
 
     Raises UsageError naming the first file that cannot be read or decoded.
     """
-    where, chunks = str(source.where), _chunks(source, files)
+    where, chunks = str(source.path), _chunks(source, files)
     many = len(files) >= FEW or sum(source.sizes[file] for file in files) >= _FEW_BYTES
     processes = min(cpu_count(), 16)
     if many and processes > 1 and multiprocessing.parent_process() is None:  # a child process may have none of its own

@@ -49,7 +49,7 @@ def _read(stack: ExitStack, folder: Path, name: str, data: params.Data) -> RawIm
     source, vocabulary = _enter(stack, folder, name, data.files)
     found = _find(source, name, data, vocabulary)
     if not found.members:
-        raise UsageError(f"data.{name}: {source.where} holds no images; give {_ACCEPTED}.")
+        raise UsageError(f"data.{name}: {source.path} holds no images; give {_ACCEPTED}.")
     classes, label_of = vocabulary.classes_of(found.words, found.glyphs, found.numbered)
     splits, split_notes = _splits(name, found)
     pixels = images.shrunk(found.images) if len(found.images) else images.decode(source, found.members)
@@ -70,11 +70,11 @@ def _enter(stack: ExitStack, folder: Path, name: str, pattern: str | None) -> tu
             break
         if (len(packed) > 1 or any(kinds)) and len(chosen) != 1:
             raise UsageError(
-                f"data.{name}: {source.where} holds {packed[0]} and other data beside it; "
+                f"data.{name}: {source.path} holds {packed[0]} and other data beside it; "
                 f"keep the one archive, unpack it, or name what to read in data.{name}.files."
             )
         if depth == _NESTED:
-            raise UsageError(f"data.{name}: {source.where} holds one more archive, {packed[0]}; unpack it.")
+            raise UsageError(f"data.{name}: {source.path} holds one more archive, {packed[0]}; unpack it.")
         pattern = None if chosen else pattern
         source = archives.open_archive(stack, source, (chosen or packed)[0])
     vocabulary = names.Vocabulary(name, *listed) if listed else names.Vocabulary(name)
@@ -87,10 +87,10 @@ def _listed(source: Source, name: str) -> tuple[tuple[GlyphClass, ...], str] | N
     files = [file for file in files if "/" not in file] or files
     if len(files) > 1:
         raise UsageError(
-            f"data.{name}: {source.where} holds {files[0]} and {files[1]}; keep one, or set data.{name}.classes_csv."
+            f"data.{name}: {source.path} holds {files[0]} and {files[1]}; keep one, or set data.{name}.classes_csv."
         )
     return (
-        (names.read_classes(source.read(files[0], 64 << 20), source.where / files[0]), str(source.where / files[0]))
+        (names.read_classes(source.read(files[0], 64 << 20), source.path / files[0]), str(source.path / files[0]))
         if files
         else None
     )
@@ -152,7 +152,7 @@ def _restricted(source: Source, pattern: str, name: str) -> Source:
     if not kept:
         shown = ", ".join(list(source.sizes)[:3])
         raise UsageError(
-            f"data.{name}.files: no file in {source.where} matches {pattern}; there are: {shown}{', ...' if len(source.sizes) > 3 else ''}."
+            f"data.{name}.files: no file in {source.path} matches {pattern}; there are: {shown}{', ...' if len(source.sizes) > 3 else ''}."
         )
     folders = {file[:i] for file in kept for i, letter in enumerate(file) if letter == "/"}
     return replace(source, sizes={file: source.sizes[file] for file in kept}, folders=sorted(folders))
@@ -173,11 +173,11 @@ def _find(source: Source, name: str, data: params.Data, vocabulary: names.Vocabu
     several = [files[0] for files in kinds[:3] if files]
     if len(several) > 1:
         raise UsageError(
-            f"data.{name}: {source.where} holds both {several[0]} and {several[1]}; name the files to read in data.{name}.files."
+            f"data.{name}: {source.path} holds both {several[0]} and {several[1]}; name the files to read in data.{name}.files."
         )
     if not several and not kinds.images:
         other = f" ({left_out[0].removesuffix('.')})" if left_out else ""
-        raise UsageError(f"data.{name}: {source.where} holds no images{other}; give {_ACCEPTED}.")
+        raise UsageError(f"data.{name}: {source.path} holds no images{other}; give {_ACCEPTED}.")
     if kinds.csv:
         found = table.read(source, tables, name)
     elif kinds.idx:
@@ -191,7 +191,7 @@ def _find(source: Source, name: str, data: params.Data, vocabulary: names.Vocabu
     beside = _same_beside(source, kinds.images, found, name, data, vocabulary)
     if beside is None:
         raise UsageError(
-            f"data.{name}: {source.where} holds both {several[0]} and images such as {kinds.images[0]}, and they differ; "
+            f"data.{name}: {source.path} holds both {several[0]} and images such as {kinds.images[0]}, and they differ; "
             f"name the files to read in data.{name}.files."
         )
     if any(beside.splits) and not any(found.splits):

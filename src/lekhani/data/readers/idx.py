@@ -34,7 +34,7 @@ def read(source: Source, files: Sequence[str], name: str) -> Found:
             notes.append(f"{file} repeats {arrays[key][0]} and was left out.")
         else:
             raise UsageError(
-                f"data.{name}: {arrays[key][0]} and {file} in {source.where} differ; name the files to read in data.{name}.files."
+                f"data.{name}: {arrays[key][0]} and {file} in {source.path} differ; name the files to read in data.{name}.files."
             )
     images, labels, members, splits = [], [], [], []
     for pair in sorted(
@@ -43,7 +43,7 @@ def read(source: Source, files: Sequence[str], name: str) -> Found:
         (image_file, pixels), (label_file, numbers) = _both(arrays, pair, source, name)
         if len(pixels) != len(numbers):
             raise UsageError(
-                f"data.{name}: {image_file} in {source.where} holds {len(pixels):,} images and {label_file} {len(numbers):,} labels; "
+                f"data.{name}: {image_file} in {source.path} holds {len(pixels):,} images and {label_file} {len(numbers):,} labels; "
                 "bring files that belong together."
             )
         if "emnist" in image_file.lower():
@@ -88,20 +88,20 @@ def _both(
         file = (images or labels or ("",))[0]
         missing = "labels" if labels is None else "images"
         raise UsageError(
-            f"data.{name}: {file} in {source.where} lacks the file with its {missing}; bring both, named alike but for that word."
+            f"data.{name}: {file} in {source.path} lacks the file with its {missing}; bring both, named alike but for that word."
         )
     file, pixels = images
     if pixels.dtype != np.uint8:
         raise UsageError(
-            f"data.{name}: {file} in {source.where} holds {pixels.dtype} numbers; save pixels as unsigned bytes."
+            f"data.{name}: {file} in {source.path} holds {pixels.dtype} numbers; save pixels as unsigned bytes."
         )
     if not len(pixels):
-        raise UsageError(f"data.{name}: {file} in {source.where} holds no images; bring one that does.")
+        raise UsageError(f"data.{name}: {file} in {source.path} holds no images; bring one that does.")
     return (file, pixels.astype(np.uint8, copy=False)), (labels[0], labels[1].astype(np.int64))
 
 
 def _array(source: Source, file: str) -> Bytes | Labels:
-    where = source.where / file
+    where = source.path / file
     with source.stream(file) as stream:
         head = stream.read(4)
         kind = _TYPES.get(head[2]) if len(head) == 4 and head[:2] == b"\0\0" else None

@@ -57,12 +57,12 @@ def read(source: Source, files: Sequence[str], name: str) -> Found:
         glyphs = first["glyphs"].tolist() if "glyphs" in first else words
         if len(glyphs) != len(words) or len(set(words)) != len(words):
             raise UsageError(
-                f"data.{name}: `class_names` in {source.where} repeat one another or are not as many as `glyphs`; save one of each per class."
+                f"data.{name}: `class_names` in {source.path} repeat one another or are not as many as `glyphs`; save one of each per class."
             )
         wrong = labels[(labels < 0) | (labels >= len(words))] if labels.dtype.kind in "iu" else labels
         if len(wrong):
             raise UsageError(
-                f"data.{name}: {len(wrong)} labels in {source.where}, such as {wrong[0]}, are outside 0..{len(words) - 1}; correct them."
+                f"data.{name}: {len(wrong)} labels in {source.path}, such as {wrong[0]}, are outside 0..{len(words) - 1}; correct them."
             )
         return Found(images, words, labels.astype(np.int64), members, splits, notes, glyphs=glyphs)
     values = sorted(set(map(str, labels.tolist())), key=natural)
@@ -73,7 +73,7 @@ def read(source: Source, files: Sequence[str], name: str) -> Found:
 
 def _parts(source: Source, file: str) -> list[tuple[str, tuple[str, str], dict[str, Any]]]:
     """File, name of the images and split, and arrays of every set of images in one .npz."""
-    where, content = source.where / file, source.read(file)
+    where, content = source.path / file, source.read(file)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             archives.check_size(where, sum(info.file_size for info in archive.infolist()), len(content))
@@ -158,5 +158,5 @@ def _splits(source: Source, file: str, key: tuple[str, str], arrays: dict[str, A
     splits = list(arrays["splits"].tolist())
     wrong = set(splits) - {"train", "test", ""}
     if wrong:
-        raise UsageError(f"{source.where / file}: `splits` holds {min(wrong)!r}; use train and test only.")
+        raise UsageError(f"{source.path / file}: `splits` holds {min(wrong)!r}; use train and test only.")
     return splits

@@ -72,18 +72,18 @@ def look(source: Source, file: str, name: str, label_column: str | None) -> Tabl
         head = stream.read(_LINE)
     line, newline, _ = head.partition(b"\n")
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UsageError(f"{source.where / file} is not in UTF-8; save it as CSV UTF-8.")
+        raise UsageError(f"{source.path / file} is not in UTF-8; save it as CSV UTF-8.")
     if not newline and len(head) == _LINE:
-        raise UsageError(f"{source.where / file}: line 1 is longer than {_LINE:,} bytes; give one image per line.")
+        raise UsageError(f"{source.path / file}: line 1 is longer than {_LINE:,} bytes; give one image per line.")
     text = line.decode("utf-8-sig", errors="replace").strip("\r")
     delimiter = max(",;\t", key=text.count)
     try:
         cells = [cell.strip() for cell in next(csv.reader([text], delimiter=delimiter), [])]
     except csv.Error as error:
-        raise UsageError(f"{source.where / file}: line 1 is no CSV ({reason(error)}); save the table again.") from None
+        raise UsageError(f"{source.path / file}: line 1 is no CSV ({reason(error)}); save the table again.") from None
     if len(cells) > _MOST_COLUMNS:
         raise UsageError(
-            f"{source.where / file} has {len(cells):,} columns, more than the {_MOST_COLUMNS:,} of 256 x 256 pixels; shrink the images."
+            f"{source.path / file} has {len(cells):,} columns, more than the {_MOST_COLUMNS:,} of 256 x 256 pixels; shrink the images."
         )
     groups = _pixel_columns(cells)
     words = [i for i, cell in enumerate(cells) if cell and not _NUMBER.fullmatch(cell)]
@@ -95,7 +95,7 @@ def look(source: Source, file: str, name: str, label_column: str | None) -> Tabl
     if len(group) < _FEWEST:
         return None
     if len({key for key, _ in group}) < len(group):
-        raise UsageError(f"{source.where / file}: two columns of pixels have the same name; give each its own.")
+        raise UsageError(f"{source.path / file}: two columns of pixels have the same name; give each its own.")
     if (
         len(group) == len(cells) and _square(len(cells) - 1) and label_column not in cells
     ):  # pandas numbers columns that have no names
@@ -114,7 +114,7 @@ def read(source: Source, tables: Sequence[Table], name: str) -> Found:
     if len(sides) > 1:
         several = " and ".join(table.file for table in tables[:2])
         raise UsageError(
-            f"data.{name}: {several} in {source.where} hold images of different sizes; name those to read in data.{name}.files."
+            f"data.{name}: {several} in {source.path} hold images of different sizes; name those to read in data.{name}.files."
         )
     number: dict[str, int] = {}
     blocks: list[_Block] = []
@@ -133,7 +133,7 @@ def read(source: Source, tables: Sequence[Table], name: str) -> Found:
         splits += [split_in(table.file)] * rows
         notes.append(f"Read {rows:,} rows of {table.file}.")
     if not members:
-        raise UsageError(f"data.{name}: {source.where / tables[0].file} holds no rows; give one image per line.")
+        raise UsageError(f"data.{name}: {source.path / tables[0].file} holds no rows; give one image per line.")
     if ignored := sorted({column for table in tables for column in table.ignored}):
         shown = ", ".join(f"`{column[:40]}`" for column in ignored[:5])
         notes.append(
@@ -193,7 +193,7 @@ def _without_header(
         )
     if words or not (_square(count) or _square(count - 1)):
         raise UsageError(
-            f"data.{name}: {source.where / table.file} has no header, and its {count:,} columns are no label beside the pixels of a square image; "
+            f"data.{name}: {source.path / table.file} has no header, and its {count:,} columns are no label beside the pixels of a square image; "
             "give its columns names such as label, pixel0, pixel1."
         )
     if _square(count):
@@ -207,7 +207,7 @@ def _first_or_last(source: Source, table: Table, name: str, label_column: str | 
         return replace(table, pixels=tuple(range(1, ends["last"])), candidates=tuple(ends.values()))
     if label_column not in ends:
         raise UsageError(
-            f"data.{name}.label_column: the columns of {source.where / table.file} have no names; say `first` or `last`, not `{label_column}`."
+            f"data.{name}.label_column: the columns of {source.path / table.file} have no names; say `first` or `last`, not `{label_column}`."
         )
     return _labelled(table, ends[label_column])
 
@@ -217,7 +217,7 @@ def _labelled(table: Table, label: int) -> Table:
 
 
 def _with_label(source: Source, table: Table, name: str, label_column: str | None) -> Table:
-    where = source.where / table.file
+    where = source.path / table.file
     others = [i for i in range(len(table.names)) if i not in set(table.pixels)]
     if label_column is not None:
         lower = [column.lower() for column in table.names]
@@ -245,7 +245,7 @@ def _squared(source: Source, table: Table, name: str) -> Table:
     if not _square(count):
         side = round(math.sqrt(count))
         raise UsageError(
-            f"data.{name}: {source.where / table.file} has {count:,} columns of pixels, which make no square image "
+            f"data.{name}: {source.path / table.file} has {count:,} columns of pixels, which make no square image "
             f"({side} x {side} would be {side * side:,}); bring all columns, or name the one with labels in data.{name}.label_column."
         )
     return table
@@ -256,11 +256,11 @@ def _check_labels(source: Source, tables: Sequence[Table], name: str) -> None:
     labelled = [table.file for table in tables if table.candidates]
     if bare and labelled:
         raise UsageError(
-            f"data.{name}: {bare[0]} in {source.where} has no labels while {labelled[0]} has; set data.{name}.files to {labelled[0]}."
+            f"data.{name}: {bare[0]} in {source.path} has no labels while {labelled[0]} has; set data.{name}.files to {labelled[0]}."
         )
     if bare:
         raise UsageError(
-            f"data.{name}: {source.where / bare[0]} has no column of labels; add one, or name it in data.{name}.label_column."
+            f"data.{name}: {source.path / bare[0]} has no column of labels; add one, or name it in data.{name}.label_column."
         )
 
 
@@ -280,7 +280,7 @@ def _resolved(source: Source, table: Table, name: str) -> Table:
     looks = [column for column in table.candidates if _looks_like_labels(values[column])]
     if len(looks) != 1:
         raise UsageError(
-            f"data.{name}: nothing tells whether the first or the last column of {source.where / table.file} holds the labels; "
+            f"data.{name}: nothing tells whether the first or the last column of {source.path / table.file} holds the labels; "
             f"set data.{name}.label_column to `first` or `last`."
         )
     return _labelled(table, looks[0])
@@ -387,7 +387,7 @@ def _codes(column: Any, number: dict[str, int]) -> Labels:
 
 def _fault(source: Source, table: Table, error: Exception) -> UsageError:
     """The first faulty cell, line by line; pyarrow does not tell where it is."""
-    where = source.where / table.file
+    where = source.path / table.file
     try:
         with source.stream(table.file) as stream:
             told = next(

@@ -50,7 +50,7 @@ def find(source: Source, images: Sequence[str], name: str, level: Level | None, 
         (number[label_of[folder]], image, places[folder].split) for folder, files in holding.items() for image in files
     )
     notes = [
-        f"Read {len(rows):,} images in {len(order):,} class folder{'s' if len(order) > 1 else ''} of {source.where.name}."
+        f"Read {len(rows):,} images in {len(order):,} class folder{'s' if len(order) > 1 else ''} of {source.path.name}."
     ]
     if depths != {1}:
         notes.append(
@@ -106,7 +106,7 @@ def _places(
         if not rest or (some and not split_word(path[0])):
             where = " below the train or the test folder" if some or level is not None else ""
             raise UsageError(
-                f"data.{name}: {holding[folder][0]} in {source.where} lies in no class folder; put it into one{where} or remove it."
+                f"data.{name}: {holding[folder][0]} in {source.path} lies in no class folder; put it into one{where} or remove it."
             )
         places[folder] = _Place(split, tuple(unicodedata.normalize("NFC", part).strip() for part in rest))
     return places, level
@@ -119,7 +119,7 @@ def _check_filled(
     for folder in sorted(folders - filled):
         if len(folder) == depth or len(depths) > 1:
             raise UsageError(
-                f"data.{name}: the class folder {'/'.join(folder)} in {source.where} holds no images; add some or remove it."
+                f"data.{name}: the class folder {'/'.join(folder)} in {source.path} holds no images; add some or remove it."
             )
 
 
@@ -145,7 +145,7 @@ def _decide(
     told = "; ".join(f"`{level}` gives {_told(named[level])}" for level in ("first", "last", "path"))
     example = next(iter(holding.values()))[0]
     raise UsageError(
-        f"data.{name}: folders nest in {source.where}, such as {example}; set data.{name}.class_folder: {told}."
+        f"data.{name}: folders nest in {source.path}, such as {example}; set data.{name}.class_folder: {told}."
     )
 
 
