@@ -1,24 +1,27 @@
 """Read raw files as users have them: look at what lies there, choose the reader, and bring all to one form."""
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
+from fsspec.utils import glob_translate
 
 from lekhani import params
 from lekhani.data import archives, images, names
 from lekhani.data.archives import Source
 from lekhani.data.raw import RawImages
-from lekhani.data.readers import Found, idx, npz, tree
+from lekhani.data.readers import ReadResult, idx, npz, tree
 from lekhani.data.spec import GlyphClass
 from lekhani.errors import LekhaniError, UsageError
 
-_NESTED = 2  # archives in one another: what a site packs around what an author packed
+if TYPE_CHECKING:
+    from lekhani.data.readers.table import Table
+
+_MAX_NESTING = 2  # archives in one another: what a site packs around what an author packed
 _ACCEPTED = (
     "a folder, .zip or .tar of class folders with png, jpg, bmp, gif or tif images, a CSV with one image per row, "
     "MNIST's IDX files, or .npz files with `images` and `labels`"
@@ -34,9 +37,9 @@ def looks_readable(file_name: str) -> bool:
 def read_raw(folder: Path, name: str, data: params.Data | None = None) -> RawImages:
     """Read dataset `name` from `folder` (data/raw/D), whichever of the accepted layouts lies there.
 
-    The images come white on black, uint8, at most 256 pixels high and wide. Raises UsageError, naming the file, line or
+    The images are uint8, white on black, at most 256 pixels high and wide. Raises UsageError, naming the file, line or
     folder at fault, for an unreadable or unsafe file, an empty class folder, an unknown class, or no images at all; and
-    where looking cannot decide, for the key under data.D that would.
+    where the files leave a choice open, naming the key under data.D that makes it.
     """
     try:
         with ExitStack() as stack:
@@ -46,7 +49,7 @@ def read_raw(folder: Path, name: str, data: params.Data | None = None) -> RawIma
 
 
 def _read(stack: ExitStack, folder: Path, name: str, data: params.Data) -> RawImages:
-    source, vocabulary = _enter(stack, folder, name, data.files)
+    source, vocabulary = _open(stack, folder, name, data.files)
     found = _find(source, name, data, vocabulary)
     if not found.members:
         raise UsageError(f"data.{name}: {source.path} holds no images; give {_ACCEPTED}.")
@@ -54,16 +57,15 @@ def _read(stack: ExitStack, folder: Path, name: str, data: params.Data) -> RawIm
     splits, split_notes = _splits(name, found)
     pixels = images.shrunk(found.images) if len(found.images) else images.decode(source, found.members)
     pixels, polarity_notes = images.white_on_black(pixels, data.polarity, name)
-    return RawImages(
-        pixels, label_of[found.labels], classes, found.members, splits, (*found.notes, *split_notes, *polarity_notes)
-    )
+    notes = (*found.notes, *split_notes, *polarity_notes)
+    return RawImages(pixels, label_of[found.labels], classes, found.members, splits, notes)
 
 
-def _enter(stack: ExitStack, folder: Path, name: str, pattern: str | None) -> tuple[Source, names.Vocabulary]:
-    """The folder, or the archive in it that holds the data, with only the files that `pattern` leaves; and what words mean there."""
-    source, listed = archives.open_folder(folder), None
-    for depth in range(_NESTED + 1):
-        listed = listed or _listed(source, name)
+def _open(stack: ExitStack, folder: Path, name: str, pattern: str | None) -> tuple[Source, names.Vocabulary]:
+    """The folder, or the archive in it that holds the data, with the files that match `pattern`; and its vocabulary."""
+    source, class_list = archives.open_folder(folder), None
+    for depth in range(_MAX_NESTING + 1):
+        class_list = class_list or _class_list(source, name)
         packed, kinds = [file for file in source.sizes if archives.is_archive(file)], _Kinds.of(source)
         chosen = _matching(packed, source, pattern) if pattern else []
         if not packed or (pattern and not chosen and any(kinds)):
@@ -73,27 +75,25 @@ def _enter(stack: ExitStack, folder: Path, name: str, pattern: str | None) -> tu
                 f"data.{name}: {source.path} holds {packed[0]} and other data beside it; "
                 f"keep the one archive, unpack it, or name what to read in data.{name}.files."
             )
-        if depth == _NESTED:
+        if depth == _MAX_NESTING:
             raise UsageError(f"data.{name}: {source.path} holds one more archive, {packed[0]}; unpack it.")
         pattern = None if chosen else pattern
         source = archives.open_archive(stack, source, (chosen or packed)[0])
-    vocabulary = names.Vocabulary(name, *listed) if listed else names.Vocabulary(name)
+    vocabulary = names.Vocabulary(name, *class_list) if class_list else names.Vocabulary(name)
     return (_restricted(source, pattern, name) if pattern else source), vocabulary
 
 
-def _listed(source: Source, name: str) -> tuple[tuple[GlyphClass, ...], str] | None:
-    """The rows of the classes.csv in a source, and where it is."""
+def _class_list(source: Source, name: str) -> tuple[tuple[GlyphClass, ...], str] | None:
+    """The rows of the classes.csv in a source, and where it is; None where there is none."""
     files = [file for file in source.sizes if _is_class_list(file)]
     files = [file for file in files if "/" not in file] or files
     if len(files) > 1:
-        raise UsageError(
-            f"data.{name}: {source.path} holds {files[0]} and {files[1]}; keep one, or set data.{name}.classes_csv."
-        )
-    return (
-        (names.read_classes(source.read(files[0], 64 << 20), source.path / files[0]), str(source.path / files[0]))
-        if files
-        else None
-    )
+        both = f"{files[0]} and {files[1]}"
+        raise UsageError(f"data.{name}: {source.path} holds {both}; keep one, or set data.{name}.classes_csv.")
+    if not files:
+        return None
+    path = source.path / files[0]
+    return names.read_classes(source.read(files[0], 64 << 20), path), str(path)
 
 
 def _is_class_list(file: str) -> bool:
@@ -125,124 +125,105 @@ class _Kinds(NamedTuple):
 
 
 def _matching(files: Sequence[str], source: Source, pattern: str) -> list[str]:
-    """Those of `files` that `pattern` means, from the top or from below folders that wrap all the rest; a folder means all in it."""
-    wanted = re.compile(_regex(pattern.strip("/")) + r"(/.*)?")
+    """Those of `files` that `pattern` matches or that lie in a folder that it matches.
+
+    A pattern counts from the top, or from below the folders that wrap all the rest.
+    """
+    pattern = pattern.strip("/")
+    try:
+        wanted = re.compile(f"{glob_translate(pattern)}|{glob_translate(f'{pattern}/**')}")
+    except ValueError:
+        raise UsageError(f"The pattern {pattern} for files is wrong: put a / before and after each **.") from None
     parts = [file.split("/")[:-1] for kind in _Kinds.of(source) for file in kind]
-    shared = next(
-        (i for i, level in enumerate(zip(*parts, strict=False)) if len(set(level)) > 1), min(map(len, parts), default=0)
-    )
-    return [file for file in files if any(wanted.fullmatch(file.split("/", depth)[-1]) for depth in range(shared + 1))]
-
-
-def _regex(pattern: str) -> str:
-    """A glob as a regular expression: ** crosses folders, * and ? do not."""
-    pieces = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return "".join(
-        pieces.get(piece) or (piece if re.fullmatch(r"\[[^\[\]]+\]", piece) else re.escape(piece))
-        for piece in _pieces(pattern)
-    )
-
-
-def _pieces(pattern: str) -> list[str]:
-    return re.findall(r"\*\*/|\*\*|\*|\?|\[[^\[\]/\\]+\]|.", pattern, re.DOTALL)
+    levels = enumerate(zip(*parts, strict=False))
+    shared = next((i for i, level in levels if len(set(level)) > 1), min(map(len, parts), default=0))
+    return [file for file in files if any(wanted.match(file.split("/", depth)[-1]) for depth in range(shared + 1))]
 
 
 def _restricted(source: Source, pattern: str, name: str) -> Source:
     kept = _matching(list(source.sizes), source, pattern)
     if not kept:
-        shown = ", ".join(list(source.sizes)[:3])
-        raise UsageError(
-            f"data.{name}.files: no file in {source.path} matches {pattern}; there are: {shown}{', ...' if len(source.sizes) > 3 else ''}."
-        )
+        shown = ", ".join([*list(source.sizes)[:3], *(["..."] if len(source.sizes) > 3 else [])])
+        raise UsageError(f"data.{name}.files: no file in {source.path} matches {pattern}; there are: {shown}.")
     folders = {file[:i] for file in kept for i, letter in enumerate(file) if letter == "/"}
     return replace(source, sizes={file: source.sizes[file] for file in kept}, folders=sorted(folders))
 
 
-def _find(source: Source, name: str, data: params.Data, vocabulary: names.Vocabulary) -> Found:
-    """Read the one kind of table there is, or find the images; where both hold the same, the table is quicker."""
+def _find(source: Source, name: str, data: params.Data, vocabulary: names.Vocabulary) -> ReadResult:
+    """Read the one kind of table there is, or find the image files; where both hold the same, the table is quicker."""
     kinds = _Kinds.of(source)
-    found: Found | None = None
-    left_out: tuple[str, ...] = ()
+    tables: list[Table] = []
+    notes: list[str] = []
     if kinds.csv:
         from lekhani.data.readers import table  # pyarrow is slow to import, and only tables need it
 
-        looked = {file: table.look(source, file, name, data.label_column) for file in kinds.csv}
-        tables = [one for one in looked.values() if one is not None]
-        left_out = tuple(f"{file} holds no pixels and was left out." for file, one in looked.items() if one is None)
+        tables, notes = table.look(source, kinds.csv, name, data.label_column)
         kinds = kinds._replace(csv=[one.file for one in tables])
     several = [files[0] for files in kinds[:3] if files]
     if len(several) > 1:
-        raise UsageError(
-            f"data.{name}: {source.path} holds both {several[0]} and {several[1]}; name the files to read in data.{name}.files."
-        )
+        both = f"{several[0]} and {several[1]}"
+        raise UsageError(f"data.{name}: {source.path} holds both {both}; name the files to read in data.{name}.files.")
     if not several and not kinds.images:
-        other = f" ({left_out[0].removesuffix('.')})" if left_out else ""
+        other = f" ({notes[0].removesuffix('.')})" if notes else ""
         raise UsageError(f"data.{name}: {source.path} holds no images{other}; give {_ACCEPTED}.")
-    if kinds.csv:
-        found = table.read(source, tables, name)
-    elif kinds.idx:
-        found = idx.read(source, kinds.idx, name)
-    elif kinds.npz:
-        found = npz.read(source, kinds.npz, name)
-    if not kinds.images:
-        return _noted(cast(Found, found), left_out)
-    if found is None:
-        return _noted(tree.find(source, kinds.images, name, data.class_folder, vocabulary), left_out)
-    beside = _same_beside(source, kinds.images, found, name, data, vocabulary)
-    if beside is None:
-        raise UsageError(
-            f"data.{name}: {source.path} holds both {several[0]} and images such as {kinds.images[0]}, and they differ; "
-            f"name the files to read in data.{name}.files."
-        )
-    if any(beside.splits) and not any(found.splits):
-        return _noted(
-            beside, (*left_out, f"{several[0]} holds as many images per class without a split, and was left out.")
-        )
-    return _noted(
-        found, (*left_out, f"{len(beside.members):,} image files hold the same number per class and were left out.")
-    )
-
-
-def _noted(found: Found, notes: Sequence[str]) -> Found:
+    if not several:
+        found = tree.find(source, kinds.images, name, data.class_folder, vocabulary)
+    else:
+        if tables:
+            found = table.read(source, tables, name)
+        else:
+            found = idx.read(source, kinds.idx, name) if kinds.idx else npz.read(source, kinds.npz, name)
+        if kinds.images:
+            found, note = _table_or_images(source, found, several[0], kinds.images, name, data, vocabulary)
+            notes.append(note)
     return replace(found, notes=(*found.notes, *notes))
 
 
-def _same_beside(
-    source: Source, files: Sequence[str], found: Found, name: str, data: params.Data, vocabulary: names.Vocabulary
-) -> Found | None:
-    """The image files beside a table when both hold as many images of each class."""
+def _table_or_images(
+    source: Source,
+    found: ReadResult,
+    table: str,
+    files: Sequence[str],
+    name: str,
+    data: params.Data,
+    vocabulary: names.Vocabulary,
+) -> tuple[ReadResult, str]:
+    """What was `found` in `table`, or the image `files` beside it if these alone have a split; and a note about it.
+
+    Raises UsageError unless both hold as many images of each class.
+    """
     try:
         beside = tree.find(source, files, name, data.class_folder, vocabulary)
-        counts = [_per_class(one, vocabulary) for one in (beside, found)]
+        same = _per_class(beside, vocabulary) == _per_class(found, vocabulary)
     except UsageError:
-        return None
-    return beside if counts[0] == counts[1] else None
+        same = False
+    if not same:
+        both = f"{table} and images such as {files[0]}, and they differ"
+        raise UsageError(f"data.{name}: {source.path} holds both {both}; name the files to read in data.{name}.files.")
+    if any(beside.splits) and not any(found.splits):
+        return beside, f"{table} holds as many images per class without a split, and was left out."
+    return found, f"{len(beside.members):,} image files hold the same number per class and were left out."
 
 
-def _per_class(found: Found, vocabulary: names.Vocabulary) -> Counter[str]:
+def _per_class(found: ReadResult, vocabulary: names.Vocabulary) -> dict[str, int]:
     classes, label_of = vocabulary.classes_of(found.words, found.glyphs, found.numbered)
-    return Counter(
-        {
-            names.plain(c.name): int(n)
-            for c, n in zip(classes, np.bincount(label_of[found.labels], minlength=len(classes)), strict=True)
-        }
-    )
+    counts = np.bincount(label_of[found.labels], minlength=len(classes)).tolist()
+    return {names.normalised(c.name): count for c, count in zip(classes, counts, strict=True) if count}
 
 
-def _splits(name: str, found: Found) -> tuple[Sequence[Literal["train", "test", ""]], tuple[str, ...]]:
-    """The source's own split if it has train and test images; images of one of the two only are a source without a split.
+def _splits(name: str, found: ReadResult) -> tuple[Sequence[Literal["train", "test", ""]], tuple[str, ...]]:
+    """The source's own split, if it has train and test images; one with images of one of them only has no split.
 
     Validation images are test images where there are no others, and train images where there are.
     """
     kinds = set(found.splits)
     if len(kinds) > 1 and "" in kinds:
         member = found.members[list(found.splits).index("")]
-        raise UsageError(
-            f"data.{name}: {member} belongs to neither train nor test, while others do; move it to one of them."
-        )
+        problem = "belongs to neither train nor test, while others do; move it to one of them."
+        raise UsageError(f"data.{name}: {member} {problem}")
     if len(kinds) < 2:
         return [""] * len(found.splits), ()
-    takes: Literal["train", "test"] = "train" if "test" in kinds else "test"
-    note = (f"Validation images count as {takes} images.",) if "val" in kinds else ()
-    means: dict[str, Literal["train", "test", ""]] = {"train": "train", "test": "test", "val": takes}
-    return [means[split] for split in found.splits], note
+    validation: Literal["train", "test"] = "train" if "test" in kinds else "test"
+    note = (f"Validation images count as {validation} images.",) if "val" in kinds else ()
+    split_of: dict[str, Literal["train", "test", ""]] = {"train": "train", "test": "test", "val": validation}
+    return [split_of[split] for split in found.splits], note

@@ -13,7 +13,7 @@ from PIL import Image
 from lekhani import files, params
 from lekhani.data import duplicates
 from lekhani.data.layouts import read_raw
-from lekhani.data.names import nearest, plain, spellings
+from lekhani.data.names import normalised, spellings, suggestion
 from lekhani.data.raw import Images, RawImages
 from lekhani.data.spec import Bytes, DatasetInfo, GlyphClass, Labels
 from lekhani.errors import UsageError
@@ -178,9 +178,9 @@ def _kept(key: str, wanted: str | tuple[str | int, ...], classes: tuple[GlyphCla
             raise UsageError(
                 f"{key}: there is no label {word}; the nearest is {min(max(word, 0), len(classes) - 1)}, and labels count from 0."
             )
-        if isinstance(word, str) and plain(word) not in words:
-            raise UsageError(f"{key}: unknown class `{word}` ({nearest(word, classes)}).")
-        labels.add(word if isinstance(word, int) else words[plain(word)].label)
+        if isinstance(word, str) and normalised(word) not in words:
+            raise UsageError(f"{key}: unknown class `{word}` ({suggestion(word, classes)}).")
+        labels.add(word if isinstance(word, int) else words[normalised(word)].label)
     if not labels:
         raise UsageError(f"{key}: the list is empty; name the classes to keep, or `all`.")
     return [c for c in classes if c.label in labels]

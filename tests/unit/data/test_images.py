@@ -162,7 +162,7 @@ def test_processes_decode_the_same_in_the_same_order(tmp_path: Path, monkeypatch
         write_tree(tmp_path, name, content=encoded(glyph(i % 255, 6 + i % 2)))
     source = open_folder(tmp_path)
     alone = images.decode(source, names)
-    monkeypatch.setattr(images, "FEW", 1000)
+    monkeypatch.setattr(images, "PARALLEL_FROM", 1000)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     together = images.decode(source, names)
     assert len(alone) == len(together) == 1200
@@ -187,9 +187,9 @@ def test_a_helper_process_that_dies_is_one_sentence(tmp_path: Path, monkeypatch:
 
     write_tree(tmp_path, "a/1.png")
     monkeypatch.setattr(images, "ProcessPoolExecutor", Dying)
-    monkeypatch.setattr(images, "FEW", 1)
+    monkeypatch.setattr(images, "PARALLEL_FROM", 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    with pytest.raises(LekhaniError, match="could not be decoded: a helper process died"):
+    with pytest.raises(LekhaniError, match="could not be decoded: a worker process died"):
         read_raw(tmp_path, "own")
 
 

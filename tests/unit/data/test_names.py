@@ -51,7 +51,7 @@ def test_every_class_of_the_known_datasets_has_its_own_words() -> None:
     for classes in (DEVANAGARI, MNIST):
         words = names.spellings(classes)
         for c in classes:
-            assert words[names.plain(c.name)] == words[c.glyph] == c
+            assert words[names.normalised(c.name)] == words[c.glyph] == c
 
 
 def test_an_unknown_class_of_a_known_dataset(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_names_that_no_report_could_show(tmp_path: Path, name: str) -> None:
 
 
 def test_natural_order() -> None:
-    assert sorted(["b", "10", "2", "a10", "a9", "१२", "9" * 5000], key=names.natural)[:3] == ["2", "10", "१२"]
+    assert sorted(["b", "10", "2", "a10", "a9", "१२", "9" * 5000], key=names.natural_key)[:3] == ["2", "10", "१२"]
 
 
 def test_a_sentence_stays_on_its_line() -> None:
@@ -168,7 +168,7 @@ def test_a_sentence_stays_on_its_line() -> None:
     ],
 )
 def test_the_split_in_a_file_name(path: str, split: str) -> None:
-    assert names.split_in(path) == split
+    assert names.split_of_path(path) == split
 
 
 def test_too_many_classes_are_none() -> None:

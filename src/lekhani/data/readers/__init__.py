@@ -8,12 +8,12 @@ from lekhani.data.spec import Labels
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a reader hands over, before words become classes.
+class ReadResult:
+    """N images with the words that label them, which are not classes yet.
 
     `images` are N grey uint8 [H,W], and none at all where the files named in `members` are still to be decoded;
-    `labels` int64 [N] index into `words`. `splits` says "train", "test", "val" or "" per image. `numbered` words are label
-    numbers; `glyphs` come from sources that name them.
+    `labels` int64 [N] index into `words`. `splits` says "train", "test", "val" or "" per image. `numbered` words are
+    label numbers; `glyphs`, one per word, come from sources that name them.
     """
 
     images: Images

@@ -9,116 +9,101 @@ import numpy as np
 
 from lekhani.data import archives
 from lekhani.data.archives import Source
-from lekhani.data.names import natural, split_in
-from lekhani.data.readers import Found
+from lekhani.data.names import natural_key, split_of_path
+from lekhani.data.readers import ReadResult
 from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import UsageError
 
 # The byte that says what the numbers are; they are stored with the highest byte first.
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4"}
 
+_Arrays = dict[tuple[str, int], tuple[str, Bytes | Labels]]  # file and array by the pair they belong to and dimensions
 
-def read(source: Source, files: Sequence[str], name: str) -> Found:
+
+def read(source: Source, files: Sequence[str], name: str) -> ReadResult:
     """Read every pair of image and label files among `files`.
 
     Raises UsageError for a file that is damaged, ends early, has no partner, or does not agree with it.
     """
-    arrays: dict[tuple[str, int], tuple[str, Bytes | Labels]] = {}
+    arrays, notes = _arrays(source, files, name)
+    images, labels, members, splits = [], [], [], []
+    file_of = {pair: arrays[pair, dimensions][0] for pair, dimensions in sorted(arrays)}  # that of the images, if any
+    for pair in sorted(file_of, key=lambda pair: natural_key(file_of[pair])):
+        file, pixels, numbers = _pair(arrays, pair, source, name)
+        if "emnist" in file.lower():
+            pixels = np.ascontiguousarray(pixels.transpose(0, 2, 1))
+            notes.append(f"The images of {file} were turned, since EMNIST stores them with rows and columns exchanged.")
+        images.append(pixels)
+        labels.append(numbers)
+        members += [f"{file}[{i}]" for i in range(len(pixels))]
+        splits += [split_of_path(file)] * len(pixels)
+        notes.append(f"Read {len(pixels):,} images of {file}.")
+    values, which = np.unique(np.concatenate(labels), return_inverse=True)
+    words, which = [str(value) for value in values.tolist()], which.astype(np.int64)
+    same = len({pixels.shape[1:] for pixels in images}) == 1
+    joined = np.concatenate(images) if same else [image for pixels in images for image in pixels]
+    return ReadResult(joined, words, which, members, splits, tuple(notes), numbered=True)
+
+
+def _arrays(source: Source, files: Sequence[str], name: str) -> tuple[_Arrays, list[str]]:
+    """The arrays in `files`, and a note about each that is there twice."""
+    arrays: _Arrays = {}
     notes = []
     for file in files:
         array = _array(source, file)
-        key = _pair(file), array.ndim
-        if key not in arrays:
-            arrays[key] = file, array
-        elif np.array_equal(arrays[key][1], array):
-            notes.append(f"{file} repeats {arrays[key][0]} and was left out.")
-        else:
-            raise UsageError(
-                f"data.{name}: {arrays[key][0]} and {file} in {source.path} differ; name the files to read in data.{name}.files."
-            )
-    images, labels, members, splits = [], [], [], []
-    for pair in sorted(
-        {pair for pair, _ in arrays}, key=lambda pair: natural(arrays.get((pair, 3), arrays.get((pair, 1), ("",)))[0])
-    ):
-        (image_file, pixels), (label_file, numbers) = _both(arrays, pair, source, name)
-        if len(pixels) != len(numbers):
-            raise UsageError(
-                f"data.{name}: {image_file} in {source.path} holds {len(pixels):,} images and {label_file} {len(numbers):,} labels; "
-                "bring files that belong together."
-            )
-        if "emnist" in image_file.lower():
-            pixels = np.ascontiguousarray(pixels.transpose(0, 2, 1))
-            notes.append(
-                f"The images of {image_file} were turned, since EMNIST stores them with rows and columns exchanged."
-            )
-        images.append(pixels)
-        labels.append(numbers.astype(np.int64))
-        members += [f"{image_file}[{i}]" for i in range(len(pixels))]
-        splits += [split_in(image_file)] * len(pixels)
-        notes.append(f"Read {len(pixels):,} images of {image_file}.")
-    values, which = np.unique(np.concatenate(labels), return_inverse=True)
-    same = len({pixels.shape[1:] for pixels in images}) == 1
-    pixels_of_all = np.concatenate(images) if same else [image for pixels in images for image in pixels]
-    return Found(
-        pixels_of_all,
-        [str(v) for v in values.tolist()],
-        which.astype(np.int64),
-        members,
-        splits,
-        tuple(notes),
-        numbered=True,
-    )
+        first, same = arrays.setdefault((_pair_name(file), array.ndim), (file, array))
+        if first != file:
+            if not np.array_equal(same, array):
+                remedy = f"name the files to read in data.{name}.files."
+                raise UsageError(f"data.{name}: {first} and {file} in {source.path} differ; {remedy}")
+            notes.append(f"{file} repeats {first} and was left out.")
+    return arrays, notes
 
 
-def _pair(file: str) -> str:
+def _pair_name(file: str) -> str:
     """What the names of an image file and of its label file have in common."""
-    name = PurePosixPath(file).name.lower()
-    return "-".join(
-        word
-        for word in re.split(r"[-._]+", name)
-        if not re.fullmatch(r"images?|imgs?|labels?|idx\d?|idx\dubyte|ubyte|gz", word)
-    )
+    words = re.split(r"[-._]+", PurePosixPath(file).name.lower())
+    return "-".join(w for w in words if not re.fullmatch(r"images?|imgs?|labels?|idx\d?|idx\dubyte|ubyte|gz", w))
 
 
-def _both(
-    arrays: dict[tuple[str, int], tuple[str, Bytes | Labels]], pair: str, source: Source, name: str
-) -> tuple[tuple[str, Bytes], tuple[str, Labels]]:
+def _pair(arrays: _Arrays, pair: str, source: Source, name: str) -> tuple[str, Bytes, Labels]:
+    """The image file, the images uint8 [N,H,W] and the labels int64 [N] of a pair."""
     images, labels = arrays.get((pair, 3)), arrays.get((pair, 1))
+    file, pixels = images or labels or ("", np.zeros(0, np.uint8))
+    problem = ""
     if images is None or labels is None:
-        file = (images or labels or ("",))[0]
         missing = "labels" if labels is None else "images"
-        raise UsageError(
-            f"data.{name}: {file} in {source.path} lacks the file with its {missing}; bring both, named alike but for that word."
-        )
-    file, pixels = images
-    if pixels.dtype != np.uint8:
-        raise UsageError(
-            f"data.{name}: {file} in {source.path} holds {pixels.dtype} numbers; save pixels as unsigned bytes."
-        )
-    if not len(pixels):
-        raise UsageError(f"data.{name}: {file} in {source.path} holds no images; bring one that does.")
-    return (file, pixels.astype(np.uint8, copy=False)), (labels[0], labels[1].astype(np.int64))
+        problem = f"lacks the file with its {missing}; bring both, named alike but for that word."
+    elif pixels.dtype != np.uint8:
+        problem = f"holds {pixels.dtype} numbers; save pixels as unsigned bytes."
+    elif not len(pixels):
+        problem = "holds no images; bring one that does."
+    elif len(pixels) != len(labels[1]):
+        counts = f"{len(pixels):,} images and {labels[0]} {len(labels[1]):,} labels"
+        problem = f"holds {counts}; bring files that belong together."
+    if problem or labels is None:
+        raise UsageError(f"data.{name}: {file} in {source.path} {problem}")
+    return file, pixels.astype(np.uint8, copy=False), labels[1].astype(np.int64)
 
 
 def _array(source: Source, file: str) -> Bytes | Labels:
-    where = source.path / file
+    path = source.path / file
     with source.stream(file) as stream:
         head = stream.read(4)
         kind = _TYPES.get(head[2]) if len(head) == 4 and head[:2] == b"\0\0" else None
         if kind is None or head[3] not in {1, 3}:
-            raise UsageError(
-                f"{where} does not start as an IDX file of images or labels; download it again or leave it out."
-            )
+            problem = "does not start as an IDX file of images or labels; download it again or leave it out."
+            raise UsageError(f"{path} {problem}")
         sizes = stream.read(4 * head[3])
         shape = tuple(int.from_bytes(sizes[i : i + 4], "big") for i in range(0, len(sizes), 4))
-        wanted = math.prod(shape) * np.dtype(kind).itemsize
+        dimensions, wanted = " x ".join(map(str, shape)), math.prod(shape) * np.dtype(kind).itemsize
         if len(sizes) < 4 * head[3] or wanted > archives.MAX_UNPACKED or (len(shape) == 3 and 0 in shape[1:]):
-            raise UsageError(f"{where} claims an impossible size, {' x '.join(map(str, shape))}; download it again.")
+            raise UsageError(f"{path} claims an impossible size, {dimensions}; download it again.")
         # What a header claims is not taken from memory before it is there.
         content = bytearray()
         while len(content) <= wanted and (block := stream.read(min(16 << 20, wanted + 1 - len(content)))):
             content += block
     if len(content) != wanted:
         problem = "ends too early" if len(content) < wanted else "is longer than its header says"
-        raise UsageError(f"{where} {problem}, at {' x '.join(map(str, shape))}; download it again.")
+        raise UsageError(f"{path} {problem}, at {dimensions}; download it again.")
     return np.frombuffer(content, kind).reshape(shape)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,152 +16,144 @@ import pyarrow as pa
 import pyarrow.csv
 
 from lekhani.data.archives import Source
-from lekhani.data.names import natural, reason, split_in
-from lekhani.data.readers import Found
+from lekhani.data.names import natural_key, reason, split_of_path
+from lekhani.data.readers import ReadResult
 from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import LekhaniError, UsageError
 
-_LINE = 1 << 20  # bytes of one line: 256 x 256 pixels of up to 16 letters
-_MOST_COLUMNS = 256 * 256 + 16
-_FEWEST = 16  # pixels of an image; a table with fewer such columns holds something else
-_BLOCK = 4 << 20
+_MAX_LINE = 1 << 20  # bytes of the first line: 256 x 256 pixels of up to 16 letters
+_MAX_COLUMNS = 256 * 256 + 16
+_MIN_PIXELS = 16  # a table with fewer such columns holds something else
+_BLOCK = 4 << 20  # bytes that are parsed at once
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
 _PIXEL = re.compile(r"(.*?)(\d{1,6})(?:x(\d{1,6}))?")
 _LABELS = (
-    "label",
-    "labels",
-    "class",
-    "classes",
-    "class_name",
-    "character",
-    "char",
-    "target",
-    "glyph",
-    "letter",
-    "digit",
-    "name",
-    "y",
-    "category",
+    *("label", "labels", "class", "classes", "class_name", "character", "char", "target"),
+    *("glyph", "letter", "digit", "name", "y", "category"),
 )
 _INDEX = re.compile(r"(unnamed: ?\d+|id|index|idx|no|row|number|#|)")
 
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV of pixels: its columns by name, `pixels` in raster order, and the `label` among the `candidates` for it."""
+    """A CSV of pixels: its columns by name, and which of them hold `pixels`, in raster order.
+
+    `labels` are the columns that may hold the label: one; the first and the last where only values tell; or none.
+    """
 
     file: str
-    names: tuple[str, ...]
-    header: bool
+    path: Path  # of the file, for people
+    columns: tuple[str, ...]
+    has_header: bool
     delimiter: str
     pixels: tuple[int, ...] = ()
-    candidates: tuple[
-        int, ...
-    ] = ()  # one; the first and the last when nothing but the values can tell; none: no labels
+    labels: tuple[int, ...] = ()
     ignored: tuple[str, ...] = ()
 
-    @cached_property
-    def columns_of_pixels(self) -> frozenset[int]:
-        """`pixels`, for a quick look-up."""
-        return frozenset(self.pixels)
+
+def look(source: Source, files: Sequence[str], name: str, label_column: str | None) -> tuple[list[Table], list[str]]:
+    """Those of `files` that hold pixels, by their first lines, and a note about each of the others.
+
+    Raises UsageError for a table of pixels with a fault, or without a column `label_column`.
+    """
+    found = {file: _look(source, file, name, label_column) for file in files}
+    notes = [f"{file} holds no pixels and was left out." for file, table in found.items() if table is None]
+    return [table for table in found.values() if table is not None], notes
 
 
-def look(source: Source, file: str, name: str, label_column: str | None) -> Table | None:
-    """What the first line of a CSV tells, or None when it is no table of pixels; raises UsageError for one that is, with a fault."""
-    with source.stream(file) as stream:
-        head = stream.read(_LINE)
-    line, newline, _ = head.partition(b"\n")
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UsageError(f"{source.path / file} is not in UTF-8; save it as CSV UTF-8.")
-    if not newline and len(head) == _LINE:
-        raise UsageError(f"{source.path / file}: line 1 is longer than {_LINE:,} bytes; give one image per line.")
-    text = line.decode("utf-8-sig", errors="replace").strip("\r")
-    delimiter = max(",;\t", key=text.count)
-    try:
-        cells = [cell.strip() for cell in next(csv.reader([text], delimiter=delimiter), [])]
-    except csv.Error as error:
-        raise UsageError(f"{source.path / file}: line 1 is no CSV ({reason(error)}); save the table again.") from None
-    if len(cells) > _MOST_COLUMNS:
-        raise UsageError(
-            f"{source.path / file} has {len(cells):,} columns, more than the {_MOST_COLUMNS:,} of 256 x 256 pixels; shrink the images."
-        )
-    groups = _pixel_columns(cells)
-    words = [i for i, cell in enumerate(cells) if cell and not _NUMBER.fullmatch(cell)]
-    table = Table(file, tuple(cells), True, delimiter)
-    if len(words) < len(cells) / 2 and not _counts_up(groups.get(("", False), [])):
-        names = tuple(str(i + 1) for i in range(len(cells)))
-        return _without_header(source, replace(table, names=names, header=False), name, label_column, words)
-    group = max(groups.values(), key=len, default=[])
-    if len(group) < _FEWEST:
-        return None
-    if len({key for key, _ in group}) < len(group):
-        raise UsageError(f"{source.path / file}: two columns of pixels have the same name; give each its own.")
-    if (
-        len(group) == len(cells) and _square(len(cells) - 1) and label_column not in cells
-    ):  # pandas numbers columns that have no names
-        return _first_or_last(source, table, name, label_column)
-    return _with_label(source, replace(table, pixels=tuple(column for _, column in group)), name, label_column)
-
-
-def read(source: Source, tables: Sequence[Table], name: str) -> Found:
+def read(source: Source, tables: Sequence[Table], name: str) -> ReadResult:
     """Read and join `tables`, in their order.
 
     Raises UsageError, naming file, line and column, for a cell that is no pixel, and for a table without labels.
     """
-    _check_labels(source, tables, name)
-    tables = [_resolved(source, table, name) for table in tables]
-    sides = {math.isqrt(len(table.pixels)) for table in tables}
-    if len(sides) > 1:
-        several = " and ".join(table.file for table in tables[:2])
-        raise UsageError(
-            f"data.{name}: {several} in {source.path} hold images of different sizes; name those to read in data.{name}.files."
-        )
-    number: dict[str, int] = {}
+    tables = _with_one_label(source, tables, name)
+    number: dict[str, int] = {}  # of each label's word, in the order in which they come
     blocks: list[_Block] = []
     labels: list[Labels] = []
     members: list[str] = []
     splits: list[str] = []
     notes = []
     for table in tables:
-        rows = 0
-        for block, codes in _gathered(source, table, number):
-            blocks.append(block)
-            labels.append(codes)
-            rows += len(codes)
-        first = 2 if table.header else 1
-        members += [f"{table.file}:{line}" for line in range(first, first + rows)]
-        splits += [split_in(table.file)] * rows
-        notes.append(f"Read {rows:,} rows of {table.file}.")
+        rows = _rows(source, table, number)
+        blocks += [block for block, _ in rows]
+        labels += [codes for _, codes in rows]
+        count, first = sum(len(codes) for _, codes in rows), 2 if table.has_header else 1
+        members += [f"{table.file}:{line}" for line in range(first, first + count)]
+        splits += [split_of_path(table.file)] * count
+        notes.append(f"Read {count:,} rows of {table.file}.")
     if not members:
-        raise UsageError(f"data.{name}: {source.path / tables[0].file} holds no rows; give one image per line.")
+        raise UsageError(f"data.{name}: {tables[0].path} holds no rows; give one image per line.")
     if ignored := sorted({column for table in tables for column in table.ignored}):
-        shown = ", ".join(f"`{column[:40]}`" for column in ignored[:5])
-        notes.append(
-            f"Columns that are neither pixels nor labels were ignored: {shown}{' and more' if len(ignored) > 5 else ''}."
-        )
-    scaled = all(block.small for block in blocks) and any(block.pixels.any() for block in blocks)
+        shown = _shown(ignored[:5]) + (" and more" if len(ignored) > 5 else "")
+        notes.append(f"Columns that are neither pixels nor labels were ignored: {shown}.")
+    pixels, scaled = _joined(blocks)
     if scaled:
         notes.append("The pixels lie between 0 and 1 and were scaled to 0..255.")
-    (side,) = sides
-    pixels = np.concatenate(
-        [block.pixels if scaled or not block.small else (block.pixels >= 128).astype(np.uint8) for block in blocks]
-    )
-    order = sorted(number, key=natural)
-    place = np.empty(len(order), np.int64)
-    place[[number[word] for word in order]] = np.arange(len(order))
+    side = math.isqrt(pixels.shape[1])
+    words = sorted(number, key=natural_key)
+    place = np.empty(len(words), np.int64)
+    place[[number[word] for word in words]] = np.arange(len(words))
     images: Bytes = pixels.reshape(-1, side, side)
-    return Found(images, order, place[np.concatenate(labels)], members, splits, tuple(notes))
+    return ReadResult(images, words, place[np.concatenate(labels)], members, splits, tuple(notes))
+
+
+def _shown(columns: Sequence[str]) -> str:
+    return ", ".join(f"`{column[:40]}`" for column in columns)
 
 
 # --- which column is what ---
 
 
-def _square(count: int) -> bool:
+def _look(source: Source, file: str, name: str, label_column: str | None) -> Table | None:
+    """What the first line of a CSV says of it, or None when it is no table of pixels."""
+    cells, delimiter = _first_line(source, file)
+    table = Table(file, source.path / file, tuple(cells), True, delimiter)
+    groups = _numbered_columns(cells)
+    words = [i for i, cell in enumerate(cells) if cell and not _NUMBER.fullmatch(cell)]
+    if len(words) < len(cells) / 2 and not _counts_up(groups.get(("", False), [])):
+        columns = tuple(str(i + 1) for i in range(len(cells)))
+        return _without_header(replace(table, columns=columns, has_header=False), name, label_column, words)
+    group = max(groups.values(), key=len, default=[])
+    if len(group) < _MIN_PIXELS:
+        return None
+    if len({key for key, _ in group}) < len(group):
+        raise UsageError(f"{table.path}: two columns of pixels have the same name; give each its own.")
+    if len(group) == len(cells) and _is_square(len(cells) - 1) and label_column not in cells:
+        return _first_or_last(table, name, label_column)  # pandas numbers columns that have no names
+    return _with_header(replace(table, pixels=tuple(column for _, column in group)), name, label_column)
+
+
+def _first_line(source: Source, file: str) -> tuple[list[str], str]:
+    """The cells of the first line, and what stands between them."""
+    path = source.path / file
+    with source.stream(file) as stream:
+        head = stream.read(_MAX_LINE)
+    line, newline, _ = head.partition(b"\n")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UsageError(f"{path} is not in UTF-8; save it as CSV UTF-8.")
+    if not newline and len(head) == _MAX_LINE:
+        raise UsageError(f"{path}: line 1 is longer than {_MAX_LINE:,} bytes; give one image per line.")
+    text = line.decode("utf-8-sig", errors="replace").strip("\r")
+    delimiter = max(",;\t", key=text.count)
+    try:
+        cells = [cell.strip() for cell in next(csv.reader([text], delimiter=delimiter), [])]
+    except csv.Error as error:
+        raise UsageError(f"{path}: line 1 is no CSV ({reason(error)}); save the table again.") from None
+    if len(cells) > _MAX_COLUMNS:
+        bound = f"more than the {_MAX_COLUMNS:,} of 256 x 256 pixels; shrink the images."
+        raise UsageError(f"{path} has {len(cells):,} columns, {bound}")
+    return cells, delimiter
+
+
+def _is_square(count: int) -> bool:
     return count > 0 and math.isqrt(count) ** 2 == count
 
 
-def _pixel_columns(cells: Sequence[str]) -> dict[tuple[str, bool], list[tuple[tuple[int, ...], int]]]:
-    """Columns whose names are numbered, by what stands before the number: pairs of number and column, in the order of the numbers."""
+def _numbered_columns(cells: Sequence[str]) -> dict[tuple[str, bool], list[tuple[tuple[int, ...], int]]]:
+    """Columns whose names end in a number, or in two with an x between, by what stands before it.
+
+    Each group is a list of pairs of number and column, in the order of the numbers.
+    """
     groups: dict[tuple[str, bool], list[tuple[tuple[int, ...], int]]] = {}
     for column, cell in enumerate(cells):
         if match := _PIXEL.fullmatch(cell.lower()):
@@ -172,121 +164,110 @@ def _pixel_columns(cells: Sequence[str]) -> dict[tuple[str, bool], list[tuple[tu
 
 def _counts_up(group: Sequence[tuple[tuple[int, ...], int]]) -> bool:
     """True for a header of plain numbers, 0 1 2 ... or 1 2 3 ..., which the first row of an image never is."""
-    return (
-        len(group) >= _FEWEST
-        and group[0][0][0] in {0, 1}
-        and [key[0] for key, _ in group] == [group[0][0][0] + i for i in range(len(group))]
-    )
+    numbers = [key[0] for key, _ in group]
+    return len(group) >= _MIN_PIXELS and numbers[0] in {0, 1} and numbers == [numbers[0] + i for i in range(len(group))]
 
 
-def _without_header(
-    source: Source, table: Table, name: str, label_column: str | None, words: Sequence[int]
-) -> Table | None:
+def _without_header(table: Table, name: str, label_column: str | None, words: Sequence[int]) -> Table | None:
     """`words` are the columns whose first cell is text."""
-    count = len(table.names)
-    if count <= _FEWEST:
+    count = len(table.columns)
+    if count <= _MIN_PIXELS:
         return None
     if len(words) == 1:
-        label = words[0]
-        return _squared(
-            source, replace(table, candidates=(label,), pixels=tuple(i for i in range(count) if i != label)), name
-        )
-    if words or not (_square(count) or _square(count - 1)):
-        raise UsageError(
-            f"data.{name}: {source.path / table.file} has no header, and its {count:,} columns are no label beside the pixels of a square image; "
-            "give its columns names such as label, pixel0, pixel1."
-        )
-    if _square(count):
+        return _square(_labelled(table, words[0]), name)
+    if words or not (_is_square(count) or _is_square(count - 1)):
+        problem = f"has no header, and its {count:,} columns are no label beside the pixels of a square image"
+        remedy = "give its columns names such as label, pixel0, pixel1."
+        raise UsageError(f"data.{name}: {table.path} {problem}; {remedy}")
+    if _is_square(count):
         return replace(table, pixels=tuple(range(count)))
-    return _first_or_last(source, table, name, label_column)
+    return _first_or_last(table, name, label_column)
 
 
-def _first_or_last(source: Source, table: Table, name: str, label_column: str | None) -> Table:
-    ends = {"first": 0, "last": len(table.names) - 1}
+def _first_or_last(table: Table, name: str, label_column: str | None) -> Table:
+    ends = {"first": 0, "last": len(table.columns) - 1}
     if label_column is None:
-        return replace(table, pixels=tuple(range(1, ends["last"])), candidates=tuple(ends.values()))
+        return replace(table, pixels=tuple(range(1, ends["last"])), labels=tuple(ends.values()))
     if label_column not in ends:
-        raise UsageError(
-            f"data.{name}.label_column: the columns of {source.path / table.file} have no names; say `first` or `last`, not `{label_column}`."
-        )
+        remedy = f"say `first` or `last`, not `{label_column}`."
+        raise UsageError(f"data.{name}.label_column: the columns of {table.path} have no names; {remedy}")
     return _labelled(table, ends[label_column])
 
 
 def _labelled(table: Table, label: int) -> Table:
-    return replace(table, candidates=(label,), pixels=tuple(i for i in range(len(table.names)) if i != label))
+    return replace(table, labels=(label,), pixels=tuple(i for i in range(len(table.columns)) if i != label))
 
 
-def _with_label(source: Source, table: Table, name: str, label_column: str | None) -> Table:
-    where = source.path / table.file
-    others = [i for i in range(len(table.names)) if i not in set(table.pixels)]
+def _with_header(table: Table, name: str, label_column: str | None) -> Table:
+    columns, pixels = table.columns, set(table.pixels)
+    others = [i for i in range(len(columns)) if i not in pixels]
     if label_column is not None:
-        lower = [column.lower() for column in table.names]
+        lower = [column.lower() for column in columns]
         if label_column.lower() not in lower:
-            shown = ", ".join(f"`{table.names[i][:40]}`" for i in others[:10]) or "pixels only"
-            raise UsageError(f"data.{name}.label_column: {where} has no column `{label_column}`; there are: {shown}.")
-        exact = table.names.index(label_column) if label_column in table.names else lower.index(label_column.lower())
-        found = [exact]
+            found = _shown([columns[i] for i in others[:10]]) or "pixels only"
+            problem = f"{table.path} has no column `{label_column}`; there are: {found}."
+            raise UsageError(f"data.{name}.label_column: {problem}")
+        labels = [columns.index(label_column) if label_column in columns else lower.index(label_column.lower())]
     else:
-        found = [i for i in others if not _INDEX.fullmatch(table.names[i].lower())]
-        if len(found) > 1:
-            found = [i for i in found if re.sub(r"[ -]", "_", table.names[i].lower()) in _LABELS] or found
-        if len(found) > 1:
-            shown = ", ".join(f"`{table.names[i][:40]}`" for i in found[:10])
-            raise UsageError(
-                f"data.{name}: {where} has several columns that may hold the labels, {shown}; set data.{name}.label_column."
-            )
-    pixels = tuple(i for i in table.pixels if i not in found)
-    ignored = tuple(table.names[i] or "(no name)" for i in others if i not in found)
-    return _squared(source, replace(table, pixels=pixels, candidates=tuple(found), ignored=ignored), name)
+        labels = [i for i in others if not _INDEX.fullmatch(columns[i].lower())]
+        if len(labels) > 1:
+            labels = [i for i in labels if re.sub(r"[ -]", "_", columns[i].lower()) in _LABELS] or labels
+        if len(labels) > 1:
+            several = _shown([columns[i] for i in labels[:10]])
+            problem = f"several columns that may hold the labels, {several}; set data.{name}.label_column."
+            raise UsageError(f"data.{name}: {table.path} has {problem}")
+    kept = tuple(i for i in table.pixels if i not in labels)
+    ignored = tuple(columns[i] or "(no name)" for i in others if i not in labels)
+    return _square(replace(table, pixels=kept, labels=tuple(labels), ignored=ignored), name)
 
 
-def _squared(source: Source, table: Table, name: str) -> Table:
+def _square(table: Table, name: str) -> Table:
     count = len(table.pixels)
-    if not _square(count):
+    if not _is_square(count):
         side = round(math.sqrt(count))
-        raise UsageError(
-            f"data.{name}: {source.path / table.file} has {count:,} columns of pixels, which make no square image "
-            f"({side} x {side} would be {side * side:,}); bring all columns, or name the one with labels in data.{name}.label_column."
-        )
+        problem = f"which make no square image ({side} x {side} would be {side * side:,})"
+        remedy = f"bring all columns, or name the one with labels in data.{name}.label_column."
+        raise UsageError(f"data.{name}: {table.path} has {count:,} columns of pixels, {problem}; {remedy}")
     return table
 
 
-def _check_labels(source: Source, tables: Sequence[Table], name: str) -> None:
-    bare = [table.file for table in tables if not table.candidates]
-    labelled = [table.file for table in tables if table.candidates]
+def _with_one_label(source: Source, tables: Sequence[Table], name: str) -> list[Table]:
+    """`tables` with one label column each, all of images of one size."""
+    bare = [table for table in tables if not table.labels]
+    labelled = [table.file for table in tables if table.labels]
     if bare and labelled:
-        raise UsageError(
-            f"data.{name}: {bare[0]} in {source.path} has no labels while {labelled[0]} has; set data.{name}.files to {labelled[0]}."
-        )
+        remedy = f"set data.{name}.files to {labelled[0]}."
+        problem = f"{bare[0].file} in {source.path} has no labels while {labelled[0]} has"
+        raise UsageError(f"data.{name}: {problem}; {remedy}")
     if bare:
-        raise UsageError(
-            f"data.{name}: {source.path / bare[0]} has no column of labels; add one, or name it in data.{name}.label_column."
-        )
+        remedy = f"add one, or name it in data.{name}.label_column."
+        raise UsageError(f"data.{name}: {bare[0].path} has no column of labels; {remedy}")
+    tables = [_by_values(source, table, name) if len(table.labels) > 1 else table for table in tables]
+    if len({len(table.pixels) for table in tables}) > 1:
+        several = " and ".join(table.file for table in tables[:2])
+        problem = f"{several} in {source.path} hold images of different sizes"
+        raise UsageError(f"data.{name}: {problem}; name those to read in data.{name}.files.")
+    return tables
 
 
-def _resolved(source: Source, table: Table, name: str) -> Table:
-    """`table` with one label column, which the values of the first and the last column tell where no name does."""
-    if len(table.candidates) == 1:
-        return table
-    first, last = table.candidates
-    values: dict[int, Counter[str]] = {first: Counter(), last: Counter()}
+def _by_values(source: Source, table: Table, name: str) -> Table:
+    """`table` with the one label column that the values of the first and the last column tell."""
+    values: dict[int, Counter[str]] = {column: Counter() for column in table.labels}
     try:
         with _opened(source, replace(table, pixels=()), pa.uint8()) as batches:
             for batch in batches:
-                for i, column in enumerate(table.candidates):
+                for i, column in enumerate(table.labels):
                     values[column].update(batch.column(i).to_pylist())
     except pa.ArrowInvalid as error:
         raise _fault(source, table, error) from None
-    looks = [column for column in table.candidates if _looks_like_labels(values[column])]
-    if len(looks) != 1:
-        raise UsageError(
-            f"data.{name}: nothing tells whether the first or the last column of {source.path / table.file} holds the labels; "
-            f"set data.{name}.label_column to `first` or `last`."
-        )
-    return _labelled(table, looks[0])
+    found = [column for column in table.labels if _look_like_labels(values[column])]
+    if len(found) != 1:
+        problem = f"nothing tells whether the first or the last column of {table.path} holds the labels"
+        raise UsageError(f"data.{name}: {problem}; set data.{name}.label_column to `first` or `last`.")
+    return _labelled(table, found[0])
 
 
-def _looks_like_labels(values: Counter[str]) -> bool:
+def _look_like_labels(values: Counter[str]) -> bool:
     """True for words, and for numbers without gaps from 0 or 1 on; a corner's pixel has one shade or many with gaps."""
     numbers = {_word(value) for value in values}
     if not all(number.isdecimal() and len(number) < 4 for number in numbers):
@@ -312,20 +293,23 @@ class _Block:
     small: bool
 
 
-class _BadCellError(ValueError):
-    """A cell that is no pixel or no label; `_fault` finds out which."""
+def _joined(blocks: Sequence[_Block]) -> tuple[Bytes, bool]:
+    """The pixels of all blocks, uint8 [rows, pixels], and whether they were scaled from 0..1."""
+    scaled = all(block.small for block in blocks) and any(block.pixels.any() for block in blocks)
+    parts = [b.pixels if scaled or not b.small else (b.pixels >= 128).astype(np.uint8) for b in blocks]
+    return np.concatenate(parts), scaled
 
 
 @contextmanager
 def _opened(source: Source, table: Table, kind: pa.DataType) -> Iterator[Iterator[Any]]:
-    """Record batches with the columns for pixels as `kind`, then the candidates for labels as text."""
-    names = [str(i) for i in range(len(table.names))]
-    types = {str(i): kind for i in table.pixels} | {str(i): pa.string() for i in table.candidates}
+    """Record batches with the columns for pixels as `kind`, then those for labels as text."""
+    columns = [str(i) for i in range(len(table.columns))]
+    types = {str(i): kind for i in table.pixels} | {str(i): pa.string() for i in table.labels}
     with (
         source.stream(table.file) as stream,
         pyarrow.csv.open_csv(
             stream,
-            pyarrow.csv.ReadOptions(column_names=names, skip_rows=int(table.header), block_size=_BLOCK),
+            pyarrow.csv.ReadOptions(column_names=columns, skip_rows=int(table.has_header), block_size=_BLOCK),
             pyarrow.csv.ParseOptions(delimiter=table.delimiter),
             pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(types)),
         ) as batches,
@@ -333,96 +317,82 @@ def _opened(source: Source, table: Table, kind: pa.DataType) -> Iterator[Iterato
         yield batches
 
 
-def _gathered(source: Source, table: Table, number: dict[str, int]) -> Iterator[tuple[_Block, Labels]]:
+def _rows(source: Source, table: Table, number: dict[str, int]) -> list[tuple[_Block, Labels]]:
     """The rows of a table and their labels, whose words get their `number` as they come."""
-    kind, done = pa.uint8(), 0
-    while True:
+    problem: Exception = ValueError()
+    for kind in (pa.uint8(), pa.float32()):  # bytes are parsed twice as fast, and most tables hold nothing else
         try:
             with _opened(source, table, kind) as batches:
-                for at, batch in enumerate(batches):
-                    if at < done:  # read before numbers with a point were met
-                        continue
-                    block = _block(batch, len(table.pixels), kind)
-                    codes = _codes(batch.column(len(table.pixels)), number)
-                    done += 1
-                    yield block, codes
-        except pa.ArrowInvalid as error:
-            if kind == pa.float32() or isinstance(error, _BadCellError):
-                raise _fault(source, table, error) from None
-            kind = pa.float32()
-        except _BadCellError as error:
-            raise _fault(source, table, error) from None
+                return [
+                    (_block(batch, len(table.pixels), kind), _codes(batch.column(len(table.pixels)), number))
+                    for batch in batches
+                ]
         except LekhaniError:
             raise
         except (pa.ArrowException, ValueError) as error:
-            raise _fault(source, table, error) from None
-        else:
-            return
+            problem = error
+    raise _fault(source, table, problem)
 
 
 def _block(batch: Any, count: int, kind: pa.DataType) -> _Block:
+    """The first `count` columns of a record batch; raises ValueError for a cell that is no pixel."""
     pixels = np.empty((batch.num_rows, count), kind.to_pandas_dtype())
     for i in range(count):
         column = batch.column(i)
         if column.null_count:
-            raise _BadCellError("a cell is empty")
+            raise ValueError("a cell is empty")
         pixels[:, i] = column.to_numpy()
     highest = pixels.max(initial=0)
-    if pixels.dtype == np.uint8:
-        return _Block(pixels * np.uint8(255), True) if highest <= 1 else _Block(pixels, False)
     if not (pixels.min(initial=0) >= 0 and highest <= 255):  # false for NaN as well
-        raise _BadCellError("a cell is no pixel")
+        raise ValueError("a cell is no pixel")
     small = bool(highest <= 1)
-    return _Block(np.rint(pixels * np.float32(255 if small else 1)).astype(np.uint8), small)
+    scaled = pixels * pixels.dtype.type(255 if small else 1)
+    return _Block(scaled if scaled.dtype == np.uint8 else np.rint(scaled).astype(np.uint8), small)
 
 
 def _codes(column: Any, number: dict[str, int]) -> Labels:
     encoded = column.dictionary_encode()
     words = [_word(word) for word in encoded.dictionary.to_pylist()]
     if "" in words:
-        raise _BadCellError("a label is empty")
+        raise ValueError("a label is empty")
     codes = np.array([number.setdefault(word, len(number)) for word in words], np.int64)
     return codes[encoded.indices.to_numpy()] if len(codes) else np.zeros(0, np.int64)
 
 
 def _fault(source: Source, table: Table, error: Exception) -> UsageError:
     """The first faulty cell, line by line; pyarrow does not tell where it is."""
-    where = source.path / table.file
     try:
         with source.stream(table.file) as stream:
-            told = next(
-                filter(None, (_fault_in(table, line, row) for line, row in _lines(stream, table.delimiter))), None
-            )
+            reader = csv.reader(_lines(stream), delimiter=table.delimiter)
+            problem = next(filter(None, (_fault_in(table, reader.line_num, row) for row in reader)), None)
     except UnicodeDecodeError:
-        told = "is not in UTF-8; save it as CSV UTF-8"
-    except csv.Error as problem:
-        told = f"is no readable CSV ({reason(problem)}); give one image per line and close every quote"
-    except UsageError as problem:
-        return problem
-    return UsageError(f"{where} {told or f'cannot be read ({reason(error)[:120]}); save it again as a plain CSV'}.")
+        problem = "is not in UTF-8; save it as CSV UTF-8"
+    except csv.Error as malformed:
+        problem = f"is no readable CSV ({reason(malformed)}); give one image per line and close every quote"
+    except UsageError as unreadable:
+        return unreadable
+    problem = problem or f"cannot be read ({reason(error)[:120]}); save it again as a plain CSV"
+    return UsageError(f"{table.path} {problem}.")
 
 
 def _fault_in(table: Table, line: int, row: Sequence[str]) -> str | None:
     """What is wrong with one line, if anything."""
-    if row and len(row) != len(table.names):
-        return f"has {len(row):,} cells instead of {len(table.names):,} in line {line}; correct it or leave it out"
-    if line == 1 and table.header:
+    if row and len(row) != len(table.columns):
+        return f"has {len(row):,} cells instead of {len(table.columns):,} in line {line}; correct it or leave it out"
+    if not row or (line == 1 and table.has_header):
         return None
-    for i, cell in enumerate(row):
-        if i in table.candidates and not cell.strip():
-            return f"holds no label in line {line}, column `{table.names[i][:40]}`; fill it in or leave the line out"
-        if i in table.columns_of_pixels and not (_NUMBER.fullmatch(cell) and 0 <= float(cell) <= 255):
-            return f"holds `{cell[:40]}` in line {line}, column `{table.names[i][:40]}`; correct it, for pixels are numbers from 0 to 255"
+    for i in table.labels:
+        if not row[i].strip():
+            where = f"in line {line}, column `{table.columns[i][:40]}`"
+            return f"holds no label {where}; fill it in or leave the line out"
+    for i in table.pixels:
+        if not (_NUMBER.fullmatch(row[i]) and 0 <= float(row[i]) <= 255):
+            where = f"in line {line}, column `{table.columns[i][:40]}`"
+            return f"holds `{row[i][:40]}` {where}; correct it, for pixels are numbers from 0 to 255"
     return None
 
 
-def _lines(stream: BinaryIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(_texts(stream), delimiter=delimiter)
-    for row in reader:
-        yield reader.line_num, row
-
-
-def _texts(stream: BinaryIO) -> Iterator[str]:
+def _lines(stream: BinaryIO) -> Iterator[str]:
     count = 0
     while line := stream.readline(_BLOCK):
         count += 1

@@ -75,7 +75,7 @@ def test_npz_of_white_paper_is_inverted(tmp_path: Path) -> None:
         ({"images": np.zeros((0, 4, 4), np.uint8), "labels": np.zeros(0, int)}, "holds no images"),
         ({"labels": np.zeros(2)}, "`labels` is float64"),
         ({"labels": np.zeros(3, int)}, r"`labels` has the shape \[3\] beside 2 images"),
-        ({"class_names": ["a"]}, r"1 labels in .*, such as 1, are outside 0\.\.0"),
+        ({"class_names": ["a"]}, r"labels in .* outside 0\.\.0: 1, such as 1; correct"),
         ({"class_names": ["a", "a"]}, "`class_names` in .* repeat one another"),
         ({"class_names": [["a", "b"]]}, "`class_names` is .*save a list of text"),
         ({"class_names": [1, 2]}, "`class_names` is int64"),
