@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from pandera.typing import Series
 
 from lekhani import params
 from lekhani.data import checks
-from lekhani.data.checks import Check
-from lekhani.data.spec import load_prepared
+from lekhani.data.checks import Finding, Subject
+from lekhani.data.spec import Prepared, load_prepared
 from lekhani.errors import LekhaniError, first_line
 
 
@@ -54,82 +55,82 @@ class Manifest(pa.DataFrameModel):
         return (table["centre_x"].notna() == inked) & (table["centre_y"].notna() == inked)
 
 
-def validate(folder: Path, policy: params.Validate, previous: pd.DataFrame | None = None) -> dict[str, Any]:
-    """Check the prepared dataset in `folder`, against the manifest of an earlier version too, and return the report for validation.json.
+# Those that follow manifest_schema and integrity, in the order of the report.
+_CHECKS: tuple[Callable[[Subject], Finding], ...] = (
+    *(checks.label_set, checks.class_balance, checks.blank_images, checks.full_images, checks.off_centre),
+    *(checks.ink_outliers, checks.exact_duplicates, checks.near_duplicates, checks.split_leaks),
+    *(checks.label_conflicts, checks.drift),
+)
+_COMPARE_IMAGES = {"near_duplicates", "split_leaks", "label_conflicts"}
+_MAX_EXAMPLES = 16
 
-    The report is {"dataset", "digest", "passed", "checks", "skipped", "notes"}. Each check is {"name", "policy", "passed", "count",
-    "sentence", "examples"}, named like its key in params.Validate; one whose policy is "off" is absent. `examples` are ids of up to
-    16 images that show the fault, the worst first, in pairs where two images make one case. `passed` is False when a check
-    fails whose policy is "error". `skipped` is a sentence about checks that could not be made, else empty; `notes` are those of
-    dataset.json. Faults in the data are reported, not raised; LekhaniError is raised when a file is missing or cannot be read.
+
+def validate(folder: Path, policy: params.Validate, previous: pd.DataFrame | None = None) -> dict[str, Any]:
+    """Check the prepared dataset in `folder`, also against the `previous` manifest; returns what validation.json holds.
+
+    That is {"dataset", "digest", "passed", "checks", "skipped", "notes"}. Each check is {"name", "policy", "passed",
+    "count", "sentence", "examples"}, named like its key in params.Validate; one whose policy is "off" is absent.
+    `examples` are ids of up to 16 images that show the fault, the worst first, in pairs where two images make one case.
+    `passed` is False when a check fails whose policy is "error". `skipped` is a sentence about checks that could not be
+    made, else empty; `notes` are those of dataset.json. Faults in the data are reported, not raised; LekhaniError is
+    raised when a file is missing or cannot be read.
     """
-    try:
-        prepared = load_prepared(folder)
-        table = pd.read_parquet(folder / "manifest.parquet")
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        zipfile.BadZipFile,
-    ) as error:  # pyarrow's are among them
-        raise LekhaniError(
-            f"{folder} cannot be read ({first_line(error)}); run `lekhani prepare` for this dataset again."
-        ) from None
-    info, skipped = prepared.info, ""
-    done = [_manifest_schema(table, policy)]
-    if not done[0]["passed"]:
+    data, table = _load(folder)
+    findings, skipped = {"manifest_schema": _manifest_schema(table)}, ""
+    if findings["manifest_schema"].count:
         skipped = "Every other check was skipped, for they read the manifest."
     else:
-        done.append(checks.integrity(table, prepared, policy))
-        belong = done[-1]["passed"]
-        if not belong:
+        subject = Subject(table, data, checks.repeats(table, None), previous, policy)
+        findings["integrity"] = checks.integrity(subject)
+        chosen = {check.__name__: check for check in _CHECKS if getattr(policy, check.__name__) != "off"}
+        if findings["integrity"].count:
             skipped = "The images were not compared with one another, for the files do not belong together."
-        found = _repeats_if_asked(table, prepared.images if belong else None, policy)
-        rest: dict[str, Callable[[], Check]] = {
-            "label_set": lambda: checks.label_set(table, info, policy),
-            "class_balance": lambda: checks.class_balance(table, info, policy),
-            "blank_images": lambda: checks.blank_images(table, policy),
-            "full_images": lambda: checks.full_images(table, policy),
-            "off_centre": lambda: checks.off_centre(table, policy),
-            "ink_outliers": lambda: checks.ink_outliers(table, policy),
-            "exact_duplicates": lambda: checks.exact_duplicates(table, policy),
-            "near_duplicates": lambda: checks.near_duplicates(table, found, policy),
-            "split_leaks": lambda: checks.split_leaks(table, found, policy),
-            "label_conflicts": lambda: checks.label_conflicts(table, found, policy),
-            "drift": lambda: checks.drift(table, previous, policy),
-        }
-        needs_images = set() if belong else {"near_duplicates"}
-        done += [make() for name, make in rest.items() if getattr(policy, name) != "off" and name not in needs_images]
-    done = [check for check in done if check["policy"] != "off"]
-    passed = all(check["passed"] or check["policy"] != "error" for check in done)
+            chosen.pop("near_duplicates", None)
+        elif not _COMPARE_IMAGES.isdisjoint(chosen):
+            subject = replace(subject, repeats=checks.repeats(table, data.images))
+        findings |= {name: check(subject) for name, check in chosen.items()}
+    entries = [_entry(name, getattr(policy, name), finding) for name, finding in findings.items()]
+    entries = [entry for entry in entries if entry["policy"] != "off"]
     return {
-        "dataset": info.name,
-        "digest": info.digest,
-        "passed": passed,
-        "checks": done,
+        "dataset": data.info.name,
+        "digest": data.info.digest,
+        "passed": all(entry["passed"] or entry["policy"] != "error" for entry in entries),
+        "checks": entries,
         "skipped": skipped,
-        "notes": list(info.notes),
+        "notes": list(data.info.notes),
     }
 
 
-def _repeats_if_asked(table: pd.DataFrame, images: Any, policy: params.Validate) -> checks.Repeats:
-    asked = {policy.near_duplicates, policy.split_leaks, policy.label_conflicts} != {"off"}
-    return checks.repeats(table, images if asked else None)
+def _load(folder: Path) -> tuple[Prepared, pd.DataFrame]:
+    try:
+        return load_prepared(folder), pd.read_parquet(folder / "manifest.parquet")
+    # pyarrow's errors are among these
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        remedy = "run `lekhani prepare` for this dataset again."
+        raise LekhaniError(f"{folder} cannot be read ({first_line(error)}); {remedy}") from None
 
 
-def _manifest_schema(table: pd.DataFrame, policy: params.Validate) -> Check:
+def _entry(name: str, policy: str, finding: Finding) -> dict[str, Any]:
+    return {
+        "name": name,
+        "policy": policy,
+        "passed": finding.count == 0,
+        "count": int(finding.count),
+        "sentence": finding.fault if finding.count else finding.fine,
+        "examples": [int(one) for one in finding.examples[:_MAX_EXAMPLES]],
+    }
+
+
+def _manifest_schema(table: pd.DataFrame) -> Finding:
+    fine = f"All {len(table):,} rows of the manifest have the columns, types, ranges and order they should."
     try:
         Manifest.validate(table, lazy=True)
     except pa.errors.SchemaErrors as errors:
         cases = errors.failure_cases
-        places = [
+        places = checks.first_few(
             f"{case.column if case.schema_context == 'Column' else 'columns'}: {case.check} (found {case.failure_case})"
             for case in cases.drop_duplicates(["column", "check"]).itertuples()
-        ]
-        fault = f"manifest.parquet breaks its schema in {len(cases):,} places ({checks.some(places)}); run `lekhani prepare` again."
-        return checks.check("manifest_schema", policy.manifest_schema, len(cases), fault, "")
-    fine = f"All {len(table):,} rows of the manifest have the columns, types, ranges and order they should."
-    return checks.check("manifest_schema", policy.manifest_schema, 0, "", fine)
+        )
+        fault = f"manifest.parquet breaks its schema in {len(cases):,} places ({places}); run `lekhani prepare` again."
+        return Finding(len(cases), fault, fine)
+    return Finding(0, "", fine)

@@ -247,12 +247,12 @@ def change_info(folder: Path, **fields: Any) -> None:
             lambda folder: change_array(folder, "images.npy", lambda images: images[:-1]),
             "images.npy is uint8 [65, 16, 16] where uint8 [66, 16, 16]",
         ),
-        (lambda folder: change_array(folder, "images.npy", lambda images: images ^ 1), "have not the digest"),
+        (lambda folder: change_array(folder, "images.npy", lambda images: images ^ 1), "do not have the digest"),
         (
             lambda folder: change_array(folder, "labels.npy", lambda labels: labels[::-1]),
             "labels.npy differs from the manifest",
         ),
-        (lambda folder: change_info(folder, digest="0" * 64), "have not the digest"),
+        (lambda folder: change_info(folder, digest="0" * 64), "do not have the digest"),
         (lambda folder: change_info(folder, counts={"train": 35, "test": 31}), "splits differ from the counts"),
     ],
 )
