@@ -36,16 +36,18 @@ def settled(folder: Path, dataset: str) -> bool:
 
     best = leader(folder, dataset)
     with chdir(folder):
-        if not aliases(dataset):
+        known = aliases(dataset)
+        if not known:
             return False
         versions = connect().search_model_versions(f"name = '{model_name(dataset)}'")
-    mine = [version.tags for version in versions if version.tags.get("model_sha256") == best["model_sha256"]]
-    # `promoted_over` is written with the alias itself; the verdict alone may come from a run that was cut short in between.
-    return any(
-        tags.get("gate.data_digest") == best["data_digest"]
-        and (tags.get("gate.verdict") == "refuse" or "promoted_over" in tags)
-        for tags in mine
-    )
+    for version in versions:
+        tags = version.tags
+        if (tags.get("model_sha256"), tags.get("gate.data_digest")) == (best["model_sha256"], best["data_digest"]):
+            # A version keeps the alias `challenger` until its promotion is complete.
+            promoted = "promoted_over" in tags and str(version.version) != known.get("challenger")
+            if promoted or tags.get("gate.verdict") == "refuse":
+                return True
+    return False
 
 
 @task(task_run_name="register@{dataset}", **RETRIES)

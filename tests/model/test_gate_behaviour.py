@@ -420,9 +420,7 @@ def test_a_champion_that_is_gone_stops_promotion_until_it_is_forced(registry: Re
 
 
 def test_a_champion_that_was_tampered_with_stops_promotion(registry: Registry, tampered: Path) -> None:
-    stopped(
-        registry, "better", "is not the file that was registered as lekhani-mnist version .*, for its SHA-256 differs"
-    )
+    stopped(registry, "better", "is not the file that was registered as lekhani-mnist version .*: its SHA-256 differs")
 
 
 def test_a_champion_of_other_classes_stops_promotion(registry: Registry, foreign: str) -> None:

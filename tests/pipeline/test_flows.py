@@ -171,7 +171,7 @@ def test_a_stage_that_fails_says_why_and_whether_to_try_again(toy: Workspace) ->
 def test_an_unreachable_mlflow_is_worth_another_try() -> None:
     said = "lekhani: Could not register lekhani-mnist in MLflow at http://127.0.0.1:1: no answer"
     assert commands.failed(commands.Ended(1, ("Scoring", said, ""))).name == "Unreachable"
-    said = "lekhani: MLflow at sqlite:///mlruns/mlflow.db does not answer: database or disk is full"
+    said = "lekhani: Could not use MLflow at sqlite:///mlruns/mlflow.db: database or disk is full"
     assert commands.failed(commands.Ended(1, (said,))).name == "Failed", "a file does not come back by waiting"
     assert commands.failed(commands.Ended(1, ())).message == "it ended with exit code 1"
 
@@ -444,7 +444,10 @@ def test_the_gate_is_asked_once_about_the_same_model_and_data(store: Path, tmp_p
     assert not tagged(gate_verdict="refuse", gate_data_digest="d0"), "it was, about other data"
     assert tagged(gate_data_digest="d1")
     assert not tagged(gate_verdict="promote"), "it was to be promoted, and the alias has not moved"
-    assert tagged(promoted_over="none")
+    assert not tagged(promoted_over="none"), "its promotion was interrupted"
+    client.delete_registered_model_alias(name, "challenger")
+    client.set_registered_model_alias(name, "champion", version)
+    assert tagged()
 
 
 def test_kaggle_that_does_not_answer_keeps_what_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

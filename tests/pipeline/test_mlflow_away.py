@@ -41,4 +41,4 @@ def test_nothing_is_lost(tmp_path: Path) -> None:
         with urllib.request.urlopen(query, timeout=30) as answer:
             steps = sorted(int(metric["step"]) for metric in json.load(answer)["metrics"])
     assert steps == list(range(1, 301))
-    assert not (folder / "checkpoints" / "mnist" / "dcgan.untold.json").exists()
+    assert not (folder / "checkpoints" / "mnist" / "dcgan.unlogged.json").exists()

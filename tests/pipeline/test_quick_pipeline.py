@@ -255,7 +255,7 @@ def test_a_clone_without_the_run_opens_one_and_says_so(workspace: Workspace, tmp
     clone = Workspace(tmp_path / "clone")
     shutil.copytree(workspace.path, clone.path, ignore=shutil.ignore_patterns("mlruns", "one", "two", "three"))
     out = clone.run("lekhani", "evaluate", "--dataset", "mnist", "--variant", "flow_matching")
-    assert "never seen the training run of mnist/flow_matching" in out
+    assert "does not have the training run of mnist/flow_matching" in out
     assert "version 1" in clone.run("lekhani", "register", "--dataset", "mnist")
 
 

@@ -1,29 +1,31 @@
 """Registered models: one per dataset, `lekhani-<dataset>`, and where the files of a version lie."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 
-from lekhani.errors import LekhaniError, first_line
+from lekhani.errors import LekhaniError
 from lekhani.files import sha256
-from lekhani.tracking.store import MISSING, connect
+from lekhani.tracking.store import MISSING, connect, mlflow_errors
 
 ABOUT = (
-    "Generators of one dataset's glyphs. Use the alias `champion`; `challenger` has yet to pass the gate, `previous` is what a rollback restores. "
-    "What the gate said stands in each version's tags `gate.*`, and its report in the version's run. Each version brings its model card."
+    "Generators of one dataset's glyphs. Use the alias `champion`; `challenger` has yet to pass the gate, and `previous` is what a "
+    "rollback restores. The gate's decision is in each version's tags `gate.*`, its report in the version's run. Each version has a "
+    "model card."
 )
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A registered version made local: the generator's file and, where they were kept, its scorecard and its run's judge."""
+    """A registered version whose files are here: the generator and, where they were kept, its scorecard and its run's judge."""
 
     name: str
     version: str
-    alias: str  # the one that it was found by; "" when it was found by its number
+    alias: str  # by which it was found; "" when it was found by its number
     run_id: str
     variant: str
     generator: Path
@@ -36,14 +38,19 @@ def model_name(dataset: str) -> str:
     return f"lekhani-{dataset}"
 
 
+def registry_errors(failed: str, hint: str = "") -> AbstractContextManager[None]:
+    """Raise errors of MLflow, its server or its artifact store as a LekhaniError: "`failed` MLflow at URI: reason `hint`"."""
+    return mlflow_errors(failed, hint, (mlflow.MlflowException, OSError))
+
+
 def register(dataset: str, model_uri: str, tags: Mapping[str, str], description: str = "") -> ModelVersion:
     """Register the model that a run logged as a new version of `lekhani-<dataset>` under the alias `challenger`.
 
-    A model that is registered already gives its version back, so that calling twice adds nothing; it becomes challenger again unless it is champion.
+    A model that is registered already gives its version back, so that calling twice adds nothing; that version becomes challenger again
+    unless it is champion.
     """
-    client = connect()
-    name = model_name(dataset)
-    try:
+    client, name = connect(), model_name(dataset)
+    with registry_errors(f"Could not register {name} in"):
         for known in client.search_model_versions(f"name = '{name}'"):
             if known.source == model_uri:
                 if aliases(dataset).get("champion") != str(known.version):
@@ -55,39 +62,27 @@ def register(dataset: str, model_uri: str, tags: Mapping[str, str], description:
         if description:
             client.update_model_version(name, version.version, description)
         client.set_registered_model_alias(name, "challenger", version.version)
-    except mlflow.MlflowException as error:
-        raise LekhaniError(
-            f"Could not register {name} in MLflow at {mlflow.get_tracking_uri()}: {first_line(error)}"
-        ) from error
     return version
 
 
 def datasets() -> list[str]:
     """The datasets that have a registered model, by name."""
-    prefix, client = model_name(""), connect()
-    try:
-        found = [
-            model.name.removeprefix(prefix)
-            for model in client.search_registered_models(f"name LIKE '{prefix}%'", max_results=1000)
-        ]
-    except mlflow.MlflowException as error:
-        raise LekhaniError(
-            f"The models in MLflow at {mlflow.get_tracking_uri()} cannot be listed: {first_line(error)}"
-        ) from error
-    return sorted(name for name in found if not name.endswith(".move"))  # see promotion
+    prefix = model_name("")
+    with registry_errors("Could not list the models in"):
+        found = connect().search_registered_models(f"name LIKE '{prefix}%'", max_results=1000)
+    return sorted(model.name.removeprefix(prefix) for model in found)
 
 
 def aliases(dataset: str) -> dict[str, str]:
     """Version by alias, as the registry has them now; empty when nothing is registered."""
     client, name = connect(), model_name(dataset)
-    try:
-        return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
-    except mlflow.MlflowException as error:
-        if error.error_code == MISSING:
+    with registry_errors(f"Could not read {name} from"):
+        try:
+            return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
+        except mlflow.MlflowException as error:
+            if error.error_code != MISSING:
+                raise
             return {}
-        raise LekhaniError(
-            f"{name} cannot be read from MLflow at {mlflow.get_tracking_uri()}: {first_line(error)}"
-        ) from error
 
 
 def find(dataset: str) -> Registered:
@@ -96,22 +91,22 @@ def find(dataset: str) -> Registered:
     for alias in ("champion", "challenger"):
         if alias in known:
             return fetch(dataset, known[alias], alias)
+    hint = "run `make demo` or pass --model FILE.onnx"
     raise LekhaniError(
-        f"Nothing is registered as {model_name(dataset)} in MLflow at {mlflow.get_tracking_uri()}; run `make demo` or pass --model FILE.onnx."
+        f"Nothing is registered as {model_name(dataset)} in MLflow at {mlflow.get_tracking_uri()}; {hint}."
     )
 
 
 def fetch(dataset: str, number: str, alias: str = "") -> Registered:
-    """Bring the files of one version here; raises LekhaniError when it, its files or the very file that was registered cannot be had."""
+    """Download the files of one version.
+
+    Raises LekhaniError when the version or its files are missing, or the generator is not the file that was registered.
+    """
     client, name = connect(), model_name(dataset)
-    try:
+    with registry_errors(f"{name} version {number} cannot be fetched from"):
         version = client.get_model_version(name, number)
         folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{number}"))
-    except (mlflow.MlflowException, OSError) as error:
-        raise LekhaniError(
-            f"{name} version {number} cannot be fetched from MLflow at {mlflow.get_tracking_uri()}: {first_line(error)}"
-        ) from error
-    generator = _only(folder, version)
+    generator = _generator(folder, version)
     scorecard = generator.with_name("scorecard.json")
     run_id, variant = version.run_id or "", version.tags.get("variant", "")
     return Registered(
@@ -119,23 +114,19 @@ def fetch(dataset: str, number: str, alias: str = "") -> Registered:
     )
 
 
-def _only(folder: Path, version: ModelVersion) -> Path:
-    """The generator in a version's folder, if it is the very file that was registered."""
-    files = sorted(
-        [*folder.glob("artifacts/*.onnx"), *folder.glob("*.onnx")]
-    )  # at the top in models logged as ONNX alone
-    if len(files) != 1:
-        what = f"{version.name} version {version.version} in MLflow at {mlflow.get_tracking_uri()}"
+def _generator(folder: Path, version: ModelVersion) -> Path:
+    """The generator in a version's folder, if it is the file that was registered."""
+    found = list(folder.rglob("*.onnx"))  # in artifacts/, or at the top in a model that mlflow.onnx logged
+    what = f"{version.name} version {version.version}"
+    at, hint = mlflow.get_tracking_uri(), "restore its artifacts or register the model again"
+    if len(found) != 1:
+        raise LekhaniError(f"{what} in MLflow at {at} holds {len(found)} ONNX files instead of one; {hint}.")
+    digest = sha256(found[0])
+    if digest != version.tags.get("model_sha256", digest):
         raise LekhaniError(
-            f"{what} holds {len(files)} ONNX files instead of one; restore its artifacts or register the model again."
+            f"The generator in MLflow at {at} is not the file that was registered as {what}: its SHA-256 differs; {hint}."
         )
-    found = sha256(files[0])
-    if found != version.tags.get("model_sha256", found):
-        raise LekhaniError(
-            f"The generator in MLflow at {mlflow.get_tracking_uri()} is not the file that was registered as {version.name} "
-            f"version {version.version}, for its SHA-256 differs; restore its artifacts or register the model again."
-        )
-    return files[0]
+    return found[0]
 
 
 def _judge(version: ModelVersion) -> Path | None:

@@ -7,7 +7,7 @@ from lekhani.export.onnx_file import export_onnx, generator_inputs, latency_ms, 
 from lekhani.params import Params
 from lekhani.paths import MODELS, REPORTS
 from lekhani.stages.inputs import dataset_info
-from lekhani.stages.trained import backlog, load_trained
+from lekhani.stages.trained import load_trained, unlogged
 
 
 def export(p: Params, dataset: str, variant: str) -> None:
@@ -35,7 +35,7 @@ def export(p: Params, dataset: str, variant: str) -> None:
         "model_sha256": files.sha256(path),
     }
     files.write_json(REPORTS / dataset / variant / "export.json", report)
-    if (missed := backlog(dataset, variant)).exists():
+    if (left := unlogged(dataset, variant)).exists():
         from lekhani.tracking import runs
 
-        runs.deliver(missed)
+        runs.log_unlogged(left)

@@ -78,7 +78,7 @@ def promote(
     force: bool = False,
     reason: str | None = None,
 ) -> tuple[bool, str]:
-    """Hold the challenger of `dataset`, or the version named, against its champion, both scored anew.
+    """Compare the challenger of `dataset`, or the version named, with its champion; both are scored anew.
 
     It takes the champion's place if the gate says so. Returns whether it was promoted and the decision as Markdown. With
     `check` nothing is changed. Otherwise the decision goes to reports/D/decision.{json,md} and to the version's run,
@@ -86,10 +86,10 @@ def promote(
     """
     _need_registry(p)
     if force and not (reason or "").strip():
-        raise UsageError("--force goes around the gate, so say why with --reason; it is kept with the version.")
+        raise UsageError("--force overrides the gate, so give a --reason; it is kept with the version.")
     name, data = models.model_name(dataset), validated_data(dataset)
     if not check:
-        promotion.finish(dataset)
+        promotion.complete(dataset)
     known = models.aliases(dataset)
     number, champion = version or known.get("challenger"), known.get("champion")
     if champion is not None and number in (None, champion):
@@ -102,34 +102,35 @@ def promote(
     promotion.check_run(dataset, number, found.run_id)
     candidate = _scored_again(p, data, found, is_candidate=True)
     incumbent, decision = _decide(p, data, candidate, champion, force)
-    rival = f"champion {champion}" if champion else "no champion"
-    table = f"## {name}: version {number} ({found.variant}) against {rival}\n\n{decision.markdown()}"
+    opponent = f"champion {champion}" if champion else "no champion"
+    table = f"## {name}: version {number} ({found.variant}) against {opponent}\n\n{decision.markdown()}"
     if check:
         return decision.promote, table
     verdict = "promote" if decision.promote else "forced" if force else "refuse"
     if verdict == "forced":
         table += f"\nPromoted all the same, by force: {reason}\n"
-    told = {
-        "dataset": dataset,
-        **decision.as_dict(),
-        "forced": verdict == "forced",
-        "reason": reason,
+    scored = {
         "candidate": {"version": number, "scorecard": candidate},
         "champion": None if champion is None else {"version": champion, "scorecard": incumbent},
-        "policy": p.gate.model_dump(),
-        "by": promotion.author(),
-        "at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        **revision(),
     }
-    written = REPORTS / dataset / "decision.json", REPORTS / dataset / "decision.md"
-    files.write_json(written[0], told)
-    files.write_text(written[1], table)
+    report = _write_decision(
+        p, dataset, table, {**decision.as_dict(), "forced": verdict == "forced", "reason": reason, **scored}
+    )
     failed = ", ".join(one.name for one in decision.checks if not one.passed)
     tags = {"gate.verdict": verdict, "gate.failed": failed or "none", "gate.data_digest": data.info.digest}
-    promotion.record(dataset, number, found.run_id, written, tags | _headline_tags(candidate))
+    promotion.record(dataset, number, found.run_id, report, tags | _headline_tags(candidate))
     if verdict != "refuse":
         promotion.promote(dataset, number, champion, reason)
     return verdict != "refuse", table
+
+
+def _write_decision(p: Params, dataset: str, table: str, decision: Mapping[str, Any]) -> tuple[Path, Path]:
+    """Write reports/D/decision.{json,md} and return their paths."""
+    report = REPORTS / dataset / "decision.json", REPORTS / dataset / "decision.md"
+    made = {"by": promotion.author(), "at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", **revision()}
+    files.write_json(report[0], {"dataset": dataset, **decision, "policy": p.gate.model_dump(), **made})
+    files.write_text(report[1], table)
+    return report
 
 
 def _decide(
@@ -182,7 +183,8 @@ def rollback(p: Params, dataset: str, reason: str | None = None) -> str:
     _need_registry(p)
     p.dataset(dataset)
     restored, left = promotion.rollback(dataset, reason, lambda version: models.fetch(dataset, version))
-    return f"{models.model_name(dataset)} version {restored} is champion again in place of version {left}."
+    instead = f" in place of version {left}" if left else ", which completes a move that was interrupted"
+    return f"{models.model_name(dataset)} version {restored} is champion again{instead}."
 
 
 def _need_registry(p: Params) -> None:

@@ -17,7 +17,7 @@ from lekhani.export.weights import load_weights, save_weights
 from lekhani.params import Params, Variants
 from lekhani.paths import CHECKPOINTS, MODELS, PREPARED, REPORTS, VALIDATION_PAGES
 from lekhani.stages.inputs import validated_data
-from lekhani.stages.trained import backlog, load_trained
+from lekhani.stages.trained import load_trained, unlogged
 from lekhani.train import distributed
 from lekhani.train.checkpoint import Checkpoints
 from lekhani.train.devices import pick_device
@@ -127,7 +127,7 @@ def _reporter(dataset: str, variant: str, images_seen: int, run_id: str | None) 
     if run_id:
         from lekhani.tracking import runs
 
-        reporters.append(runs.MlflowReporter(run_id, backlog(dataset, variant)))
+        reporters.append(runs.MlflowReporter(run_id, unlogged(dataset, variant)))
     return Fanout(reporters)
 
 
@@ -143,7 +143,7 @@ def _tracked_run(
         run_id: str = files.read_json(note)["run_id"]
         if checkpoints.load() is not None and runs.reopen_run(p.tracking.experiment, run_id):
             return run_id
-        runs.give_up(run_id)  # it was cut short before its first checkpoint
+        runs.kill_run(run_id)  # it was interrupted before its first checkpoint
     choice = _flat(getattr(p.variants, variant).model_dump())
     run_id = runs.start_run(
         p.tracking.experiment,

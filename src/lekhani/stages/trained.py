@@ -29,6 +29,6 @@ def load_trained(p: Params, dataset: str, variant: str) -> tuple[Variants, Varia
     return choices, built
 
 
-def backlog(dataset: str, variant: str) -> Path:
-    """The file that keeps what MLflow missed while it was away."""
-    return CHECKPOINTS / dataset / f"{variant}.untold.json"
+def unlogged(dataset: str, variant: str) -> Path:
+    """The file with what could not be logged because MLflow did not answer."""
+    return CHECKPOINTS / dataset / f"{variant}.unlogged.json"

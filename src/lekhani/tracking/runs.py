@@ -4,6 +4,7 @@ import json
 import logging
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,12 +24,14 @@ from lekhani.data.spec import DatasetInfo
 from lekhani.errors import first_line
 from lekhani.files import read_json, remove, sha256, write_json
 from lekhani.pictures import Picture, enlarged
-from lekhani.tracking.store import MISSING, answering, connect, use_experiment
+from lekhani.tracking.store import MISSING, connect, mlflow_errors, use_experiment
 
 log = logging.getLogger("lekhani")
 
+_Item = tuple[int, dict[str, float] | Picture, int]  # step, metrics or a grid of samples, milliseconds since 1970
 
-@answering()
+
+@mlflow_errors()
 def start_run(
     experiment: str,
     name: str,
@@ -38,22 +41,18 @@ def start_run(
     data_folder: Path,
     reports: Sequence[Path] = (),
 ) -> str:
-    """Open a run with its params, tags, dataset input and what is known about the data (`reports`, files), and return its id.
+    """Start a run with its params, tags, dataset input and the files `reports` about the data, and return its id.
 
-    It stays open until `resume` ends it.
+    It keeps the status RUNNING until `resume` ends it.
     """
     use_experiment(experiment)
     with mlflow.start_run(run_name=name, tags=dict(tags)) as run:
         mlflow.log_params(dict(params))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # two of its resolvers claim a local folder, and both are right
+            warnings.simplefilter("ignore")  # two of MLflow's resolvers match a local folder, and either will do
             source = resolve_dataset_source(str(data_folder))
-        mlflow.log_input(
-            MetaDataset(  # type: ignore[abstract]
-                source, name=data.name, digest=data.digest[:36]
-            ),
-            context="training",
-        )
+        dataset = MetaDataset(source, name=data.name, digest=data.digest[:36])  # type: ignore[abstract]
+        mlflow.log_input(dataset, context="training")
         mlflow.set_tag("dataset.digest", data.digest)
         for report in reports:
             mlflow.log_artifact(str(report), "data")
@@ -63,113 +62,109 @@ def start_run(
 
 
 class MlflowReporter:
-    """Curves and sample grids of a training run, as they come.
+    """Logs the curves and sample grids of a training run to MLflow as they come.
 
-    When MLflow does not answer, training goes on: what it was to hear waits, and is told when it is back. What still waits at
-    the end goes to the file `backlog`, from which `deliver` tells it later.
+    While MLflow does not answer, training goes on and they wait in memory; they are logged once it is back. What is still unlogged at
+    the end is written to `unlogged`, a JSON file from which `log_unlogged` reads it later.
     """
 
-    PATIENCE = 30.0  # seconds between two attempts while MLflow is away
+    RETRY_SECONDS = 30.0  # between two attempts while MLflow does not answer
 
-    def __init__(self, run_id: str, backlog: Path) -> None:
-        self.run_id, self.backlog = run_id, backlog
+    def __init__(self, run_id: str, unlogged: Path) -> None:
+        self.run_id, self.unlogged = run_id, unlogged
         self.client = mlflow.MlflowClient()
-        self.waiting: list[
-            tuple[int, dict[str, float] | Picture, int]
-        ] = []  # step, figures or a grid, milliseconds since 1970
-        self.known = 0  # the last step that an earlier session has reported
-        self.away, self.away_until = False, 0.0
+        self.queue: deque[_Item] = deque()
+        self.logged_step = 0  # the last one that an earlier session has logged
+        self.failing, self.retry_at = False, 0.0
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """See Reporter."""
-        self._tell(step, {f"train/{key}": value for key, value in values.items() if key != "seconds_left"})
+        self._log(step, {f"train/{key}": value for key, value in values.items() if key != "seconds_left"})
 
     def scores(self, step: int, values: Mapping[str, float]) -> None:
         """See Reporter."""
-        self._tell(step, {f"train/{key}": value for key, value in values.items() if key != "images_seen"})
+        self._log(step, {f"train/{key}": value for key, value in values.items() if key != "images_seen"})
 
     def images(self, step: int, grid: Picture) -> None:
         """See Reporter; the run's page shows the grids with a slider over steps."""
-        self._tell(step, enlarged(grid, 2)[:, :, None])
+        self._log(step, enlarged(grid, 2)[:, :, None])
 
     def resume(self, step: int) -> None:
-        """See Reporter; a step that MLflow knows from an earlier session is not told twice."""
+        """See Reporter; a step that MLflow has from an earlier session is not logged again."""
+        if step == 0:
+            return
         try:
-            self.known = (
-                max((m.step for m in self.client.get_metric_history(self.run_id, "train/images_seen")), default=0)
-                if step
-                else 0
-            )
-        except Exception as error:  # mlflow, its database and its transport raise many kinds
-            self._away(error)
+            history = self.client.get_metric_history(self.run_id, "train/images_seen")
+            self.logged_step = max((metric.step for metric in history), default=0)
+        except Exception as error:  # MLflow, its database and its transport raise many kinds
+            self._wait(error)
 
     def close(self) -> None:
         """The run stays open for the stages that follow."""
-        self.away_until = 0.0
-        self._deliver()
-        if self.waiting:
-            items = [
-                [step, value if isinstance(value, dict) else value.tolist(), at] for step, value, at in self.waiting
-            ]
-            write_json(self.backlog, {"run_id": self.run_id, "items": items})
+        self.retry_at = 0.0
+        self._flush()
+        if self.queue:
+            items = [(step, v if isinstance(v, dict) else v.tolist(), at) for step, v, at in self.queue]
+            write_json(self.unlogged, {"run_id": self.run_id, "items": items})
             log.warning(
-                "MLflow is still away; %s keeps what it missed, and the next stage of this variant delivers it.",
-                self.backlog,
+                "MLflow still does not answer; the next stage of this variant logs what is in %s.", self.unlogged
             )
 
-    def _tell(self, step: int, what: "dict[str, float] | Picture") -> None:
-        if step > self.known:
-            self.waiting.append((step, what, int(time.time() * 1000)))
-            self._deliver()
+    def _log(self, step: int, value: "dict[str, float] | Picture") -> None:
+        if step > self.logged_step:
+            self.queue.append((step, value, int(time.time() * 1000)))
+            self._flush()
 
-    def _deliver(self) -> None:
-        if time.monotonic() < self.away_until:
+    def _flush(self) -> None:
+        if time.monotonic() < self.retry_at:
             return
         try:
-            while self.waiting:
-                _send(self.client, self.run_id, *self.waiting[0])
-                self.waiting.pop(0)
-            self.away = False
-        except Exception as error:  # mlflow, its database and its transport raise many kinds
-            self._away(error)
+            while self.queue:
+                _log_item(self.client, self.run_id, self.queue[0])
+                self.queue.popleft()
+            self.failing = False
+        except Exception as error:  # as above
+            self._wait(error)
 
-    def _away(self, error: Exception) -> None:
-        if not self.away:
+    def _wait(self, error: Exception) -> None:
+        if not self.failing:
             log.warning(
-                "MLflow does not answer (%s); training goes on, and it will be told when it is back.", first_line(error)
+                "MLflow does not answer (%s); training goes on, and what it makes is logged later.", first_line(error)
             )
-        self.away, self.away_until = True, time.monotonic() + self.PATIENCE
+        self.failing, self.retry_at = True, time.monotonic() + self.RETRY_SECONDS
 
 
-@answering()
-def deliver(backlog: Path) -> None:
-    """Tell MLflow what it missed while it was away, if anything waits in `backlog`, and remove the file."""
-    if backlog.exists():
-        kept = read_json(backlog)
+@mlflow_errors()
+def log_unlogged(path: Path) -> None:
+    """Log what a MlflowReporter left in the file `path`, if it exists, and remove the file."""
+    if path.exists():
+        left = read_json(path)
         client = connect()
-        for step, what, at in kept["items"]:
-            _send(client, kept["run_id"], step, what if isinstance(what, dict) else np.array(what, np.uint8), at)
-        remove(backlog)
+        for step, value, at in left["items"]:
+            item = step, value if isinstance(value, dict) else np.array(value, np.uint8), at
+            _log_item(client, left["run_id"], item)
+        remove(path)
 
 
-def _send(client: mlflow.MlflowClient, run_id: str, step: int, what: "dict[str, float] | Picture", at: int) -> None:
-    if isinstance(what, dict):
-        client.log_batch(run_id, [Metric(key, value, at, step) for key, value in what.items()])
+def _log_item(client: mlflow.MlflowClient, run_id: str, item: _Item) -> None:
+    step, value, at = item
+    if isinstance(value, dict):
+        client.log_batch(run_id, [Metric(key, number, at, step) for key, number in value.items()])
     else:
-        client.log_image(run_id, what, key="samples", step=step, synchronous=True)
+        client.log_image(run_id, value, key="samples", step=step, synchronous=True)
 
 
 def end_run(run_id: str, status: Literal["FAILED", "KILLED"]) -> None:
     """Mark a run as failed or killed, if MLflow answers."""
     try:
         mlflow.MlflowClient().set_terminated(run_id, status=status)
-    except Exception as error:  # the reason why training ended must not be hidden by this one
-        log.warning("MLflow could not be told that the run ended (%s).", first_line(error))
+    except Exception as error:  # it must not hide the error that ended training
+        log.warning("MLflow could not mark the run as %s (%s).", status, first_line(error))
 
 
-@answering()
+@mlflow_errors()
 def reopen_run(experiment: str, run_id: str) -> bool:
-    """Go on with a run that was stopped; False where this store has never seen it."""
+    """Set a run that was interrupted to RUNNING again; False where this store does not have it."""
     use_experiment(experiment)
     client = mlflow.MlflowClient()
     if not _is_active(client, run_id):
@@ -178,9 +173,9 @@ def reopen_run(experiment: str, run_id: str) -> bool:
     return True
 
 
-@answering()
-def give_up(run_id: str) -> None:
-    """Mark a run as killed that was cut short and will not be gone on with; one that has ended, or that this store has never seen, stays as it is."""
+@mlflow_errors()
+def kill_run(run_id: str) -> None:
+    """Mark an interrupted run that will not be resumed as killed; one that has ended, or that is not in this store, stays as it is."""
     client = connect()
     if _is_active(client, run_id) and client.get_run(run_id).info.status == "RUNNING":
         client.set_terminated(run_id, status="KILLED")
@@ -188,25 +183,21 @@ def give_up(run_id: str) -> None:
 
 @contextmanager
 def resume(run_id: str | None, experiment: str, name: str, tags: Mapping[str, str]) -> Iterator[str]:
-    """Go on with the run that training opened; where this store has never seen it, open one and say so.
+    """Resume the run that training started and yield its id; where this store does not have it, start one and log a warning.
 
-    `tags` should hold generator_sha256: it is how the stages after an untracked training find their common run.
+    `tags` should hold generator_sha256, by which the stages after an untracked training find their common run.
     """
-    with answering():
+    with mlflow_errors():
         experiment_id = use_experiment(experiment)
         client = mlflow.MlflowClient()
         tags = dict(tags)
         if run_id is None or not _is_active(client, run_id):
-            # Later stages must find the run that an earlier one opened in the place of training's.
+            # Later stages must find the run that an earlier one started in place of training's.
             origin = run_id or f"{name} {tags.get('generator_sha256', '')}"
             tags["lekhani.trained_as"] = origin
             found = client.search_runs([experiment_id], f"tags.`lekhani.trained_as` = '{origin}'", max_results=1)
             if run_id is not None and not found:
-                log.warning(
-                    "MLflow here has never seen the training run of %s (%s); opened a new run for what follows.",
-                    name,
-                    run_id[:8],
-                )
+                log.warning("MLflow here does not have the training run of %s (%s); started another.", name, run_id[:8])
             run_id = found[0].info.run_id if found else None
         with mlflow.start_run(run_id=run_id, run_name=None if run_id else name, tags=tags) as run:
             yield str(run.info.run_id)
@@ -216,30 +207,24 @@ def _is_active(client: mlflow.MlflowClient, run_id: str) -> bool:
     try:
         return bool(client.get_run(run_id).info.lifecycle_stage == "active")
     except mlflow.MlflowException as error:
-        if error.error_code != MISSING:  # a server that is away has not said that it knows no such run
+        if error.error_code != MISSING:  # an unreachable server does not mean that there is no such run
             raise
         return False
 
 
 def log_scorecard(card: Mapping[str, Any], files: Sequence[Path], judges: Sequence[Path]) -> None:
     """Add a scorecard's numbers as metrics, its files and the classifiers that made it as artifacts to the active run."""
-    mlflow.log_metrics(
-        {
-            key: float(value)
-            for key, value in card.items()
-            if isinstance(value, int | float) and not isinstance(value, bool)
-        }
-    )
-    mlflow.set_tags(
-        {key: str(card[key]) for key in ("dataset", "variant", "model_sha256", "judge_sha256") if key in card}
-    )
+    numbers = {key: float(value) for key, value in card.items() if type(value) in {int, float}}
+    mlflow.log_metrics(numbers)
+    tags = ("dataset", "variant", "model_sha256", "judge_sha256")
+    mlflow.set_tags({key: str(card[key]) for key in tags if key in card})
     for path in files:
         mlflow.log_artifact(str(path), "evaluation")
     for path in judges:
         mlflow.log_artifact(str(path), "judge")
 
 
-@answering()
+@mlflow_errors()
 def log_leaderboard(experiment: str, files: Sequence[Path], tags: Mapping[str, str]) -> None:
     """Keep the leaderboard's tables, figures and page as artifacts of a run of its own, named leaderboard."""
     use_experiment(experiment)
@@ -255,7 +240,7 @@ def log_lineage(files: Sequence[Path]) -> None:
 
 
 def logged_model(run_id: str, model_sha256: str) -> str | None:
-    """The URI of the model that a run has logged with this very generator.onnx, if any."""
+    """The URI of the model that a run has logged with the generator.onnx of this SHA-256, if any."""
     client = mlflow.MlflowClient()
     wanted = f"source_run_id = '{run_id}' AND tags.model_sha256 = '{model_sha256}'"
     found = client.search_logged_models([client.get_run(run_id).info.experiment_id], wanted)
@@ -263,43 +248,45 @@ def logged_model(run_id: str, model_sha256: str) -> str | None:
 
 
 def log_model(path: Path, beside: Sequence[Path] = ()) -> str:
-    """Log the exported generator to the active run as a model that MLflow can load and serve (see `pyfunc`), and return its URI.
+    """Log the exported generator to the active run as a pyfunc model (see `pyfunc`), and return its URI.
 
-    The files `beside`, such as the model card and its pictures, lie next to the generator in the model's folder artifacts/. The SHA-256
-    of the generator stands in the model's tags, metadata and configuration; loading checks it.
+    The files `beside`, such as the model card and its pictures, are put next to the generator in the model's folder artifacts/. The
+    SHA-256 of the generator is in the model's tags, metadata and configuration; loading checks it.
     """
     import onnxruntime as ort
     import pandas as pd
 
-    told = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
-    conditional, digest = told["conditional"] == "true", sha256(path)
-    known = {key: told[key] for key in ("dataset", "variant")} | {"model_sha256": digest}
-    glyphs = [c["glyph"] for c in json.loads(told["classes"])]
-    asked = [ColSpec(DataType.long, "label"), ColSpec(DataType.string, "class_name"), ColSpec(DataType.string, "glyph")]
-    given = ColSpec(AnyType(), "label")  # type: ignore[no-untyped-call] # a glyph or a name as text, or a number
-    signature = ModelSignature(
-        inputs=Schema([given, ColSpec(Array(DataType.double), "noise", required=False)]),
-        outputs=Schema([*(asked if conditional else []), ColSpec(Array(Array(DataType.long)), "image")]),
-        params=ParamSchema([ParamSpec("seed", DataType.long, 0)]),
-    )
+    metadata = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    conditional, classes = metadata["conditional"] == "true", json.loads(metadata["classes"])
+    tags = {"dataset": metadata["dataset"], "variant": metadata["variant"], "model_sha256": sha256(path)}
+    glyphs = [c["glyph"] for c in classes]
+    known = {
+        **tags,
+        "conditional": conditional,
+        "noise_dim": int(metadata["noise_dim"]),
+        "image_size": int(metadata["image_size"]),
+        "classes": glyphs,
+        "label": "a glyph, class name or number" if conditional else "ignored: this generator takes no label",
+    }
     info = mlflow.pyfunc.log_model(
         name="generator",
         python_model=Path(__file__).with_name("pyfunc.py"),
         artifacts={"generator": path.resolve().as_uri(), **{file.name: file.resolve().as_uri() for file in beside}},
-        model_config={"model_sha256": digest},
-        signature=signature,
+        model_config={"model_sha256": tags["model_sha256"]},
+        signature=_signature(conditional),
         input_example=(pd.DataFrame({"label": glyphs[:3]}), {"seed": 0}),
         pip_requirements=[f"{module.__name__}=={module.__version__}" for module in (ort, np, pd)],
-        metadata={
-            **known,
-            **{
-                "conditional": conditional,
-                "noise_dim": int(told["noise_dim"]),
-                "image_size": int(told["image_size"]),
-                "classes": glyphs,
-            },
-            "label": "a glyph, class name or number" if conditional else "ignored: this generator takes no label",
-        },
-        tags=known,
+        metadata=known,
+        tags=tags,
     )
     return str(info.model_uri)
+
+
+def _signature(conditional: bool) -> ModelSignature:
+    label = ColSpec(AnyType(), "label")  # type: ignore[no-untyped-call] # a glyph or a name as text, or a number
+    drawn = [ColSpec(DataType.long, "label"), ColSpec(DataType.string, "class_name"), ColSpec(DataType.string, "glyph")]
+    return ModelSignature(
+        inputs=Schema([label, ColSpec(Array(DataType.double), "noise", required=False)]),
+        outputs=Schema([*(drawn if conditional else []), ColSpec(Array(Array(DataType.long)), "image")]),
+        params=ParamSchema([ParamSpec("seed", DataType.long, 0)]),
+    )

@@ -3,13 +3,13 @@
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
 import mlflow
 import requests
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,13 +20,14 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
 logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # what it validates is no news
 
-# A server that is away must not hold training up for minutes; who wants more patience sets these.
+# An unreachable server must not delay training for minutes; set these variables to wait longer.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
-# Left alone, MLflow sends clients to S3 itself for every download, which they may be unable to reach; the server passes on what it holds.
+# By default MLflow makes clients download from S3 directly, which they may be unable to reach; the server can proxy.
 os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
 
 ROOT = Path("mlruns")
+LOCK_SECONDS = 60.0
 MISSING, EXISTS = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(RESOURCE_ALREADY_EXISTS)
 
 
@@ -47,24 +48,46 @@ def _default_uri() -> str:
 
 @cache
 def _make(uri: str) -> None:
-    """Let one process alone make the tables of a new store: MLflow lets several that start side by side get in each other's way."""
-    # What is wrong with a store is said where it is used; one that cannot be written to has its tables.
+    """Create the tables of a new store under a lock, since MLflow fails when several processes do so at once."""
+    # Errors surface where the store is used; a read-only store has its tables already.
     with suppress(OSError, mlflow.MlflowException, SQLAlchemyError), FileLock(f"{make_url(uri).database}.lock"):
         mlflow.MlflowClient(uri).search_experiments(max_results=1)
 
 
 @contextmanager
-def answering() -> Iterator[None]:
-    """Raise a LekhaniError that names the store in use for what MLflow, its database or the way to its server raise in the block."""
+def mlflow_errors(
+    failed: str = "Could not use",
+    hint: str = "; set tracking.backend to `none` to go without it.",
+    kinds: tuple[type[Exception], ...] = (mlflow.MlflowException, requests.RequestException),
+) -> Iterator[None]:
+    """Raise errors of MLflow, its database or the connection to its server as a LekhaniError.
+
+    It reads "`failed` MLflow at URI: reason `hint`".
+    """
     try:
         yield
-    except (mlflow.MlflowException, requests.RequestException) as error:
-        raise LekhaniError(
-            f"MLflow at {mlflow.get_tracking_uri()} does not answer: {first_line(error)}; set tracking.backend to `none` to go without it."
-        ) from error
+    except kinds as error:
+        raise LekhaniError(f"{failed} MLflow at {mlflow.get_tracking_uri()}: {first_line(error)}{hint}") from error
 
 
-@answering()
+@contextmanager
+def exclusive(name: str) -> Iterator[None]:
+    """Keep other processes that use the same local store from changing `name`; the lock of one that dies is free again.
+
+    A tracking server has no locks, so there this does nothing. Raises LekhaniError when it takes longer than LOCK_SECONDS, and OSError
+    where the folder of the store is read-only.
+    """
+    uri = mlflow.get_tracking_uri()
+    with ExitStack() as locks:
+        if uri.startswith("sqlite:///"):
+            try:
+                locks.enter_context(FileLock(f"{make_url(uri).database}.{name}.lock", timeout=LOCK_SECONDS))
+            except Timeout:
+                raise LekhaniError(f"Another process is changing {name} in MLflow at {uri}; run again later.") from None
+        yield
+
+
+@mlflow_errors()
 def use_experiment(name: str) -> str:
     """Make `name` the active experiment, creating it when it is new, and return its id.
 
@@ -80,7 +103,7 @@ def use_experiment(name: str) -> str:
         except mlflow.MlflowException as error:
             if error.error_code != EXISTS:
                 raise
-            return use_experiment(name)  # another stage was faster
+            return use_experiment(name)  # another process was faster
     elif experiment.lifecycle_stage == "deleted":
         raise LekhaniError(
             f"The MLflow experiment {name!r} is deleted; restore it or name another under tracking.experiment."

@@ -1,11 +1,11 @@
-"""Aliases that move in several steps: killed between any two, tried by two at once, undone, and changed by hand."""
+"""Aliases that move in several steps: killed between any two, by two processes at once, undone, and changed by hand."""
 
 import itertools
-import json
 import multiprocessing
 import os
-from dataclasses import asdict, replace
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +15,25 @@ from mlflow import MlflowClient
 
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.registry import models, promotion
+from lekhani.tracking import store as tracking_store
 from lekhani.tracking.store import connect
 
-# Everything in a move that changes the registry.
-WRITES = (
-    *("create_registered_model", "delete_registered_model", "set_model_version_tag"),
-    *("set_registered_model_alias", "delete_registered_model_alias"),
-)
-# Children that are forked from a process that has MLflow imported and no database open start in no time.
+# Every call in a move that changes the registry.
+WRITES = ("set_model_version_tag", "set_registered_model_alias", "delete_registered_model_alias")
+# Children that are forked from a process that has imported MLflow and opened no database start quickly.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["lekhani.registry.promotion"])
 
 
-def new(name: str, versions: int) -> MlflowClient:
-    """A registered model with so many versions, the first of which is champion."""
-    client = connect()
-    client.create_registered_model(models.model_name(name))
-    for _ in range(versions):
-        client.create_model_version(models.model_name(name), "file:///nowhere", tags={"variant": "dcgan"})
-    promotion.promote(name, "1", None)
+def new(name: str, versions: int, **aliases: str) -> MlflowClient:
+    """A registered model with so many versions and these aliases, each version promoted over the one before."""
+    client, model = connect(), models.model_name(name)
+    client.create_registered_model(model)
+    for number in range(versions):
+        tags = {"variant": "dcgan", "promoted_over": str(number or "none")}
+        client.create_model_version(model, "file:///nowhere", tags=tags)
+    for alias, version in aliases.items():
+        client.set_registered_model_alias(model, alias, version)
     return client
 
 
@@ -41,18 +41,11 @@ def tags(name: str, version: str) -> dict[str, str]:
     return dict(connect().get_model_version(models.model_name(name), version).tags)
 
 
-def left_over(name: str) -> bool:
-    return any(model.name.endswith(f"{name}.move") for model in connect().search_registered_models())
-
-
-def test_the_first_champion_has_no_previous(store: Path) -> None:
-    new("first-ever", 1)
-    assert models.aliases("first-ever") == {"champion": "1"}
-    assert tags("first-ever", "1")["promoted_over"] == "none"
-
-
 def test_promotion_keeps_the_old_champion_and_takes_the_challenger(store: Path) -> None:
     client = new("moved", 3)
+    promotion.promote("moved", "1", None)
+    assert models.aliases("moved") == {"champion": "1"}
+    assert tags("moved", "1")["promoted_over"] == "none"
     client.set_registered_model_alias("lekhani-moved", "challenger", "2")
     promotion.promote("moved", "2", "1")
     assert models.aliases("moved") == {"champion": "2", "previous": "1"}
@@ -64,13 +57,10 @@ def test_promotion_keeps_the_old_champion_and_takes_the_challenger(store: Path) 
     promotion.promote("moved", "3", "2", "because I say so")
     assert models.aliases("moved") == {"champion": "3", "previous": "2", "challenger": "2"}, "another challenger stays"
     assert tags("moved", "3")["promoted_because"] == "because I say so"
-    assert not left_over("moved")
 
 
 def test_rollback_goes_back_step_by_step(store: Path) -> None:
-    new("undone", 3)
-    promotion.promote("undone", "2", "1")
-    promotion.promote("undone", "3", "2")
+    new("undone", 3, champion="3", previous="2")
     assert promotion.rollback("undone", "it draws ghosts") == ("2", "3")
     assert models.aliases("undone") == {"champion": "2", "previous": "1"}
     known = tags("undone", "3")
@@ -84,202 +74,162 @@ def test_rollback_goes_back_step_by_step(store: Path) -> None:
 
 
 def test_rolling_back_a_return_of_an_old_version_does_not_go_in_circles(store: Path) -> None:
-    new("circle", 2)
-    promotion.promote("circle", "2", "1")
+    new("circle", 2, champion="2", previous="1")
     promotion.promote("circle", "1", "2", "the old one again")
     promotion.rollback("circle")
-    assert models.aliases("circle") == {"champion": "2"}, "version 2 stood over version 1, which was just left"
+    assert models.aliases("circle") == {"champion": "2"}, "version 2 was promoted over version 1, which was just left"
+
+
+def test_a_version_that_is_gone_is_no_previous_champion(store: Path) -> None:
+    client = new("deleted", 3, champion="3", previous="2")
+    client.delete_model_version("lekhani-deleted", "1")
+    promotion.rollback("deleted")
+    assert models.aliases("deleted") == {"champion": "2"}
 
 
 def test_what_cannot_be_restored_leaves_the_aliases(store: Path) -> None:
-    new("lost", 2)
-    promotion.promote("lost", "2", "1")
-    before = models.aliases("lost")
+    new("lost", 2, champion="2", previous="1")
 
     def refuse(version: str) -> None:
         raise LekhaniError(f"{version} is gone")
 
     with pytest.raises(LekhaniError, match="1 is gone"):
         promotion.rollback("lost", check=refuse)
-    assert models.aliases("lost") == before
-    assert not left_over("lost")
+    assert models.aliases("lost") == {"champion": "2", "previous": "1"}
 
 
-def test_a_champion_that_has_changed_meanwhile_is_kept(store: Path) -> None:
-    new("overtaken", 3)
-    promotion.promote("overtaken", "2", "1")
-    with pytest.raises(
-        LekhaniError, match="lekhani-overtaken has become version 2 in the meantime, no longer 1; nothing was changed"
-    ):
-        promotion.promote("overtaken", "3", "1")
-    assert models.aliases("overtaken") == {"champion": "2", "previous": "1"}
-    assert "promoted_at" not in tags("overtaken", "3")
-    assert not left_over("overtaken")
+class Killed(BaseException):
+    """Ends a move between two of its steps, as no handler of errors can prevent."""
 
 
-def _die_before(uri: str, step: int, action: str, name: str) -> None:
-    os.environ["MLFLOW_TRACKING_URI"] = uri
+def killed_before(step: int, move: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Make a move, ending it before its write number `step`; False when it had fewer."""
     count = itertools.count()
-    for method in WRITES:
-        original = getattr(MlflowClient, method)
 
-        def counted(self: MlflowClient, *args: Any, _original: Any = original, **options: Any) -> Any:
-            if next(count) == step:
-                os._exit(9)
-            return _original(self, *args, **options)
+    def counted(client: MlflowClient, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        if next(count) == step:
+            raise Killed
+        return method(client, *args, **options)
 
-        setattr(MlflowClient, method, counted)
-    if action == "promote":
-        promotion.promote(name, "3", "2")
-    else:
-        promotion.rollback(name)
-    os._exit(0)
+    with monkeypatch.context() as patch:
+        for name in WRITES:
+            patch.setattr(MlflowClient, name, partialmethod(counted, getattr(MlflowClient, name)))
+        try:
+            move()
+        except Killed:
+            return True
+    return False
 
 
-@pytest.mark.parametrize(
-    ("action", "done"),
-    [("promote", {"champion": "3", "previous": "2"}), ("rollback", {"champion": "1"})],
-    ids=["promote", "rollback"],
-)
-def test_killed_between_any_two_steps_the_next_call_finishes(action: str, done: dict[str, str], store: Path) -> None:
-    before, codes = {"champion": "2", "previous": "1"}, []
+@pytest.mark.parametrize("action", ["promote", "rollback"])
+def test_killed_between_any_two_steps_the_next_call_finishes(
+    action: str, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, before = f"killed-{action}", {"champion": "3", "previous": "2", "challenger": "4"}
+    client, done = new(name, 4), {"promote": ("4", "3"), "rollback": ("2", "1")}[action]
+
+    def move() -> None:
+        """What `lekhani promote` does once the gate has decided, or `lekhani rollback`."""
+        if action == "rollback":
+            promotion.rollback(name)
+            return
+        promotion.complete(name)
+        if (champion := models.aliases(name)["champion"]) != "4":
+            promotion.promote(name, "4", champion)
+
     for step in itertools.count():
-        name = f"killed-{action}-{step}"
-        client = new(name, 4)
-        promotion.promote(name, "2", "1")
-        if action == "promote":
-            client.set_registered_model_alias(models.model_name(name), "challenger", "3")
-        child = PROCESSES.Process(target=_die_before, args=(os.environ["MLFLOW_TRACKING_URI"], step, action, name))
-        child.start()
-        child.join(60)
-        codes.append(child.exitcode)
-        found = models.aliases(name)
-        assert found["champion"] in (before["champion"], done["champion"]), "a champion at any moment"
-        if child.exitcode == 0:
+        for alias, version in before.items():
+            client.set_registered_model_alias(models.model_name(name), alias, version)
+        if not killed_before(step, move, monkeypatch):
             break
-        assert left_over(name) == (step > 0)
-        promotion.finish(name)
-        now = models.aliases(name)
-        now.pop("challenger", None)
-        assert now == (done if step else before)
-        assert not left_over(name)
-        if action == "promote" and step:
-            assert tags(name, "3")["promoted_over"] == "2"
-            assert "challenger" not in models.aliases(name)
-        promotion.promote(name, "4", now["champion"])
-        assert models.aliases(name)["champion"] == "4", "and the registry goes on"
-    assert set(codes[:-1]) == {9}
-    assert codes[-1] == 0
-    assert len(codes) > 6, "each write of a move was one of the places"
+        assert models.aliases(name)["champion"] in (before["champion"], done[0]), "a champion at any moment"
+        move()
+        known = models.aliases(name)
+        assert (known["champion"], known["previous"]) == done
+        assert ("challenger" in known) == (action == "rollback")
+        assert tags(name, "4")["promoted_over"] == "3"
+    assert step > 5, "each write was one of the places"
 
 
-def _try(uri: str, name: str, version: str, start: Any, said: Any) -> None:
+def test_rollback_undoes_a_promotion_that_was_killed(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new("half", 3, champion="2", previous="1", challenger="3")
+    assert killed_before(5, lambda: promotion.promote("half", "3", "2"), monkeypatch)
+    assert models.aliases("half") == {"champion": "2", "previous": "2", "challenger": "3"}
+    assert promotion.rollback("half") == ("2", None)
+    assert models.aliases("half") == {"champion": "2", "previous": "1", "challenger": "3"}
+
+
+def _pause_before_the_champion_moves(uri: str, name: str, reached: Any, go_on: Any) -> None:
     os.environ["MLFLOW_TRACKING_URI"] = uri
-    connect()
-    start.wait(60)
-    try:
-        promotion.promote(name, version, "1")
-        said.put((version, "won"))
-    except LekhaniError as error:
-        said.put((version, str(error)))
+    original = MlflowClient.set_registered_model_alias
+
+    def pausing(self: MlflowClient, model: str, alias: str, version: str) -> None:
+        if alias == "champion":
+            reached.set()
+            go_on.wait(60)
+        original(self, model, alias, version)
+
+    MlflowClient.set_registered_model_alias = pausing  # type: ignore[method-assign]
+    promotion.promote(name, "2", "1")
 
 
-def test_of_two_at_once_one_wins_and_the_other_says_so(store: Path) -> None:
-    for attempt in range(4):
-        name = f"race-{attempt}"
-        new(name, 3)
-        start, said = PROCESSES.Barrier(2), PROCESSES.Queue()
-        both = [
-            PROCESSES.Process(target=_try, args=(os.environ["MLFLOW_TRACKING_URI"], name, version, start, said))
-            for version in ("2", "3")
-        ]
-        for child in both:
-            child.start()
-        answers = dict(said.get(timeout=60) for _ in both)
-        for child in both:
-            child.join(60)
-        (winner,) = [version for version, answer in answers.items() if answer == "won"]
-        (loser,) = set(answers) - {winner}
-        assert "Someone else moves the champion" in answers[loser] or "in the meantime" in answers[loser]
-        assert models.aliases(name) == {"champion": winner, "previous": "1"}
-        assert "promoted_at" not in tags(name, loser)
+@pytest.mark.parametrize("killed", [False, True])
+def test_of_two_processes_one_moves_the_champion(killed: bool, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"two-{killed}".lower()
+    new(name, 3, champion="1")
+    reached, go_on = PROCESSES.Event(), PROCESSES.Event()
+    arguments = (os.environ["MLFLOW_TRACKING_URI"], name, reached, go_on)
+    child = PROCESSES.Process(target=_pause_before_the_champion_moves, args=arguments)
+    child.start()
+    assert reached.wait(120)
+    monkeypatch.setattr(tracking_store, "LOCK_SECONDS", 0.2)
+    with pytest.raises(LekhaniError, match=f"Another process is changing lekhani-{name} in MLflow at sqlite"):
+        promotion.promote(name, "3", "1")
+    if killed:
+        child.kill()
+        child.join(60)
+        promotion.promote(name, "2", "1")
+    else:
+        go_on.set()
+        child.join(60)
+        with pytest.raises(LekhaniError, match="changed from version 1 to 2 in the meantime; nothing was changed"):
+            promotion.promote(name, "3", "1")
+    assert models.aliases(name) == {"champion": "2", "previous": "1"}
+    assert "promoted_at" not in tags(name, "3")
 
 
-def journal(name: str, **changes: Any) -> promotion.Move:
-    """A move to version 2 that was broken off before its first step."""
-    at = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-    move = replace(
-        promotion.Move("promote", "2", "1", "1", "2", {"promoted_by": "asha"}, "asha", at, "elsewhere", 1), **changes
-    )
-    connect().create_registered_model(f"lekhani-{name}.move", {"move": json.dumps(asdict(move))})
-    return move
+def test_without_a_lock_the_one_who_lost_is_told(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a server, where another member may set the alias just after this one."""
+    new("raced", 3, champion="1")
+    original = MlflowClient.set_registered_model_alias
+
+    def set_by_both(self: MlflowClient, model: str, alias: str, version: str) -> None:
+        original(self, model, alias, version)
+        if alias == "champion":
+            original(self, model, alias, "3")
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", set_by_both)
+    with pytest.raises(LekhaniError, match=r"Someone else made version 3 the champion .* so that version 2 is not"):
+        promotion.promote("raced", "2", "1")
 
 
-def test_a_move_on_another_machine_is_left_alone_until_it_is_old(store: Path) -> None:
-    new("far-away", 3)
-    journal("far-away")
-    with pytest.raises(LekhaniError, match=r"asha is promoting lekhani-far-away version 2 since .*; wait a moment"):
-        promotion.finish("far-away")
-    with pytest.raises(LekhaniError, match="Someone else moves the champion of lekhani-far-away at this moment"):
-        promotion.promote("far-away", "3", "1")
-    assert models.aliases("far-away") == {"champion": "1"}
-    connect().delete_registered_model("lekhani-far-away.move")
-    journal("far-away", at="2020-01-01T00:00:00Z")
-    promotion.finish("far-away")
-    assert models.aliases("far-away") == {"champion": "2", "previous": "1"}
-
-
-def test_an_old_move_does_not_undo_what_was_set_by_hand_since(store: Path, caplog: pytest.LogCaptureFixture) -> None:
-    client = new("by-hand", 3)
-    journal("by-hand", at="2020-01-01T00:00:00Z")
-    client.set_registered_model_alias("lekhani-by-hand", "champion", "3")
-    promotion.finish("by-hand")
-    assert models.aliases("by-hand") == {"champion": "3"}
-    assert "its champion has been set by hand since" in caplog.text
-    assert not left_over("by-hand")
-
-
-def test_a_journal_of_someone_else_is_a_sentence(store: Path) -> None:
-    new("foreign", 2)
-    connect().create_registered_model("lekhani-foreign.move", {"move": "{}"})
-    with pytest.raises(LekhaniError, match=r"lekhani-foreign\.move is not one of ours; delete it"):
-        promotion.finish("foreign")
-
-
-def test_a_database_that_cannot_be_written_changes_nothing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    new("read-only", 2)
+def test_a_failure_is_one_sentence_and_may_be_repeated(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new("failing", 2, champion="1")
 
     def fail(*_: Any, **__: Any) -> None:
         raise mlflow.MlflowException("(sqlite3.OperationalError) attempt to write a readonly database\nlong story")
 
-    with monkeypatch.context() as patch:
-        for method in WRITES:
+    for method in ("set_model_version_tag", "set_registered_model_alias"):
+        with monkeypatch.context() as patch:
             patch.setattr(MlflowClient, method, fail)
-        with pytest.raises(
-            LekhaniError, match=r"lets no alias of lekhani-read-only move: .*readonly database; nothing was changed"
-        ) as caught:
-            promotion.promote("read-only", "2", "1")
-    assert "\n" not in str(caught.value)
-    assert models.aliases("read-only") == {"champion": "1"}
-
-
-def test_a_failure_in_the_middle_says_that_the_next_call_finishes_it(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    new("middle", 2)
-
-    def fail(*_: Any, **__: Any) -> None:
-        raise mlflow.MlflowException("the server went away")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MlflowClient, "set_registered_model_alias", fail)
-        with pytest.raises(
-            LekhaniError, match="to version 2 was broken off: the server went away; the next call finishes it"
-        ):
-            promotion.promote("middle", "2", "1")
-    assert models.aliases("middle") == {"champion": "1"}
-    promotion.finish("middle")
-    assert models.aliases("middle") == {"champion": "2", "previous": "1"}
+            with pytest.raises(
+                LekhaniError, match=r"Could not make version 2 the champion .*readonly database; run"
+            ) as e:
+                promotion.promote("failing", "2", "1")
+        assert "\n" not in str(e.value)
+        assert models.aliases("failing")["champion"] == "1"
+    promotion.promote("failing", "2", "1")
+    assert models.aliases("failing") == {"champion": "2", "previous": "1"}
 
 
 def test_a_decision_is_kept_with_its_version_and_run(store: Path, tmp_path: Path) -> None:
