@@ -10,7 +10,7 @@ export DVC_NO_ANALYTICS := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup lock demo test test-slow lint types check ui schedule clean
+.PHONY: help setup lock demo test test-slow lint types docs check ui schedule clean
 .PHONY: pull restore retrain push register datasets promotion-check promote comment summary
 
 help: ## list the targets
@@ -69,7 +69,10 @@ lint: setup ## ruff and the import contracts
 types: setup ## mypy, strict
 	@mypy
 
-check: lint types test ## everything that CI checks
+docs: setup ## the documentation as a site in site/, which can be read offline
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
+
+check: lint types test docs ## everything that CI checks
 
 ui: setup ## the MLflow UI on http://127.0.0.1:5000
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --port $${PORT:-5000} --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlruns/mlflow.db}

@@ -234,7 +234,7 @@ def test_a_bug_is_a_500_that_tells_nothing(
         raise RuntimeError("secret of the house")
 
     with TestClient(create_app([choice])) as client:
-        monkeypatch.setattr("lekhani.serve.api.answers.glyphs", broken)
+        monkeypatch.setattr("lekhani.serve.api.responses.glyphs", broken)
         answer = client.post("/v1/generate", json=ASK, headers={"X-Request-ID": "unlucky"})
     assert "request id unlucky" in detail(answer, 500)
     assert "secret of the house" in caplog.text, "the log has it"
