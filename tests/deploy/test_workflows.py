@@ -18,7 +18,7 @@ JOBS = [(f"{workflow}.{name}", job) for workflow, content in WORKFLOWS.items() f
 STEPS = [(name, step) for name, job in JOBS for step in job.get("steps", [])]
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
 # What .ci/run runs, of which these tests are a part, and the demo, which is nothing but commands that tests/pipeline runs one by one.
-RUN_ELSEWHERE = {"setup", "lint", "types", "test", "test-slow", "demo"}
+RUN_ELSEWHERE = {"docs", "setup", "lint", "types", "test", "test-slow", "demo"}
 RUN_BELOW = {
     "pull",
     "restore",
