@@ -2,11 +2,12 @@
 
 import csv
 import hashlib
+import io
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,20 @@ def read_csv(path: Path) -> list[dict[str, str]]:
             return list(csv.DictReader(file))
     except FileNotFoundError:
         raise LekhaniError(f"{path} is missing; run the stage that writes it first, or `dvc repro`.") from None
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> None:
+    """Write rows as CSV atomically, columns in the order of the first row; `names` are those of a table without rows."""
+    write_text(path, csv_text(rows, rows[0] if rows else names))
+
+
+def csv_text(rows: Iterable[Mapping[str, Any]], names: Iterable[str]) -> str:
+    """Rows as the text of a CSV file with the columns `names`; what a row lacks, or is None, is an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def sha256(path: Path, without: Path | None = None) -> str:

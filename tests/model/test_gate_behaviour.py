@@ -151,7 +151,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setattr(
-            "lekhani.evaluate.report.figure_png", lambda _: b""
+            "lekhani.evaluate.figures.figure_png", lambda _: b""
         )  # much of the time would go into pictures that nobody sees here
         for stage in (
             fetch,

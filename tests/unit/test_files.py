@@ -166,6 +166,14 @@ def test_reading_what_is_missing_or_broken(tmp_path: Path, content: bytes | None
         files.read_json(tmp_path / "x.json")
 
 
+def test_tables_come_back_as_text(tmp_path: Path) -> None:
+    rows = [{"name": "क", "n": 1.0}, {"name": "a,b", "n": None}]
+    files.write_csv(tmp_path / "new" / "t.csv", rows)
+    assert files.read_csv(tmp_path / "new" / "t.csv") == [{"name": "क", "n": "1.0"}, {"name": "a,b", "n": ""}]
+    files.write_csv(tmp_path / "t.csv", [], ("name", "n"))
+    assert (tmp_path / "t.csv").read_text() == "name,n\n"
+
+
 def test_sha256_of_a_file_is_the_usual_one(tmp_path: Path) -> None:
     content = b"lekhani" * 300_000  # more than one block
     (tmp_path / "x").write_bytes(content)

@@ -1,6 +1,7 @@
 """FID, IS, KID, precision and recall of one set of images against another, on the features of a judge or of Inception-v3.
 
-FID: Heusel et al. 2017. IS: Salimans et al. 2016. KID: Binkowski et al. 2018. Precision and recall: Kynkaanniemi et al. 2019.
+FID: Heusel et al. 2017. IS: Salimans et al. 2016. KID: Binkowski et al. 2018. Precision and recall: Kynkaanniemi et
+al. 2019.
 """
 
 import contextlib
@@ -46,9 +47,10 @@ torch_fidelity = _import_torch_fidelity()
 def fidelity(generated: Readings, real: Readings, kid_subset_size: int, seed: int) -> dict[str, float]:
     """Compare two sets by the readings of one extractor, each (features float32 [N,F], logits float32 [N,K]).
 
-    Returns fid; kid, the mean over 50 subsets, and kid_subset_std, their standard deviation; inception_score, the mean over 10 splits,
-    and inception_score_split_std; precision (share of generated near real) and recall (share of real near generated). KID's subsets
-    shrink to the smaller set. `seed` draws the subsets and splits. Fewer than 4 images on one side are a LekhaniError.
+    Returns fid; kid, the mean over 50 subsets, and kid_subset_std, their standard deviation; inception_score, the
+    mean over 10 splits, and inception_score_split_std; precision (share of generated near real) and recall (share of
+    real near generated). KID's subsets shrink to the smaller set. `seed` draws the subsets and splits. Fewer than 4
+    images on one side are a LekhaniError.
     """
     fewest = min(len(generated[0]), len(real[0]))
     if fewest <= NEIGHBOURS:
@@ -80,8 +82,9 @@ def fidelity(generated: Readings, real: Readings, kid_subset_size: int, seed: in
 def precision_recall(generated: Tensor, real: Tensor, rows: int = 1000) -> tuple[float, float]:
     """Share of generated features [N,F] within a ball of the real ones [M,F], and the other way round.
 
-    A point's ball reaches to its third nearest neighbour in its own set. The figures are torch-fidelity's, in less than half the time,
-    since the distances between the two sets serve both shares, and in less memory, with `rows` rows of distances at once.
+    A point's ball reaches to its third nearest neighbour in its own set. The figures are torch-fidelity's, in less
+    than half the time, since the distances between the two sets serve both shares, and in less memory, with `rows`
+    rows of distances at once.
     """
     reach, real_reach = _reach(generated, rows), _reach(real, rows)
     precise = torch.zeros(len(generated), dtype=torch.bool)
@@ -106,8 +109,8 @@ def _reach(points: Tensor, rows: int) -> Tensor:
 class Inception:
     """Inception-v3 with the weights of FID's authors, for figures that can be held against papers.
 
-    `weights` is torch-fidelity's file of them; None takes the one in torch's hub folder and downloads it there first when there is none.
-    Attribute: `sha256` of the file. A missing, broken or foreign file is a LekhaniError.
+    `weights` is torch-fidelity's file of them; None takes the one in torch's hub folder and downloads it there first
+    when there is none. Attribute: `sha256` of the file. A missing, broken or foreign file is a LekhaniError.
     """
 
     def __init__(self, weights: Path | None, device: torch.device) -> None:

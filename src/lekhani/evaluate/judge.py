@@ -1,4 +1,7 @@
-"""Classifiers trained on real glyphs: the judge, whose features and logits measure every variant, and a second reader that confirms its labels."""
+"""Classifiers of real glyphs: the judge, by whose features and logits every variant is measured, and a second one.
+
+The second one confirms the labels that the judge predicts.
+"""
 
 import math
 import time
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 
 from lekhani import params
 from lekhani.data.spec import Bytes, Labels
+from lekhani.inference.confidence import confidences
 from lekhani.train.batches import batches
 from lekhani.variants.nets import channels_last
 
@@ -23,9 +27,10 @@ CALM = 0.2  # of what augmentation does otherwise
 
 
 class Classifier(nn.Module):
-    """Images float32 [N,1,H,W] in [0,1] -> (features float32 [N,128], logits float32 [N,K]); H and W are any multiples of 4 from 16 up.
+    """Images float32 [N,1,H,W] in [0,1] -> (features float32 [N,128], logits float32 [N,K]).
 
-    `body` ends in maps of `channels` channels, of which `cells` x `cells` means reach the features.
+    H and W are any multiples of 4 from 16 up. `body` ends in maps of `channels` channels, of which `cells` x `cells`
+    means reach the features.
     """
 
     def __init__(self, body: nn.Sequential, channels: int, cells: int, n_classes: int) -> None:
@@ -52,14 +57,15 @@ class JudgeNet(Classifier):
                 layers += [*_convolution(c, c_out), nn.ReLU(inplace=True)]
             layers.append(nn.MaxPool2d(2))
             c_in = c_out
-        # 3x3 pooled cells rather than one: where a stroke lies tells letters apart.
+        # 3x3 pooled cells rather than one: letters differ in where their strokes lie.
         super().__init__(nn.Sequential(*layers), c_in, 3, n_classes)
 
 
 class SecondNet(Classifier):
-    """A residual network (He et al. 2016) of three blocks at a half, a quarter and an eighth of the image's side, with global average pooling.
+    """A residual network (He et al. 2016) of three blocks, at a half, a quarter and an eighth of the image's side.
 
-    Of another make than the judge, so that it fails on other images; the strided first convolution keeps it at a fraction of the cost.
+    It ends in global average pooling. As its architecture is another than the judge's, it fails on other images; the
+    strided first convolution keeps it at a fraction of the cost.
     """
 
     def __init__(self, n_classes: int, width: int) -> None:
@@ -90,12 +96,10 @@ def _convolution(c_in: int, c_out: int, size: int = 3, stride: int = 1) -> tuple
 
 @dataclass(frozen=True)
 class JudgeReport:
-    """How well a classifier reads the test split; `confusion[i, j]` counts images of class i read as j."""
+    """How well a classifier reads the test split."""
 
     accuracy: float
-    per_class: Floats
-    confusion: npt.NDArray[np.int64]
-    predicted: Labels  # the class that each test image is read as
+    predicted: Labels  # for each test image
     temperature: float  # what the logits were divided by, in the head's weights
     ece: float  # expected calibration error of the net as it is
     ece_unscaled: float  # the same before the division
@@ -113,41 +117,67 @@ def train_judge(
     network: Callable[[int, int], Classifier] = JudgeNet,
     bf16: bool = False,
 ) -> tuple[Classifier, JudgeReport]:
-    """Train on uint8 images [N,H,W], labels int64 [N] with AdamW on a one-cycle schedule; the test split is read once, at the end.
+    """Train a classifier on uint8 images [N,H,W] with labels int64 [N]; the test split is read once, at the end.
 
-    A share `nonsense` of each batch shows no glyph, and there all classes are equally right, so that the net is not sure of what it
-    has never seen (outlier exposure, Hendrycks et al. 2019). In the last share `calm` of training images are changed by a fifth only, as
-    the net will read them as they are (Touvron et al. 2019 close such a gap in the same way). A share `held_out` of the train images, drawn
-    by `seed`, is not trained on: it yields the temperature, which then stands in the head's weights, so that softmax of the logits is a
-    confidence.
-
-    `network` is called with n_classes and `choice.width`. `bf16` runs the forward passes of training in bfloat16. `on_progress` hears
-    the share done and the mean loss ten times or so.
+    A share `held_out` of the train images, drawn by `seed`, is not trained on: it yields the temperature, which then
+    stands in the head's weights, so that softmax of the logits is a confidence. `network` is called with n_classes and
+    `choice.width`. `bf16` runs the forward passes of training in bfloat16. `on_progress` is called about ten times,
+    with the share that is done and the mean loss since the call before. See `_fit` for how the network is trained.
     """
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
     started = time.perf_counter()
     order = np.random.default_rng([seed, 8]).permutation(len(train[0]))
     held, kept = np.split(order, [int(choice.held_out * len(order))])
-    images, labels = (torch.from_numpy(array[kept]).to(device) for array in train)
     net = channels_last(network(n_classes, choice.width), device)
+    _fit(net, choice, (train[0][kept], train[1][kept]), n_classes, seed, device, on_progress, bf16)
+    temperature = fit_temperature(read(net, train[0][held])[1], train[1][held]) if len(held) else 1.0
+    unscaled = read(net, test[0])[1]
+    with torch.no_grad():
+        net.head.weight.div_(temperature)
+        net.head.bias.div_(temperature)
+    predicted = unscaled.argmax(1)
+    return net.cpu(), JudgeReport(
+        accuracy=float((predicted == test[1]).mean()),
+        predicted=predicted,
+        temperature=temperature,
+        ece=calibration_error(unscaled / temperature, test[1]),
+        ece_unscaled=calibration_error(unscaled, test[1]),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _fit(
+    net: Classifier,
+    choice: params.Classifier,
+    train: tuple[Bytes, Labels],
+    n_classes: int,
+    seed: int,
+    device: torch.device,
+    on_progress: Callable[[float, float], None],
+    bf16: bool,
+) -> None:
+    """Train with AdamW on a one-cycle schedule, and leave the network in eval mode.
+
+    A share `nonsense` of each batch shows no glyph, and there all classes are equally right, so that the net is not
+    confident about what it has never seen (outlier exposure, Hendrycks et al. 2019). In the last share `calm` of
+    training images are changed by a fifth only, as the net will read them as they are (Touvron et al. 2019 close such
+    a gap in the same way).
+    """
+    images, labels = (torch.from_numpy(array).to(device) for array in train)
     optimiser = torch.optim.AdamW(net.parameters(), choice.lr, weight_decay=choice.weight_decay, fused=True)
     batch_size = min(choice.batch_size, len(images))
     steps = math.ceil(choice.images_seen / batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, choice.lr, total_steps=steps)
-    rows = batches(len(images), batch_size, seed)
-    odd = round(choice.nonsense * batch_size)
+    rows, odd = batches(len(images), batch_size, seed), round(choice.nonsense * batch_size)
     calmer = choice.model_copy(update={name: CALM * getattr(choice, name) for name in AUGMENTATIONS})
     calm_from = steps - math.floor(choice.calm * steps)
+    tenth, loss_sum = math.ceil(steps / 10), torch.zeros((), device=device)
     net.train()
-    tenth = math.ceil(steps / 10)
-    loss_sum = torch.zeros((), device=device)
     for step in range(1, steps + 1):
         chosen = torch.from_numpy(next(rows)).to(device)
-        x, target = (
-            augment(images[chosen], calmer if step > calm_from else choice),
-            F.one_hot(labels[chosen], n_classes).float(),
-        )
+        x = augment(images[chosen], calmer if step > calm_from else choice)
+        target = F.one_hot(labels[chosen], n_classes).float()
         if odd:  # rows come in random order, so the first are as good as any
             x[:odd], target[:odd] = nonsense(odd, x.shape[-1], device), 1 / n_classes
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -162,33 +192,14 @@ def train_judge(
             on_progress(step / steps, float(loss_sum) / tenth)
             loss_sum.zero_()
     net.eval()
-    temperature = fit_temperature(read(net, train[0][held])[1], train[1][held]) if len(held) else 1.0
-    unscaled = read(net, test[0])[1]
-    with torch.no_grad():
-        net.head.weight.div_(temperature)
-        net.head.bias.div_(temperature)
-    predicted = unscaled.argmax(1)
-    confusion = np.zeros((n_classes, n_classes), np.int64)
-    np.add.at(confusion, (test[1], predicted), 1)
-    per_class = confusion.diagonal() / np.maximum(confusion.sum(1), 1)
-    return net.cpu(), JudgeReport(
-        accuracy=float((predicted == test[1]).mean()),
-        per_class=per_class.astype(np.float32),
-        confusion=confusion,
-        predicted=predicted,
-        temperature=temperature,
-        ece=calibration_error(unscaled / temperature, test[1]),
-        ece_unscaled=calibration_error(unscaled, test[1]),
-        seconds=time.perf_counter() - started,
-    )
 
 
 def augment(images: Tensor, choice: params.Classifier) -> Tensor:
     """Images uint8 [N,H,W] -> float32 [N,1,H,W] in [0,1], each as another hand may have written it.
 
-    One bilinear sampling shifts, turns, stretches, slants and bends each image by amounts of its own, uniform up to those of `choice`;
-    bending is a smooth random field as in Simard et al. 2003. What comes in from outside is black. Then strokes grow or shrink, by a
-    share of what dilation or erosion by 3x3 pixels does.
+    One bilinear sampling shifts, turns, stretches, slants and bends each image by amounts of its own, uniform up to
+    those of `choice`; bending is a smooth random field as in Simard et al. 2003. What comes in from outside is black.
+    Then strokes grow or shrink, by a share of what dilation or erosion by 3x3 pixels does.
     """
     x = images.unsqueeze(1).float().div_(255)
     n, _, height, width = x.shape
@@ -216,7 +227,10 @@ def augment(images: Tensor, choice: params.Classifier) -> Tensor:
 
 
 def nonsense(n: int, side: int, device: torch.device) -> Tensor:
-    """Images float32 [n,1,side,side] in [0,1] without a glyph: spots of one random size, from a blank of any grey to noise in each pixel."""
+    """Images float32 [n,1,side,side] in [0,1] without a glyph.
+
+    They show spots of one random size, which reach from a blank of any grey to noise in each pixel.
+    """
     cells = (1, 2, 4, 8, 16, side)[int(torch.randint(6, ()))]
     spots, rarity, brightness = (torch.rand(n, 1, count, count, device=device) for count in (cells, 1, 1))
     return F.interpolate(
@@ -227,8 +241,8 @@ def nonsense(n: int, side: int, device: torch.device) -> Tensor:
 def fit_temperature(logits: Floats, labels: Labels) -> float:
     """The temperature T in [0.1, 10] at which softmax(logits / T) fits labels int64 [N] best (Guo et al. 2017).
 
-    The likelihood counts each label as 1 - 1/(N+2) sure, after Platt 1999: otherwise few images, all of them read right, would call
-    for boundless confidence.
+    The likelihood counts each label as 1 - 1/(N+2) sure, after Platt 1999: otherwise few images, all of them read
+    right, would call for boundless confidence.
     """
     from scipy.optimize import minimize_scalar
 
@@ -241,15 +255,14 @@ def fit_temperature(logits: Floats, labels: Labels) -> float:
 
 
 def calibration_error(logits: Floats, labels: Labels, bins: int = 15) -> float:
-    """How far confidence, softmax's largest share, and accuracy lie apart, in [0,1], for logits [N,K] and labels int64 [N].
+    """How far confidence and accuracy lie apart, in [0,1], for logits [N,K] and labels int64 [N].
 
-    It is the expected calibration error of Guo et al. 2017: the gap within each of `bins` equally wide bins over confidence, as the
-    mean weighted by their images.
+    It is the expected calibration error of Guo et al. 2017: the gap within each of `bins` equally wide bins over
+    confidence, as the mean weighted by their images. scikit-learn's calibration_curve does not say those weights.
     """
-    share = torch.from_numpy(logits).double().softmax(1).numpy()
-    confidence, right = share.max(1), share.argmax(1) == labels
-    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
-    gaps = np.bincount(place, right - confidence, bins)
+    predicted, confidence = confidences(logits.astype(np.float64))
+    cell = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(cell, (predicted == labels) - confidence, bins)
     return float(np.abs(gaps).sum() / len(labels))
 
 

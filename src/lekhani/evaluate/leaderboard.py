@@ -1,8 +1,6 @@
 """All variants of a dataset side by side: places with ties, tables, figures, and a page that works offline."""
 
-import csv
 import html
-import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +17,10 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethod
 from lekhani import params
 from lekhani.data.spec import GlyphClass
 from lekhani.errors import LekhaniError
+from lekhani.evaluate.figures import figure_png
 from lekhani.evaluate.per_class import heat_map
-from lekhani.evaluate.report import figure_png
 from lekhani.evaluate.scorecard import tie
+from lekhani.files import csv_text
 from lekhani.pages import glyph_image, image, page
 from lekhani.pictures import Picture
 from lekhani.text import markdown_table
@@ -64,8 +63,9 @@ class Ranked(NamedTuple):
 def rank(cards: Sequence[Card]) -> list[Ranked]:
     """Scorecards by dataset, best first: by FID in parts of its floor or, where a floor is 0, by FID.
 
-    A variant shares the place of the leader of the group above as long as it ties with that leader (see `scorecard.tie`); ties with
-    its neighbour alone would let a chain of small steps end anywhere. After two that share the first place comes the third.
+    A variant shares the place of the leader of the group above as long as it ties with that leader (see
+    `scorecard.tie`); ties with its neighbour alone would let a chain of small steps end anywhere. After two that
+    share the first place comes the third.
     """
     ranked = []
     for dataset in sorted({card["dataset"] for card in cards}):
@@ -109,10 +109,11 @@ def _seeds(card: Card) -> tuple[int, str]:
 def repeats(cards: Sequence[Card]) -> list[Card]:
     """One card per (dataset, variant), in the order of the first ones: several training seeds are pooled, a single one stays as it is.
 
-    A metric becomes its mean, with `_std` the sample standard deviation over training seeds in place of that over sampling seeds or
-    repeated trainings of an OCR model; floors, ratios and deviations within one reading (`_subset_std`, `_se`) become means alone.
-    `training_seeds` is how many. What only some cards have, or text that differs between them, is left out. Raises LekhaniError
-    when cards differ in what they were made with, or have no training seeds of their own.
+    A metric becomes its mean, with `_std` the sample standard deviation over training seeds in place of that over
+    sampling seeds or repeated trainings of an OCR model; floors, ratios and deviations within one reading
+    (`_subset_std`, `_se`) become means alone. `training_seeds` is how many. What only some cards have, or text that
+    differs between them, is left out. Raises LekhaniError when cards differ in what they were made with, or have no
+    training seeds of their own.
     """
     groups: dict[tuple[str, str], list[Card]] = {}
     for card in cards:
@@ -246,17 +247,11 @@ def _by_value(cards: Sequence[Card], value: Callable[[Card], Any]) -> dict[Any, 
 def leaderboard_csv(cards: Sequence[Card]) -> str:
     """The leaderboard as CSV, with all that the scorecards hold; a metric that does not apply is empty."""
     names = dict.fromkeys(["dataset", "place", "variant", *(key for card in cards for key in card)])
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(names), lineterminator="\n")
-    writer.writeheader()
-    for place, card in rank(cards):
-        writer.writerow(
-            {
-                "place": place,
-                **{key: f"{value:.6g}" if isinstance(value, float) else value for key, value in card.items()},
-            }
-        )
-    return file.getvalue()
+    rows = [
+        {"place": place, **{key: f"{value:.6g}" if isinstance(value, float) else value for key, value in card.items()}}
+        for place, card in rank(cards)
+    ]
+    return csv_text(rows, names)
 
 
 def leaderboard_markdown(cards: Sequence[Card]) -> str:

@@ -1,9 +1,10 @@
 """How well a variant explains images that it was not trained on: its bound on their likelihood, in nats.
 
-Grey images are binarised, x ~ Bernoulli(grey), and the bound is on -log p(x) of what comes out, as in the literature on binarised MNIST
-(Salakhutdinov and Murray, "On the Quantitative Analysis of Deep Belief Networks", ICML 2008; Gregor et al., "DRAW", ICML 2015). Here
-they are binarised once, so that every model is asked about the same ones. No bound falls, but by luck, below the entropy of that chance, which
-grows with the grey in the images, so figures compare within a dataset only.
+Grey images are binarised, x ~ Bernoulli(grey), and the bound is on -log p(x) of what comes out, as in the literature
+on binarised MNIST (Salakhutdinov and Murray, "On the Quantitative Analysis of Deep Belief Networks", ICML 2008;
+Gregor et al., "DRAW", ICML 2015). Here they are binarised once, so that every model is asked about the same ones. No
+bound falls, but by luck, below the entropy of that chance, which grows with the grey in the images, so figures
+compare within a dataset only.
 """
 
 import numpy as np
@@ -18,13 +19,14 @@ def nats(
 ) -> dict[str, float]:
     """The bound of `images` uint8 [N,H,W], N at least 2, with `labels` int64 [N]; {} for a variant without a likelihood.
 
-    Lower is better. In nats per image: `nats_per_image`, the mean bound, and `nats_per_image_se`, its standard error over the images;
-    `nats_per_image_floor`, the entropy of binarising these images, which no model can fall below but by luck; `nats_reconstruction` and
-    `nats_kl`, the means of its two parts, which sum to it. `suffix` names the set of images and stands right behind each metric's name:
-    nats_per_image_train, nats_per_image_train_se, nats_per_image_train_floor, nats_reconstruction_train, nats_kl_train.
+    Lower is better. In nats per image: `nats_per_image`, the mean bound, and `nats_per_image_se`, its standard error
+    over the images; `nats_per_image_floor`, the entropy of binarising these images, which no model can fall below but
+    by luck; `nats_reconstruction` and `nats_kl`, the means of its two parts, which sum to it. `suffix` names the set
+    of images and stands right behind each metric's name: nats_per_image_train, nats_per_image_train_se,
+    nats_per_image_train_floor, nats_reconstruction_train, nats_kl_train.
 
-    One sample of the latents an image, drawn from `seed` batch by batch; torch's own random state stays as it was. The variant's
-    generator is put in eval mode, and the bound is computed where its weights lie.
+    One sample of the latents an image, drawn from `seed` batch by batch; torch's own random state stays as it was.
+    The variant's generator is put in eval mode, and the bound is computed where its weights lie.
     """
     binary, device = binarised(images, seed), next(variant.generator().eval().parameters()).device
     parts = []

@@ -1,13 +1,14 @@
-"""Copied or new: whether a generator replays the images that it was trained on.
+"""Whether a generator copies the images that it was trained on.
 
-Images are compared as small blurred pictures of equal contrast, moved so that the ink lies in the middle. The judge's features prove
-nothing here: it learned the train split and not the test split, so the two lie differently among its features, and a generator that
-copies nothing can seem drawn to one of them. Distances among them are told, beside what real images have, and nothing is concluded.
+Images are compared as small blurred pictures of equal contrast, moved so that the ink lies in the middle. The judge's
+features prove nothing here: it learned the train split and not the test split, so the two lie differently among its
+features, and a generator that copies nothing can seem drawn to one of them. Distances among them are reported, beside
+what real images have, and nothing is concluded.
 
-Near copies: Carlini et al. 2023 (Extracting Training Data from Diffusion Models), who set the distance to the nearest training image
-against the distances to its next neighbours. Nearest neighbours as a test of what a sample belongs to: Schilling 1986 (Multivariate
-Two-Sample Tests Based on Nearest Neighbors); against held-out data, as here: Platzer and Reutterer 2021 (Holdout-Based Empirical
-Assessment of Mixed-Type Synthetic Data).
+Near copies: Carlini et al. 2023 (Extracting Training Data from Diffusion Models), who set the distance to the nearest
+training image against the distances to its next neighbours. Nearest neighbours as a test of what a sample belongs to:
+Schilling 1986 (Multivariate Two-Sample Tests Based on Nearest Neighbors); against held-out data, as here: Platzer and
+Reutterer 2021 (Holdout-Based Empirical Assessment of Mixed-Type Synthetic Data).
 """
 
 from collections.abc import Sequence
@@ -27,30 +28,26 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
-# Chosen on DHCD, MNIST and the embedded sets, whole and cut down to a few images of each class: of unseen real images 0 to 7 in 1,000
-# pass both bounds (up to 20 with ten or twenty a class), and of replays that are shifted, dimmed, blurred or noisy nearly all in Devanagari and nine
-# in ten in MNIST, where the plainest strokes escape, which anyone draws alike.
-FARTHEST = (
-    0.15  # near copies lie nearer than this: sqrt(2 - 2 r) for the correlation r of two blurred images, so r > 0.989
-)
+# Chosen on DHCD, MNIST and the embedded sets, whole and cut down to a few images of each class: of unseen real images 0
+# to 7 in 1,000 pass both bounds (up to 20 with ten or twenty a class), and of replays that are shifted, dimmed, blurred
+# or noisy nearly all in Devanagari and nine in ten in MNIST, where the plainest strokes escape: all draw them alike.
+FARTHEST = 0.15  # near copies are nearer: sqrt(2 - 2 r) for the correlation r of two blurred images, so r > 0.989
 CLOSER = 0.4  # ... and closer than this in parts of the distance to the next neighbours, see `Pair`
 
 _NEIGHBOURS = 10  # training images looked at; the median of nine lets the train split hold an image five times
 _SAME = 0.01  # images nearer than this are the same, however many there are; rounding to uint8 moves one by 0.001
 _FLOOR = 3000  # real images at most that a floor is measured on
 _CELLS = 16  # a descriptor is 16x16 ...
-_BLUR = 0.8  # ... blurred by this standard deviation, in cells: wider than what resampling changes, narrower than a stroke's shape
-_PAPER = (
-    0.15  # what is darker than this share of the brightest pixel is no ink: noise on the paper must not move the centre
-)
+_BLUR = 0.8  # ... blurred by this standard deviation, in cells: wider than resampling changes, narrower than a stroke
+_PAPER = 0.15  # darker than this share of the brightest pixel is not ink: noise on the paper must not move the centre
 _BLOCK = 2**25  # products held at once, 128 MiB
 
 
 class Pair(NamedTuple):
     """A generated image and its nearest training image, by their rows.
 
-    `distance` is Euclidean between `descriptors`, 0 to 2; `closeness` is that distance in parts of the median distance to the nine
-    training images that come next, 0 for the same image and about 1 for one among strangers.
+    `distance` is Euclidean between `descriptors`, 0 to 2; `closeness` is that distance in parts of the median
+    distance to the nine training images that come next, 0 for the same image and about 1 for one among strangers.
     """
 
     generated: int
@@ -67,35 +64,37 @@ class Pair(NamedTuple):
 def memorisation(
     generated: Bytes, train: Bytes, test: Bytes, seed: int, closest: int = 12
 ) -> tuple[dict[str, float], list[Pair]]:
-    """Hold generated images against both splits of the real ones, each uint8 [N,H,W], white on black, at least one image.
+    """Hold generated images against both splits of the real ones, each uint8 [N,H,W], white on black, N at least 1.
 
     Returns metrics and the `closest` pairs, lowest closeness first and each training image once. The metrics:
 
-    - `near_copies`: share of the generated images that show a training image again, as it is or moved, dimmed, or a little blurred
-      or noisy. `near_copies_floor`: the same share of real test images, for honest data repeats itself too.
-    - `train_excess`: how much more often than by chance the nearest real image is a training image, in parts of the most possible.
-      0 for a generator that knows the train split no better than the test split, give or take `train_excess_std`; about s when a
-      share s of its images is made from training images, even where they are turned or thickened a little too far for a near copy; 1
-      when all are. `train_excess_std` is the standard deviation if chance had decided which real images to train on.
-      `train_excess_floor`: the same for training images, each without itself. Where other hands wrote the test split it lies above
-      0, and copying begins above it. Absent with a single training image.
-    - `nearest_train`, `nearest_test`: median distance to the nearest image of either split; `nearest_train_floor` that of real test
-      images, `nearest_test_floor` that of training images. The larger split lies nearer: compare each with its floor.
+    - `near_copies`: share of the generated images that show a training image again, as it is or moved, dimmed, or a
+      little blurred or noisy. `near_copies_floor`: the same share of real test images, for honest data repeats itself
+      too.
+    - `train_excess`: how much more often than by chance the nearest real image is a training image, in parts of the
+      most possible. 0 for a generator that knows the train split no better than the test split, give or take
+      `train_excess_std`; about s when a share s of its images is made from training images, even where they are
+      turned or thickened a little too far for a near copy; 1 when all are. `train_excess_std` is the standard
+      deviation if chance had decided which real images to train on. `train_excess_floor`: the same for training
+      images, each without itself. Where other hands wrote the test split it lies above 0, and copying begins above
+      it. Absent with a single training image.
+    - `nearest_train`, `nearest_test`: median distance to the nearest image of either split; `nearest_train_floor`
+      that of real test images, `nearest_test_floor` that of training images. The larger split lies nearer: compare
+      each with its floor.
 
-    The excess needs no train subset of the test split's size: such a subset lacks most of the images that a generator could have
-    copied. `seed` draws at most 3,000 real images for each floor. Raises LekhaniError on an empty set.
+    The excess needs no train subset of the test split's size: such a subset lacks most of the images that a generator
+    could have copied. `seed` draws at most 3,000 real images for each floor. Raises LekhaniError on an empty set.
     """
     for name, images in (("generated set", generated), ("train split", train), ("test split", test)):
         if not len(images):
-            raise LekhaniError(
-                f"The {name} holds no image, so copies cannot be looked for; see the counts in dataset.json and evaluate.n_generated."
-            )
+            hint = "see the counts in dataset.json and evaluate.n_generated"
+            raise LekhaniError(f"The {name} holds no images, so copies cannot be looked for; {hint}.")
     rng = np.random.default_rng([seed, 6])
     drawn, known, unseen = descriptors(generated), descriptors(train), descriptors(test)
     distances, rows = nearest(drawn, known, _NEIGHBOURS)
     repeats, _ = nearest(unseen[_some(unseen, rng)], known, _NEIGHBOURS)
-    to_test, test_rows = nearest(drawn, unseen, 1)
-    excess, std = _excess(distances[:, 0], rows[:, 0], to_test, test_rows, n_train=len(known), n_test=len(unseen))
+    to_test = nearest(drawn, unseen, 1)
+    excess, std = _excess((distances[:, 0], rows[:, 0]), to_test, n_train=len(known), n_test=len(unseen))
     metrics = {
         "near_copies": _near_copies(distances),
         "near_copies_floor": _near_copies(repeats),
@@ -103,26 +102,24 @@ def memorisation(
         "train_excess_std": std,
         "nearest_train": float(np.median(distances[:, 0])),
         "nearest_train_floor": float(np.median(repeats[:, 0])),
-        "nearest_test": float(np.median(to_test)),
+        "nearest_test": float(np.median(to_test[0])),
     }
     own = _some(known, rng)
-    away, away_rows = nearest(known[own], unseen, 1)
-    metrics["nearest_test_floor"] = float(np.median(away))
+    own_to_test = nearest(known[own], unseen, 1)
+    metrics["nearest_test_floor"] = float(np.median(own_to_test[0]))
     if len(known) > 1:
         apart, others = nearest(known[own], known, 2)
-        other = (
-            np.arange(len(own)),
-            (others[:, 0] == own).astype(int),
-        )  # the second where the first is the image itself
-        metrics["train_excess_floor"], _ = _excess(
-            apart[other], others[other], away, away_rows, len(known) - 1, len(unseen)
-        )
+        second = (np.arange(len(own)), (others[:, 0] == own).astype(int))  # where the first is the image itself
+        floor, _ = _excess((apart[second], others[second]), own_to_test, len(known) - 1, len(unseen))
+        metrics["train_excess_floor"] = floor
+    return metrics, _closest(distances, rows[:, 0], closest)
+
+
+def _closest(distances: Floats, rows: Rows, count: int) -> list[Pair]:
     closeness = _closeness(distances)
     order = np.lexsort((distances[:, 0], closeness))
-    first = np.sort(np.unique(rows[order, 0], return_index=True)[1])
-    return metrics, [
-        Pair(int(i), int(rows[i, 0]), float(distances[i, 0]), float(closeness[i])) for i in order[first[:closest]]
-    ]
+    first = np.sort(np.unique(rows[order], return_index=True)[1])[:count]
+    return [Pair(int(i), int(rows[i]), float(distances[i, 0]), float(closeness[i])) for i in order[first]]
 
 
 def among_features(generated: Floats, train: Floats, test: Floats) -> dict[str, float]:
@@ -140,7 +137,7 @@ def among_features(generated: Floats, train: Floats, test: Floats) -> dict[str, 
 
 
 def closest_figure(pairs: Sequence[Pair], generated: Bytes, train: Bytes) -> "Figure":
-    """The pairs as pictures, generated on the left and its training neighbour on the right, near copies with a red title."""
+    """The pairs as pictures: generated on the left, its training neighbour on the right, near copies in red."""
     from matplotlib.figure import Figure
 
     columns = min(4, len(pairs))
@@ -157,9 +154,9 @@ def closest_figure(pairs: Sequence[Pair], generated: Bytes, train: Bytes) -> "Fi
 
 
 def descriptors(images: Bytes) -> Floats:
-    """What `images` uint8 [N,H,W] show, wherever and however brightly: float32 [N,256], zero mean and unit norm, 0 for a blank image.
+    """What `images` uint8 [N,H,W] show, wherever and however brightly: float32 [N,256] of zero mean and unit norm.
 
-    Each is 16x16 samples of the blurred image around its centre of ink.
+    Each is 16x16 samples of the blurred image around its centre of ink; a blank image is 0.
     """
     found = np.empty((len(images), _CELLS**2), np.float32)
     for start in range(0, len(images), 1024):
@@ -184,10 +181,12 @@ def _sampling(ink: Floats) -> Floats:
 
 
 def nearest(queries: Floats, references: Floats, k: int) -> tuple[Floats, Rows]:
-    """Distances [N,k] from each of `queries` [N,D] to its nearest `references` [M,D], nearest first, and their rows [N,k]; fewer if M < k.
+    """Distances [N,k] from each of `queries` [N,D] to its nearest `references` [M,D], nearest first, and their rows.
 
-    All are descriptors, so that the product of two gives their distance: sqrt(2 - 2 product), exact to 0.001.
+    All are descriptors, so that the product of two gives their distance: sqrt(2 - 2 product), exact to 0.001. Two blank
+    ones are as far apart as unrelated ones. Rows are int64 [N,k]; k is M where there are fewer references.
     """
+    # scikit-learn's neighbours take four times as long by cosine; by Euclidean distance two blank ones are the same.
     known = torch.from_numpy(references).T
     blocks = torch.split(torch.from_numpy(queries), max(1, _BLOCK // len(references)))
     parts = [torch.topk(block @ known, min(k, len(references))) for block in blocks]
@@ -196,11 +195,9 @@ def nearest(queries: Floats, references: Floats, k: int) -> tuple[Floats, Rows]:
 
 
 def _closeness(distances: Floats) -> Floats:
-    """See `Pair`, float32 [N], from the distances [N,k] to the nearest training images; 1 where there is but one of them."""
+    """See `Pair`, [N], from the distances [N,k] to the nearest training images; 1 where there is but one of them."""
     typical = np.median(distances[:, min(1, distances.shape[1] - 1) :], axis=1)
-    close: Floats = np.where(
-        distances[:, 0] < _SAME, np.float32(0), distances[:, 0] / np.maximum(typical, np.float32(_SAME))
-    )
+    close: Floats = np.where(distances[:, 0] < _SAME, 0, distances[:, 0] / np.maximum(typical, np.float32(_SAME)))
     return close
 
 
@@ -209,14 +206,14 @@ def _near_copies(distances: Floats) -> float:
 
 
 def _excess(
-    distances: Floats, rows: Rows, to_test: Floats, test_rows: Rows, n_train: int, n_test: int
+    to_train: tuple[Floats, Rows], to_test: tuple[Floats, Rows], n_train: int, n_test: int
 ) -> tuple[float, float]:
-    """See `memorisation`: the excess and its standard deviation, from each image's nearest training image and nearest test image."""
-    trained = distances <= to_test[:, 0]
-    chance = n_train / (n_train + n_test)
-    # Each real image weighs as much as images lie nearest to it; chance marks n_train of them, drawn without replacement.
-    weights = [np.bincount(rows[trained]), np.bincount(test_rows[~trained, 0])]
-    n = n_train + n_test
+    """See `memorisation`: the excess and its standard deviation, from the nearest image of each split."""
+    (distances, rows), (test_distances, test_rows) = to_train, (part[:, 0] for part in to_test)
+    trained = distances <= test_distances
+    n, chance = n_train + n_test, n_train / (n_train + n_test)
+    # Each real image weighs as much as images lie nearest to it; chance marks n_train of them, without replacement.
+    weights = [np.bincount(rows[trained]), np.bincount(test_rows[~trained])]
     spread = sum(float((weight / len(rows)) @ (weight / len(rows))) for weight in weights) - 1 / n
     std = np.sqrt(chance * (1 - chance) * max(spread, 0) * n / (n - 1))
     return float((trained.mean() - chance) / (1 - chance)), float(std / (1 - chance))

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from lekhani.data.spec import Bytes, Labels
-from lekhani.evaluate.frechet import Doubles, frechet, moments
+from lekhani.evaluate.frechet import Doubles, frechet, moments, spread
 from lekhani.evaluate.judge import JudgeNet
 from lekhani.variants.base import Variant
 
@@ -15,9 +15,10 @@ _REAL = 2000  # real images to compare with: their covariance is settled by then
 class QuickScore:
     """Call it with a variant and its generator on `device`, which always gets the same noise, drawn from a stream of its own.
 
-    Returns `judge_fid`; `classes_covered`, the share of the K classes that the judge sees among the images; `judge_entropy`, nats of its
-    mean answer, log K when all classes come equally often; `label_agreement` for a conditional generator; `class_diversity`, the
-    spread of the features within a class in parts of what real images have.
+    Returns `judge_fid`; `classes_covered`, the share of the K classes that the judge sees among the images;
+    `judge_entropy`, nats of its mean answer, log K when all classes come equally often; `label_agreement` for a
+    conditional generator; `class_diversity`, the spread of the features within a class in parts of what real images
+    have.
     """
 
     def __init__(
@@ -58,11 +59,6 @@ class QuickScore:
     def _read(self, images: Tensor) -> tuple[Doubles, Tensor]:
         parts = [self.judge(batch.to(self.device)) for batch in torch.split(images, 256)]
         return torch.cat([p[0] for p in parts]).double().cpu().numpy(), torch.cat([p[1] for p in parts]).float().cpu()
-
-
-def spread(features: Doubles) -> float:
-    """How much features [N,F] of one class differ, N at least 2: the root of their mean variance."""
-    return float(np.sqrt(features.var(axis=0, ddof=1).mean()))
 
 
 def _spread_within(features: Doubles, labels: Labels) -> float:

@@ -10,8 +10,8 @@ from lekhani import files
 from lekhani.data import spec
 from lekhani.evaluate import per_class
 from lekhani.evaluate.fidelity import Inception
+from lekhani.evaluate.figures import confusion_figure, save_figure
 from lekhani.evaluate.memorisation import among_features, closest_figure, memorisation
-from lekhani.evaluate.report import confusion_figure, save_figure
 from lekhani.evaluate.samples import real_sample, requested_labels, sample
 from lekhani.evaluate.scorecard import fidelity_card, read_real, score, second_opinion
 from lekhani.inference.session import Generator, Reader
@@ -89,7 +89,7 @@ def _judged(
     worst = per_class.worst_figure(per_class.worst(classes), info.classes, shown, (test_images, test_labels))
     save_figure(worst, figures / "worst.png")
     if labels is not None:
-        counts, title = per_class.confusion(labels, logits), f"{generator.variant}, read by the judge"
-        figure = confusion_figure(counts, info.classes, card["label_agreement"], title, "asked for")
+        title = f"{generator.variant}, read by the judge"
+        figure = confusion_figure(labels, logits.argmax(1), info.classes, title, "requested class")
         save_figure(figure, figures / "confusion.png")
     return card, classes

@@ -1,8 +1,8 @@
 """Do generated characters help an OCR model? Accuracy on real test images after training on real images, on generated ones, or on both.
 
-Training on synthetic images alone and testing on real ones is the Classification Accuracy Score of Ravuri and Vinyals 2019, and adding
-them to real ones their Naive Augmentation Score. The OCR model is the judge's network at a small width, and every training sees equally
-many images in equally many steps, so that only the data differ.
+Training on synthetic images alone and testing on real ones is the Classification Accuracy Score of Ravuri and Vinyals
+2019, and adding them to real ones their Naive Augmentation Score. The OCR model is the judge's network at a small
+width, and every training sees equally many images in equally many steps, so that only the data differ.
 """
 
 from collections.abc import Callable, Sequence
@@ -82,9 +82,10 @@ def usefulness(
 ) -> list[Point]:
     """The point of kind `synthetic`, then those of kind `real+synthetic`, one per share, on the very subsets and seeds of `real_alone`.
 
-    The labels of `synthetic` are those that a conditional generator was asked for. An unconditional one has none, so its images
-    carry what the judge reads in them. Generator and judge have learnt from all real train images: a gain at a small share tells how
-    much of them the generator hands on, not what somebody gains who has only that share to train a generator with.
+    The labels of `synthetic` are those that a conditional generator was asked for. An unconditional one has none, so
+    its images carry what the judge reads in them. Generator and judge have learnt from all real train images: a gain
+    at a small share tells how much of them the generator hands on, not what somebody gains who has only that share to
+    train a generator with.
     """
     shares = [0.0, *choice.shares]
     return [
@@ -107,10 +108,10 @@ def usefulness(
 def metrics(points: Sequence[Point]) -> dict[str, float]:
     """The entries of scorecard.json from the points of `real_alone` and `usefulness`, accuracies in [0,1] and their differences.
 
-    `usefulness` is the accuracy of training on synthetic images alone and `usefulness_floor` that on all real images, which a perfect
-    generator reaches; `usefulness_gain_10` is what adding synthetic images to 10% of the real ones gains, 0.05 for five percentage
-    points. Deviations are over trainings, those of gains over pairs of equal seed and subset. Raises LekhaniError when the two
-    parts were not made with the same shares and seeds.
+    `usefulness` is the accuracy of training on synthetic images alone and `usefulness_floor` that on all real images,
+    which a perfect generator reaches; `usefulness_gain_10` is what adding synthetic images to 10% of the real ones
+    gains, 0.05 for five percentage points. Deviations are over trainings, those of gains over pairs of equal seed and
+    subset. Raises LekhaniError when the two parts were not made with the same shares and seeds.
     """
     of = {(point.kind, point.share): point for point in points}
     alone = of["synthetic", 0.0]
@@ -183,9 +184,9 @@ def subset(labels: Labels, share: float, seed: int) -> npt.NDArray[np.int64]:
 def mix(real: Labelled, synthetic: Labelled) -> Labelled:
     """Both in one set, with real images repeated until they are at least half of it.
 
-    Few real images would drown among many synthetic ones, so half of what is seen is real then, both kinds in every step as in the mix
-    training of He et al. 2023. Where real images are the more, each image of either kind counts once, as in the Naive Augmentation
-    Score: halving the real ones for a few synthetic ones would measure their loss.
+    Few real images would drown among many synthetic ones, so half of what is seen is real then, both kinds in every
+    step as in the mix training of He et al. 2023. Where real images are the more, each image of either kind counts
+    once, as in the Naive Augmentation Score: halving the real ones for a few synthetic ones would measure their loss.
     """
     more = _repeated(real, len(synthetic[0]))
     return np.concatenate([more[0], synthetic[0]]), np.concatenate([more[1], synthetic[1]])

@@ -12,7 +12,7 @@ from PIL import Image
 from lekhani import files
 from lekhani.errors import UsageError
 from lekhani.evaluate import leaderboard
-from lekhani.evaluate.report import save_figure
+from lekhani.evaluate.figures import save_figure
 from lekhani.params import Params
 from lekhani.paths import REPORTS, SCORECARDS
 

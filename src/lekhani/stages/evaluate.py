@@ -8,7 +8,6 @@ from lekhani.data import spec
 from lekhani.evaluate import score
 from lekhani.evaluate.likelihood import nats
 from lekhani.evaluate.per_class import collapsed, table
-from lekhani.evaluate.report import save_table
 from lekhani.evaluate.samples import real_sample
 from lekhani.evaluate.scorecard import curve
 from lekhani.inference.session import Generator
@@ -35,13 +34,13 @@ def evaluate(p: Params, dataset: str, variant: str) -> None:
     card |= _from_earlier_stages(p, data, variant, facts)
 
     rows, picture = table(classes, data.info.classes), score.in_class_order(images, data.info.n_classes)
-    save_table(rows, reports / "per_class.csv")
+    files.write_csv(reports / "per_class.csv", rows)
     save_png(picture, reports / "grid.png", scale=2)
     with files.replacing(SCORECARDS / f"{dataset}-{variant}") as folder:
         folder.mkdir()
-        save_table(rows, folder / "per_class.csv")
+        files.write_csv(folder / "per_class.csv", rows)
         points = curve(files.read_csv(reports / "scores.csv"), files.read_csv(reports / "losses.csv"))
-        save_table(points, folder / "curve.csv", ("images_seen", "seconds", "judge_fid"))
+        files.write_csv(folder / "curve.csv", points, ("images_seen", "seconds", "judge_fid"))
         save_png(grid(images[:46], 23), folder / "strip.png")
         save_png(picture, folder / "grid.png")
         files.write_json(folder / "scorecard.json", card)

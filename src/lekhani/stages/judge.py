@@ -5,11 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from sklearn.metrics import recall_score
 
 from lekhani import files
 from lekhani.data import spec
+from lekhani.evaluate.figures import confusion_figure, save_figure
 from lekhani.evaluate.judge import Classifier, JudgeNet, JudgeReport, SecondNet, train_judge
-from lekhani.evaluate.report import confusion_figure, save_figure
 from lekhani.export.onnx_file import export_onnx, parity, require_parity
 from lekhani.export.weights import save_weights
 from lekhani.params import Params
@@ -29,9 +30,11 @@ def judge(p: Params, dataset: str) -> None:
     report = _trained_judge(p, data, "judge", JudgeNet, p.judge.images_seen, p.seed)
     second_budget = max(1, round(p.judge.images_seen * p.judge.second_budget))
     second = _trained_judge(p, data, "second", SecondNet, second_budget, p.seed + 1)
+    labels = data.split("test")[1]
+    per_class = recall_score(labels, report.predicted, labels=range(info.n_classes), average=None, zero_division=0)
     card: dict[str, Any] = {
         "accuracy": report.accuracy,
-        "worst_class_accuracy": float(report.per_class.min()),
+        "worst_class_accuracy": float(per_class.min()),
         "ece": report.ece,
         "ece_unscaled": report.ece_unscaled,
         "temperature": report.temperature,
@@ -44,11 +47,9 @@ def judge(p: Params, dataset: str) -> None:
         "seconds": round(report.seconds, 1),
         "second_seconds": round(second.seconds, 1),
     }
-    card["per_class"] = {
-        c.name: round(float(value), 4) for c, value in zip(info.classes, report.per_class, strict=True)
-    }
+    card["per_class"] = {c.name: round(float(value), 4) for c, value in zip(info.classes, per_class, strict=True)}
     files.write_json(REPORTS / dataset / "judge.json", card)
-    save_figure(confusion_figure(report.confusion, info.classes, report.accuracy), REPORTS / dataset / "confusion.png")
+    save_figure(confusion_figure(labels, report.predicted, info.classes), REPORTS / dataset / "confusion.png")
     log.info(
         "The judge of %s reads %.2f%% of its test split right, a second one %.2f%%, and both agree on %.2f%%",
         dataset,

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from lekhani import files
 from lekhani.data import spec
 from lekhani.evaluate import usefulness as ocr
-from lekhani.evaluate.report import save_figure, save_table
+from lekhani.evaluate.figures import save_figure
 from lekhani.evaluate.samples import sample
 from lekhani.inference.session import Generator, Reader
 from lekhani.params import Params
@@ -40,7 +40,7 @@ def usefulness(p: Params, dataset: str, variant: str) -> None:
             data = validated_data(dataset)
             points = score_usefulness(p, data, Generator(MODELS / dataset / variant / "generator.onnx"))
             card = ocr.metrics(points)
-            save_table([point.row() for point in points], folder / "points.csv")
+            files.write_csv(folder / "points.csv", [point.row() for point in points])
             save_figure(ocr.usefulness_figure(points, f"{dataset} / {variant}"), folder / "curve.png")
     files.write_json(reports / "usefulness.json", card)
 

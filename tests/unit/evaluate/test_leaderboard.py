@@ -18,9 +18,9 @@ from PIL import Image
 from lekhani.data.spec import DEVANAGARI
 from lekhani.errors import LekhaniError
 from lekhani.evaluate import leaderboard, per_class
+from lekhani.evaluate.figures import figure_png
 from lekhani.evaluate.leaderboard import Entry, rank, repeats
 from lekhani.evaluate.per_class import ClassScore
-from lekhani.evaluate.report import figure_png
 
 
 def card(dataset: str, variant: str, fid: float, **more: Any) -> dict[str, Any]:

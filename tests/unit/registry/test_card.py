@@ -106,7 +106,7 @@ def scores(conditional: bool = True) -> list[ClassScore]:
     return [
         ClassScore(
             label=label,
-            asked=50 if conditional else None,
+            requested=50 if conditional else None,
             read_as=int(rng.integers(20, 60)),
             agreement=float(rng.integers(10, 51) / 50) if conditional else None,
             confidence=0.9,

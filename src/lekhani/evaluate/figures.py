@@ -1,17 +1,14 @@
-"""Tables and pictures for people: files of them, and the judge's confusion."""
+"""Figures as PNG files, and the confusion matrix as a figure."""
 
-import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from lekhani.data.spec import GlyphClass
-from lekhani.files import replacing, write_text
+from lekhani.data.spec import GlyphClass, Labels
+from lekhani.files import replacing
 from lekhani.pictures import use_devanagari_font
 
 
@@ -29,33 +26,29 @@ def figure_png(figure: Figure) -> bytes:
 
 
 def confusion_figure(
-    confusion: npt.NDArray[np.int64],
+    labels: Labels,
+    predicted: Labels,
     classes: Sequence[GlyphClass],
-    accuracy: float,
     title: str = "The judge on the test split",
     rows: str = "true class",
 ) -> Figure:
-    """The confusion matrix [K,K], rows true (or asked for) and columns read, each row as shares; errors are what catches the eye."""
+    """The confusion matrix of int64 [N] labels (rows) and predictions (columns), each row as shares.
+
+    Errors are what catches the eye.
+    """
+    from sklearn.metrics import confusion_matrix  # here, because scikit-learn takes two seconds to import
+
     use_devanagari_font()
     k = len(classes)
-    share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    share = confusion_matrix(labels, predicted, labels=range(k), normalize="true")
     figure = Figure(figsize=(2.5 + 0.2 * k, 2 + 0.2 * k))
     axes = figure.add_subplot()
     image = axes.imshow(np.sqrt(share), cmap="magma", vmin=0, vmax=1)  # the root makes single errors visible
     axes.set_xticks(range(k), [c.glyph for c in classes], fontsize=9)
     axes.set_yticks(range(k), [c.glyph for c in classes], fontsize=9)
-    axes.set_xlabel("read as")
+    axes.set_xlabel("predicted class")
     axes.set_ylabel(rows)
-    axes.set_title(f"{title}: {accuracy:.2%} right")
+    axes.set_title(f"{title}: {(labels == predicted).mean():.2%} right")
     bar = figure.colorbar(image, ax=axes, shrink=0.7, ticks=[0, 0.1**0.5, 0.5**0.5, 1])
     bar.ax.set_yticklabels(["0", "10%", "50%", "100%"])
     return figure
-
-
-def save_table(rows: Sequence[Mapping[str, Any]], path: Path, heads: Sequence[str] = ()) -> None:
-    """Write rows as CSV, with `heads` for a table that may be without rows."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(rows[0] if rows else heads), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, file.getvalue())
