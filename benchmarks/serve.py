@@ -32,8 +32,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lekhani import params
 from lekhani.files import write_json
-from lekhani.generate.formats import LAYOUTS
-from lekhani.generate.shards import Request
+from lekhani.generate.formats import FORMATS
+from lekhani.generate.shards import DatasetRequest
 from lekhani.generate.write import counts, write_dataset
 from lekhani.inference.sampling import Plan, SamplingOptions
 from lekhani.inference.session import Generator
@@ -96,7 +96,7 @@ def _device(generator: Generator) -> torch.device:
 def written(pen: Pen, images: int, form: Any) -> None:
     """Write a dataset of two shards, and remove it."""
     with tempfile.TemporaryDirectory() as folder:
-        request = Request(Plan(counts(pen.classes, total=images), -(-images // 2)), SamplingOptions(), form)
+        request = DatasetRequest(Plan(counts(pen.classes, total=images), -(-images // 2)), SamplingOptions(), form)
         write_dataset(pen, request, f"{folder}/out")
 
 
@@ -112,7 +112,7 @@ def measure(pen: Pen, images: int, repeats: int) -> dict[str, Any]:
     ways: dict[str, Callable[[], None]] = {
         "session": lambda: bare(pen.generator, images, pen.generator.batch_size_for(images))
     }
-    ways |= {form: (lambda form=form: written(pen, images, form)) for form in LAYOUTS}
+    ways |= {form: (lambda form=form: written(pen, images, form)) for form in FORMATS}
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for turn in range(repeats + 1):
         for name, work in ways.items():

@@ -20,7 +20,7 @@ from published import key
 from pydantic import Field
 
 from lekhani.generate.datasheet import readme
-from lekhani.generate.formats import LAYOUTS
+from lekhani.generate.formats import FORMATS
 from lekhani.generate.store import Store
 from lekhani.inference.sampling import SHARD_SIZE
 
@@ -99,7 +99,7 @@ def main() -> int:
     parser.add_argument("--out", required=True, help="a folder, or an address such as s3://bucket/folder")
     parser.add_argument("--label", action="append", dest="labels", metavar="WHAT=COUNT", help="repeat for several")
     parser.add_argument("--each", type=int, help="as many of every other class")
-    parser.add_argument("--format", dest="form", choices=list(LAYOUTS), default="png")
+    parser.add_argument("--format", dest="form", choices=list(FORMATS), default="png")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same pictures")
     parser.add_argument("--min-confidence", type=float, help="keep only what the judge recognises so surely")
     parser.add_argument("--truncation", type=float, help="keep the noise within so many standard deviations")

@@ -293,7 +293,7 @@ def generate(
         )
     pen = find(dataset, model, judge)
     runs = write.counts(pen.classes, label or (), each=each, total=total, table=from_csv)
-    request = shards.Request(Plan(runs, shard_size), SamplingOptions(seed, min_confidence, truncation), style)
+    request = shards.DatasetRequest(Plan(runs, shard_size), SamplingOptions(seed, min_confidence, truncation), style)
     typer.echo(write.write_dataset(pen, request, out, engine=engine, overwrite=overwrite))
 
 

@@ -26,3 +26,8 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[
     """The lines of a Markdown table; cells stand as they are, so that a pipe in one must be escaped."""
     lines = [f"| {' | '.join(map(str, row))} |" for row in (heads, *rows)]
     return [lines[0], "|" + " --- |" * len(heads), *lines[1:]]
+
+
+def pluralize(n: int, noun: str, plural: str | None = None) -> str:
+    """`n` with its noun, as in "1 image" and "1,234 images"; `plural` where it is not the noun with an s."""
+    return f"{n:,} {noun if n == 1 else plural or f'{noun}s'}"

@@ -13,7 +13,7 @@ import commands
 import generate
 
 from lekhani import pen
-from lekhani.generate.shards import Request
+from lekhani.generate.shards import DatasetRequest
 from lekhani.generate.write import counts, write_dataset
 from lekhani.inference.sampling import Plan, SamplingOptions
 
@@ -29,7 +29,7 @@ def test_the_flow_asks_for_what_was_chosen(
         writer = pen.load(toy_generator(tmp_path / "g.onnx"))
         said = write_dataset(
             writer,
-            Request(Plan(counts(writer.classes, ["2=3"], each=2), 4), SamplingOptions(5, None, None), "npz"),
+            DatasetRequest(Plan(counts(writer.classes, ["2=3"], each=2), 4), SamplingOptions(5, None, None), "npz"),
             str(root / "out"),
         )
         return commands.Ended(0, (said,))

@@ -16,7 +16,7 @@ import pytest
 from team import PASSWORD, SECRET, Team
 from workspace import Workspace
 
-from lekhani.generate.shards import Request
+from lekhani.generate.shards import DatasetRequest
 from lekhani.generate.write import counts, write_dataset
 from lekhani.inference.sampling import Plan, SamplingOptions
 from lekhani.pen import find
@@ -163,7 +163,7 @@ def test_the_champion_writes_for_whoever_knows_the_address(elsewhere: Workspace,
     assert f"{NAME} version 1" in said
     pen = find("mnist", first)
     write_dataset(
-        pen, Request(Plan(counts(pen.classes, ["3=2", "7=1"])), SamplingOptions(5)), str(tmp_path / "expected")
+        pen, DatasetRequest(Plan(counts(pen.classes, ["3=2", "7=1"])), SamplingOptions(5)), str(tmp_path / "expected")
     )
     origins = {"dataset.json", "README.md"}  # say by which way the model came
     expected = {path.name: path.read_bytes() for path in (tmp_path / "expected").iterdir() if path.name not in origins}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lekhani.errors import LekhaniError, first_line
 from lekhani.files import replacing
+from lekhani.inference.stepwise import FINISH, state_name
 from lekhani.variants.base import Stepwise
 
 OPSET = 20
@@ -76,8 +77,8 @@ class _Part(nn.Module):
 def _unrolled(module: Stepwise, inputs: dict[str, Tensor], outputs: list[str]) -> onnx.ModelProto:
     """Trace the three parts once and lay the middle one out `steps` times; equal weights stand in the graph once.
 
-    Tracing all steps would take as many times longer and give the same graph. The states are named state_0 to state_<steps> and the
-    nodes of the last part finish/..., which is how serve.animate finds them.
+    Tracing all steps would take as many times longer and give the same graph. States and nodes are named as
+    `inference.stepwise` finds them.
     """
     noise, labels = inputs.values()
     with torch.no_grad():
@@ -90,16 +91,16 @@ def _unrolled(module: Stepwise, inputs: dict[str, Tensor], outputs: list[str]) -
     weights: dict[bytes, onnx.TensorProto] = {}
     for part in (begin, *advance.values(), finish):
         _share(part.graph, weights)
-    nodes = _renamed(begin.graph, "begin", {"noise": "noise", "labels": "labels"}, "state_0")
+    nodes = _renamed(begin.graph, "begin/", {"noise": "noise", "labels": "labels"}, state_name(0))
     for i, move in enumerate(moves):
         if any(
             "position" in node.input for node in advance[move].graph.node
         ):  # ONNX Runtime grumbles about what nobody reads
             position = onnx.numpy_helper.from_array(np.array([i / module.steps], np.float32))
             nodes.append(onnx.helper.make_node("Constant", [], [f"position_{i}"], value=position))
-        given = {"state": f"state_{i}", "position": f"position_{i}", "labels": "labels"}
-        nodes += _renamed(advance[move].graph, f"step_{i}", given, f"state_{i + 1}")
-    nodes += _renamed(finish.graph, "finish", {"state": f"state_{module.steps}"}, outputs[0])
+        given = {"state": state_name(i), "position": f"position_{i}", "labels": "labels"}
+        nodes += _renamed(advance[move].graph, f"step_{i}/", given, state_name(i + 1))
+    nodes += _renamed(finish.graph, FINISH, {"state": state_name(module.steps)}, outputs[0])
     graph = onnx.helper.make_graph(
         nodes, "unrolled", list(begin.graph.input), list(finish.graph.output), list(weights.values())
     )
@@ -121,16 +122,19 @@ def _share(graph: onnx.GraphProto, weights: dict[bytes, onnx.TensorProto]) -> No
 
 
 def _renamed(graph: onnx.GraphProto, prefix: str, given: dict[str, str], result: str) -> list[onnx.NodeProto]:
-    """Copies of a graph's nodes whose values carry `prefix`; inputs become what is `given`, the one output `result`; weights keep their names."""
+    """Copies of a graph's nodes, with `prefix` before the names of nodes and values.
+
+    Inputs become what is `given`, the one output `result`; weights keep their names.
+    """
     kept = {"", *(weight.name for weight in graph.initializer)}
     fixed = {**{name: name for name in kept}, **given, graph.output[0].name: result}
     nodes = []
     for original in graph.node:
         node = onnx.NodeProto()
         node.CopyFrom(original)
-        node.name = f"{prefix}/{original.name}"
-        node.input[:] = [fixed.get(name, f"{prefix}/{name}") for name in original.input]
-        node.output[:] = [fixed.get(name, f"{prefix}/{name}") for name in original.output]
+        node.name = f"{prefix}{original.name}"
+        node.input[:] = [fixed.get(name, f"{prefix}{name}") for name in original.input]
+        node.output[:] = [fixed.get(name, f"{prefix}{name}") for name in original.output]
         nodes.append(node)
     return nodes
 

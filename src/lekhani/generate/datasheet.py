@@ -1,4 +1,7 @@
-"""What a generated dataset says of itself: dataset.json for programs and README.md for people (Gebru et al., "Datasheets for Datasets", 2021)."""
+"""A generated dataset's own description: dataset.json for programs and README.md for people.
+
+After Gebru et al., "Datasheets for Datasets", 2021.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,75 +9,76 @@ from typing import Any
 import numpy as np
 import yaml
 
-from lekhani.generate.formats import LAYOUTS
+from lekhani.generate.formats import FORMATS
 from lekhani.inference.model import LoadedModel
 from lekhani.text import code, escaped, markdown_table
 
+MADE_BY = "lekhani generate"
+_LINEAGE = {  # the facts of each link of a registered model's lineage that a dataset repeats
+    "run": ("id",),
+    "commit": ("id", "dirty"),
+    "lock": ("sha256",),
+    "data": ("digest", "origin", "licence"),
+    "source": ("name", "version", "sha256"),
+}
 
-def origin(pen: LoadedModel) -> dict[str, Any]:
-    """Where a pen's model comes from: of a registered one the links that `lekhani lineage` shows, of a file what its metadata tell."""
+
+def describe_model(pen: LoadedModel) -> dict[str, Any]:
+    """What a pen's model is and where it comes from.
+
+    Its lineage is what `lekhani lineage` shows of a registered model, and the metadata of a file.
+    """
     generator = pen.generator
-    told: dict[str, Any] = {
-        "name": pen.version or generator.path.name,
-        "dataset": generator.dataset,
-        "variant": generator.variant,
-        "sha256": generator.sha256,
-    }
-    told["lineage"] = generator.lineage
+    lineage: dict[str, Any] = dict(generator.lineage)
     if pen.version is not None:
         from lekhani.registry.lineage import trace
 
         facts = {link.name: link.facts for link in trace(pen.version).links}
-        wanted = {
-            "run": ("id",),
-            "commit": ("id", "dirty"),
-            "lock": ("sha256",),
-            "data": ("digest", "origin", "licence"),
-            "source": ("name", "version", "sha256"),
-        }
-        told["lineage"] = {link: {key: facts[link].get(key) for key in keys} for link, keys in wanted.items()}
-    return told
+        lineage = {link: {key: facts[link].get(key) for key in keys} for link, keys in _LINEAGE.items()}
+    return {
+        "name": pen.version or generator.path.name,
+        "dataset": generator.dataset,
+        "variant": generator.variant,
+        "sha256": generator.sha256,
+        "lineage": lineage,
+    }
 
 
-def licence(pen: LoadedModel, model: Mapping[str, Any]) -> str | None:
-    """The licence of the data that a registered model was trained on; None for one whose lineage is not known."""
+def data_licence(pen: LoadedModel, model: Mapping[str, Any]) -> str | None:
+    """The licence of the data that a registered model was trained on; None where it is not known."""
     return model["lineage"].get("data", {}).get("licence") if pen.version else None
 
 
-def licence_sentence(known: str | None) -> str:
+def licence_sentence(licence: str | None) -> str:
     """That licence, for people."""
-    return f"Licence of the images that the model was trained on: {escaped(known) if known else 'not known here; ask whoever gave you the model'}."
+    known = escaped(licence) if licence else "not known here; ask whoever gave you the model"
+    return f"Licence of the images that the model was trained on: {known}."
 
 
 def datasheet(
     pen: LoadedModel, request: Mapping[str, Any], records: Sequence[Mapping[str, Any]], runs: Sequence[tuple[int, int]]
 ) -> dict[str, Any]:
-    """The contents of dataset.json. `request` is what was asked for, `records` what came of each shard, in order.
+    """The contents of dataset.json, from the described request and the records of all shards, in order.
 
     Per class it gives the `count` and, where a judge chose, `seen`, `good` and the share kept as `rate`.
     """
     counts = np.zeros(len(pen.classes), np.int64)
     np.add.at(counts, [label for label, _ in runs], [count for _, count in runs])
-    chosen = [record for record in records if record["seen"] is not None]
-    seen, good = (np.sum([record[key] for record in chosen], axis=0) if chosen else None for key in ("seen", "good"))
+    judged = [record for record in records if record["seen"] is not None]
+    seen, good = (np.sum([record[key] for record in judged], axis=0) if judged else None for key in ("seen", "good"))
     classes = []
-    for known in pen.classes:
-        one: dict[str, Any] = {
-            "label": known.label,
-            "name": known.name,
-            "glyph": known.glyph,
-            "count": int(counts[known.label]),
-        }
-        if seen is not None and good is not None and one["count"]:
+    for known, count in zip(pen.classes, counts.tolist(), strict=True):
+        one: dict[str, Any] = {"label": known.label, "name": known.name, "glyph": known.glyph, "count": count}
+        if seen is not None and good is not None and count:
             one |= {"seen": int(seen[known.label]), "good": int(good[known.label])}
             one["rate"] = round(one["good"] / one["seen"], 4)
         classes.append(one)
-    model = origin(pen)
+    model = describe_model(pen)
     return {
         "made_by": MADE_BY,
         "images": int(counts.sum()),
         "image_size": pen.generator.image_size,
-        "licence": licence(pen, model),
+        "licence": data_licence(pen, model),
         "model": model,
         "judge_sha256": request["judge_sha256"],
         "request": dict(request),
@@ -84,75 +88,46 @@ def datasheet(
 
 
 def readme(sheet: Mapping[str, Any]) -> str:
-    """README.md, with the front matter of Hugging Face's dataset cards."""
+    """README.md of the dataset that `sheet` describes, with the front matter of Hugging Face's dataset cards."""
     from lekhani.registry.card import licence_tags
 
-    model, request, layout = sheet["model"], sheet["request"], LAYOUTS[sheet["request"]["format"]]
+    model = sheet["model"]
     head = {
         **licence_tags(sheet["licence"]),
         "task_categories": ["image-classification"],
         "tags": ["handwriting", "synthetic", model["dataset"]],
     }
-    facts = [
-        ("images", f"{sheet['images']:,}, {sheet['image_size']} x {sheet['image_size']} pixels, white on black"),
-        ("files", escaped(f"{layout.about}; shards: {len(sheet['shards'])}")),
-        ("model", f"{escaped(model['name'])} ({escaped(model['variant'])})"),
-        ("model, SHA-256", f"`{model['sha256']}`"),
-        ("seed", f"{request['seed']}"),
-        (
-            "truncation",
-            f"noise within {request['truncation']} standard deviations" if request["truncation"] else "none",
-        ),
-        ("filter", _filter(request)),
-        ("computed on", f"{request['device']} in {request['precision']}"),
-    ]
-    judged = any("seen" in one for one in sheet["classes"])
-    heads = ("label", "name", "glyph", "images", *(("judged", "kept") if judged else ()))
-    rows = [
-        (
-            one["label"],
-            escaped(one["name"]),
-            escaped(one["glyph"]),
-            f"{one['count']:,}",
-            *(_rates(one) if judged else ()),
-        )
-        for one in sheet["classes"]
-    ]
+    lineage = [(escaped(key), f"`{code(value)}`") for key, value in _flat(model["lineage"]) if value is not None]
     lines = [
         *("---", yaml.safe_dump(head, allow_unicode=True, sort_keys=False) + "---", ""),
-        f"# Generated glyphs: {escaped(model['dataset'])}",
-        "",
+        *(f"# Generated glyphs: {escaped(model['dataset'])}", ""),
         "These images were drawn by a generative model, not by people. Train with them, and test on real handwriting.",
         "",
-        *markdown_table(("", ""), facts),
+        *markdown_table(("", ""), _facts(sheet)),
         "",
-        "The same model, seed and request give the same bytes, whichever machine of the same kind draws them and however often it was interrupted.",
-        "",
-        "## Classes",
-        "",
-        *(
-            ["Judged is how many images the judge saw for a class, kept the share that it found good.", ""]
-            if judged
-            else []
-        ),
-        *markdown_table(heads, rows),
-        "",
-        "## Licence",
-        "",
+        "The same model, seed and request give the same bytes, whichever machine of the same kind draws them and "
+        "however often it was interrupted.",
+        *("", "## Classes", "", *_classes(sheet["classes"])),
+        *("", "## Licence", ""),
         f"{licence_sentence(sheet['licence'])} Who passes on what it drew should keep to it.",
-        "",
-        "## Lineage",
-        "",
-        *markdown_table(
-            ("", ""),
-            [(escaped(key), f"`{code(value)}`") for key, value in _flat(model["lineage"]) if value is not None],
-        ),
-        "",
+        *("", "## Lineage", "", *markdown_table(("", ""), lineage), ""),
     ]
     return "\n".join(lines)
 
 
-MADE_BY = "lekhani generate"
+def _facts(sheet: Mapping[str, Any]) -> list[tuple[str, str]]:
+    model, request, size = sheet["model"], sheet["request"], sheet["image_size"]
+    bound = request["truncation"]
+    return [
+        ("images", f"{sheet['images']:,}, {size} x {size} pixels, white on black"),
+        ("files", escaped(f"{FORMATS[request['format']].about}; shards: {len(sheet['shards'])}")),
+        ("model", f"{escaped(model['name'])} ({escaped(model['variant'])})"),
+        ("model, SHA-256", f"`{model['sha256']}`"),
+        ("seed", f"{request['seed']}"),
+        ("truncation", f"noise within {bound} standard deviations" if bound else "none"),
+        ("filter", _filter(request)),
+        ("computed on", f"{request['device']} in {request['precision']}"),
+    ]
 
 
 def _filter(request: Mapping[str, Any]) -> str:
@@ -162,8 +137,18 @@ def _filter(request: Mapping[str, Any]) -> str:
     return f"only what the judge reads as its label{f', at least {sure:.1%} sure' if sure else ''}"
 
 
-def _rates(one: Mapping[str, Any]) -> tuple[str, str]:
-    return (f"{one['seen']:,}", f"{one['rate']:.1%}") if "seen" in one else ("", "")
+def _classes(classes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The table of classes, with the judge's figures where there are any."""
+    rows = [(c["label"], escaped(c["name"]), escaped(c["glyph"]), f"{c['count']:,}") for c in classes]
+    heads = ("label", "name", "glyph", "images")
+    if not any("seen" in c for c in classes):
+        return markdown_table(heads, rows)
+    rates = [(f"{c['seen']:,}", f"{c['rate']:.1%}") if "seen" in c else ("", "") for c in classes]
+    return [
+        "Judged is how many images the judge saw for a class, kept the share that it found good.",
+        "",
+        *markdown_table((*heads, "judged", "kept"), [(*row, *rate) for row, rate in zip(rows, rates, strict=True)]),
+    ]
 
 
 def _flat(value: Any, name: str = "") -> list[tuple[str, Any]]:

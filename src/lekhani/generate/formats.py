@@ -1,4 +1,4 @@
-"""The files that a shard becomes. Their bytes are decided by its images and labels: nothing in them tells the time or the machine."""
+"""The files of a shard. Their bytes depend on images and labels alone: they hold neither time nor machine."""
 
 import csv
 import io
@@ -17,12 +17,12 @@ import numpy as np
 from lekhani.data.spec import Bytes, GlyphClass, Labels
 from lekhani.inference.session import Floats
 
-Format = Literal["png", "parquet", "webdataset", "idx", "npz"]
+FormatName = Literal["png", "parquet", "webdataset", "idx", "npz"]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Which shard it is: its `number` of `shards`, the place `start` of its first image among all, its `labels` int64 [n]."""
+class Shard:
+    """Part `number` of `shards`: its `labels` int64 [n], and `start`, the index of its first image among all."""
 
     number: int
     shards: int
@@ -30,28 +30,32 @@ class Place:
     labels: Labels
     classes: Sequence[GlyphClass]
 
-    def stem(self, digits: int = 5) -> str:
-        """The shard's number for a file name, empty where there is only one."""
-        return f"{self.number:0{digits}d}" if self.shards > 1 else ""
+    @property
+    def suffix(self) -> str:
+        """The shard's number for a file name, as in "-00001"; empty where there is only one shard."""
+        return f"-{self.number:05d}" if self.shards > 1 else ""
 
     def rows(self) -> Iterator[tuple[int, int, GlyphClass]]:
-        """The place of each image in the shard and among all, and its class."""
+        """The index of each image in the shard and among all, and its class."""
         return ((i, self.start + i, self.classes[label]) for i, label in enumerate(self.labels.tolist()))
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A format: the `names` of a shard's files, relative to the output, and what writes them into a folder, `confidence` [n] or None."""
+class Format:
+    """A file format: the `names` of a shard's files, relative to the output, and the function that writes them.
 
-    names: Callable[[Place], list[str]]
-    write: Callable[[Path, Place, Bytes, Floats | None], None]
+    `write` takes a folder, the shard, its images uint8 [n,H,W] and the judge's confidences [n], or None.
+    """
+
+    names: Callable[[Shard], list[str]]
+    write: Callable[[Path, Shard, Bytes, Floats | None], None]
     about: str
 
 
 def png_bytes(picture: Bytes, level: int = 1) -> bytes:
     """A grey picture uint8 [H,W] as the content of a PNG file (RFC 2083), at `level` 0 without compression.
 
-    Twice as quick as Pillow where pictures are as small as glyphs, and ten times at level 0.
+    Twice as fast as Pillow where pictures are as small as glyphs, and ten times at level 0.
     """
     height, width = picture.shape
     lines = np.zeros((height, width + 1), np.uint8)  # each begins with a 0, for no filter
@@ -69,85 +73,76 @@ def png_bytes(picture: Bytes, level: int = 1) -> bytes:
 # --- folders of PNG ---
 
 
-def _png_names(place: Place) -> list[str]:
-    folder = f"{place.stem()}/" if place.stem() else ""
-    return [*(f"{folder}{name}" for name in _pictures(place)), f"{folder}labels.csv"]
+def _png_names(shard: Shard) -> list[str]:
+    folder = f"{shard.number:05d}/" if shard.shards > 1 else ""
+    safe = [re.sub(r"[^\w-]", "_", c.name)[:80] for c in shard.classes]  # a model file may name its classes as it likes
+    pictures = (f"{folder}{index:06d}_{safe[known.label]}.png" for _, index, known in shard.rows())
+    return [*pictures, f"{folder}labels.csv"]
 
 
-def _pictures(place: Place) -> list[str]:
-    safe = [re.sub(r"[^\w-]", "_", c.name)[:80] for c in place.classes]  # a model file may name its classes as it likes
-    return [f"{whole:06d}_{safe[known.label]}.png" for _, whole, known in place.rows()]
-
-
-def _png(folder: Path, place: Place, images: Bytes, confidence: Floats | None) -> None:
-    below = folder / place.stem()
-    below.mkdir(exist_ok=True)
-    sure = [] if confidence is None else ["confidence"]
-    with (below / "labels.csv").open("w", newline="", encoding="utf-8") as file:
+def _png(folder: Path, shard: Shard, images: Bytes, confidence: Floats | None) -> None:
+    *pictures, table = (folder / name for name in _png_names(shard))
+    table.parent.mkdir(exist_ok=True)
+    with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("file", "label", "name", "glyph", *sure))
-        for name, (i, _, known) in zip(_pictures(place), place.rows(), strict=True):
-            (below / name).write_bytes(png_bytes(images[i]))
-            writer.writerow(
-                (name, known.label, known.name, known.glyph, *([] if confidence is None else [f"{confidence[i]:.4f}"]))
-            )
+        writer.writerow(("file", "label", "name", "glyph", *([] if confidence is None else ["confidence"])))
+        for path, (i, _, known) in zip(pictures, shard.rows(), strict=True):
+            path.write_bytes(png_bytes(images[i]))
+            sure = [] if confidence is None else [f"{confidence[i]:.4f}"]
+            writer.writerow((path.name, known.label, known.name, known.glyph, *sure))
 
 
-# --- Parquet, with what Hugging Face's datasets wants to know ---
+# --- Parquet, with the features of Hugging Face's datasets ---
 
 
-def _parquet_names(place: Place) -> list[str]:
-    return [f"data/train-{place.number:05d}-of-{place.shards:05d}.parquet"]
+def _parquet_names(shard: Shard) -> list[str]:
+    return [f"data/train-{shard.number:05d}-of-{shard.shards:05d}.parquet"]
 
 
-def _parquet(folder: Path, place: Place, images: Bytes, confidence: Floats | None) -> None:
+def _parquet(folder: Path, shard: Shard, images: Bytes, confidence: Floats | None) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     features: dict[str, Any] = {
         "image": {"_type": "Image"},
-        "label": {"names": [c.name for c in place.classes], "_type": "ClassLabel"},
+        "label": {"names": [c.name for c in shard.classes], "_type": "ClassLabel"},
         "glyph": {"dtype": "string", "_type": "Value"},
     }
+    # Stored without compression: zstd packs many pictures at once, smaller and faster than each by itself.
+    pictures = [{"bytes": png_bytes(images[i], level=0), "path": f"{index:06d}.png"} for i, index, _ in shard.rows()]
     columns: dict[str, Any] = {
-        "image": pa.array(
-            [{"bytes": png_bytes(images[i], level=0), "path": f"{whole:06d}.png"} for i, whole, _ in place.rows()],
-            pa.struct({"bytes": pa.binary(), "path": pa.string()}),
-        ),
-        "label": pa.array(place.labels),
-        "glyph": pa.array([known.glyph for _, _, known in place.rows()], pa.string()),
+        "image": pa.array(pictures, pa.struct({"bytes": pa.binary(), "path": pa.string()})),
+        "label": pa.array(shard.labels),
+        "glyph": pa.array([known.glyph for _, _, known in shard.rows()], pa.string()),
     }
     if confidence is not None:
         features["confidence"] = {"dtype": "float32", "_type": "Value"}
         columns["confidence"] = pa.array(confidence)
-    told = {"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False)}
-    table = pa.table(columns).replace_schema_metadata(told)
-    path = folder / _parquet_names(place)[0]
+    metadata = {"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False)}
+    path = folder / _parquet_names(shard)[0]
     path.parent.mkdir()
-    pq.write_table(
-        table, path, compression="zstd", row_group_size=1000
-    )  # packs many pictures at once, smaller and quicker than each alone
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path, compression="zstd", row_group_size=1000)
 
 
 # --- tar files for webdataset ---
 
 
-def _tar_names(place: Place) -> list[str]:
-    return [f"glyphs-{place.number:05d}.tar"]
+def _webdataset_names(shard: Shard) -> list[str]:
+    return [f"glyphs-{shard.number:05d}.tar"]
 
 
-def _tar(folder: Path, place: Place, images: Bytes, confidence: Floats | None) -> None:
-    with tarfile.open(folder / _tar_names(place)[0], "w", format=tarfile.USTAR_FORMAT) as tar:
-        for i, whole, known in place.rows():
-            told = {"label": known.label, "name": known.name, "glyph": known.glyph}
-            told |= {} if confidence is None else {"confidence": round(float(confidence[i]), 4)}
+def _webdataset(folder: Path, shard: Shard, images: Bytes, confidence: Floats | None) -> None:
+    with tarfile.open(folder / _webdataset_names(shard)[0], "w", format=tarfile.USTAR_FORMAT) as tar:
+        for i, index, known in shard.rows():
+            facts: dict[str, Any] = {"label": known.label, "name": known.name, "glyph": known.glyph}
+            facts |= {} if confidence is None else {"confidence": round(float(confidence[i]), 4)}
             members = {
                 "cls": f"{known.label}".encode(),
-                "json": json.dumps(told, ensure_ascii=False).encode(),
+                "json": json.dumps(facts, ensure_ascii=False).encode(),
                 "png": png_bytes(images[i]),
             }
-            for end, content in members.items():
-                member = tarfile.TarInfo(f"{whole:09d}.{end}")  # of the year 1970 and of user 0, unless told otherwise
+            for extension, content in members.items():
+                member = tarfile.TarInfo(f"{index:09d}.{extension}")  # by default of the year 1970 and of user 0
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
 
@@ -155,41 +150,38 @@ def _tar(folder: Path, place: Place, images: Bytes, confidence: Floats | None) -
 # --- IDX, as MNIST comes ---
 
 
-def _idx_names(place: Place) -> list[str]:
-    number = f"-{place.stem()}" if place.stem() else ""
-    return [
-        f"train{number}-images-idx3-ubyte",
-        f"train{number}-labels-idx1-{'ubyte' if len(place.classes) <= 256 else 'int'}",
-    ]
+def _idx_names(shard: Shard) -> list[str]:
+    labels = "ubyte" if len(shard.classes) <= 256 else "int"
+    return [f"train{shard.suffix}-images-idx3-ubyte", f"train{shard.suffix}-labels-idx1-{labels}"]
 
 
-def _idx(folder: Path, place: Place, images: Bytes, _: Floats | None) -> None:
-    pictures, labels = _idx_names(place)
-    (folder / pictures).write_bytes(struct.pack(">BBBB3I", 0, 0, 0x08, 3, *images.shape) + images.tobytes())
-    kind, dtype = (0x08, ">u1") if len(place.classes) <= 256 else (0x0C, ">i4")
-    (folder / labels).write_bytes(
-        struct.pack(">BBBBI", 0, 0, kind, 1, len(images)) + place.labels.astype(dtype).tobytes()
-    )
+def _idx(folder: Path, shard: Shard, images: Bytes, _: Floats | None) -> None:
+    pictures, labels = (folder / name for name in _idx_names(shard))
+    pictures.write_bytes(struct.pack(">BBBB3I", 0, 0, 0x08, 3, *images.shape) + images.tobytes())
+    kind, dtype = (0x08, ">u1") if len(shard.classes) <= 256 else (0x0C, ">i4")
+    labels.write_bytes(struct.pack(">BBBBI", 0, 0, kind, 1, len(images)) + shard.labels.astype(dtype).tobytes())
 
 
 # --- NumPy ---
 
 
-def _npz_names(place: Place) -> list[str]:
-    return [f"glyphs{'-' if place.stem() else ''}{place.stem()}.npz"]
+def _npz_names(shard: Shard) -> list[str]:
+    return [f"glyphs{shard.suffix}.npz"]
 
 
-def _npz(folder: Path, place: Place, images: Bytes, confidence: Floats | None) -> None:
+def _npz(folder: Path, shard: Shard, images: Bytes, confidence: Floats | None) -> None:
     extra: dict[str, Any] = {} if confidence is None else {"confidence": confidence}
-    np.savez(folder / _npz_names(place)[0], images=images, labels=place.labels, **extra)
+    np.savez(folder / _npz_names(shard)[0], images=images, labels=shard.labels, **extra)
 
 
-LAYOUTS: dict[str, Layout] = {
-    "png": Layout(
+FORMATS: dict[str, Format] = {
+    "png": Format(
         _png_names, _png, "PNG files, with file, label, name and glyph of each in the labels.csv beside them"
     ),
-    "parquet": Layout(_parquet_names, _parquet, "Parquet files in data/ with the columns image (PNG), label and glyph"),
-    "webdataset": Layout(_tar_names, _tar, "tar files with a .png, a .cls (the label) and a .json for each image"),
-    "idx": Layout(_idx_names, _idx, "IDX files, as MNIST comes: images uint8 [N,H,W], and their labels"),
-    "npz": Layout(_npz_names, _npz, "NumPy files with the arrays images uint8 [N,H,W] and labels int64 [N]"),
+    "parquet": Format(_parquet_names, _parquet, "Parquet files in data/ with the columns image (PNG), label and glyph"),
+    "webdataset": Format(
+        _webdataset_names, _webdataset, "tar files with a .png, a .cls (the label) and a .json for each image"
+    ),
+    "idx": Format(_idx_names, _idx, "IDX files, as MNIST comes: images uint8 [N,H,W], and their labels"),
+    "npz": Format(_npz_names, _npz, "NumPy files with the arrays images uint8 [N,H,W] and labels int64 [N]"),
 }

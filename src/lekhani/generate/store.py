@@ -1,4 +1,4 @@
-"""Where a dataset is written: a folder here, or any place that fsspec knows, such as s3://bucket/folder."""
+"""Where a dataset is written: a local folder, or any place that fsspec knows, such as s3://bucket/folder."""
 
 import hashlib
 import json
@@ -13,12 +13,14 @@ from fsspec.implementations.local import LocalFileSystem
 
 from lekhani.errors import LekhaniError, UsageError, first_line
 
+UNFINISHED = ".unfinished"  # a folder that is removed when the dataset is complete
+
 
 class Store:
     """Files by their names below `out`; each is there whole or not at all."""
 
     def __init__(self, out: str) -> None:
-        """Raises UsageError for a place that no file system here knows, or that is a file."""
+        """Raise UsageError for an unknown kind of address, and for a path that is a file."""
         self.out = out
         try:
             self.fs, self.root = fsspec.url_to_fs(out)
@@ -34,31 +36,28 @@ class Store:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn what a disk or a server says into one sentence."""
+        """Turn the errors of a disk or a server into LekhaniError of one sentence."""
         try:
             yield
         except Exception as error:
             if not isinstance(error, OSError) and not type(error).__module__.startswith(("botocore", "aiohttp")):
                 raise
             why = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-            advice = (
-                "free space or check permissions" if self.local else "check the address, the credentials and the bucket"
-            )
+            remote = "check the address, the credentials and the bucket"
+            advice = "free space or check permissions" if self.local else remote
             raise LekhaniError(
                 f"Could not write {self.out}: {why}; {advice}, then run the same again: what is finished is kept."
             ) from error
 
     def entries(self) -> list[str]:
-        """The names of what is there, without what lies deeper."""
+        """The names of the files and folders at the top."""
         self.fs.invalidate_cache()
-        return (
-            [path.rstrip("/").rsplit("/", 1)[-1] for path in self.fs.ls(self.root, detail=False)]
-            if self.fs.exists(self.root)
-            else []
-        )
+        if not self.fs.exists(self.root):
+            return []
+        return [path.rstrip("/").rsplit("/", 1)[-1] for path in self.fs.ls(self.root, detail=False)]
 
     def read(self, name: str) -> Any:
-        """A JSON file; None where there is none or it is none."""
+        """The value of a JSON file; None where it is missing or malformed."""
         try:
             return json.loads(self.fs.cat_file(self._path(name)))
         except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -66,22 +65,31 @@ class Store:
 
     def write(self, name: str, text: str) -> None:
         """Write one file of text."""
-        with self.workplace() as folder:
-            (folder / "text").write_text(text, encoding="utf-8")
-            self._place([folder / "text"], [name])
+        with self.workspace() as folder:
+            path = folder / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            self.publish(folder, [name])
 
     @contextmanager
-    def workplace(self) -> Iterator[Path]:
-        """An empty folder on this machine, for what will be `place`d."""
+    def workspace(self) -> Iterator[Path]:
+        """An empty folder on this machine for files that will be published."""
         hidden = Path(self.root) / UNFINISHED if self.local else None
         if hidden:
-            hidden.mkdir(parents=True, exist_ok=True)  # on the same disk, so that placing is renaming
+            hidden.mkdir(parents=True, exist_ok=True)  # on the same disk, so that publishing is renaming
         with TemporaryDirectory(prefix="work-", dir=hidden) as folder:
             yield Path(folder)
 
-    def place(self, folder: Path, names: Sequence[str]) -> None:
-        """Bring files from a `workplace` to where they belong."""
-        self._place([folder / name for name in names], names)
+    def publish(self, folder: Path, names: Sequence[str]) -> None:
+        """Move files from a workspace to their places."""
+        targets = [self._path(name) for name in names]
+        if not self.local:
+            self.fs.put([str(folder / name) for name in names], targets)
+            return
+        for parent in {Path(target).parent for target in targets}:
+            parent.mkdir(parents=True, exist_ok=True)
+        for name, target in zip(names, targets, strict=True):
+            (folder / name).replace(target)
 
     def digest(self, names: Sequence[str]) -> str | None:
         """SHA-256 over names and contents, as hex; None where a file is missing."""
@@ -102,22 +110,9 @@ class Store:
             self.fs.rm(self._path(name), recursive=True)
 
     def clear(self) -> None:
-        """Remove all that is there, and last what says whose it is."""
+        """Remove everything, and last what marks it as a dataset of ours."""
         for name in sorted(self.entries(), key=lambda name: name in {"dataset.json", UNFINISHED}):
             self.remove(name)
 
-    def _place(self, files: Sequence[Path], names: Sequence[str]) -> None:
-        targets = [self._path(name) for name in names]
-        if not self.local:
-            self.fs.put([str(file) for file in files], targets)
-            return
-        for parent in {Path(target).parent for target in targets}:
-            parent.mkdir(parents=True, exist_ok=True)
-        for file, target in zip(files, targets, strict=True):
-            file.replace(target)
-
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}"
-
-
-UNFINISHED = ".unfinished"  # the folder that is gone when a dataset is whole

@@ -1,23 +1,26 @@
-"""Datasets of generated glyphs, shard by shard: a run that was stopped at any point goes on where it was, and ends with the same bytes."""
+"""Datasets of generated glyphs, shard by shard: a run that was stopped resumes, and ends with the same bytes."""
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from lekhani.data.spec import GlyphClass
 from lekhani.errors import UsageError
+from lekhani.generate import on_ray
 from lekhani.generate.datasheet import MADE_BY, datasheet, readme
-from lekhani.generate.formats import LAYOUTS, Format, Place
-from lekhani.generate.shards import Job, Request, record_name, write_shard
+from lekhani.generate.formats import FORMATS
+from lekhani.generate.shards import DatasetRequest, Job, record_name, write_shard
 from lekhani.generate.store import UNFINISHED, Store
 from lekhani.inference.labels import MAX_COUNT, label_of, parse_runs
 from lekhani.inference.model import LoadedModel
+from lekhani.inference.sampling import Advance
+from lekhani.text import pluralize
 
 Engine = Literal["local", "ray"]
-_BEGUN = f"{UNFINISHED}/request.json"
+_REQUEST = f"{UNFINISHED}/request.json"
 
 
 def counts(
@@ -28,10 +31,10 @@ def counts(
     total: int | None = None,
     table: Path | None = None,
 ) -> tuple[tuple[int, int], ...]:
-    """Pairs (label, count) of what is asked for by `labels` (`क=8`) and the rows of the CSV file `table`, in that order.
+    """Pairs (label, count) of `labels` (`क=8`) and of the rows of the CSV file `table`, in that order.
 
-    `each` is so many of every class that these do not name; `total` spreads what they leave of it evenly over those classes. Raises
-    UsageError for what cannot be.
+    `each` adds so many of every other class; `total` spreads the rest of it evenly over the other classes. Raises
+    UsageError for contradictions, unknown labels and when nothing is left.
     """
     runs = parse_runs(labels, classes) + (_rows(table, classes) if table else [])
     if each is not None and total is not None:
@@ -44,25 +47,27 @@ def counts(
         left = total - sum(count for _, count in runs)
         if left < 0 or (left and not others):
             raise UsageError(
-                f"--total {total:,} is not what --label and --from-csv add up to ({total - left:,}); leave one of them out."
+                f"--total {total:,} is not what --label and --from-csv add up to ({total - left:,}); "
+                "leave one of them out."
             )
         share, more = divmod(left, max(1, len(others)))
         runs += [(label, share + (i < more)) for i, label in enumerate(others)]
     runs = [run for run in runs if run[1]]
     if not runs:
-        raise UsageError("All counts that are asked for are 0.")
+        raise UsageError("There is nothing to generate: all counts are 0.")
     return tuple(runs)
 
 
 def _rows(path: Path, classes: Sequence[GlyphClass]) -> list[tuple[int, int]]:
-    """A CSV file with the column `label` and, if wanted, `count`; rows of the same label add up."""
+    """A CSV file with the column `label` and optionally `count`; rows of the same label add up."""
     found: dict[int, int] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             if "label" not in (reader.fieldnames or ()):
                 raise UsageError(
-                    f"--from-csv {path} has no column label; its first line must name the columns label and, if wanted, count."
+                    f"--from-csv {path} has no column label; its first line must name the column label, "
+                    "and may name the column count."
                 )
             for row in reader:
                 where = f"--from-csv {path}, line {reader.line_num}"
@@ -79,68 +84,54 @@ def _rows(path: Path, classes: Sequence[GlyphClass]) -> list[tuple[int, int]]:
 
 
 def write_dataset(
-    pen: LoadedModel, request: Request, out: str, *, engine: Engine = "local", overwrite: bool = False
+    pen: LoadedModel, request: DatasetRequest, out: str, *, engine: Engine = "local", overwrite: bool = False
 ) -> str:
-    """Write what is asked for below `out`, a folder or an address such as s3://bucket/folder; returns a sentence about it.
+    """Write a dataset below `out`, a folder or an address such as s3://bucket/folder; returns a sentence about it.
 
-    dataset.json is written last, so that where it is, all is there. A run that was stopped goes on where it was when the same is asked
-    for again. Raises UsageError when `out` holds anything else and is not to be overwritten, and LekhaniError when writing fails.
+    dataset.json is written last, so where it exists, the dataset is complete. The same request again resumes a run that
+    was stopped. Raises UsageError when `out` holds anything else and is not to be overwritten, and LekhaniError when
+    writing fails.
     """
-    request.wishes.check(pen.generator, pen.reader)
-    store, told, plan = Store(out), request.told(pen), request.plan
-    with store.errors(), _bar(plan.total) as advance:
-        begun = _begin(store, told, overwrite)
-        if begun is None:
-            begun = {"made_by": MADE_BY, "request": told}
-            store.write(_BEGUN, _json(begun))
+    request.options.check(pen.generator, pen.reader)
+    store, described, plan = Store(out), request.describe(pen), request.plan
+    with store.errors(), _progress(plan.total) as advance:
+        earlier = _earlier(store, described, overwrite)
+        if earlier is None:
+            store.write(_REQUEST, _json({"made_by": MADE_BY, "request": described}))
+        records = {one["number"]: one for one in (earlier or {}).get("shards", ())}  # of a complete dataset
         job = Job(request, store.root if store.local else out, pen.generator.batch_size_for(plan.total))
-        whole = {one["number"]: one for one in begun.get("shards", ())}
-        missing = []
-        for number in range(plan.shards):
-            if _intact(
-                store,
-                job.place(number, pen.classes),
-                request.format,
-                whole.get(number) or store.read(record_name(number)),
-            ):
-                advance(len(plan.labels(number)))
-            else:
-                missing.append(number)
-        if missing:
-            run = _locally if engine == "local" else _by_ray
-            run(job, pen, missing, advance)
-        if not whole:
-            sheet = datasheet(pen, told, [store.read(record_name(number)) for number in range(plan.shards)], plan.runs)
+        missing = [n for n in range(plan.shards) if not _intact(store, job, pen, n, records.get(n))]
+        advance(plan.total - sum(len(plan.labels(number)) for number in missing))
+        if missing and engine == "ray":
+            on_ray.write_shards(job, pen, missing, advance)
+        else:
+            for number in missing:
+                write_shard(job, pen.generator, pen.reader, number, advance)
+        if not records:
+            finished = [store.read(record_name(number)) for number in range(plan.shards)]
+            sheet = datasheet(pen, described, finished, plan.runs)
             store.write("README.md", readme(sheet))
             store.write("dataset.json", _json(sheet))
         store.remove(UNFINISHED)
-    classes = len({label for label, _ in plan.runs})
     kept = plan.shards - len(missing)
-    before = f" ({kept} of {plan.shards} shards were there already)" if kept else ""
-    return f"Wrote {plan.total:,} images of {classes} classes to {out} with {pen.origin}, seed {request.wishes.seed}{before}."
+    before = f" ({kept} of {pluralize(plan.shards, 'shard')} {'was' if kept == 1 else 'were'} there already)"
+    classes = pluralize(len({label for label, _ in plan.runs}), "class", "classes")
+    return (
+        f"Wrote {pluralize(plan.total, 'image')} of {classes} to {out} with {pen.origin}, "
+        f"seed {request.options.seed}{before if kept else ''}."
+    )
 
 
-def _locally(job: Job, pen: LoadedModel, missing: Sequence[int], advance: Callable[[int], object]) -> None:
-    for number in missing:
-        write_shard(job, pen.generator, pen.reader, number, advance)
-
-
-def _by_ray(job: Job, pen: LoadedModel, missing: Sequence[int], advance: Callable[[int], object]) -> None:
-    from lekhani.generate import on_ray
-
-    on_ray.write_shards(job, pen, missing, advance)
-
-
-def _begin(store: Store, told: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
-    """What an earlier run of the same request wrote down (dataset.json, or while it is unfinished its beginning), None to start afresh."""
-    earlier = store.read("dataset.json") or store.read(_BEGUN)
+def _earlier(store: Store, described: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+    """What an earlier run of the same request left: dataset.json, or its request while unfinished; None for nothing."""
+    earlier = store.read("dataset.json") or store.read(_REQUEST)
     if earlier is None and set(store.entries()) <= {UNFINISHED}:
         return None
     if not isinstance(earlier, dict) or earlier.get("made_by") != MADE_BY:
         hint = (
-            "it holds no dataset.json of ours, so that --overwrite does not touch it either"
+            "it holds no dataset.json of ours, so --overwrite does not touch it either"
             if overwrite
-            else "or pass --overwrite if it is ours"
+            else "or pass --overwrite if lekhani wrote it"
         )
         raise UsageError(f"{store.out} exists already; choose another --out, {hint}.")
     if overwrite:
@@ -149,23 +140,27 @@ def _begin(store: Store, told: dict[str, Any], overwrite: bool) -> dict[str, Any
     before = earlier["request"]
     differences = [
         f"{key} {_short(before.get(key))} there, {_short(value)} here"
-        for key, value in told.items()
+        for key, value in described.items()
         if before.get(key) != value
     ]
     if differences:
         raise UsageError(
-            f"{store.out} was asked for otherwise ({'; '.join(differences)}); choose another --out or pass --overwrite."
+            f"{store.out} holds the dataset of another request ({'; '.join(differences)}); "
+            "choose another --out or pass --overwrite."
         )
     return earlier
 
 
-def _intact(store: Store, place: Place, form: Format, record: Any) -> bool:
-    return isinstance(record, dict) and store.digest(LAYOUTS[form].names(place)) == record.get("sha256")
+def _intact(store: Store, job: Job, pen: LoadedModel, number: int, record: Any) -> bool:
+    """Whether a shard's files are as recorded in dataset.json, or while that is missing in the shard's own record."""
+    record = record or store.read(record_name(number))
+    names = FORMATS[job.request.format].names(job.shard(number, pen.classes))
+    return isinstance(record, dict) and store.digest(names) == record.get("sha256")
 
 
 def _short(value: Any) -> str:
     if isinstance(value, list):
-        return f"{sum(count for _, count in value):,} of {len(value)} classes"
+        return f"{sum(count for _, count in value):,} of {pluralize(len(value), 'class', 'classes')}"
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 14 else f"{text[:12]} ..."
 
@@ -175,20 +170,19 @@ def _json(value: Any) -> str:
 
 
 @contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], object]]:
-    """A progress bar on the terminal, nothing where there is none; yields what moves it on by so many images."""
+def _progress(total: int) -> Iterator[Advance]:
+    """A progress bar, on a terminal only; yields the function that advances it by so many images."""
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     console = Console(stderr=True)
-    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    columns = (
+        progress.TextColumn("images"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("images", total=total)
         yield lambda n: bar.advance(task, n)

@@ -15,7 +15,7 @@ from lekhani import __version__
 from lekhani.data.spec import MNIST
 from lekhani.errors import UsageError
 from lekhani.files import replacing, write_json, write_text
-from lekhani.generate.datasheet import licence, licence_sentence, origin
+from lekhani.generate.datasheet import data_licence, describe_model, licence_sentence
 from lekhani.handwriting.compose import MAX_GLYPHS, LineStyle, Script, compose, plain, rng_of, shortened
 from lekhani.inference.model import LoadedModel
 from lekhani.inference.session import Generator
@@ -245,14 +245,14 @@ def _write_folder(pen: LoadedModel, order: Order, folder: Path) -> None:
 
 
 def _datasheet(pen: LoadedModel, order: Order) -> dict[str, Any]:
-    model = origin(pen)
+    model = describe_model(pen)
     return {
         "made_by": MADE_BY,
         "layout": order.layout,
         "lines": len(order.texts),
         "different_texts": len(set(order.texts)),
         "characters": len("".join(order.texts)),
-        "licence": licence(pen, model),
+        "licence": data_licence(pen, model),
         "model": model,
         "judge": {"sha256": pen.reader.sha256, "min_confidence": order.min_confidence}
         if pen.reader and order.min_confidence

@@ -125,10 +125,6 @@ def fastest_batch_size(
     return best
 
 
-def _peak_memory() -> int:
-    return peak_memory()
-
-
 class Generator:
     """One exported generator: (noise, labels) -> images.
 
@@ -175,7 +171,7 @@ class Generator:
     def fastest_batch_size(self) -> int:
         """The fastest batch size on this machine, measured once; see the function of this name."""
         fitting = takewhile(lambda size: size * self.noise_dim * 4 <= MEMORY_LIMIT, BATCH_SIZES)
-        return fastest_batch_size(self._seconds, fitting, _peak_memory)
+        return fastest_batch_size(self._seconds, fitting, peak_memory)
 
     def run(self, noise: Floats, labels: Labels) -> Floats:
         """One call: noise float32 [N, noise_dim], labels int64 [N] -> images float32 [N,1,H,W] in [0,1]."""

@@ -1,4 +1,4 @@
-"""What each format holds, as those read it who it is made for; the same images give the same bytes."""
+"""Each format is read back with the tools that it is made for; the same images give the same bytes."""
 
 import csv
 import io
@@ -13,23 +13,23 @@ import pytest
 from PIL import Image
 
 from lekhani.data.spec import DEVANAGARI, MNIST, Bytes, GlyphClass
-from lekhani.generate.formats import LAYOUTS, Place
+from lekhani.generate.formats import FORMATS, Shard
 
 LABELS = np.array([2, 0, 1, 2, 45], np.int64)
 IMAGES: Bytes = np.random.default_rng(0).integers(0, 256, (5, 6, 6), dtype=np.uint8)
 SURE = np.array([0.5, 0.75, 0.875, 1, 0.25], np.float32)
 
 
-def place(number: int = 1, shards: int = 3, classes: tuple[GlyphClass, ...] = DEVANAGARI) -> Place:
-    return Place(number, shards, 70, LABELS, classes)
+def shard(number: int = 1, shards: int = 3, classes: tuple[GlyphClass, ...] = DEVANAGARI) -> Shard:
+    return Shard(number, shards, 70, LABELS, classes)
 
 
-def written(folder: Path, form: str, at: Place | None = None, confidence: Any = SURE) -> list[Path]:
+def written(folder: Path, format: str, part: Shard | None = None, confidence: Any = SURE) -> list[Path]:
     """The files of one shard, which are those that were announced."""
     folder.mkdir(parents=True, exist_ok=True)
-    at = at or place()
-    LAYOUTS[form].write(folder, at, IMAGES, confidence)
-    names = LAYOUTS[form].names(at)
+    part = part or shard()
+    FORMATS[format].write(folder, part, IMAGES, confidence)
+    names = FORMATS[format].names(part)
     assert sorted(names) == sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return [folder / name for name in names]
 
@@ -40,19 +40,19 @@ def opened(content: bytes) -> Any:
         return np.asarray(picture)
 
 
-@pytest.mark.parametrize("form", LAYOUTS)
-def test_the_same_images_give_the_same_bytes(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = written(tmp_path / "a", form)
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_same_images_give_the_same_bytes(format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = written(tmp_path / "a", format)
     monkeypatch.setattr("time.time", lambda: 2_000_000_000.0)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1234567890")
-    second = written(tmp_path / "b", form)
+    second = written(tmp_path / "b", format)
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
-@pytest.mark.parametrize("form", LAYOUTS)
-def test_shards_do_not_share_names(form: str) -> None:
+@pytest.mark.parametrize("format", FORMATS)
+def test_shards_do_not_share_names(format: str) -> None:
     names = [
-        name for number in range(3) for name in LAYOUTS[form].names(Place(number, 3, 5 * number, LABELS, DEVANAGARI))
+        name for number in range(3) for name in FORMATS[format].names(Shard(number, 3, 5 * number, LABELS, DEVANAGARI))
     ]
     assert len(set(names)) == len(names)
 
@@ -74,14 +74,14 @@ def test_png(tmp_path: Path) -> None:
 
 
 def test_a_single_shard_of_png_lies_at_the_top(tmp_path: Path) -> None:
-    files = written(tmp_path, "png", place(0, 1), None)
+    files = written(tmp_path, "png", shard(0, 1), None)
     assert {path.parent for path in files} == {tmp_path}
     assert files[-1].read_text(encoding="utf-8").splitlines()[0] == "file,label,name,glyph"
 
 
 def test_no_class_name_leads_out_of_the_folder(tmp_path: Path) -> None:
     evil = tuple(GlyphClass(i, "x/../../../evil", "क") for i in range(46))
-    written(tmp_path / "deep" / "out", "png", place(0, 1, evil))
+    written(tmp_path / "deep" / "out", "png", shard(0, 1, evil))
     assert [path for path in tmp_path.rglob("*evil*") if path.parent != tmp_path / "deep" / "out"] == []
 
 
@@ -99,7 +99,7 @@ def test_parquet_with_datasets(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets", reason="datasets is not installed")
     for number in range(2):
         (tmp_path / f"{number}").mkdir()
-        LAYOUTS["parquet"].write(tmp_path / f"{number}", place(number, 2), IMAGES, SURE)
+        FORMATS["parquet"].write(tmp_path / f"{number}", shard(number, 2), IMAGES, SURE)
     files = sorted(map(str, tmp_path.rglob("*.parquet")))
     loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     assert len(loaded) == 10
@@ -134,7 +134,7 @@ def test_idx(tmp_path: Path) -> None:
 def test_idx_has_room_for_many_classes(tmp_path: Path) -> None:
     many = tuple(GlyphClass(i, f"c{i}", f"c{i}") for i in range(300))
     labels = np.array([299, 1, 2, 3, 4], np.int64)
-    _, file = written(tmp_path, "idx", Place(0, 1, 0, labels, many))
+    _, file = written(tmp_path, "idx", Shard(0, 1, 0, labels, many))
     assert file.name == "train-labels-idx1-int"
     assert file.read_bytes()[:12] == bytes([0, 0, 0x0C, 1, 0, 0, 0, 5, 0, 0, 1, 43])
 
@@ -146,4 +146,4 @@ def test_npz(tmp_path: Path) -> None:
         np.testing.assert_array_equal(arrays["labels"], LABELS)
         np.testing.assert_array_equal(arrays["confidence"], SURE)
         assert (arrays["images"].dtype, arrays["labels"].dtype) == (np.uint8, np.int64)
-    assert LAYOUTS["npz"].names(place(0, 1, MNIST)) == ["glyphs.npz"]
+    assert FORMATS["npz"].names(shard(0, 1, MNIST)) == ["glyphs.npz"]

@@ -1,24 +1,26 @@
-"""Ray draws the same bytes as one process does, and a bucket takes what a folder takes."""
+"""Ray and object stores hold the same bytes as one process writes into a folder."""
 
 import hashlib
 import importlib.util
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets_on_disk import digests, failing_at
 from services import s3
 
 from lekhani.errors import LekhaniError, UsageError
-from lekhani.generate import shards, write
-from lekhani.generate.shards import Request
+from lekhani.generate import shards
+from lekhani.generate.shards import DatasetRequest
 from lekhani.generate.write import write_dataset
 from lekhani.inference.sampling import Plan, SamplingOptions
 from lekhani.pen import Pen, find
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (lekhani[ray])")
-REQUEST = Request(Plan(((2, 9), (0, 9), (1, 7)), 5), SamplingOptions(7), "parquet")
+REQUEST = DatasetRequest(Plan(((2, 9), (0, 9), (1, 7)), 5), SamplingOptions(7), "parquet")
 
 
 @pytest.fixture(scope="module")
@@ -30,30 +32,19 @@ def pen(toy_generator: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
 def expected(pen: Pen, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     out = tmp_path_factory.mktemp("expected")
     write_dataset(pen, REQUEST, str(out))
-    return content(out)
-
-
-def content(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    return digests(out)
 
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A stand-in for S3 and a file system that reads it."""
+    """A fake S3, and a file system that reads it."""
     pytest.importorskip("moto", reason="moto is not installed")
     s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed (lekhani[s3])")
     with s3("glyphs") as address:
-        for key, value in {
-            "AWS_ENDPOINT_URL": address,
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            monkeypatch.setenv(key, value)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(key, "test")
         s3fs.S3FileSystem.clear_instance_cache()
         yield s3fs.S3FileSystem(endpoint_url=address, use_listings_cache=False)
         s3fs.S3FileSystem.clear_instance_cache()
@@ -66,16 +57,8 @@ def held(fs: Any, prefix: str) -> dict[str, str]:
 def test_a_bucket_holds_the_same_bytes(
     pen: Pen, expected: dict[str, str], bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw, calls = shards.sample_shard, [0]
-
-    def dies(*words: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == 3:
-            raise KeyboardInterrupt
-        return draw(*words)
-
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "sample_shard", dies)
+        patch.setattr(shards, "sample_shard", failing_at(3, KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             write_dataset(pen, REQUEST, "s3://glyphs/a/out")
     assert not bucket.exists("glyphs/a/out/dataset.json")
@@ -84,7 +67,7 @@ def test_a_bucket_holds_the_same_bytes(
     bucket.rm_file("glyphs/a/out/data/train-00001-of-00005.parquet")
     assert "(4 of 5 shards were there already)" in write_dataset(pen, REQUEST, "s3://glyphs/a/out")
     assert held(bucket, "glyphs/a/out") == expected
-    other = Request(REQUEST.plan, SamplingOptions(8), "npz")
+    other = DatasetRequest(REQUEST.plan, SamplingOptions(8), "npz")
     with pytest.raises(UsageError, match="seed 7 there, 8 here"):
         write_dataset(pen, other, "s3://glyphs/a/out")
     write_dataset(pen, other, "s3://glyphs/a/out", overwrite=True)
@@ -103,7 +86,7 @@ def test_a_bucket_that_is_not_there_is_one_sentence(pen: Pen, bucket: Any) -> No
     assert "\n" not in str(caught.value)
 
 
-def test_without_ray_it_is_said_what_to_install(pen: Pen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_error_names_the_extra(pen: Pen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"install lekhani\[ray\]"):
         write_dataset(pen, REQUEST, str(tmp_path / "out"), engine="ray")
@@ -115,21 +98,21 @@ def test_ray_writes_the_same_bytes(
     pen: Pen, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_dataset(pen, REQUEST, str(tmp_path / "out"), engine="ray")
-    assert content(tmp_path / "out") == expected
+    assert digests(tmp_path / "out") == expected
     (tmp_path / "out" / "data" / "train-00003-of-00005.parquet").unlink()
     assert "(4 of 5 shards were there already)" in write_dataset(pen, REQUEST, str(tmp_path / "out"), engine="ray")
-    assert content(tmp_path / "out") == expected
+    assert digests(tmp_path / "out") == expected
 
 
 @pytest.mark.slow
 @needs_ray
-def test_what_goes_wrong_in_an_actor_is_one_sentence(pen: Pen, tmp_path: Path) -> None:
+def test_an_error_in_an_actor_is_one_sentence(pen: Pen, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "data").write_text("a file where a folder is to be")
     (out / ".unfinished").mkdir()
-    begun = {"made_by": "lekhani generate", "request": REQUEST.told(pen)}
-    Path(out / ".unfinished" / "request.json").write_text(write._json(begun), encoding="utf-8")
+    begun = {"made_by": "lekhani generate", "request": REQUEST.describe(pen)}
+    Path(out / ".unfinished" / "request.json").write_text(json.dumps(begun), encoding="utf-8")
     with pytest.raises(LekhaniError, match=r"Could not write .*run the same again") as caught:
         write_dataset(pen, REQUEST, str(out), engine="ray")
     assert "\n" not in str(caught.value)

@@ -1,0 +1,87 @@
+"""Generators that work in steps, and the names by which their steps are found in the exported graph.
+
+The contract between `export`, which writes these names, and `StepwiseSession`, which reads them: the state after step i
+of n is the value `state_name(i)`, from `state_name(0)` before the first step to `state_name(n)` after the last one; the
+nodes that turn the last state into images, and only they, have names that begin with `FINISH`.
+"""
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime as ort
+
+from lekhani.data.spec import Labels
+from lekhani.errors import UsageError
+from lekhani.inference.session import Floats, Generator
+
+if TYPE_CHECKING:
+    import onnx
+
+FINISH = "finish/"
+
+
+def state_name(step: int) -> str:
+    """The value that holds the state after so many steps."""
+    return f"state_{step}"
+
+
+class StepwiseSession:
+    """A generator whose states are outputs: (noise, labels) -> images after each step. `steps` says how many."""
+
+    def __init__(self, generator: Generator) -> None:
+        """Split the graph into the steps and the finish; raises UsageError for a generator that has no steps."""
+        import onnx
+
+        model = onnx.load(generator.path)
+        nodes = model.graph.node
+        self.steps = len({name for node in nodes for name in node.output if re.fullmatch(r"state_\d+", name)}) - 1
+        if self.steps < 1:
+            raise UsageError(
+                f"{generator.path} ({generator.variant}) writes in one go, so there is nothing to watch; "
+                "animate a model that works in steps."
+            )
+        self._states = [state_name(step) for step in range(self.steps + 1)]
+        steps = [node for node in nodes if not node.name.startswith(FINISH)]
+        finish = [node for node in nodes if node.name.startswith(FINISH)]
+        self._begin = _session(model, steps, list(model.graph.input), self._states, generator)
+        self._finish = _session(model, finish, [_tensor(self._states[-1])], [model.graph.output[0].name], generator)
+        self._inputs = {entry.name for entry in self._begin.get_inputs()}
+
+    def run(self, noise: Floats, labels: Labels, batch_size: int = 128) -> Floats:
+        """Noise float32 [N, noise_dim], labels int64 [N] -> images float32 [steps+1, N,1,H,W] in [0,1]."""
+        parts = [
+            self._run(noise[i : i + batch_size], labels[i : i + batch_size]) for i in range(0, len(labels), batch_size)
+        ]
+        return np.concatenate(parts, 1)
+
+    def _run(self, noise: Floats, labels: Labels) -> Floats:
+        feed = {"noise": noise, "labels": labels}
+        states = self._begin.run(self._states, {name: value for name, value in feed.items() if name in self._inputs})
+        return np.stack([self._finish.run(None, {self._states[-1]: state})[0] for state in states])
+
+
+def _session(
+    model: "onnx.ModelProto",
+    nodes: "list[onnx.NodeProto]",
+    inputs: "list[onnx.ValueInfoProto]",
+    outputs: list[str],
+    generator: Generator,
+) -> ort.InferenceSession:
+    """A session for some nodes of `model` with the weights that they use, on the device of `generator`."""
+    import onnx
+
+    used = {name for node in nodes for name in node.input}
+    weights = [weight for weight in model.graph.initializer if weight.name in used]
+    graph = onnx.helper.make_graph(nodes, "part", inputs, [_tensor(name) for name in outputs], weights)
+    part = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return ort.InferenceSession(part.SerializeToString(), options, providers=generator.session.get_providers())
+
+
+def _tensor(name: str) -> "onnx.ValueInfoProto":
+    """A float tensor of any shape."""
+    import onnx
+
+    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)

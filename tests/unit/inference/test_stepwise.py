@@ -1,0 +1,61 @@
+"""The steps of a generator are found in the file that ships."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import pytest
+from stepwise_toy import SIZE, STEPS, stepwise_generator
+
+from lekhani import params
+from lekhani.errors import UsageError
+from lekhani.inference.session import Generator
+from lekhani.inference.stepwise import StepwiseSession
+
+
+def test_each_step_of_a_graph(tmp_path: Path) -> None:
+    generator = Generator(stepwise_generator(tmp_path / "g.onnx"), "cpu")
+    session = StepwiseSession(generator)
+    noise = np.random.default_rng(0).standard_normal((5, 16), dtype=np.float32)
+    labels = np.arange(5, dtype=np.int64) % 3
+    shown = session.run(noise, labels, batch_size=2)
+    assert session.steps == STEPS
+    assert shown.shape == (STEPS + 1, 5, 1, SIZE, SIZE)
+    state = noise
+    for i, images in enumerate(shown):
+        np.testing.assert_allclose(images.reshape(5, 16), np.clip(np.abs(state) / 16, 0, 1), rtol=1e-6)
+        state = state * 2 + (labels[:, None] if i == 0 else 0)
+    np.testing.assert_array_equal(shown[-1], generator.run(noise, labels))
+
+
+def test_a_generator_without_steps(toy_generator: Callable[..., Path], tmp_path: Path) -> None:
+    generator = Generator(toy_generator(tmp_path / "g.onnx"), "cpu")
+    with pytest.raises(UsageError, match=r"g\.onnx \(flow_matching\) writes in one go, so there is nothing to watch"):
+        StepwiseSession(generator)
+
+
+@pytest.mark.parametrize("name", ["draw", "flow_matching"])
+def test_an_exported_generator_has_the_states_of_torch(name: str, tiny: params.Variants, tmp_path: Path) -> None:
+    import torch
+
+    from lekhani.export.onnx_file import export_onnx, generator_inputs
+    from lekhani.variants import VARIANTS
+    from lekhani.variants.base import Stepwise
+
+    torch.manual_seed(0)
+    variant = VARIANTS[name].build(tiny, 28, 3, torch.device("cpu"))
+    for _ in range(2):
+        variant.progress = 0.1
+        variant.step(torch.rand(6, 1, 28, 28), torch.arange(6) % 3)
+    module = cast(Stepwise, variant.generator().eval())
+    export_onnx(module, generator_inputs(variant.noise_dim, 3), ["images"], tmp_path / "g.onnx", {})
+    generator = SimpleNamespace(
+        path=tmp_path / "g.onnx", variant=name, session=SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+    )
+    noise, labels = torch.randn(4, variant.noise_dim), torch.tensor([0, 1, 2, 1])
+    with torch.no_grad():
+        expected = module.trajectory(noise, labels)
+    shown = StepwiseSession(cast(Generator, generator)).run(noise.numpy(), labels.numpy(), batch_size=3)
+    np.testing.assert_allclose(shown, expected.numpy(), atol=1e-4)
