@@ -81,6 +81,8 @@ def workspace(root: Path, overrides: Sequence[str]) -> Path:
         files.write_text(folder / "params.yaml", text)
         with Repo(str(folder)) as repo:  # what `root` has made need not be made again
             repo.checkout(force=True, allow_missing=True)
+    if (root / "src").exists() and not (folder / "src").exists():  # stages depend on the code, which is that of `root`
+        (folder / "src").symlink_to(root / "src")
     _git(folder, "reset", "--quiet", commit)  # the index alone, so that MLflow's runs name the commit of `root`
     _copy(root, folder, "dvc.yaml", ".dvcignore", ".gitignore")
     files.write_text(folder / "params.yaml", text)

@@ -41,7 +41,8 @@ class Workspace:
         self.path.mkdir()
         for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
             shutil.copy(ROOT / name, self.path / name)
-        shutil.copytree(ROOT / "pipelines", self.path / "pipelines", ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pipelines", "src"):
+            shutil.copytree(ROOT / name, self.path / name, ignore=shutil.ignore_patterns("__pycache__"))
         params = self.params()
         del params["data"]["devanagari"]
         self.write_params(params)

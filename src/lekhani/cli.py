@@ -125,7 +125,7 @@ def export(dataset: Dataset, variant: Variant) -> None:
 @app.command(rich_help_panel=STAGES)
 def baseline(dataset: Dataset) -> None:
     """Train OCR models on real images alone, to hold `usefulness` against."""
-    from lekhani.stages import usefulness as stage
+    from lekhani.stages import baseline as stage
 
     stage.baseline(_params(dataset), dataset)
 

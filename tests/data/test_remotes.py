@@ -71,6 +71,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.path.mkdir()
     for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, project.path / name)
+    shutil.copytree(ROOT / "src", project.path / "src", ignore=shutil.ignore_patterns("__pycache__"))
     params = yaml.safe_load((project.path / "params.yaml").read_text(encoding="utf-8"))
     del params["data"]["devanagari"]
     (project.path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")

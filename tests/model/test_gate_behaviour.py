@@ -21,13 +21,14 @@ from lekhani.errors import LekhaniError
 from lekhani.paths import PREPARED
 from lekhani.registry import models
 from lekhani.stages import promote as promote_stage
+from lekhani.stages.baseline import baseline
 from lekhani.stages.evaluate import evaluate
 from lekhani.stages.export import export
 from lekhani.stages.fetch import fetch
 from lekhani.stages.judge import judge
 from lekhani.stages.prepare import prepare
 from lekhani.stages.train import train
-from lekhani.stages.usefulness import baseline, usefulness
+from lekhani.stages.usefulness import usefulness
 from lekhani.stages.validate import validate
 from lekhani.tracking import runs
 from lekhani.tracking.store import connect

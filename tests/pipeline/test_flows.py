@@ -35,7 +35,11 @@ from lekhani.registry.gate import Check, Decision
 RAW = params.read(ROOT / "params.yaml")
 TOY = {
     "first": {"cmd": "echo one > first.txt", "params": ["seed"], "outs": ["first.txt"]},
-    "second": {"cmd": "cat first.txt > second.txt", "deps": ["first.txt"], "outs": ["second.txt"]},
+    "second": {
+        "cmd": "cat first.txt > second.txt",
+        "deps": ["first.txt", "src/lekhani/stages"],
+        "outs": ["second.txt"],
+    },
     "wrong": {"cmd": "echo 'lekhani: mnist is not fit to train on.' >&2; exit 1", "outs": ["wrong.txt"]},
     "killed": {"cmd": "kill -9 $$", "outs": ["killed.txt"]},
     "fetch": {

@@ -15,8 +15,7 @@ from scipy.special import chdtri
 
 from lekhani import params
 from lekhani.data.duplicates import joined, near_pairs
-from lekhani.data.prepare import digest
-from lekhani.data.spec import Bytes, DatasetInfo, Prepared
+from lekhani.data.spec import Bytes, DatasetInfo, Prepared, digest
 from lekhani.text import printable
 
 # The examples of these checks are pairs: a, b, a, b, ...

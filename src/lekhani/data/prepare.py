@@ -1,7 +1,6 @@
 """The prepare stage: from raw files to square white-on-black images of one size, with labels, a split and a manifest."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from lekhani.data import duplicates
 from lekhani.data.layouts import read_raw
 from lekhani.data.names import normalised, spellings, suggestion
 from lekhani.data.raw import Images, RawImages
-from lekhani.data.spec import Bytes, DatasetInfo, GlyphClass, Labels
+from lekhani.data.spec import Bytes, DatasetInfo, GlyphClass, Labels, digest
 from lekhani.errors import UsageError
 
 INK = 127  # a pixel above this counts as ink
@@ -93,14 +92,6 @@ def _own_size(images: Images) -> int:
         and all(image.shape == (height, width) for image in images)
     )
     return height if fits else 32
-
-
-def digest(images: Bytes, labels: Labels, counts: Mapping[str, int]) -> str:
-    """SHA-256, as hex, over the bytes of `images` uint8 [N,H,W] and `labels` int64 [N], and over the images per split."""
-    total = hashlib.sha256(np.ascontiguousarray(images).data)
-    total.update(np.ascontiguousarray(labels).data)
-    total.update(json.dumps(counts, sort_keys=True).encode())
-    return total.hexdigest()
 
 
 def fit(images: Images, size: int) -> Bytes:

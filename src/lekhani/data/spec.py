@@ -1,6 +1,8 @@
 """What a dataset is: its classes, and the prepared form that every later stage reads."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -103,3 +105,11 @@ def load_prepared(folder: Path) -> Prepared:
     labels = np.load(folder / "labels.npy", allow_pickle=False)
     is_test = np.arange(len(images)) >= info.counts["train"]
     return Prepared(info, images, labels, is_test)
+
+
+def digest(images: Bytes, labels: Labels, counts: Mapping[str, int]) -> str:
+    """SHA-256, as hex, over the bytes of `images` uint8 [N,H,W] and `labels` int64 [N], and over the images per split."""
+    total = hashlib.sha256(np.ascontiguousarray(images).data)
+    total.update(np.ascontiguousarray(labels).data)
+    total.update(json.dumps(counts, sort_keys=True).encode())
+    return total.hexdigest()

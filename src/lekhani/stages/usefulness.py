@@ -1,8 +1,4 @@
-"""baseline and usefulness: how well an OCR model reads after training on real images, on generated ones, and on both."""
-
-import logging
-from collections.abc import Callable
-from dataclasses import asdict
+"""usefulness: how well an OCR model reads after training on generated images, alone and beside real ones."""
 
 from lekhani import files
 from lekhani.data import spec
@@ -12,19 +8,9 @@ from lekhani.evaluate.samples import sample
 from lekhani.inference.session import Generator, Reader
 from lekhani.params import Params
 from lekhani.paths import MODELS, REPORTS
+from lekhani.stages.baseline import log_point
 from lekhani.stages.inputs import validated_data
 from lekhani.train.devices import pick_device
-
-log = logging.getLogger("lekhani")
-
-
-def baseline(p: Params, dataset: str) -> None:
-    """Prepared data -> reports/D/usefulness_real.json: how well an OCR model reads after training on real images alone."""
-    data = validated_data(dataset)
-    train, test, n_classes = data.split("train"), data.split("test"), data.info.n_classes
-    device = pick_device(p.train.device)
-    points = ocr.real_alone(train, test, n_classes, p.usefulness, p.seed, device, _log_point(dataset))
-    files.write_json(REPORTS / dataset / "usefulness_real.json", {"points": [asdict(point) for point in points]})
 
 
 def usefulness(p: Params, dataset: str, variant: str) -> None:
@@ -60,10 +46,5 @@ def score_usefulness(p: Params, data: spec.Prepared, generator: Generator) -> li
         p.usefulness,
         p.seed,
         pick_device(p.train.device),
-        _log_point(f"{name}/{generator.variant}"),
+        log_point(f"{name}/{generator.variant}"),
     )
-
-
-def _log_point(name: str) -> Callable[[ocr.Point], None]:
-    """A callback that logs each OCR model as it is done."""
-    return lambda one: log.info("%s: %s, %d real images, reads %.1f%%", name, one.kind, one.n_real, 100 * one.mean)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lekhani import files
-from lekhani.data.prepare import digest, manifest
-from lekhani.data.spec import DatasetInfo, GlyphClass
+from lekhani.data.prepare import manifest
+from lekhani.data.spec import DatasetInfo, GlyphClass, digest
 
 Plant = Callable[[Any, Any, Any, list[str]], None]
 WritePrepared = Callable[..., Path]
