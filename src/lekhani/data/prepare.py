@@ -1,4 +1,4 @@
-"""The prepare stage: from raw files to square white-on-black images of one size, with labels, a split and a manifest."""
+"""The prepare stage: raw files to square white-on-black images of one size, with labels, a split and a manifest."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -22,59 +22,61 @@ INK = 127  # a pixel above this counts as ink
 _Rows = npt.NDArray[np.int64]
 
 
-def prepare(name: str, data: params.Data, choice: params.Prepare, seed: int, raw: Path, out: Path) -> DatasetInfo:
-    """Fit, filter and split the raw files in `raw`, and write images.npy, labels.npy, manifest.parquet and dataset.json into `out`.
+def prepare(name: str, data: params.Data, options: params.Prepare, seed: int, raw: Path, out: Path) -> DatasetInfo:
+    """Fit, filter and split the raw files in `raw`, and write the prepared dataset into `out`.
 
-    images.npy is uint8 [N,size,size] and labels.npy int64 [N]: train images first, then test, each ordered by label and
-    member. The folder `out` is replaced as a whole or stays as it was. Raises UsageError for bad input (see
-    `layouts.read_raw`) and for an unknown entry of `data.classes`; LekhaniError when `raw` is missing or `out` cannot be written.
+    That is images.npy uint8 [N,size,size], labels.npy int64 [N], manifest.parquet and dataset.json: train images first,
+    then test, each ordered by label and member. The folder `out` is replaced as a whole or stays as it was. Raises
+    UsageError for bad input (see `layouts.read_raw`) and for an unknown entry of `data.classes`; LekhaniError when
+    `raw` is missing or `out` cannot be written.
     """
     source = files.read_json(raw / "source.json")
     found = read_raw(raw, name, data)
     notes = list(found.notes)
-    kept = _kept(f"data.{name}.classes", data.classes, found.classes)
+    kept = _kept_classes(f"data.{name}.classes", data.classes, found.classes)
     classes = tuple(GlyphClass(i, c.name, c.glyph) for i, c in enumerate(kept))
     if "test" not in found.splits:
-        notes.append(
-            f"The source has no split: {data.test_fraction:.0%} of each class became the test split, drawn with seed {seed}."
-        )
-    train, test = _choose(found, kept, data, seed)
+        share = f"{data.test_fraction:.0%} of each class became the test split, drawn with seed {seed}."
+        notes.append(f"The source has no split: {share}")
+    train, test = _chosen_rows(found, kept, data, seed)
     rows = np.concatenate([train, test])
     if not len(rows):
         raise UsageError(f"data.{name}.classes: the source holds no image of the classes to keep; keep other classes.")
     size = data.image_size or _own_size(found.images)
     chosen = found.images[rows] if isinstance(found.images, np.ndarray) else [found.images[row] for row in rows]
     images = fit(chosen, size)
-    odd = sum(image.shape != (size, size) for image in chosen)
-    if odd:
-        notes.append(f"{odd:,} of {len(rows):,} images were fitted into {size} x {size} pixels.")
-    relabel = np.full(len(found.classes), -1)
-    relabel[[c.label for c in kept]] = np.arange(len(kept))
-    labels: Labels = relabel[found.labels[rows]].astype(np.int64)
+    if resized := sum(image.shape != (size, size) for image in chosen):
+        notes.append(f"{resized:,} of {len(rows):,} images were fitted into {size} x {size} pixels.")
+    new_label = np.full(len(found.classes), -1)
+    new_label[[c.label for c in kept]] = np.arange(len(kept))
+    labels: Labels = new_label[found.labels[rows]].astype(np.int64)
     is_test = np.arange(len(rows)) >= len(train)
-    if choice.deduplicate:
+    if options.deduplicate:
         unique = _unique(images, labels, is_test)
-        notes.append(
-            f"{(~unique & ~is_test).sum():,} train and {(~unique & is_test).sum():,} test images that repeat another one were left out."
-        )
+        gone = f"{(~unique & ~is_test).sum():,} train and {(~unique & is_test).sum():,} test images"
+        notes.append(f"{gone} that repeat another one were left out.")
         images, labels, rows, is_test = images[unique], labels[unique], rows[unique], is_test[unique]
     counts = {"train": int((~is_test).sum()), "test": int(is_test.sum())}
     info = DatasetInfo(name, data.script, size, classes, counts, source, digest(images, labels, counts), tuple(notes))
-    table = manifest(images, labels, classes, counts, [found.members[row] for row in rows])
-    table.attrs = {"source": source}  # pandas keeps it in the Parquet file's own metadata
+    _write(out, info, images, labels, [found.members[row] for row in rows])
+    return info
+
+
+def _write(out: Path, info: DatasetInfo, images: Bytes, labels: Labels, members: Sequence[str]) -> None:
+    table = manifest(images, labels, info.classes, info.counts, members)
+    table.attrs = {"source": info.source}  # pandas keeps it in the Parquet file's own metadata
     with files.replacing(out) as folder:
         folder.mkdir()
         np.save(folder / "images.npy", images)
         np.save(folder / "labels.npy", labels)
         table.to_parquet(folder / "manifest.parquet", index=False)
         files.write_json(folder / "dataset.json", info.to_dict())
-    return info
 
 
 def _unique(images: Bytes, labels: Labels, is_test: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Which images stay when no two may repeat one another; asked again of what stays, since a copy may hide behind another."""
+    """Which images stay when no two may repeat one another, bool [N]."""
     stays = np.ones(len(images), bool)
-    while True:
+    while True:  # what stays is compared again, since a copy may hide behind another
         rows = np.flatnonzero(stays)
         kept = duplicates.kept(duplicates.groups(images[rows]), labels[rows], is_test[rows])
         stays[rows] = kept
@@ -84,21 +86,16 @@ def _unique(images: Bytes, labels: Labels, is_test: npt.NDArray[np.bool_]) -> np
 
 def _own_size(images: Images) -> int:
     """The side of the images where all are one square that every variant can work with, else 32 pixels."""
-    height, width = images[0].shape
-    fits = (
-        height == width
-        and 16 <= height <= 128
-        and height % 4 == 0
-        and all(image.shape == (height, width) for image in images)
-    )
-    return height if fits else 32
+    side = images[0].shape[0]
+    usable = 16 <= side <= 128 and side % 4 == 0
+    return side if usable and all(image.shape == (side, side) for image in images) else 32
 
 
 def fit(images: Images, size: int) -> Bytes:
     """Fit grey images uint8 [H,W] of any shapes into uint8 [N,size,size].
 
-    Those of the right size stay untouched. Others keep their aspect and are centred on black; when most of them have ink
-    on their outermost pixels, all get a margin of a tenth of the frame, so that all strokes keep one scale.
+    Those of the right size stay untouched. Others keep their aspect and are centred on black; when most of them have
+    ink on their outermost pixels, all get a margin of a tenth of the frame, so that all strokes keep one scale.
     """
     if isinstance(images, np.ndarray) and images.shape[1:] == (size, size):
         return images
@@ -128,14 +125,11 @@ def _scaled(image: Bytes, side: int, size: int) -> Bytes:
 def manifest(
     images: Bytes, labels: Labels, classes: Sequence[GlyphClass], counts: Mapping[str, int], members: Sequence[str]
 ) -> pd.DataFrame:
-    """One row per image of `images` uint8 [N,H,W], in their order; `centre_x` and `centre_y` of a blank image are NaN."""
+    """One row per image of `images` uint8 [N,H,W], in their order; a blank one has NaN as `centre_x` and `centre_y`."""
     n, height, width = images.shape
-    across, down = (
-        images.sum(axis=1, dtype=np.float64),
-        images.sum(axis=2, dtype=np.float64),
-    )  # ink per column and per row
-    ink = across.sum(axis=1)
-    somewhere = np.where(ink > 0, ink, np.nan)
+    by_column, by_row = (images.sum(axis=axis, dtype=np.float64) for axis in (1, 2))
+    ink = by_column.sum(axis=1)
+    divisor = np.where(ink > 0, ink, np.nan)
     return pd.DataFrame(
         {
             "id": np.arange(n, dtype=np.int64),
@@ -146,14 +140,14 @@ def manifest(
             "sha256": [hashlib.sha256(image).hexdigest() for image in images],
             "ink_mean": (ink / (255 * height * width)).astype(np.float32),
             "ink_fraction": ((images > INK).sum(axis=(1, 2)) / (height * width)).astype(np.float32),
-            "centre_x": (across @ ((np.arange(width) + 0.5) / width) / somewhere).astype(np.float32),
-            "centre_y": (down @ ((np.arange(height) + 0.5) / height) / somewhere).astype(np.float32),
+            "centre_x": (by_column @ ((np.arange(width) + 0.5) / width) / divisor).astype(np.float32),
+            "centre_y": (by_row @ ((np.arange(height) + 0.5) / height) / divisor).astype(np.float32),
             "member": list(members),
         }
     )
 
 
-def _kept(key: str, wanted: str | tuple[str | int, ...], classes: tuple[GlyphClass, ...]) -> list[GlyphClass]:
+def _kept_classes(key: str, wanted: str | tuple[str | int, ...], classes: tuple[GlyphClass, ...]) -> list[GlyphClass]:
     """The classes that the filter `wanted` keeps, in the dataset's order."""
     if wanted == "all":
         return list(classes)
@@ -165,13 +159,15 @@ def _kept(key: str, wanted: str | tuple[str | int, ...], classes: tuple[GlyphCla
     words = spellings(classes)
     labels = set()
     for word in wanted:
-        if isinstance(word, int) and not 0 <= word < len(classes):
-            raise UsageError(
-                f"{key}: there is no label {word}; the nearest is {min(max(word, 0), len(classes) - 1)}, and labels count from 0."
-            )
-        if isinstance(word, str) and normalised(word) not in words:
+        if isinstance(word, int):
+            if not 0 <= word < len(classes):
+                nearest = min(max(word, 0), len(classes) - 1)
+                raise UsageError(f"{key}: there is no label {word}; the nearest is {nearest}, and labels count from 0.")
+            labels.add(word)
+        elif normalised(word) in words:
+            labels.add(words[normalised(word)].label)
+        else:
             raise UsageError(f"{key}: unknown class `{word}` ({suggestion(word, classes)}).")
-        labels.add(word if isinstance(word, int) else words[normalised(word)].label)
     if not labels:
         raise UsageError(f"{key}: the list is empty; name the classes to keep, or `all`.")
     return [c for c in classes if c.label in labels]
@@ -182,33 +178,34 @@ def _is_consonant(glyph: str) -> bool:
     return "\u0915" <= glyph[:1] <= "\u0939" or "\u0958" <= glyph[:1] <= "\u095f"
 
 
-def _choose(found: RawImages, kept: Sequence[GlyphClass], data: params.Data, seed: int) -> tuple[_Rows, _Rows]:
+def _chosen_rows(found: RawImages, kept: Sequence[GlyphClass], data: params.Data, seed: int) -> tuple[_Rows, _Rows]:
     """Row numbers of the train and the test images to keep, each ordered by label and member.
 
-    Every class draws from a stream of its own, so that neither the order of files on disk nor the other classes change its choice.
+    Every class draws from a random stream of its own, so that neither the order of files on disk nor the other classes
+    change its choice.
     """
     splits = np.array(found.splits)
     by_member = np.array(sorted(range(len(found.members)), key=found.members.__getitem__))
     train, test = [], []
     for c in kept:
-        random = np.random.default_rng([seed, c.label])
+        rng = np.random.default_rng([seed, c.label])
         rows = by_member[found.labels[by_member] == c.label]
         if "test" in splits:
             for_train, for_test = rows[splits[rows] == "train"], rows[splits[rows] == "test"]
         else:
-            for_train, for_test = _hold_out(rows, data.test_fraction, random)
-        train.append(_at_most(for_train, data.per_class_train, random))
-        test.append(_at_most(for_test, data.per_class_test, random))
+            for_train, for_test = _hold_out(rows, data.test_fraction, rng)
+        train.append(_at_most(for_train, data.per_class_train, rng))
+        test.append(_at_most(for_test, data.per_class_test, rng))
     return np.concatenate(train), np.concatenate(test)
 
 
-def _hold_out(rows: _Rows, fraction: float, random: np.random.Generator) -> tuple[_Rows, _Rows]:
-    held = min(max(round(len(rows) * fraction), 1), len(rows) - 1) if len(rows) else 0
+def _hold_out(rows: _Rows, fraction: float, rng: np.random.Generator) -> tuple[_Rows, _Rows]:
+    count = min(max(round(len(rows) * fraction), 1), len(rows) - 1) if len(rows) else 0
     is_test = np.zeros(len(rows), bool)
-    is_test[random.permutation(len(rows))[:held]] = True
+    is_test[rng.permutation(len(rows))[:count]] = True
     return rows[~is_test], rows[is_test]
 
 
-def _at_most(rows: _Rows, count: int | None, random: np.random.Generator) -> _Rows:
+def _at_most(rows: _Rows, count: int | None, rng: np.random.Generator) -> _Rows:
     # A random choice: the first ones in order of members would come from few writers.
-    return rows if count is None else rows[np.sort(random.permutation(len(rows))[:count])]
+    return rows if count is None else rows[np.sort(rng.permutation(len(rows))[:count])]

@@ -13,10 +13,11 @@ Images = Bytes | Sequence[Bytes]  # grey uint8 [N,H,W], or N arrays [H,W] of sev
 class RawImages:
     """N images of one source.
 
-    `images` are grey uint8, white strokes on black: one array [N,H,W], or N arrays [H,W] where sizes differ;
-    `labels` int64 [N] index into `classes`; `members` name where in the source each image was found;
-    `splits` says "train" or "test" per image, or "" throughout when the source has no split. `notes` are sentences for
-    people: which layout was seen, whether the images were inverted, what was left out.
+    - `images`: grey uint8, white strokes on black; one array [N,H,W], or N arrays [H,W] where sizes differ
+    - `labels`: int64 [N], which index into `classes`
+    - `members`: the file, row or array element that each image was read from, as the manifest names it
+    - `splits`: "train" or "test" per image, or "" throughout when the source has no split
+    - `notes`: sentences for people: which layout it was, whether the images were inverted, what was left out
     """
 
     images: Images

@@ -29,10 +29,11 @@ class GlyphClass:
         return self.glyph.isdecimal()
 
 
-# DHCD's own order and folder names (Acharya, Pant, Gyawali 2015): 36 consonants, three of them conjuncts, then ten digits.
+# DHCD's own order and folder names (Acharya, Pant, Gyawali 2015): 36 consonants, of them three conjuncts, 10 digits.
 _CONSONANTS = (
-    "ka:क kha:ख ga:ग gha:घ kna:ङ cha:च chha:छ ja:ज jha:झ yna:ञ taamatar:ट thaa:ठ daa:ड dhaa:ढ adna:ण tabala:त tha:थ da:द dha:ध na:न "
-    "pa:प pha:फ ba:ब bha:भ ma:म yaw:य ra:र la:ल waw:व motosaw:श petchiryakha:ष patalosaw:स ha:ह chhya:क्ष tra:त्र gya:ज्ञ"
+    "ka:क kha:ख ga:ग gha:घ kna:ङ cha:च chha:छ ja:ज jha:झ yna:ञ taamatar:ट thaa:ठ daa:ड dhaa:ढ adna:ण "
+    "tabala:त tha:थ da:द dha:ध na:न pa:प pha:फ ba:ब bha:भ ma:म yaw:य ra:र la:ल waw:व "
+    "motosaw:श petchiryakha:ष patalosaw:स ha:ह chhya:क्ष tra:त्र gya:ज्ञ"
 )
 DEVANAGARI: tuple[GlyphClass, ...] = tuple(
     GlyphClass(i, f"character_{i + 1}_{name}", glyph)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lekhani.data.duplicates import FARTHEST, groups, joined, kept, near_pairs
+from lekhani.data.duplicates import MAX_DISTANCE, groups, joined, kept, near_pairs
 from lekhani.data.sources.embedded import devanagari
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]
@@ -60,7 +60,7 @@ def test_a_copy_in_other_pixels_is_found(letters: Images, name: str) -> None:
     n = len(letters)
     pairs, distances = near_pairs(np.concatenate([letters, copies]))
     assert pairs.tolist() == [[row, n + i] for i, row in enumerate(chosen)]
-    assert ((distances >= 0) & (distances < FARTHEST)).all()
+    assert ((distances >= 0) & (distances < MAX_DISTANCE)).all()
 
 
 def test_of_exact_copies_only_the_first_is_paired_and_the_group_holds_all(letters: Images) -> None:
