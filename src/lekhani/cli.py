@@ -571,7 +571,7 @@ def data_diff(
 
     from lekhani.data import diff
 
-    found = [diff.between(name, revision, to) for name in dataset or _params().data]
+    found = [diff.diff_revisions(name, revision, to) for name in dataset or _params().data]
     if as_json or style == "json":
         value = {"from": revision, "to": to, "datasets": {one.dataset: diff.as_dict(one, examples) for one in found}}
         typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

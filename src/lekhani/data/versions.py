@@ -1,4 +1,8 @@
-"""Earlier versions of prepared data, as DVC knows them: read from its cache or its default remote, never written."""
+"""Earlier versions of prepared data, as DVC knows them: read from its cache or its default remote, never written.
+
+DVC's Repo is used directly: `dvc.api.read` would open it anew for each file, and does not look below the top of a git
+repository, nor say whether it is the revision, the dataset or its bytes that are missing.
+"""
 
 import io
 import json
@@ -14,33 +18,34 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class NoVersion(UsageError):  # noqa: N818 - an answer more than an error: the caller goes on without
+class NoVersionError(UsageError):
     """There is nothing earlier to compare with: no git, no DVC, no commit yet, or no such dataset in that revision."""
 
 
-class NoDataset(NoVersion):
+class NoDatasetError(NoVersionError):
     """The revision is there and the dataset is not in it, as when a dataset is new."""
 
 
-class _NotInCache(UsageError):  # noqa: N818 - as above
+class _NotInCacheError(UsageError):
     """The revision has the dataset, and its bytes are elsewhere."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """A prepared dataset without its pixels: `manifest` has one row per image (see docs/contracts.md), `info` is dataset.json."""
+    """A prepared dataset without its pixels: its manifest, with one row per image, and its dataset.json."""
 
     manifest: "pd.DataFrame"
     info: DatasetInfo
 
 
-def manifest_at(dataset: str, revision: str) -> Version:
-    """The manifest and dataset.json of `dataset` as of a git revision: a commit, tag, branch, HEAD~1 or the name of a DVC experiment.
+def version_at(dataset: str, revision: str) -> Version:
+    """`dataset` as of a git revision: a commit, tag, branch, HEAD~1 or the name of a DVC experiment.
 
-    They come from DVC's cache, else from the default remote; today's configuration says where both are, so that a commit made
-    before the remote was added is found as well. Takes no lock, so that a stage may call it while `dvc repro` runs.
-    Raises NoVersion when there is nothing to compare with (NoDataset when the revision lacks just this dataset), and
-    UsageError for an unknown revision, data that is neither in the cache nor on the remote, or a remote that does not answer.
+    It comes from DVC's cache, else from the default remote; today's configuration says where both are, so that a commit
+    made before the remote was added is found as well. Takes no lock, so that a stage may call it while `dvc repro`
+    runs. Raises NoVersionError when there is nothing to compare with (NoDatasetError when the revision lacks just this
+    dataset), and UsageError for an unknown revision, data that is neither in the cache nor on the remote, or a remote
+    that does not answer.
     """
     from dvc.config import ConfigError
     from dvc.exceptions import NotDvcRepoError
@@ -53,18 +58,27 @@ def manifest_at(dataset: str, revision: str) -> Version:
     except (NotDvcRepoError, SCMError):
         in_git = False
     except ConfigError as error:
-        raise UsageError(
-            f"DVC cannot read its configuration ({first_line(error)}); mend .dvc/config or .dvc/config.local."
-        ) from error
+        remedy = "mend .dvc/config or .dvc/config.local."
+        raise UsageError(f"DVC cannot read its configuration ({first_line(error)}); {remedy}") from error
     if not in_git:
-        raise NoVersion(
-            f"There is no {revision} of {dataset}: this folder is not in a git repository with DVC; run `git init` and `dvc init`."
-        )
+        problem = "this folder is not in a git repository with DVC; run `git init` and `dvc init`."
+        raise NoVersionError(f"There is no {revision} of {dataset}: {problem}")
     try:
-        # Without a remote first: the cache is enough most of the time, even where the remote's credentials or plug-in are missing.
+        # Without a remote first: the cache is mostly enough, even where credentials or a plug-in are missing.
         return _read_version(dataset, revision, {**config, "core": {**config["core"], "remote": ""}})
-    except _NotInCache:
+    except _NotInCacheError:
         return _read_version(dataset, revision, config)
+
+
+def current_version(dataset: str) -> Version:
+    """What lies in data/prepared/<dataset> now; raises UsageError when it is not there."""
+    folder = PREPARED / dataset
+    try:
+        manifest, info = ((folder / name).read_bytes() for name in ("manifest.parquet", "dataset.json"))
+    except OSError:
+        remedy = f"run `dvc pull {folder}` or `dvc repro prepare@{dataset}`, or leave this dataset out."
+        raise UsageError(f"{folder} is not here; {remedy}") from None
+    return _parsed(manifest, info, dataset, "the working tree")
 
 
 def _read_version(dataset: str, revision: str, config: dict[str, Any]) -> Version:
@@ -75,53 +89,34 @@ def _read_version(dataset: str, revision: str, config: dict[str, Any]) -> Versio
     with Repo(config=config) as repo:
         try:
             with repo.switch(revision):
-                manifest, info = (
-                    _read(repo, PREPARED / dataset / name, dataset, revision)
-                    for name in ("manifest.parquet", "dataset.json")
-                )
+                paths = (PREPARED / dataset / name for name in ("manifest.parquet", "dataset.json"))
+                manifest, info = (_read(repo, path, dataset, revision) for path in paths)
         except RevError:
-            raise _unknown(repo, dataset, revision) from None
+            raise _unknown_revision(repo, dataset, revision) from None
         except DvcException as error:
-            raise UsageError(
-                f"DVC cannot read {revision} ({first_line(error)}); choose a revision in which `dvc status` works."
-            ) from error
-    return _version(manifest, info, dataset, revision)
-
-
-def working_tree(dataset: str) -> Version:
-    """The manifest and dataset.json that lie in data/prepared/<dataset> now; raises UsageError when they are not there."""
-    folder = PREPARED / dataset
-    try:
-        return _version(
-            (folder / "manifest.parquet").read_bytes(),
-            (folder / "dataset.json").read_bytes(),
-            dataset,
-            "the working tree",
-        )
-    except OSError:
-        raise UsageError(
-            f"{folder} is not here; run `dvc pull {folder}` or `dvc repro prepare@{dataset}`, or leave this dataset out."
-        ) from None
+            remedy = "choose a revision in which `dvc status` works."
+            raise UsageError(f"DVC cannot read {revision} ({first_line(error)}); {remedy}") from error
+    return _parsed(manifest, info, dataset, revision)
 
 
 def _read(repo: Any, path: Path, dataset: str, revision: str) -> bytes:
-    """The bytes of `path` in the revision that `repo` stands at."""
+    """The bytes of `path` in the revision that `repo` is switched to."""
     from dvc.exceptions import DvcException
     from dvc_data.index import DataIndexDirError
 
     try:
         with repo.dvcfs.open(path.as_posix(), mode="rb") as file:
             return bytes(file.read())
-    except FileNotFoundError as error:
-        raise _missing(repo, dataset, revision) from error
-    except DataIndexDirError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            raise _missing(repo, dataset, revision) from error
-        raise _unreachable(dataset, revision, error.__cause__ or error) from error
     except DvcException:
         raise
     except Exception as error:  # every kind of remote has errors of its own, which share no base class
-        raise _unreachable(dataset, revision, error) from error
+        cause = (isinstance(error, DataIndexDirError) and error.__cause__) or error
+        if isinstance(cause, FileNotFoundError):
+            raise _missing(repo, dataset, revision) from error
+        text = (first_line(cause) if isinstance(cause, Exception) else str(cause)).rstrip(".")
+        problem = f"is not in DVC's cache, and its default remote cannot be read ({text})"
+        remedy = "see `dvc remote list`, and docs/remotes.md for credentials."
+        raise UsageError(f"{PREPARED / dataset} of {revision} {problem}; {remedy}") from error
 
 
 def _missing(repo: Any, dataset: str, revision: str) -> UsageError:
@@ -132,41 +127,30 @@ def _missing(repo: Any, dataset: str, revision: str) -> UsageError:
     except (FileNotFoundError, KeyError):
         known = False
     if not known:
-        return NoDataset(f"There is no {folder} in {revision}; name a revision whose dvc.lock has it.")
-    return _NotInCache(
+        return NoDatasetError(f"There is no {folder} in {revision}; name a revision whose dvc.lock has it.")
+    return _NotInCacheError(
         f"{folder} of {revision} is neither in DVC's cache nor on its default remote; "
         f"run `dvc push --all-commits` where it was made, or `git checkout` that revision and `dvc repro prepare@{dataset}`."
     )
 
 
-def _unreachable(dataset: str, revision: str, error: BaseException) -> UsageError:
-    reason = first_line(error) if isinstance(error, Exception) else str(error)
-    return UsageError(
-        f"{PREPARED / dataset} of {revision} is not in DVC's cache, and its default remote cannot be read ({reason.rstrip('.')}); "
-        "see `dvc remote list`, and docs/remotes.md for credentials."
-    )
-
-
-def _unknown(repo: Any, dataset: str, revision: str) -> UsageError:
+def _unknown_revision(repo: Any, dataset: str, revision: str) -> UsageError:
     from dvc.scm import RevError, resolve_rev
 
     try:
         resolve_rev(repo.scm, "HEAD")
     except RevError:
-        return NoVersion(
-            f"There is no {revision} of {dataset}: this git repository has no commit yet; make one with `git commit`."
-        )
-    return UsageError(
-        f"Git knows no revision {revision!r}; name a commit, tag, branch or DVC experiment, and in a shallow clone run `git fetch --unshallow` first."
-    )
+        problem = "this git repository has no commit yet; make one with `git commit`."
+        return NoVersionError(f"There is no {revision} of {dataset}: {problem}")
+    remedy = "name a commit, tag, branch or DVC experiment, and in a shallow clone run `git fetch --unshallow` first."
+    return UsageError(f"Git knows no revision {revision!r}; {remedy}")
 
 
-def _version(manifest: bytes, info: bytes, dataset: str, revision: str) -> Version:
+def _parsed(manifest: bytes, info: bytes, dataset: str, revision: str) -> Version:
     import pandas as pd
 
     try:
         return Version(pd.read_parquet(io.BytesIO(manifest)), DatasetInfo.from_dict(json.loads(info)))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{PREPARED / dataset} of {revision} cannot be read ({first_line(error)}); another version of Lekhani wrote it, so prepare it again."
-        ) from error
+        problem = f"cannot be read ({first_line(error)}); another version of Lekhani wrote it, so prepare it again."
+        raise UsageError(f"{PREPARED / dataset} of {revision} {problem}") from error

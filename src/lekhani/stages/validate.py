@@ -18,8 +18,8 @@ def validate(p: Params, dataset: str) -> None:
     previous = None
     if p.validation.drift != "off":
         try:
-            previous = versions.manifest_at(dataset, p.validation.previous).manifest
-        except versions.NoVersion:
+            previous = versions.version_at(dataset, p.validation.previous).manifest
+        except versions.NoVersionError:
             pass  # the first of its kind
         except UsageError as error:
             log.warning("Drift cannot be judged: %s", error)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lekhani.data import diff
 from lekhani.data.spec import DatasetInfo, GlyphClass
-from lekhani.data.versions import NoDataset, Version
+from lekhani.data.versions import NoDatasetError, Version
 from lekhani.errors import UsageError
 
 Row = tuple[str, str, str, str]  # pixels, class, split, member
@@ -44,7 +44,7 @@ BASE: list[Row] = [
 
 
 def test_the_same_in_another_order_is_no_difference() -> None:
-    found = diff.diff(table(BASE), table(BASE[::-1]))
+    found = diff.diff_images(table(BASE), table(BASE[::-1]))
     assert found.same
     assert counts(found) == {"unchanged": 4}
     assert list(found.rows["member_after"]) == ["m4", "m3", "m2", "m1"]  # the newer order
@@ -57,7 +57,7 @@ def test_every_kind_of_change() -> None:
         ("p3", "kha", "train", "elsewhere"),  # another member, the same image
         ("p5", "ga", "train", "m5"),  # added; p4 is gone
     ]
-    found = diff.diff(table(BASE), table(after))
+    found = diff.diff_images(table(BASE), table(after))
     assert counts(found) == {"added": 1, "removed": 1, "relabelled": 1, "moved": 1, "unchanged": 1}
     assert found.per_class.to_dict("index") == {
         "ka": dict(zip(diff.COUNTS, (2, 1, 0, 0, 1, 0, 1, 0), strict=True)),
@@ -72,14 +72,14 @@ def test_every_kind_of_change() -> None:
 
 
 def test_relabelled_and_moved_at_once_is_relabelled() -> None:
-    found = diff.diff(table([("p", "ka", "train", "m")]), table([("p", "kha", "test", "m")]))
+    found = diff.diff_images(table([("p", "ka", "train", "m")]), table([("p", "kha", "test", "m")]))
     assert counts(found) == {"relabelled": 1}
 
 
 def test_copies_are_matched_as_often_as_both_have_them() -> None:
     before = table([("p", "ka", "train", "a"), ("p", "ka", "train", "b"), ("p", "ka", "train", "c")])
     after = table([("p", "ka", "train", "b"), ("p", "ka", "test", "c")])
-    found = diff.diff(before, after)
+    found = diff.diff_images(before, after)
     assert counts(found) == {"removed": 1, "moved": 1, "unchanged": 1}
     rows = found.rows.set_index("kind")
     # The copy that stayed, the one that moved and the one that went are told apart by their member.
@@ -92,20 +92,20 @@ def test_copies_are_matched_as_often_as_both_have_them() -> None:
 
 def test_a_copy_under_two_labels_is_not_relabelled() -> None:
     conflict: list[Row] = [("p", "ka", "train", "a"), ("p", "kha", "train", "b")]
-    assert diff.diff(table(conflict), table(conflict[::-1])).same
-    assert counts(diff.diff(table(conflict), table(conflict[1:]))) == {"removed": 1, "unchanged": 1}
+    assert diff.diff_images(table(conflict), table(conflict[::-1])).same
+    assert counts(diff.diff_images(table(conflict), table(conflict[1:]))) == {"removed": 1, "unchanged": 1}
 
 
 def test_empty_manifests() -> None:
     empty = table([])
-    assert diff.diff(empty, empty).same
-    assert counts(diff.diff(empty, table(BASE))) == {"added": 4}
-    assert counts(diff.diff(table(BASE), empty)) == {"removed": 4}
+    assert diff.diff_images(empty, empty).same
+    assert counts(diff.diff_images(empty, table(BASE))) == {"added": 4}
+    assert counts(diff.diff_images(table(BASE), empty)) == {"removed": 4}
 
 
 def test_other_pixels_under_one_member_are_counted() -> None:
     after: list[Row] = [("q1", "ka", "train", "m1"), *BASE[1:]]
-    found = diff.diff(table(BASE), table(after))
+    found = diff.diff_images(table(BASE), table(after))
     assert counts(found) == {"added": 1, "removed": 1, "unchanged": 3}
     assert found.same_member == 1
 
@@ -121,7 +121,7 @@ _rows = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(_rows, _rows)
 def test_it_agrees_with_counting_by_hand(before: list[Row], after: list[Row]) -> None:
-    found = diff.diff(table(before), table(after))
+    found = diff.diff_images(table(before), table(after))
     want: Counter[str] = Counter()
     for pixels in "pqr":
         old, new = (Counter((c, s) for p, c, s, _ in rows if p == pixels) for rows in (before, after))
@@ -149,8 +149,8 @@ def test_classes_and_facts_that_changed() -> None:
         version(BASE),
         version([*BASE[:2], ("p5", "ga", "train", "m5")], notes=("One image is blank.",), digest="other"),
     )
-    found = diff.compare("d", before, after, ("HEAD~1", "the working tree"))
-    assert (found.status, found.images.by) == ("changed", "sha256")
+    found = diff.diff_versions("d", before, after, ("HEAD~1", "the working tree"))
+    assert (found.status, found.images.key) == ("changed", "sha256")
     assert (found.classes_added, found.classes_removed) == (("ga",), ("kha",))
     assert found.facts == {
         "images.test": (2, 1),
@@ -165,7 +165,7 @@ def test_a_source_and_a_glyph_that_changed() -> None:
     after = version(
         BASE, source={"name": "local", "version": "2", "path": "x"}, classes=(GlyphClass(0, "ka", "क"), kha)
     )
-    found = diff.compare("d", before, after, ("a", "b"))
+    found = diff.diff_versions("d", before, after, ("a", "b"))
     assert found.facts == {
         "source.version": ("1", "2"),
         "source.sha256": ("0", None),
@@ -178,8 +178,8 @@ def test_a_source_and_a_glyph_that_changed() -> None:
 
 def test_another_image_size_is_matched_by_member() -> None:
     after: list[Row] = [(f"other {p}", c, "train" if m == "m2" else s, m) for p, c, s, m in BASE]
-    found = diff.compare("d", version(BASE), version(after, size=32, digest="other"), ("a", "b"))
-    assert found.images.by == "member"
+    found = diff.diff_versions("d", version(BASE), version(after, size=32, digest="other"), ("a", "b"))
+    assert found.images.key == "member"
     assert counts(found.images) == {"moved": 1, "unchanged": 3}
     assert found.facts["image_size"] == (16, 32)
     said = diff.text(found)
@@ -190,14 +190,14 @@ def test_another_image_size_is_matched_by_member() -> None:
 
 
 def test_no_difference_is_said_plainly() -> None:
-    found = diff.compare("d", version(BASE), version(BASE), ("HEAD", "the working tree"))
+    found = diff.diff_versions("d", version(BASE), version(BASE), ("HEAD", "the working tree"))
     assert found.status == "same"
     assert diff.text(found) == "d, from HEAD to the working tree\nNo difference: 4 images."
     assert diff.markdown(found) == "## d, from HEAD to the working tree\n\nNo difference: 4 images."
 
 
 def test_another_order_is_said() -> None:
-    found = diff.compare("d", version(BASE), version(BASE[::-1], digest="other"), ("a", "b"))
+    found = diff.diff_versions("d", version(BASE), version(BASE[::-1], digest="other"), ("a", "b"))
     assert found.status == "changed"
     assert "their order or the label numbers changed" in diff.text(found)
 
@@ -208,7 +208,7 @@ def test_another_order_is_said() -> None:
 )
 def test_a_dataset_that_only_one_has(sides: tuple[int, int], status: str, words: str) -> None:
     before, after = (version(BASE) if side else None for side in sides)
-    found = diff.compare("d", before, after, ("old", "new"))
+    found = diff.diff_versions("d", before, after, ("old", "new"))
     assert found.status == status
     assert words in diff.text(found)
     assert counts(found.images) == {status: 4}
@@ -218,7 +218,8 @@ def test_a_dataset_that_only_one_has(sides: tuple[int, int], status: str, words:
 def test_text_lines_up_and_lists_examples() -> None:
     after: list[Row] = [(f"n{i}", "ka", "train", f"new/{i}") for i in range(1200)] + BASE[2:]
     said = diff.text(
-        diff.compare("d", version(BASE), version(after, digest="other"), ("HEAD~1", "the working tree")), examples=2
+        diff.diff_versions("d", version(BASE), version(after, digest="other"), ("HEAD~1", "the working tree")),
+        examples=2,
     )
     assert "4 images before and 1,202 after: 1,200 added, 2 removed, 2 unchanged." in said
     assert "Added, 2 of 1,200\n\n  member  class  split\n  new/0   ka     train\n  new/1   ka     train" in said
@@ -226,18 +227,18 @@ def test_text_lines_up_and_lists_examples() -> None:
     assert "kha " not in said  # nothing happened to it
     assert all(line == line.rstrip() for line in said.splitlines())
     assert "\x1b" not in said
-    assert "Added, " not in diff.text(diff.compare("d", version(BASE), version(after), ("a", "b")), examples=0)
+    assert "Added, " not in diff.text(diff.diff_versions("d", version(BASE), version(after), ("a", "b")), examples=0)
 
 
 def test_examples_are_spread_over_classes() -> None:
     after: list[Row] = [(f"{c}{i}", c, "train", f"{c}/{i}") for c in ("ka", "kha", "ga") for i in range(9)]
-    found = diff.as_dict(diff.compare("d", version([]), version(after), ("a", "b")), examples=4)
+    found = diff.as_dict(diff.diff_versions("d", version([]), version(after), ("a", "b")), examples=4)
     assert [one["member"] for one in found["examples"]["added"]] == ["ka/0", "kha/0", "ga/0", "ka/1"]
 
 
 def test_markdown_is_a_table() -> None:
     after: list[Row] = [("p5", "ga", "train", "a|b"), *BASE]
-    said = diff.markdown(diff.compare("d", version(BASE), version(after, digest="other"), ("a", "b")))
+    said = diff.markdown(diff.diff_versions("d", version(BASE), version(after, digest="other"), ("a", "b")))
     assert said.startswith(
         "## d, from a to b\n\n4 images before and 5 after: 1 added, 4 unchanged. New classes: ga.\n\n### Classes\n\n| class |"
     )
@@ -247,7 +248,9 @@ def test_markdown_is_a_table() -> None:
 
 def test_json_keys_are_stable() -> None:
     found = diff.as_dict(
-        diff.compare("d", version(BASE), version([("p1", "kha", "test", "m1"), *BASE[1:]], digest="other"), ("a", "b"))
+        diff.diff_versions(
+            "d", version(BASE), version([("p1", "kha", "test", "m1"), *BASE[1:]], digest="other"), ("a", "b")
+        )
     )
     assert json.loads(json.dumps(found)) == found
     assert list(found) == [
@@ -295,20 +298,20 @@ def test_between_knows_who_has_the_dataset(monkeypatch: pytest.MonkeyPatch) -> N
 
     def at(dataset: str, revision: str) -> Version:
         if revision not in there:
-            raise NoDataset(f"not in {revision}")
+            raise NoDatasetError(f"not in {revision}")
         return there[revision]
 
     def here(dataset: str) -> Version:
         raise UsageError("not here")
 
-    monkeypatch.setattr(diff.versions, "manifest_at", at)
-    monkeypatch.setattr(diff.versions, "working_tree", here)
-    assert diff.between("d", "old", "new").images.count("removed") == 1
-    assert diff.between("d", "old", "x").status == "removed"
-    assert diff.between("d", "x", "new").status == "added"
-    with pytest.raises(NoDataset, match="not in x"):
-        diff.between("d", "x", "y")
-    with pytest.raises(NoDataset, match="not in x"):
-        diff.between("d", "x")
+    monkeypatch.setattr(diff.versions, "version_at", at)
+    monkeypatch.setattr(diff.versions, "current_version", here)
+    assert diff.diff_revisions("d", "old", "new").images.count("removed") == 1
+    assert diff.diff_revisions("d", "old", "x").status == "removed"
+    assert diff.diff_revisions("d", "x", "new").status == "added"
+    with pytest.raises(NoDatasetError, match="not in x"):
+        diff.diff_revisions("d", "x", "y")
+    with pytest.raises(NoDatasetError, match="not in x"):
+        diff.diff_revisions("d", "x")
     with pytest.raises(UsageError, match="not here"):
-        diff.between("d", "old")
+        diff.diff_revisions("d", "old")

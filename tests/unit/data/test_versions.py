@@ -16,7 +16,7 @@ from outside import without_settings
 from lekhani.data import versions
 from lekhani.data.prepare import manifest
 from lekhani.data.spec import DatasetInfo, GlyphClass
-from lekhani.data.versions import NoDataset, NoVersion, manifest_at
+from lekhani.data.versions import NoDatasetError, NoVersionError, version_at
 from lekhani.errors import UsageError
 
 # One stage makes the data, the next asks for HEAD's while `dvc repro` runs it.
@@ -37,10 +37,10 @@ stages:
 """
 CHECK = """
 from pathlib import Path
-from lekhani.data.versions import NoVersion, manifest_at
+from lekhani.data.versions import NoVersionError, version_at
 try:
-    seen = str(len(manifest_at("d", "HEAD").manifest))
-except NoVersion as error:
+    seen = str(len(version_at("d", "HEAD").manifest))
+except NoVersionError as error:
     seen = f"{type(error).__name__}: {error}"
 Path("seen.txt").write_text(seen)
 """
@@ -123,7 +123,7 @@ def project(history: Path, environment: dict[str, str], tmp_path: Path, monkeypa
 
 
 def sizes(*revisions: str) -> list[int]:
-    found = [manifest_at("d", revision) for revision in revisions]
+    found = [version_at("d", revision) for revision in revisions]
     assert all(int(one.info.source["version"]) == len(one.manifest) for one in found)
     return [len(one.manifest) for one in found]
 
@@ -132,8 +132,8 @@ def test_every_kind_of_revision(project: Path, run: Run) -> None:
     commit = run(project, "git", "rev-parse", "HEAD~1").strip()
     run(project, "git", "branch", "side", "HEAD~1")
     assert sizes("HEAD", "HEAD~1", "three", commit, commit[:8], "side", "main") == [5, 3, 3, 3, 3, 3, 5]
-    assert manifest_at("d", "three").info.classes == (GlyphClass(0, "ka", "क"),)
-    assert manifest_at("d", "three").manifest["member"].tolist() == ["0", "1", "2"]
+    assert version_at("d", "three").info.classes == (GlyphClass(0, "ka", "क"),)
+    assert version_at("d", "three").manifest["member"].tolist() == ["0", "1", "2"]
 
 
 def test_the_name_of_an_experiment(project: Path, run: Run) -> None:
@@ -146,7 +146,7 @@ def test_the_name_of_an_experiment(project: Path, run: Run) -> None:
 
 def test_inside_a_running_stage(project: Path) -> None:
     before, after = json.loads((project / "seen.json").read_text())
-    assert before == "NoDataset: There is no data/prepared/d in HEAD; name a revision whose dvc.lock has it."
+    assert before == "NoDatasetError: There is no data/prepared/d in HEAD; name a revision whose dvc.lock has it."
     assert after == "3"
 
 
@@ -190,11 +190,11 @@ def test_data_that_is_nowhere(project: Path, run: Run, tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match="of three is neither in DVC's cache nor on its default remote; run `dvc push --all-commits`"
     ) as error:
-        manifest_at("d", "three")
-    assert not isinstance(error.value, NoVersion)
+        version_at("d", "three")
+    assert not isinstance(error.value, NoVersionError)
     run(project, "dvc", "remote", "add", "-d", "store", str(tmp_path / "empty"))
     with pytest.raises(UsageError, match="neither in DVC's cache nor on its default remote"):
-        manifest_at("d", "three")
+        version_at("d", "three")
 
 
 @pytest.mark.parametrize(
@@ -214,37 +214,37 @@ def test_a_remote_that_cannot_be_read(
     assert sizes("HEAD", "three") == [5, 3]  # the cache has it all
     shutil.rmtree(project / ".dvc/cache")
     with pytest.raises(UsageError, match="its default remote cannot be read") as error:
-        manifest_at("d", "three")
+        version_at("d", "three")
     assert words in str(error.value)
     assert "dvc remote list" in str(error.value)
     assert len(str(error.value).splitlines()) == 1
-    assert not isinstance(error.value, NoVersion)
+    assert not isinstance(error.value, NoVersionError)
 
 
 def test_a_configuration_that_cannot_be_read(project: Path) -> None:
     (project / ".dvc/config.local").write_text("[core")
     with pytest.raises(UsageError, match="DVC cannot read its configuration"):
-        manifest_at("d", "HEAD")
+        version_at("d", "HEAD")
 
 
 def test_revisions_that_git_does_not_know(project: Path) -> None:
     for revision in ("nope", "HEAD~9", "--help", "0000000000000000000000000000000000000000", "HEAD:x"):
         with pytest.raises(UsageError, match="Git knows no revision") as error:
-            manifest_at("d", revision)
-        assert not isinstance(error.value, NoVersion), revision
+            version_at("d", revision)
+        assert not isinstance(error.value, NoVersionError), revision
 
 
 @pytest.mark.parametrize(("dataset", "revision"), [("other", "HEAD"), ("d", "graph"), ("other", "graph")])
 def test_a_dataset_that_is_not_in_the_revision(project: Path, dataset: str, revision: str) -> None:
-    with pytest.raises(NoDataset, match=f"There is no data/prepared/{dataset} in {revision}"):
-        manifest_at(dataset, revision)
+    with pytest.raises(NoDatasetError, match=f"There is no data/prepared/{dataset} in {revision}"):
+        version_at(dataset, revision)
 
 
 def test_a_graph_that_cannot_be_read(project: Path, run: Run) -> None:
     (project / "dvc.yaml").write_text("stages: [")
     run(project, "git", "commit", "-qam", "broken")
     with pytest.raises(UsageError, match=r"DVC cannot read HEAD \(.*dvc.yaml"):
-        manifest_at("d", "HEAD")
+        version_at("d", "HEAD")
     assert sizes("HEAD~1") == [5]
     run(project, "git", "checkout", "-q", "HEAD~1", "--", "dvc.yaml")
 
@@ -254,7 +254,7 @@ def test_a_file_of_another_form(project: Path, run: Run) -> None:
     run(project, "dvc", "repro", "prepare")
     run(project, "git", "commit", "-qam", "odd")
     with pytest.raises(UsageError, match="data/prepared/d of HEAD cannot be read"):
-        manifest_at("d", "HEAD")
+        version_at("d", "HEAD")
 
 
 def test_a_project_below_the_top_of_its_repository(
@@ -282,26 +282,26 @@ def test_where_nothing_can_be_earlier(
         monkeypatch.setenv(key, value)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    with pytest.raises(NoVersion, match="not in a git repository with DVC"):
-        manifest_at("d", "HEAD")
+    with pytest.raises(NoVersionError, match="not in a git repository with DVC"):
+        version_at("d", "HEAD")
     run(tmp_path, "dvc", "init", "-q", "--no-scm")
-    with pytest.raises(NoVersion, match="not in a git repository with DVC"):
-        manifest_at("d", "HEAD")
+    with pytest.raises(NoVersionError, match="not in a git repository with DVC"):
+        version_at("d", "HEAD")
     run(tmp_path, "git", "init", "-q")
-    with pytest.raises(NoVersion, match="not in a git repository with DVC"):
-        manifest_at("d", "HEAD")  # `no_scm` still stands in DVC's configuration
+    with pytest.raises(NoVersionError, match="not in a git repository with DVC"):
+        version_at("d", "HEAD")  # `no_scm` still stands in DVC's configuration
     shutil.rmtree(tmp_path / ".dvc")
-    with pytest.raises(NoVersion, match="not in a git repository with DVC"):
-        manifest_at("d", "HEAD")
+    with pytest.raises(NoVersionError, match="not in a git repository with DVC"):
+        version_at("d", "HEAD")
     run(tmp_path, "dvc", "init", "-q")
-    with pytest.raises(NoVersion, match="no commit yet"):
-        manifest_at("d", "HEAD")
+    with pytest.raises(NoVersionError, match="no commit yet"):
+        version_at("d", "HEAD")
     run(tmp_path, "git", "commit", "-qm", "1")
-    with pytest.raises(NoDataset):
-        manifest_at("d", "HEAD")
+    with pytest.raises(NoDatasetError):
+        version_at("d", "HEAD")
     shutil.rmtree(tmp_path / ".git")
-    with pytest.raises(NoVersion, match="not in a git repository with DVC"):
-        manifest_at("d", "HEAD")
+    with pytest.raises(NoVersionError, match="not in a git repository with DVC"):
+        version_at("d", "HEAD")
 
 
 def test_the_working_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,10 +309,10 @@ def test_the_working_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(
         UsageError, match="data/prepared/d is not here; run `dvc pull data/prepared/d` or `dvc repro prepare@d`"
     ):
-        versions.working_tree("d")
+        versions.current_version("d")
     (tmp_path / "data/prepared").mkdir(parents=True)
     make(tmp_path / "data/prepared/d", 4)
-    assert len(versions.working_tree("d").manifest) == 4
+    assert len(versions.current_version("d").manifest) == 4
 
 
 def test_importing_it_imports_no_dvc() -> None:
