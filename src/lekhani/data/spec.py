@@ -109,7 +109,7 @@ def load_prepared(folder: Path) -> Prepared:
 
 
 def digest(images: Bytes, labels: Labels, counts: Mapping[str, int]) -> str:
-    """SHA-256, as hex, over the bytes of `images` uint8 [N,H,W] and `labels` int64 [N], and over the images per split."""
+    """SHA-256, as hex, over the bytes of `images` uint8 [N,H,W] and `labels` int64 [N], and the images per split."""
     total = hashlib.sha256(np.ascontiguousarray(images).data)
     total.update(np.ascontiguousarray(labels).data)
     total.update(json.dumps(counts, sort_keys=True).encode())

@@ -129,8 +129,8 @@ def _missing(repo: Any, dataset: str, revision: str) -> UsageError:
     if not known:
         return NoDatasetError(f"There is no {folder} in {revision}; name a revision whose dvc.lock has it.")
     return _NotInCacheError(
-        f"{folder} of {revision} is neither in DVC's cache nor on its default remote; "
-        f"run `dvc push --all-commits` where it was made, or `git checkout` that revision and `dvc repro prepare@{dataset}`."
+        f"{folder} of {revision} is neither in DVC's cache nor on its default remote; run `dvc push --all-commits` "
+        f"where it was made, or `git checkout` that revision and `dvc repro prepare@{dataset}`."
     )
 
 
