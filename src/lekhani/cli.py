@@ -414,14 +414,14 @@ def compose(
     overwrite: Overwrite = False,
 ) -> None:
     """Write lines of text in one hand each, with transcripts as OCR toolkits read them."""
-    from lekhani.handwriting.compose import LineStyle
-    from lekhani.handwriting.lines import Order, texts_of, write_lines
+    from lekhani.handwriting.lines import LineRequest, choose_texts, write_lines
+    from lekhani.handwriting.render import LineStyle
     from lekhani.pen import find
 
     pen = find(dataset, model, judge)
-    texts = texts_of(pen.generator, text or (), pattern, lines, count, seed)
+    texts = choose_texts(pen.generator, text or (), pattern, lines, count, seed)
     style = LineStyle(height, join, variety, augment, tuple(without or ()), light_on_dark)
-    typer.echo(write_lines(pen, Order(texts, seed, style, min_confidence, layout), out, overwrite))
+    typer.echo(write_lines(pen, LineRequest(texts, seed, style, min_confidence, layout), out, overwrite))
 
 
 @app.command(rich_help_panel=PEOPLE)

@@ -27,8 +27,8 @@ from lekhani.inference.session import Generator, Reader
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from lekhani.handwriting.compose import Strength
     from lekhani.handwriting.recognise import Reading
+    from lekhani.handwriting.render import Strength
     from lekhani.registry.models import Registered
 
 log = logging.getLogger("lekhani")
@@ -105,11 +105,12 @@ class Pen(LoadedModel):
         light_on_dark: bool = False,
         min_confidence: float = 0.5,
     ) -> "Image":
-        """A line of handwriting as a Pillow image; see `lekhani.handwriting.compose.LineStyle` for the options."""
-        from lekhani.handwriting import compose
+        """A line of handwriting as a Pillow image; see `lekhani.handwriting.render.LineStyle` for the options."""
+        from lekhani.handwriting.compose import compose
+        from lekhani.handwriting.render import LineStyle
 
-        style = compose.LineStyle(height, join, variety, augment, without, light_on_dark)
-        return compose.compose(self, text, seed, style, min_confidence=min_confidence)
+        style = LineStyle(height, join, variety, augment, without, light_on_dark)
+        return compose(self, text, seed, style, min_confidence=min_confidence)
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,14 @@ from lekhani.text import printable
 SIDE = 1024  # larger pictures are shrunk to this
 MAX_BYTES = 64 << 20
 FAINTEST = 12  # grey levels between ink and paper below which a picture counts as blank
-# The share of the frame that ink takes in its longer direction: in MNIST by its makers' rule, elsewhere as DHCD's frames have it.
+# The share of the frame that ink takes in its longer direction: in MNIST by definition, elsewhere as in DHCD.
 SHARES = {"mnist": 20 / 28}
 SHARE = 28 / 32
 
 
 @dataclass(frozen=True)
 class Guess:
-    """A class and how sure the judge is of it, from 0 to 1."""
+    """A class and the judge's confidence in it, from 0 to 1."""
 
     glyph: str
     name: str
@@ -38,7 +38,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a glyph was read as, and what it may be otherwise, likeliest first."""
+    """What a glyph was read as, and what else it may be, likeliest first."""
 
     best: Guess
     alternatives: tuple[Guess, ...]
@@ -49,16 +49,17 @@ class Reading:
 
 
 def load_picture(path: Path, side: int = SIDE) -> Bytes:
-    """A picture as grey uint8 [H,W] at most `side` pixels high and wide; raises UsageError naming the file when it cannot be read."""
+    """A picture as grey uint8 [H,W], at most `side` pixels high and wide.
+
+    Raises UsageError naming the file when it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise UsageError(
-            one_line(
-                f"The image {path} cannot be read ({error.strerror or error}); give a PNG, JPEG, BMP, GIF or TIFF file."
-            )
-        ) from None
+        why = error.strerror or error
+        sentence = f"The image {path} cannot be read ({why}); give a PNG, JPEG, BMP, GIF or TIFF file."
+        raise UsageError(one_line(sentence)) from None
     if len(content) > MAX_BYTES:
         raise UsageError(one_line(f"The image {path} has more than {MAX_BYTES >> 20} MB; shrink it."))
     return decode_one(str(path.parent), path.name, content, side)
@@ -78,15 +79,13 @@ def read_files(reader: Reader, paths: Sequence[Path], top: int = 3) -> list[Read
 def recognise(
     reader: Reader, pictures: Sequence[Bytes], top: int = 3, only: Collection[int] | None = None
 ) -> list[Reading]:
-    """Read one glyph from each grey picture uint8 [H,W], with `top` guesses in all, among the labels `only` where given.
+    """Read one glyph from each grey picture uint8 [H,W], with `top` guesses in all, among the labels `only` if given.
 
     Raises UsageError for a picture that shows nothing.
     """
-    return (
-        read_frames(reader, np.stack([framed(picture, reader) for picture in pictures]), top, only)
-        if len(pictures)
-        else []
-    )
+    if not len(pictures):
+        return []
+    return read_frames(reader, np.stack([frame_picture(picture, reader) for picture in pictures]), top, only)
 
 
 def read_frames(reader: Reader, frames: Bytes, top: int = 3, only: Collection[int] | None = None) -> list[Reading]:
@@ -97,23 +96,21 @@ def read_frames(reader: Reader, frames: Bytes, top: int = 3, only: Collection[in
     count = min(top, int(np.isfinite(logits[0]).sum()))
     readings = []
     for shares in softmax(logits):
-        guesses = tuple(
-            _guess(reader.classes[label], shares[label]) for label in (-shares).argsort(kind="stable")[:count]
-        )
-        readings.append(Reading(guesses[0], guesses[1:]))
+        likeliest = (-shares).argsort(kind="stable")[:count]
+        first, *others = (_guess(reader.classes[label], shares[label]) for label in likeliest)
+        readings.append(Reading(first, tuple(others)))
     return readings
 
 
 def table(rows: Sequence[tuple[Path, Reading]]) -> str:
-    """A line for each file: its name, the glyph, how sure the judge is, and the other guesses."""
+    """A line for each file: its name, the glyph, its confidence, and the other guesses."""
     width = max((len(printable(path)) for path, _ in rows), default=0)
-    told = []
+    lines = []
     for path, reading in rows:
-        others = ", ".join(f"{guess.glyph} {guess.confidence:.1%}" for guess in reading.alternatives)
-        told.append(
-            f"{printable(path):{width}}  {reading.best.glyph}  {reading.best.confidence:6.1%}  {f'or {others}' if others else ''}".rstrip()
-        )
-    return "".join(f"{line}\n" for line in told)
+        best, others = reading.best, ", ".join(f"{one.glyph} {one.confidence:.1%}" for one in reading.alternatives)
+        line = f"{printable(path):{width}}  {best.glyph}  {best.confidence:6.1%}  {others and f'or {others}'}"
+        lines.append(f"{line.rstrip()}\n")
+    return "".join(lines)
 
 
 def _guess(known: GlyphClass, share: float) -> Guess:
@@ -123,22 +120,24 @@ def _guess(known: GlyphClass, share: float) -> Guess:
 # --- from a picture to the judge's frame ---
 
 
-def framed(picture: Bytes, reader: Reader) -> Bytes:
-    """A grey picture [H,W] of one glyph as the judge's data have it: uint8 [S,S], white on black, the ink in its usual size and place.
+def frame_picture(picture: Bytes, reader: Reader) -> Bytes:
+    """A grey picture [H,W] of one glyph as in the judge's data: uint8 [S,S], white on black, in its size and place.
 
-    A picture in the judge's own size is taken to be such a frame already, but for its polarity. Raises UsageError for a blank one.
+    A picture in the judge's own size is taken to be such a frame already, but for its polarity. Raises UsageError for a
+    blank one.
     """
     size = reader.image_size
     if picture.shape == (size, size):
         ink_of(picture)
         return 255 - picture if _paper(picture) > 127 else picture
-    return frame(_without_specks(ink_of(picture)), reader)
+    return frame_ink(_without_specks(ink_of(picture)), reader)
 
 
 def ink_of(picture: Bytes) -> Floats:
-    """How much ink lies on each pixel, float32 [H,W] from 0 to 1, of a grey picture with dark ink on light paper or light on dark.
+    """How much ink lies on each pixel, float32 [H,W] from 0 to 1, of a grey picture, dark on light or light on dark.
 
-    Ink is what differs from the paper around it, so that shadows and the paper's shade do not count; raises UsageError when nothing does.
+    Ink is what differs from the paper around it, so that shadows and the paper's shade do not count; raises UsageError
+    when nothing does.
     """
     grey = picture.astype(np.float32)
     if max(grey.shape) >= 64:
@@ -177,18 +176,18 @@ def _without_specks(ink: Floats) -> Floats:
     return np.where(ndimage.binary_dilation(np.isin(spots, dust[dust > 0]), iterations=2), 0, ink).astype(np.float32)
 
 
-def frame(ink: Floats, reader: Reader) -> Bytes:
-    """Ink [H,W] in [0,1] cropped and fitted into the judge's frame, uint8 [S,S]; MNIST's digits are centred by mass, others by their box."""
+def frame_ink(ink: Floats, reader: Reader) -> Bytes:
+    """Ink [H,W] in [0,1] cropped and fitted into the judge's frame, uint8 [S,S].
+
+    MNIST's digits are centred by mass, others by their box.
+    """
     size = reader.image_size
     rows, columns = (np.flatnonzero(ink.max(axis) > 0.5) for axis in (1, 0))
     cut = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = SHARES.get(reader.dataset, SHARE) * size / max(cut.shape)
     height, width = (max(round(side * scale), 1) for side in cut.shape)
-    small = np.asarray(
-        Image.fromarray(cut).resize(
-            (width, height), Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
-        )
-    )
+    resampling = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
+    small = np.asarray(Image.fromarray(cut).resize((width, height), resampling))
     small = np.clip(small / max(float(np.percentile(small, 98)), 0.3), 0, 1)  # thin strokes fade when they shrink
     top, left = (size - height) / 2, (size - width) / 2
     if reader.dataset == "mnist":

@@ -11,23 +11,23 @@ from scipy import ndimage
 
 from lekhani.data.spec import Bytes, GlyphClass
 from lekhani.errors import UsageError
-from lekhani.handwriting.compose import draw, rng_of
-from lekhani.handwriting.recognise import Reading, frame, framed, ink_of, load_picture, read_frames
+from lekhani.handwriting.compose import sample_hand, seeded_rng
+from lekhani.handwriting.recognise import Reading, frame_ink, frame_picture, ink_of, load_picture, read_frames
 from lekhani.inference.model import LoadedModel
 from lekhani.inference.session import Floats, Reader
 from lekhani.pictures import save_png, to_uint8
 from lekhani.text import printable
 
-SURE = 0.95  # how sure the judge has to be of a digit that was written
+MIN_CONFIDENCE = 0.95  # of the judge in a digit that was written
 MAX_DIGITS = 50
 MAX_WIDTH = 4096  # a row of digits is long, and each should keep its strokes
-_Group = tuple[int, int, list[int]]  # first column, the one after the last, and the numbers of its spots
 VARIETY = 0.3  # of the digits of a number, as in `compose`
+_Group = tuple[int, int, list[int]]  # first column, the one after the last, and the numbers of its spots
 
 
 @dataclass(frozen=True)
 class Translation:
-    """What was read, digit by digit, and the number written again: `images` uint8 [N,H,W], white on black, of `text`."""
+    """The digits that were read, and the number written again: `images` uint8 [N,H,W], white on black, of `text`."""
 
     readings: tuple[Reading, ...]
     text: str
@@ -59,12 +59,15 @@ def translate_file(
     pen: LoadedModel,
     out: Path,
     seed: int = 0,
-    min_confidence: float = SURE,
+    min_confidence: float = MIN_CONFIDENCE,
     *,
     scale: int = 1,
     overwrite: bool = False,
 ) -> Translation:
-    """`translate` a file and write the number into the new PNG `out`, each pixel `scale` wide; raises UsageError that names the file at fault."""
+    """`translate` a file and write the number into the new PNG `out`, each pixel `scale` wide.
+
+    Raises UsageError that names the file at fault.
+    """
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out {out}: the number is written as a picture; choose a name that ends in .png.")
     if out.exists() and not overwrite:
@@ -74,62 +77,65 @@ def translate_file(
         readings = read_digits(reader, picture)
     except UsageError as error:
         raise UsageError(f"{printable(image)}: {error}") from None
-    done = write(pen, readings, seed, min_confidence)
+    done = write_number(pen, readings, seed, min_confidence)
     save_png(done.picture, out, scale)
     return done
 
 
 def translate(
-    reader: Reader, picture: Bytes, pen: LoadedModel, seed: int = 0, min_confidence: float = SURE
+    reader: Reader, picture: Bytes, pen: LoadedModel, seed: int = 0, min_confidence: float = MIN_CONFIDENCE
 ) -> Translation:
-    """Read a row of digits from a grey picture uint8 [H,W] with `reader` and write them with `pen`, all by one hand.
+    """Read a row of digits from a grey picture uint8 [H,W] with `reader` and write them with `pen`, in one hand.
 
-    With a judge of the pen's, a digit is drawn again until that reads it as such with at least `min_confidence` in [0,1]; 0 keeps what
-    comes. Raises UsageError for a blank picture, several rows, or a model without the digits; LekhaniError when a digit does not come out.
+    If the pen has a judge, a digit is drawn again until that accepts it with at least `min_confidence` in [0,1]; 0
+    keeps all. Raises UsageError for a blank picture, several rows, or a model without the digits, and LekhaniError when
+    a digit does not come out readable.
     """
-    return write(pen, read_digits(reader, picture), seed, min_confidence)
+    return write_number(pen, read_digits(reader, picture), seed, min_confidence)
 
 
 def read_digits(reader: Reader, picture: Bytes) -> list[Reading]:
-    """The digits in a grey picture uint8 [H,W] of one row, from left to right; other classes of the judge are left out of account."""
-    known = set(values(reader.classes))
+    """The digits in a grey picture uint8 [H,W] of one row, left to right; the judge's other classes are ignored."""
+    known = set(digit_values(reader.classes))
     if not known:
         raise UsageError(f"The judge of {reader.dataset} reads no digits, so there is no number to translate.")
     size = reader.image_size
     if picture.shape == (size, size):  # an image of the dataset
-        return read_frames(reader, framed(picture, reader)[None], only=known)
-    return read_frames(reader, np.stack([frame(part, reader) for part in glyphs_in(ink_of(picture))]), only=known)
+        return read_frames(reader, frame_picture(picture, reader)[None], only=known)
+    return read_frames(
+        reader, np.stack([frame_ink(part, reader) for part in split_glyphs(ink_of(picture))]), only=known
+    )
 
 
-def write(pen: LoadedModel, readings: Sequence[Reading], seed: int, min_confidence: float) -> Translation:
+def write_number(pen: LoadedModel, readings: Sequence[Reading], seed: int, min_confidence: float) -> Translation:
     """Write the digits that were read with `pen`; see `translate`."""
     if not pen.generator.conditional:
         raise UsageError(
-            f"{pen.origin} ({pen.generator.variant}) takes no labels, so it cannot write a given digit; use a conditional model."
+            f"{pen.origin} ({pen.generator.variant}) takes no labels, so it cannot write a given digit; "
+            "use a conditional model."
         )
-    label_of = {value: label for label, value in values(pen.classes).items()}
+    label_of = {value: label for label, value in digit_values(pen.classes).items()}
     wanted = [unicodedata.digit(reading.best.glyph) for reading in readings]
     missing = sorted({value for value in wanted if value not in label_of})
     if missing:
-        raise UsageError(
-            f"{pen.origin} does not write the digits {' '.join(map(str, missing))}; use a model that does."
-        )
+        what = f"the digit{'s' if len(missing) > 1 else ''} {' '.join(map(str, missing))}"
+        raise UsageError(f"{pen.origin} does not write {what}; use a model that does.")
     labels = np.array([label_of[value] for value in wanted], np.int64)
-    rng = rng_of(pen.generator, seed)
-    images = draw(pen.generator, labels, rng, VARIETY, pen.reader if min_confidence else None, min_confidence)
+    reader = pen.reader if min_confidence else None
+    images = sample_hand(pen.generator, labels, seeded_rng(pen.generator, seed), VARIETY, reader, min_confidence)
     return Translation(tuple(readings), "".join(pen.classes[label].glyph for label in labels), to_uint8(images))
 
 
-def values(classes: Sequence[GlyphClass]) -> dict[int, int]:
-    """What the digits among the classes count, by label."""
+def digit_values(classes: Sequence[GlyphClass]) -> dict[int, int]:
+    """The value of each class that is a digit, by label."""
     return {c.label: unicodedata.digit(c.glyph) for c in classes if len(c.glyph) == 1 and c.is_digit}
 
 
-def glyphs_in(ink: Floats) -> list[Floats]:
+def split_glyphs(ink: Floats) -> list[Floats]:
     """The glyphs of one row, from left to right, each as ink [H,W] of the whole picture's size without the others'.
 
-    Strokes that do not touch belong together when one lies above the other, or when one is small and close by. Raises UsageError for
-    several rows, and for more than 50 glyphs.
+    Strokes that do not touch belong together when one lies above the other, or when one is small and close by. Raises
+    UsageError for several rows, and for more than 50 glyphs.
     """
     spots, count = ndimage.label(ink > 0.5, np.ones((3, 3)))
     boxes = ndimage.find_objects(spots)
@@ -144,14 +150,15 @@ def glyphs_in(ink: Floats) -> list[Floats]:
     )
     groups: list[_Group] = []
     for start, stop, members in strokes:
-        if groups and _together(groups[-1], (start, stop, members), boxes, tall):
+        if groups and _same_glyph(groups[-1], (start, stop, members), boxes, tall):
             first, last, others = groups[-1]
             groups[-1] = (first, max(last, stop), others + members)
         else:
             groups.append((start, stop, members))
     if len(groups) > MAX_DIGITS:
         raise UsageError(
-            f"The image shows {len(groups):,} glyphs, and {MAX_DIGITS} is the most; cut it, or take it on plainer paper."
+            f"The image shows {len(groups):,} glyphs, and {MAX_DIGITS} is the most; "
+            "cut it, or take it on plainer paper."
         )
     reach = ndimage.grey_dilation(spots, size=3)  # the soft edges of strokes
     return [np.where(np.isin(reach, members), ink, 0).astype(np.float32) for _, _, members in groups]
@@ -164,7 +171,7 @@ def _box(members: Sequence[int], boxes: Sequence[tuple[slice, slice]]) -> tuple[
     )  # type: ignore[return-value]
 
 
-def _together(left: _Group, right: _Group, boxes: Sequence[tuple[slice, slice]], tall: int) -> bool:
+def _same_glyph(left: _Group, right: _Group, boxes: Sequence[tuple[slice, slice]], tall: int) -> bool:
     lower = float(min(rows.stop - rows.start for rows, _ in (_box(left[2], boxes), _box(right[2], boxes))) / tall)
     overlap = min(left[1], right[1]) - right[0]
     if overlap > 0.5 * min(left[1] - left[0], right[1] - right[0]):

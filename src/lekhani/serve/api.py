@@ -28,7 +28,9 @@ from lekhani.errors import LekhaniError, UsageError
 from lekhani.handwriting import compose
 from lekhani.handwriting import recognise as reading
 from lekhani.handwriting import translate as translation
+from lekhani.handwriting.alphabet import Alphabet, plain
 from lekhani.handwriting.recognise import SIDE, Reading
+from lekhani.handwriting.render import LineStyle
 from lekhani.handwriting.translate import Translation
 from lekhani.inference.labels import label_of
 from lekhani.inference.sampling import SamplingOptions, noise_source, sample_shard
@@ -255,9 +257,9 @@ def _writing(app: FastAPI, champions: Champions, limits: Limits, metrics: Metric
             raise HTTPException(
                 422, f"The text has {len(body.text):,} characters, and {limits.text:,} is the most; break it up."
             )
-        style = compose.LineStyle(height=body.height, join=body.join, variety=body.variety, augment=body.augment)
-        text = compose.plain(body.text)
-        compose.Script(served.pen.classes).labels(text)  # what cannot be written is said before it waits
+        style = LineStyle(height=body.height, join=body.join, variety=body.variety, augment=body.augment)
+        text = plain(body.text)
+        Alphabet(served.pen.classes).labels(text)  # what cannot be written is said before it waits
         picture = await served.lane.alone(
             lambda _: compose.compose(served.pen, text, body.seed, style), cost=max(1, len(text))
         )
@@ -291,7 +293,7 @@ def _reading(app: FastAPI, champions: Champions, limits: Limits, metrics: Metric
             lambda _: translation.read_digits(reader, _picture(body.image, limits))
         )
         done: Translation = await served.lane.alone(
-            lambda _: translation.write(served.pen, digits, body.seed, translation.SURE), len(digits)
+            lambda _: translation.write_number(served.pen, digits, body.seed, translation.MIN_CONFIDENCE), len(digits)
         )
         _wrote(request, served, metrics, len(digits))
         if kind == responses.PNG:

@@ -23,7 +23,7 @@ from starlette.staticfiles import StaticFiles
 
 from lekhani.data.spec import GlyphClass
 from lekhani.errors import LekhaniError, UsageError
-from lekhani.handwriting.compose import SPACE, Script, plain
+from lekhani.handwriting.alphabet import SPACE, Alphabet, plain
 from lekhani.pictures import grid
 from lekhani.serve import responses
 
@@ -167,7 +167,7 @@ class _Caller:
         )
 
     async def _glyphs(self, request: gr.Request, key: str, model: str, text: str, count: int, seed: int) -> str:
-        found = Script(await self._classes(request, key, model)).labels(plain(text))
+        found = Alphabet(await self._classes(request, key, model)).labels(plain(text))
         body = {"model": model, "labels": [label for label in found if label != SPACE], "n": count, "seed": seed}
         files = _unzipped((await self._post(request, key, "generate", body, responses.ZIP)).content)
         rows = list(csv.DictReader(io.StringIO(files["labels.csv"].decode())))

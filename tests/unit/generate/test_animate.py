@@ -1,12 +1,11 @@
 """Animations show the steps of a generator, without torch and without another file than the one that ships."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
+import light_command
 import numpy as np
 import pytest
 from PIL import Image
@@ -134,19 +133,6 @@ def test_a_full_disk_leaves_nothing(
 
 def test_the_command_needs_no_torch(tmp_path: Path) -> None:
     model = stepwise_generator(tmp_path / "g.onnx")
-    words = ["lekhani", "animate", "--model", f"{model}", "--label", "1=2", "--out", f"{tmp_path}/a.gif", "--fps", "10"]
-    code = f"""
-import sys
-sys.argv = {words!r}
-from lekhani import cli
-try:
-    cli.main()
-finally:
-    print('TORCH', 'torch' in sys.modules)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert "TORCH False" in done.stdout, done.stdout + done.stderr
+    done = light_command.run(tmp_path, "animate", *f"--model {model} --label 1=2 --out a.gif --fps 10".split())
     assert "Wrote 4 frames of 2 glyphs" in done.stdout
     assert frames(tmp_path / "a.gif")[1] == [100, 100, 100, 100 + HOLD_MS]

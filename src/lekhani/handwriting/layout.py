@@ -1,0 +1,165 @@
+"""From the glyphs of a line to a row of ink: enlarged, slanted, spaced and joined by their head line."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from lekhani.data.spec import GlyphClass
+from lekhani.inference.session import Floats
+
+DETAIL = 3  # pixels of the drawing board for one of a glyph's
+_OPEN = frozenset("थधभश")  # their head line begins in the middle; with a closed one ध would be घ, and भ would be म
+_LETTER = re.compile("[\u0915-\u0939\u0958-\u095f]")  # Devanagari's consonants, and conjuncts, which start with one
+
+
+@dataclass
+class _Head:
+    """A head line within a glyph: first and last column, the row of its middle there, and its thickness.
+
+    All in pixels of the drawing board.
+    """
+
+    start: int
+    end: int
+    rows: tuple[float, float]
+    thickness: float
+
+    @property
+    def row(self) -> float:
+        return sum(self.rows) / 2
+
+
+@dataclass
+class _Drawn:
+    """A glyph for the drawing board: ink float32 [H,W] in [0,1] cropped at its sides, and its place there."""
+
+    ink: Floats
+    head: _Head | None  # letters have one, as far as it can be found
+    left: int = 0
+    top: int = 0
+
+
+def lay_out(glyphs: Sequence[tuple[Floats, GlyphClass] | None], rng: np.random.Generator, join: bool) -> Floats:
+    """Glyphs float32 [H,W] in [0,1], None for a space, side by side as ink float32 [H',W'] in [0,1], cropped.
+
+    With `join` the head line is drawn from letter to letter.
+    """
+    side = DETAIL * next(len(glyph[0]) for glyph in glyphs if glyph)
+    slant, pen = rng.normal(0, 0.06), rng.uniform(0.36, 0.5)
+    drawn = [glyph and _draw(*glyph, slant, pen, rng) for glyph in glyphs]
+    heads = [one.head.row for one in drawn if one and one.head]
+    line = float(np.median(heads)) if heads else 0.0
+    room = side // 8  # above and below
+    width = sum(one.ink.shape[1] + side // 3 if one else side for one in drawn) + side
+    board = np.zeros((side + 2 * room, width), np.float32)
+    x, previous = float(side // 3), None
+    spacing = rng.uniform(0.09, 0.14)
+    for one in drawn:
+        if one is None:
+            x, previous = x + side * rng.uniform(0.38, 0.55), None
+            continue
+        joined = join and previous is not None and previous.head and one.head
+        if previous is not None:
+            x += side * (rng.uniform(0.02, 0.05) if joined else max(rng.normal(spacing, 0.025), 0.04))
+        lift = line - one.head.row if one.head else 0.0
+        wobble = side * rng.normal(0, 0.004 if join and one.head else 0.012)
+        one.left, one.top = round(x), int(np.clip(room + round(lift + wobble), 0, 2 * room))
+        place = board[one.top : one.top + side, one.left : one.left + one.ink.shape[1]]
+        np.maximum(place, one.ink, out=place)
+        if joined and previous is not None:
+            _join(board, previous, one)
+        previous, x = one, one.left + one.ink.shape[1]
+    return _cropped(board, side)
+
+
+def _draw(image: Floats, known: GlyphClass, slant: float, pen: float, rng: np.random.Generator) -> _Drawn:
+    """A glyph [H,W] enlarged for the drawing board, a little turned and slanted, with strokes as wide as the pen's."""
+    turn, grow = rng.normal(0, 0.015), np.exp(rng.normal(0, [0.025, 0.025]))
+    # From the board's pixels to the glyph's: y first.
+    back = np.array([[1, -turn], [slant + turn, 1]]) / (DETAIL * grow[:, None])
+    side = len(image) * DETAIL
+    middle = np.array([(side - 1) / 2] * 2)
+    big = ndimage.affine_transform(
+        image, back, (len(image) - 1) / 2 - back @ middle, (side, side), order=3, prefilter=True
+    )
+    ink = np.clip((big - pen) * 2.5 + 0.5, 0, 1).astype(np.float32)
+    columns = np.flatnonzero(ink.max(0) > 0.5)
+    if len(columns):
+        ink = ink[:, columns[0] : columns[-1] + 1]
+    return _Drawn(ink, _head(ink, known.glyph in _OPEN) if _LETTER.match(known.glyph) else None)
+
+
+def _head(ink: Floats, is_open: bool) -> _Head | None:
+    """The head line in a letter's ink [H,W], None where it is too short.
+
+    It is the longest stretch of ink along a row of the upper half; of the right part, where the letter's head is open.
+    """
+    inked = np.flatnonzero(ink.max(1) > 0.5)
+    if not len(inked):
+        return None
+    height, width = (inked[0] + inked[-1]) // 2 + 1, ink.shape[1]
+    left = 2 * width // 5 if is_open else 0
+    filled = ndimage.maximum_filter1d(ink[:height, left:], DETAIL, axis=0) > 0.5
+    stretches = [_longest(line) for line in filled]
+    mass = ndimage.uniform_filter1d(ink[:height].sum(1), DETAIL)  # decides between rows with equal stretches
+    row = int(np.argmax([stop - start + mass[i] / ink.size for i, (start, stop) in enumerate(stretches)]))
+    start, end = left + stretches[row][0], left + stretches[row][1] - 1
+    if end - start < 0.4 * (width - left):
+        return None
+    band = slice(max(row - 2 * DETAIL, 0), row + 2 * DETAIL + 1)
+
+    def middle(columns: slice) -> float:
+        weights = ink[band, columns].sum(1)
+        return float(band.start + (weights @ np.arange(len(weights))) / max(float(weights.sum()), 1e-6))
+
+    reach = 2 * DETAIL
+    thickness = float(np.median(ink[band, start : end + 1].sum(0)))
+    rows = (middle(slice(start, start + reach)), middle(slice(max(end - reach, 0), end + 1)))
+    return _Head(start, end, rows, thickness)
+
+
+def _longest(filled: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    """Where the longest run of True begins and ends (the place after its last)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], filled, [0]])))
+    if not len(edges):
+        return 0, 0
+    i = int(np.argmax(edges[1::2] - edges[::2]))
+    return int(edges[2 * i]), int(edges[2 * i + 1])
+
+
+def _join(board: Floats, left: _Drawn, right: _Drawn) -> None:
+    """Draw the head line on from one letter to the next.
+
+    Nothing is drawn into a letter whose head is open, or out of one whose head ends early.
+    """
+    if left.head is None or right.head is None:
+        return
+    if right.head.start > 0.2 * right.ink.shape[1] or left.head.end < 0.8 * left.ink.shape[1]:
+        return
+    start, end = left.left + left.head.end - DETAIL, right.left + right.head.start + DETAIL
+    columns = np.arange(start, end + 1)
+    share = (columns - start) / max(end - start, 1)
+    rows = (1 - share) * (left.top + left.head.rows[1]) + share * (right.top + right.head.rows[0])
+    half = ((1 - share) * left.head.thickness + share * right.head.thickness) / 2
+    stroke = np.clip(half + 0.5 - np.abs(np.arange(len(board))[:, None] - rows), 0, 1)
+    place = board[:, start : end + 1]
+    np.maximum(place, stroke.astype(np.float32)[:, : place.shape[1]], out=place)
+
+
+def _cropped(board: Floats, side: int) -> Floats:
+    """The board without the empty columns and rows around the ink.
+
+    It keeps two thirds of a glyph's height, or else a single dash would fill the page.
+    """
+    rows, columns = (np.flatnonzero(board.max(axis) > 0.5) for axis in (1, 0))
+    if not len(rows):
+        return board[:side, :side]
+    top, bottom = rows[0], rows[-1] + 1
+    short = max(2 * side // 3 - (bottom - top), 0)
+    top = max(top - (short + 1) // 2, 0)
+    bottom = max(bottom, min(top + 2 * side // 3, len(board)))
+    return board[top:bottom, columns[0] : columns[-1] + 1]
