@@ -1,6 +1,10 @@
 """The command line. Everything heavy is imported inside the commands, so that `lekhani --help` answers at once."""
 
+import functools
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -74,7 +78,24 @@ def _params(dataset: str | None = None, variant: str | None = None) -> "Params":
     return choices
 
 
+def _timed(command: Callable[..., None]) -> Callable[..., None]:
+    """A stage's command that also records how long it took, for the leaderboard."""
+
+    @functools.wraps(command)
+    def run(dataset: str, **options: str) -> None:
+        started = time.perf_counter()
+        command(dataset, **options)
+        from lekhani.errors import LekhaniError
+        from lekhani.stages import durations
+
+        with suppress(LekhaniError):  # the stage is done all the same
+            durations.record(command.__name__, dataset, options.get("variant", ""), time.perf_counter() - started)
+
+    return run
+
+
 @app.command(rich_help_panel=STAGES)
+@_timed
 def fetch(dataset: Dataset) -> None:
     """Bring a dataset's raw files to data/raw/."""
     from lekhani.stages import fetch as stage
@@ -83,6 +104,7 @@ def fetch(dataset: Dataset) -> None:
 
 
 @app.command(rich_help_panel=STAGES)
+@_timed
 def prepare(dataset: Dataset) -> None:
     """Bring raw files into the one prepared form."""
     from lekhani.stages import prepare as stage
@@ -91,6 +113,7 @@ def prepare(dataset: Dataset) -> None:
 
 
 @app.command(rich_help_panel=STAGES)
+@_timed
 def validate(dataset: Dataset) -> None:
     """Check prepared data; a failed check ends with exit code 1."""
     from lekhani.stages import validate as stage
@@ -99,6 +122,7 @@ def validate(dataset: Dataset) -> None:
 
 
 @app.command(rich_help_panel=STAGES)
+@_timed
 def judge(dataset: Dataset) -> None:
     """Train the classifier that measures every variant."""
     from lekhani.stages import judge as stage
@@ -107,6 +131,7 @@ def judge(dataset: Dataset) -> None:
 
 
 @app.command(rich_help_panel=STAGES)
+@_timed
 def train(dataset: Dataset, variant: Variant) -> None:
     """Train one variant on one dataset."""
     from lekhani.stages import train as stage
@@ -115,6 +140,7 @@ def train(dataset: Dataset, variant: Variant) -> None:
 
 
 @app.command(rich_help_panel=STAGES)
+@_timed
 def export(dataset: Dataset, variant: Variant) -> None:
     """Export a trained generator to ONNX and prove parity."""
     from lekhani.stages import export as stage
@@ -123,6 +149,7 @@ def export(dataset: Dataset, variant: Variant) -> None:
 
 
 @app.command(rich_help_panel=STAGES)
+@_timed
 def baseline(dataset: Dataset) -> None:
     """Train OCR models on real images alone, to hold `usefulness` against."""
     from lekhani.stages import baseline as stage
@@ -131,6 +158,7 @@ def baseline(dataset: Dataset) -> None:
 
 
 @app.command(rich_help_panel=STAGES)
+@_timed
 def usefulness(dataset: Dataset, variant: Variant) -> None:
     """Train OCR models on generated images, alone and beside real ones."""
     from lekhani.stages import usefulness as stage
@@ -139,6 +167,7 @@ def usefulness(dataset: Dataset, variant: Variant) -> None:
 
 
 @app.command(rich_help_panel=STAGES)
+@_timed
 def evaluate(dataset: Dataset, variant: Variant) -> None:
     """Score an exported generator."""
     from lekhani.stages import evaluate as stage

@@ -4,7 +4,7 @@ from pathlib import Path
 
 RAW, PREPARED = Path("data/raw"), Path("data/prepared")
 MODELS, REPORTS = Path("models"), Path("reports")
-CACHE = Path("cache")  # the judges' readings of real images, made anew when missing or of other images
+CACHE = Path("cache")  # the judges' readings of real images and how long stages took; may be removed at any time
 CHECKPOINTS = Path("checkpoints")  # outside the outputs, which DVC removes before a stage runs
 SCORECARDS = REPORTS / "scorecards"  # D-V/: what compare reads, in one folder, since a stage cannot depend on a matrix
 

@@ -14,7 +14,8 @@ from lekhani.data.sources.embedded import devanagari
 from lekhani.data.spec import Bytes, Labels
 from lekhani.evaluate.fidelity import Readings, fidelity
 from lekhani.evaluate.judge import Classifier, read, train_judge
-from lekhani.evaluate.scorecard import Real, score, tie
+from lekhani.evaluate.ranking import tie
+from lekhani.evaluate.scorecard import Real, score
 
 K = 16  # every third class, so that a judge is good after seconds
 

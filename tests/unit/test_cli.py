@@ -12,6 +12,7 @@ import pytest
 
 from lekhani import __version__, cli, params
 from lekhani.errors import LekhaniError
+from lekhani.stages import durations
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("fetch", "prepare", "validate", "judge", "train", "export", "baseline", "usefulness", "evaluate")
@@ -229,11 +230,22 @@ def test_failed_work_and_bugs_end_differently(
         call(monkeypatch, "fetch", "-d", "mnist")
 
 
-def test_what_the_stage_gets_is_what_was_asked_for(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stage_gets_the_options_and_its_duration_is_recorded(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given: list[tuple[object, ...]] = []
     monkeypatch.setattr("lekhani.stages.train.train", lambda choices, *rest: given.append((choices.profile, *rest)))
+    monkeypatch.setattr("lekhani.stages.fetch.fetch", lambda *_: None)
     assert call(monkeypatch, "train", "--dataset", "mnist", "--variant", "flow_matching") == 0
+    assert call(monkeypatch, "fetch", "--dataset", "mnist") == 0
     assert given == [("quick", "mnist", "flow_matching")]
+    seconds = durations.recorded()
+    assert set(seconds) == {("mnist", ""), ("mnist", "flow_matching")}
+    assert 0 <= seconds["mnist", "flow_matching"]["train"] < 60
+    assert set(seconds["mnist", ""]) == {"fetch"}
+    shutil.rmtree("cache")
+    Path("cache").touch()
+    assert call(monkeypatch, "fetch", "--dataset", "mnist") == 0, "a stage is done even where that cannot be recorded"
 
 
 def test_every_stage_of_the_graph_is_a_command() -> None:

@@ -1,8 +1,8 @@
 """Which classes a generator draws well and which badly, beside what real images of each class score."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -195,44 +195,6 @@ def worst_figure(
         words.text(0.02, 0.5, _in_numbers(score, classes), fontsize=9, va="center", linespacing=1.4)
         for axes in (name, *strips, words):
             axes.set_axis_off()
-    return figure
-
-
-def heat_map(
-    values: Mapping[str, Sequence[float]], classes: Sequence[GlyphClass], metric: Literal["agreement", "fid_ratio"]
-) -> "Figure":
-    """A column of per_class.csv for several variants: rows variants, columns classes, dark where it is bad.
-
-    Agreement is shown in percent, fid in parts of its floor on a logarithmic scale from 1 to at least 10. NaN stays
-    grey.
-    """
-    from matplotlib import colormaps
-    from matplotlib.colors import LogNorm, Normalize, PowerNorm
-    from matplotlib.figure import Figure
-
-    use_devanagari_font()
-    cells = np.array(list(values.values()), np.float64)
-    scale: Normalize
-    if metric == "agreement":
-        title, colours = "Label agreement per class (%)", "viridis"
-        scale = PowerNorm(3, 0, 1)  # the cube makes a few errors visible
-        texts = [[f"{100 * value:.0f}" for value in row] for row in cells]
-    else:
-        title, colours = "Judge FID per class in parts of its floor", "viridis_r"
-        scale = LogNorm(1, max(10, np.nanmax(cells, initial=1)))
-        texts = [[f"{value:.1f}" if value < 9.95 else f"{value:.0f}" for value in row] for row in cells]
-    n, k = cells.shape
-    figure = Figure(figsize=(2.5 + 0.32 * k, 1.2 + 0.32 * n))
-    axes = figure.add_subplot()
-    shades = colormaps[colours].with_extremes(bad="lightgrey")
-    axes.imshow(cells, cmap=shades, norm=scale, aspect="auto")
-    axes.set_xticks(range(k), [c.glyph for c in classes], fontsize=10)
-    axes.set_yticks(range(n), list(values))
-    axes.set_title(title)
-    bright = shades(scale(cells))[..., :3].mean(-1) > 0.45
-    for row, column in np.argwhere(np.isfinite(cells)):
-        colour = "black" if bright[row, column] else "white"
-        axes.text(column, row, texts[row][column], fontsize=7, ha="center", va="center", color=colour)
     return figure
 
 

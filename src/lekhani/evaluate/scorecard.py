@@ -16,7 +16,7 @@ from lekhani import files
 from lekhani.data.spec import Bytes, Labels
 from lekhani.evaluate import fidelity as metrics
 from lekhani.evaluate.fidelity import Floats, Readings, fidelity
-from lekhani.statistics import mean_and_std, std_entry, welch_margin
+from lekhani.statistics import mean_and_std, std_entry
 
 # Metrics for which real train images against the test split give a floor, or a ceiling, to hold a generator against.
 FLOORED = ("fid", "kid", "inception_score", "precision", "recall")
@@ -176,17 +176,3 @@ def curve(scores: Sequence[Mapping[str, str]], losses: Sequence[Mapping[str, str
         {"images_seen": int(images), "seconds": round(float(spent), 2), "judge_fid": value}
         for images, spent, value in zip(at, np.interp(at, seen, seen / speed), fid, strict=True)
     ]
-
-
-def tie(one: Mapping[str, float], other: Mapping[str, float], metric: str = "fid") -> bool:
-    """Whether chance in sampling alone may explain how two scorecards differ in `metric`.
-
-    Welch's t-test at 5%: with many sampling seeds that is a difference of up to two standard errors, with few of them
-    of more, as their spread is itself uncertain. A scorecard of a single sampling seed has no spread, so then only
-    equal values tie.
-    """
-    std = f"{metric}_std"
-    if std not in one or std not in other:
-        return one[metric] == other[metric]
-    margin = welch_margin(one[std], one["sampling_seeds"], other[std], other["sampling_seeds"])
-    return abs(one[metric] - other[metric]) <= margin

@@ -11,10 +11,12 @@ from PIL import Image
 
 from lekhani import files
 from lekhani.errors import UsageError
-from lekhani.evaluate import leaderboard
+from lekhani.evaluate import leaderboard, leaderboard_figures
 from lekhani.evaluate.figures import save_figure
+from lekhani.evaluate.ranking import pool_training_seeds
 from lekhani.params import Params
 from lekhani.paths import REPORTS, SCORECARDS
+from lekhani.stages import durations
 
 log = logging.getLogger("lekhani")
 
@@ -35,18 +37,19 @@ def compare(p: Params, repeats: bool = False) -> None:
         with Image.open(folders[key] / "strip.png") as strip, Image.open(folders[key] / "grid.png") as picture:
             strips[key] = np.asarray(strip)
             curve_rows, classes = (files.read_csv(folders[key] / f"{name}.csv") for name in ("curve", "per_class"))
-            entries.append(leaderboard.Entry(card, curve_rows, classes, np.asarray(picture)))
-    target, text = REPORTS / "repeats" if repeats else REPORTS, leaderboard.leaderboard_markdown(cards)
+            entries.append(leaderboard_figures.Entry(card, curve_rows, classes, np.asarray(picture)))
+    seconds = {} if repeats else durations.recorded()
+    target, text = REPORTS / "repeats" if repeats else REPORTS, leaderboard.leaderboard_markdown(cards, seconds)
     with files.replacing(target / "leaderboard") as folder:
         folder.mkdir()
         for dataset in p.data:
             shown = [entry for entry in entries if entry.card["dataset"] == dataset]
-            for name, figure in leaderboard.figures(shown).items():
+            for name, figure in leaderboard_figures.figures(shown).items():
                 save_figure(figure, folder / f"{dataset}-{name}.png")
-    save_figure(leaderboard.leaderboard_figure(cards, strips), target / "leaderboard.png")
+    save_figure(leaderboard_figures.leaderboard_figure(cards, strips), target / "leaderboard.png")
     files.write_text(target / "leaderboard.csv", leaderboard.leaderboard_csv(cards))
     files.write_text(target / "leaderboard.md", text)
-    files.write_text(target / "leaderboard.html", leaderboard.leaderboard_html(entries))
+    files.write_text(target / "leaderboard.html", leaderboard.leaderboard_html(entries, seconds))
     if p.tracking.backend == "mlflow":
         from lekhani.tracking import runs
         from lekhani.tracking.revision import revision
@@ -66,4 +69,4 @@ def _pooled(cards: Sequence[Mapping[str, Any]], paths: list[Path]) -> list[Mappi
     if not others:
         hint = "queue some with `dvc exp run --queue -S train.seed=8`"
         raise UsageError(f"No experiment on top of HEAD repeats this training; {hint}.")
-    return list(leaderboard.repeats([*cards, *others]))
+    return list(pool_training_seeds([*cards, *others]))

@@ -50,7 +50,7 @@ def evaluate(p: Params, dataset: str, variant: str) -> None:
     for finding in collapsed(classes, data.info.classes):
         log.warning("%s/%s: %s", dataset, variant, finding.sentence)
     agreement = f", label agreement {card['label_agreement']:.1%}" if "label_agreement" in card else ""
-    log.info("%s/%s: FID %.2f (floor %.2f)%s", dataset, variant, card["fid"], card["fid_floor"], agreement)
+    log.info("%s/%s: judge FID %.2f (floor %.2f)%s", dataset, variant, card["fid"], card["fid_floor"], agreement)
 
 
 def _from_earlier_stages(p: Params, data: spec.Prepared, variant: str, facts: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from lekhani import files
 from lekhani.data import spec
 from lekhani.errors import LekhaniError, UsageError
-from lekhani.evaluate.leaderboard import rank
+from lekhani.evaluate.ranking import rank
 from lekhani.evaluate.score import score_generator
 from lekhani.evaluate.usefulness import metrics
 from lekhani.export.onnx_file import generator_inputs, latency_ms
@@ -55,7 +55,7 @@ def register(p: Params, dataset: str, variant: str | None = None) -> str:
     version = models.register(dataset, uri, tags, cards.headline(card))
     held = [alias for alias, number in models.aliases(dataset).items() if number == str(version.version)]
     aliases = " and ".join(sorted(held))
-    return f"{version.name} version {version.version} is {variant} (FID {card['fid']:.2f}), alias {aliases}."
+    return f"{version.name} version {version.version} is {variant} (judge FID {card['fid']:.2f}), alias {aliases}."
 
 
 def _log_model(dataset: str, variant: str, card: str) -> str:

@@ -16,7 +16,7 @@ from sklearn.covariance import ledoit_wolf
 from lekhani.data.spec import DEVANAGARI, Labels
 from lekhani.evaluate.fidelity import Floats, Readings
 from lekhani.evaluate.figures import save_figure
-from lekhani.evaluate.per_class import ClassScore, by_class, collapsed, heat_map, table, worst, worst_figure
+from lekhani.evaluate.per_class import ClassScore, by_class, collapsed, table, worst, worst_figure
 from lekhani.files import write_csv
 
 K, F = 5, 24
@@ -407,31 +407,3 @@ def test_the_worst_of_an_unconditional_generator_without_images(tmp_path: Path) 
     assert "read as it: 0 images\ntoo few images for a judge FID" in texts(figure)[2]
     assert (np.asarray(figure.axes[1].images[0].get_array()) == 255).all()
     assert saved(figure, tmp_path / "w.png")
-
-
-def test_the_heat_map_shows_every_number(tmp_path: Path) -> None:
-    values = {"turbo": [1.0, 2.34, 12.6, 1.0, 0.9], "dcgan": [5.0, float("nan"), 40.0, 2.0, 3.0]}
-    figure = heat_map(values, CLASSES, "fid_ratio")
-    (axes,) = figure.axes
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["turbo", "dcgan"]
-    assert [text.get_text() for text in axes.get_xticklabels()] == [c.glyph for c in CLASSES]
-    where = {(int(text.get_position()[1]), int(text.get_position()[0])): text.get_text() for text in axes.texts}
-    shown = {(0, 0): "1.0", (0, 1): "2.3", (0, 2): "13", (0, 3): "1.0", (0, 4): "0.9"}
-    assert where == shown | {(1, 0): "5.0", (1, 2): "40", (1, 3): "2.0", (1, 4): "3.0"}
-    assert axes.images[0].norm.vmax == 40
-    assert saved(figure, tmp_path / "h.png")
-
-
-@pytest.mark.parametrize(("metric", "good", "bad"), [("agreement", 1.0, 0.2), ("fid_ratio", 1.0, 9.0)])
-def test_what_is_bad_is_dark(metric: Any, good: float, bad: float) -> None:
-    (axes,) = heat_map({"turbo": [good, bad]}, CLASSES[:2], metric).axes
-    image = axes.images[0]
-    bright, dark = image.cmap(image.norm(np.array([good, bad])))[:, :3].mean(1)
-    assert bright > 0.5 > dark
-    assert [text.get_color() for text in axes.texts] == ["black", "white"]
-
-
-def test_a_heat_map_of_a_single_cell_and_of_nothing(tmp_path: Path) -> None:
-    for name, value in (("a", 0.5), ("b", float("nan"))):
-        for metric in ("agreement", "fid_ratio"):
-            assert saved(heat_map({"turbo": [value]}, CLASSES[:1], metric), tmp_path / f"{name}-{metric}")  # type: ignore[arg-type]
