@@ -263,14 +263,14 @@ def lineage(
     import json
 
     from lekhani.errors import UsageError
-    from lekhani.registry import lineage as lines
+    from lekhani.registry.lineage import trace, trained_on
 
     if (model is None) == (data is None):
         raise UsageError(
             "Name either a registered model, such as lekhani-devanagari@champion, or the digest of prepared data with --data."
         )
-    found = lines.trace(model) if model is not None else lines.trained_on(data or "")
-    typer.echo(json.dumps(lines.as_dict(found), indent=2, ensure_ascii=False) if as_json else lines.text(found))
+    found = trace(model) if model is not None else trained_on(data or "")
+    typer.echo(json.dumps(found.as_dict(), indent=2, ensure_ascii=False) if as_json else found.text())
 
 
 @app.command(rich_help_panel=PEOPLE)

@@ -33,8 +33,8 @@ def describe_model(pen: LoadedModel) -> dict[str, Any]:
     if pen.version is not None:
         from lekhani.registry.lineage import trace
 
-        facts = {link.name: link.facts for link in trace(pen.version).links}
-        lineage = {link: {key: facts[link].get(key) for key in keys} for link, keys in _LINEAGE.items()}
+        links = trace(pen.version).links
+        lineage = {link: {key: links[link].facts.get(key) for key in keys} for link, keys in _LINEAGE.items()}
     return {
         "name": pen.version or generator.path.name,
         "dataset": generator.dataset,

@@ -158,7 +158,7 @@ def test_the_datasheet_holds_the_lineage_of_a_registered_model(
         "data": {"digest": "d1", "origin": "people", "licence": "CC BY 4.0", "counts": {}},
         "source": {"name": "openml"},
     }
-    links = tuple(lineage.Link(name, dict(one), ()) for name, one in facts.items())
+    links = {name: lineage.Link(dict(one)) for name, one in facts.items()}
     monkeypatch.setattr(
         lineage, "trace", lambda name: lineage.Lineage(name, "3", links) if name == "lekhani-mnist:3" else None
     )

@@ -1,4 +1,4 @@
-"""A registered version is led back to code, data and raw files; each link says what was verified here, what differs and what is missing."""
+"""A registered version is traced to code, data and raw files; each link says what is verified, differs or is missing."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from lekhani.data.spec import MNIST, DatasetInfo
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.registry import lineage, models
 from lekhani.tracking import runs
-from lekhani.tracking.revision import revision as made_at
+from lekhani.tracking.revision import revision
 from lekhani.tracking.store import connect
 
 EXPERIMENT = "test-lineage"
@@ -77,97 +77,98 @@ def project(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 @pytest.fixture
 def make(project: Path, toy_generator: Callable[..., Path]) -> Callable[..., Made]:
-    """Trains nothing, but leaves what `dvc repro` and `git commit` leave, and registers a version with the run, tags and artifacts that say so."""
+    """Leaves what `dvc repro` and `git commit` leave, and registers a version whose run, tags and artifacts say so."""
 
     def one(
         dataset: str,
         *,
         about: str = "",
-        data: str = "data",
         dirty: bool = False,
         tags: bool = True,
         artifacts: bool = True,
-        commit: bool = True,
         log_model: Callable[[Path], str] | None = None,
     ) -> Made:
-        model = toy_generator(
-            project / "models" / dataset / "turbo" / "generator.onnx", metadata={"lineage": about or dataset}
-        )
-        source = {
-            "name": "kaggle",
-            "slug": "who/what",
-            "version": 3,
-            "sha256": digest_of("raw"),
-            "origin": "hands",
-            "licence": "CC BY 4.0",
-        }
-        info = DatasetInfo(
-            dataset, "Latin", 4, MNIST[:3], {"train": 1200, "test": 300}, source, digest_of(f"{dataset} {data}")
-        )
+        path = project / "models" / dataset / "turbo" / "generator.onnx"
+        model = toy_generator(path, metadata={"lineage": about or dataset})
+        source = {"name": "kaggle", "slug": "who/what", "version": 3, "sha256": digest_of("raw"), "origin": "hands"}
+        source["licence"] = "CC BY 4.0"
+        info = DatasetInfo(dataset, "Latin", 4, MNIST[:3], {"train": 1200, "test": 300}, source, digest_of(dataset))
         described = project / "data" / "prepared" / dataset / "dataset.json"
         files.write_json(described, info.to_dict())
-        listing = json.dumps(
-            [
-                {"md5": md5_of(described.read_bytes()), "relpath": "dataset.json"},
-                {"md5": "0" * 32, "relpath": "images.npy"},
-            ]
-        ).encode()
-        cached = project / ".dvc" / "cache" / "files" / "md5" / md5_of(listing)[:2] / f"{md5_of(listing)[2:]}.dir"
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        cached.write_bytes(listing)
         outs = {
             f"data/raw/{dataset}": f"{'a' * 32}.dir",
-            f"data/prepared/{dataset}": f"{md5_of(listing)}.dir",
+            f"data/prepared/{dataset}": cache_listing(project, described),
             f"models/{dataset}/turbo/generator.onnx": md5_of(model.read_bytes()),
         }
-        stages = {
-            f"stage{n}": {"cmd": "c", "outs": [{"path": path, "hash": "md5", "md5": md5}]}
-            for n, (path, md5) in enumerate(outs.items())
-        }
+        stages = {f"stage{n}": {"cmd": "c", "outs": [{"path": path, "md5": outs[path]}]} for n, path in enumerate(outs)}
         lock = project / "dvc.lock"
         lock.write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
-        if commit:
-            git("add", "-A")
-            git("commit", "-qm", f"Trained {dataset} {about}")
+        git("add", "-A")
+        git("commit", "-qm", f"Trained {dataset} {about}")
         if dirty:
             lock.write_text(f"{lock.read_text()}# not committed\n")
-        revision = made_at({"generator_sha256": "0" * 64})
-        with runs.resume(None, EXPERIMENT, f"{dataset}/turbo", revision if tags else {}) as run_id:
+        made_at = revision({"generator_sha256": "0" * 64})
+        with runs.resume(None, EXPERIMENT, f"{dataset}/turbo", made_at if tags else {}) as run_id:
             mlflow.log_artifact(str(model), "generator")
             mlflow.log_text("", "generator/MLmodel")  # what MLflow knows a model by
             uri = log_model(model) if log_model else f"runs:/{run_id}/generator"
             if artifacts:
                 runs.log_lineage([lock, described])
-        told = {"variant": "turbo", "model_sha256": files.sha256(model), "data_digest": info.digest, **revision}
-        told |= {f"source.{key}": str(source[key]) for key in ("name", "version", "sha256")}
-        version = models.register(dataset, uri, told if tags else {})
-        return Made(version.name, str(version.version), run_id, told, info)
+        all_tags = {"variant": "turbo", "model_sha256": files.sha256(model), "data_digest": info.digest, **made_at}
+        all_tags |= {f"source.{key}": str(source[key]) for key in ("name", "version", "sha256")}
+        version = models.register(dataset, uri, all_tags if tags else {})
+        return Made(version.name, str(version.version), run_id, all_tags, info)
 
     return one
 
 
+def cache_listing(project: Path, described: Path) -> str:
+    """Put a folder of dataset.json and one more file into DVC's cache, and give its hash."""
+    entries = [{"md5": md5_of(described.read_bytes()), "relpath": "dataset.json"}]
+    listing = json.dumps([*entries, {"md5": "0" * 32, "relpath": "images.npy"}]).encode()
+    md5 = md5_of(listing)
+    path = project / ".dvc" / "cache" / "files" / "md5" / md5[:2] / f"{md5[2:]}.dir"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(listing)
+    return f"{md5}.dir"
+
+
 def states(found: lineage.Lineage) -> dict[str, list[str]]:
-    """By link what its notes say of themselves."""
-    return {link.name: [note.state for note in link.notes] for link in found.links}
-
-
-def link(found: lineage.Lineage, name: str) -> lineage.Link:
-    return next(one for one in found.links if one.name == name)
+    """By link the states of its notes."""
+    return {name: [note.state for note in link.notes] for name, link in found.links.items()}
 
 
 def sentences(found: lineage.Lineage, name: str) -> str:
-    return " ".join(note.sentence for note in link(found, name).notes)
+    return " ".join(note.sentence for note in found.links[name].notes)
+
+
+def assert_a_tree(found: lineage.Lineage) -> None:
+    lines = found.text().split("\n")
+    assert lines[0] == f"{found.model} version {found.version}"
+    titles = [line for line in lines if line.startswith(("├─", "└─"))]
+    assert titles == [
+        *("├─ model version", "├─ MLflow run", "├─ git commit", "├─ dvc.lock", "├─ DVC's hashes (MD5)"),
+        *("├─ prepared data", "└─ raw files"),
+    ]
+    assert f"│    sha256      {found.links['version'].facts['sha256']}" in lines
+    assert "│    dirty       no" in lines
+    assert "│    aliases     challenger" in lines
+    assert "│    counts      1,200 train, 300 test" in lines
+    assert "│    verified    This clone has the commit." in lines
+    assert "     version     3" in lines
+    assert all(line.isprintable() for line in lines)
 
 
 def test_every_link_is_verified(make: Callable[..., Made], project: Path) -> None:
     made = make("whole", log_model=runs.log_model)  # as `lekhani register` logs it
     found = lineage.trace("lekhani-whole")
     assert (found.model, found.version) == ("lekhani-whole", "1")
-    assert {state for of_link in states(found).values() for state in of_link} == {"verified"}, lineage.text(found)
+    assert_a_tree(found)
+    assert {state for of_link in states(found).values() for state in of_link} == {"verified"}, found.text()
     counts = {name: len(of_link) for name, of_link in states(found).items()}
     assert counts == {"version": 1, "run": 1, "commit": 1, "lock": 2, "hashes": 1, "data": 2, "source": 1}
 
-    links = json.loads(json.dumps(lineage.as_dict(found)))["links"]
+    links = json.loads(json.dumps(found.as_dict()))["links"]
     sayings = {name: link.pop("notes") for name, link in links.items()}
     assert sayings["version"] == [
         {"state": "verified", "sentence": "The file that the registry holds has this SHA-256."}
@@ -184,7 +185,7 @@ def test_every_link_is_verified(make: Callable[..., Made], project: Path) -> Non
         "commit": {"id": commit, "dirty": False, "subject": subject, "date": committed},
         "lock": {"sha256": files.sha256(project / "dvc.lock")},
         "hashes": {
-            "read_from": "the run's artifact lineage/dvc.lock",
+            "read_from": "The run's artifact lineage/dvc.lock",
             "raw": raw,
             "prepared": prepared,
             "generator": generator,
@@ -200,41 +201,24 @@ def test_every_link_is_verified(make: Callable[..., Made], project: Path) -> Non
     }
 
 
-def test_the_text_is_a_tree_on_single_lines(make: Callable[..., Made]) -> None:
-    made = make("text", about="\x1b[31mred")
-    connect().set_model_version_tag("lekhani-text", "1", "variant", "tur\nbo\x1b")
-    lines = lineage.text(lineage.trace("lekhani-text:1")).split("\n")
-    assert lines[0] == "lekhani-text version 1"
-    links = ["model version", "MLflow run", "git commit", "dvc.lock", "DVC's hashes (MD5)", "prepared data"]
-    assert [line for line in lines if line.startswith(("├─", "└─"))] == [
-        *(f"├─ {name}" for name in links),
-        "└─ raw files",
-    ]
-    assert f"│    sha256      {made.tags['model_sha256']}" in lines
-    assert "│    dirty       no" in lines
-    assert "│    aliases     challenger" in lines
-    assert "│    counts      1,200 train, 300 test" in lines
-    assert "│    verified    This clone has the commit." in lines
-    assert r"│    variant     tur\nbo\x1b" in lines
-    assert "     version     3" in lines
-    assert all(line.isprintable() for line in lines)
-
-
 def test_a_dirty_tree(make: Callable[..., Made]) -> None:
     made = make("dirty", dirty=True)
     found = lineage.trace("lekhani-dirty")
-    assert link(found, "commit").facts["dirty"] is True
+    assert found.links["commit"].facts["dirty"] is True
     assert "what differed from this commit is not recorded" in sentences(found, "commit")
     assert states(found)["lock"] == ["verified", "differs"]
     committed = hashlib.sha256(f"{git('show', 'HEAD:dvc.lock')}\n".encode()).hexdigest()
     assert f"The commit's dvc.lock has the SHA-256 {committed}: the tree was dirty." in sentences(found, "lock")
     assert states(found)["hashes"] == ["verified"], "the artifact is the lock that was in use"
     connect().set_model_version_tag(made.name, made.number, "git.dirty", "false")
-    assert "though the tree is recorded as clean" in sentences(lineage.trace("lekhani-dirty"), "lock")
+    connect().set_model_version_tag(made.name, made.number, "variant", "tur\nbo\x1b")
+    found = lineage.trace("lekhani-dirty")
+    assert "though the tree is not recorded as dirty" in sentences(found, "lock")
+    assert r"│    variant     tur\nbo\x1b" in found.text().split("\n"), "what steers a terminal is escaped"
     made.artifact("lineage/dvc.lock").unlink()
     found = lineage.trace("lekhani-dirty")
-    assert link(found, "hashes").facts == {}, "another dvc.lock than the recorded one tells nothing"
-    assert states(found)["data"] == ["verified"], "so DVC's cache is not asked"
+    assert found.links["hashes"].facts == {}, "another dvc.lock than the recorded one proves nothing"
+    assert states(found)["data"] == ["verified"], "so DVC's cache is not read"
 
 
 def test_a_clone_that_lacks_the_commit(
@@ -247,7 +231,7 @@ def test_a_clone_that_lacks_the_commit(
     assert "This folder is in no git repository" in sentences(lineage.trace("lekhani-elsewhere"), "commit")
     git("init", "-q")
     found = lineage.trace("lekhani-elsewhere")
-    assert set(link(found, "commit").facts) == {"id", "dirty"}
+    assert set(found.links["commit"].facts) == {"id", "dirty"}
     assert sentences(found, "commit") == "This clone lacks the commit; `git fetch` brings it, if it was pushed."
     assert states(found)["lock"] == ["verified", "missing"]
     assert "The commit is not here, so its dvc.lock" in sentences(found, "lock")
@@ -275,8 +259,8 @@ def test_what_is_no_commit_is_not_given_to_git(make: Callable[..., Made], projec
     connect().set_model_version_tag(made.name, made.number, "git.commit", tag)
     found = lineage.trace(made.name)
     assert ("It was made outside of git." if tag == "none" else "This is no commit id.") in sentences(found, "commit")
-    assert "date" not in link(found, "commit").facts
-    assert ("No commit is recorded" if tag == "none" else "The commit is not here") in sentences(found, "lock")
+    assert "date" not in found.links["commit"].facts
+    assert "The commit is not here, so its dvc.lock" in sentences(found, "lock")
     assert not (project / "planted").exists()
 
 
@@ -285,16 +269,16 @@ def test_artifacts_that_are_gone(make: Callable[..., Made]) -> None:
     for name in ("lineage/dvc.lock", "lineage/dataset.json", "generator/generator.onnx"):
         made.artifact(name).unlink()
     found = lineage.trace("lekhani-gone")
-    assert "The registered model holds 0 ONNX files instead of one." in sentences(found, "version")
-    assert link(found, "version").facts["sha256"] == made.tags["model_sha256"], "what is recorded stays known"
+    assert "The registered file is missing: there are 0 ONNX files." in sentences(found, "version")
+    assert found.links["version"].facts["sha256"] == made.tags["model_sha256"], "what is recorded stays known"
     assert states(found)["lock"] == ["missing", "verified"]
-    assert "The run has no artifact lineage/dvc.lock" in sentences(found, "lock")
-    assert link(found, "hashes").facts["read_from"] == f"dvc.lock of commit {git('rev-parse', 'HEAD')}"
-    assert link(found, "hashes").facts["generator"]
+    assert "The run's artifact lineage/dvc.lock cannot be fetched: " in sentences(found, "lock")
+    assert found.links["hashes"].facts["read_from"] == "The commit's dvc.lock"
+    assert found.links["hashes"].facts["generator"]
     assert states(found)["hashes"] == ["missing"], "there is no file to hold the hash against"
-    assert link(found, "data").facts == {"digest": made.info.digest}
-    assert "The run has no artifact lineage/dataset.json" in sentences(found, "data")
-    assert link(found, "source").facts == {"name": "kaggle", "version": "3", "sha256": digest_of("raw")}
+    assert found.links["data"].facts == {"digest": made.info.digest}
+    assert "The run's artifact lineage/dataset.json cannot be fetched: " in sentences(found, "data")
+    assert found.links["source"].facts == {"name": "kaggle", "version": "3", "sha256": digest_of("raw")}
     assert states(found)["source"] == ["missing"]
 
 
@@ -307,7 +291,7 @@ def test_artifacts_that_were_tampered_with(make: Callable[..., Made]) -> None:
     assert f"lineage/dvc.lock has the SHA-256 {files.sha256(lock)}: one of the two was changed" in sentences(
         found, "lock"
     )
-    assert link(found, "hashes").facts["raw"] == f"{'a' * 32}.dir", "read from the commit instead"
+    assert found.links["hashes"].facts["raw"] == f"{'a' * 32}.dir", "read from the commit instead"
 
     generator = made.artifact("generator/generator.onnx")
     generator.write_bytes(generator.read_bytes() + b" ")
@@ -325,7 +309,7 @@ def test_artifacts_that_were_tampered_with(make: Callable[..., Made]) -> None:
     described.write_text(whole.replace(made.info.digest, digest_of("others")))
     found = lineage.trace("lekhani-tampered")
     assert states(found)["data"] == ["differs"]
-    assert link(found, "data").facts == {"digest": made.info.digest}, "what it says is of other data"
+    assert found.links["data"].facts == {"digest": made.info.digest}, "what it says is of other data"
     for broken in ("{", "[]", '{"classes": 1}', '{"name": "a", "classes": ["b"]}'):
         described.write_text(broken)
         assert "cannot be read" in sentences(lineage.trace("lekhani-tampered"), "data")
@@ -334,10 +318,11 @@ def test_artifacts_that_were_tampered_with(make: Callable[..., Made]) -> None:
 def test_a_dvc_cache_that_lacks_or_spoiled_the_data(make: Callable[..., Made], project: Path) -> None:
     make("cache")
     (cached,) = project.rglob("*.dir")
-    cached.write_text("[]")
-    found = lineage.trace("lekhani-cache")
-    assert states(found)["data"] == ["verified", "differs"]
-    assert "holds something else under" in sentences(found, "data")
+    for spoiled in ("[]", cached.read_text().replace("0" * 32, "1" * 32), "{", "[1]"):
+        cached.write_text(spoiled)
+        found = lineage.trace("lekhani-cache")
+        assert states(found)["data"] == ["verified", "differs"]
+        assert "holds something else under" in sentences(found, "data")
     cached.unlink()
     assert "DVC's cache here has no " in sentences(lineage.trace("lekhani-cache"), "data")
     shutil.rmtree(project / ".dvc")
@@ -351,12 +336,12 @@ def test_a_run_that_is_deleted_or_unknown(make: Callable[..., Made]) -> None:
     assert f"The run is deleted; until it is purged, `mlflow runs restore --run-id {made.run_id}`" in sentences(
         found, "run"
     )
-    assert link(found, "run").facts["name"] == "deleted/turbo"
+    assert found.links["run"].facts["name"] == "deleted/turbo"
     assert states(found)["lock"] == ["verified", "verified"], "its artifacts are there until then"
     client.create_model_version(made.name, f"runs:/{made.run_id}/generator", "f" * 32, tags=made.tags)
     found = lineage.trace("lekhani-deleted:2")
-    assert link(found, "run").facts == {"id": "f" * 32}
-    assert "MLflow does not know this run" in sentences(found, "run")
+    assert found.links["run"].facts == {"id": "f" * 32}
+    assert "MLflow does not have this run" in sentences(found, "run")
     assert states(found)["version"] == ["verified"]
     assert states(found)["lock"] == ["missing", "verified"], "the commit still has it"
     client.create_model_version(made.name, f"runs:/{made.run_id}/generator", tags=made.tags)
@@ -374,7 +359,7 @@ def test_a_run_that_scored_another_generator_since(make: Callable[..., Made]) ->
 def test_an_old_version_with_no_tags(make: Callable[..., Made]) -> None:
     make("old", tags=False, artifacts=False)
     found = lineage.trace("lekhani-old")
-    facts = {one.name: one.facts for one in found.links}
+    facts = {name: link.facts for name, link in found.links.items()}
     assert facts["version"]["sha256"] is None
     assert facts["commit"] == {"id": None, "dirty": None}
     assert facts["lock"] == {"sha256": None}
@@ -384,12 +369,12 @@ def test_an_old_version_with_no_tags(make: Callable[..., Made]) -> None:
     assert {
         state for name, of_link in states(found).items() for state in of_link if name not in ("run", "version")
     } == {"missing"}
-    assert states(found)["version"] == [], "there is nothing to hold the file against"
-    assert lineage.text(found).count("not recorded") == 9
+    assert states(found)["version"] == [], "there is nothing to compare the file with"
+    assert found.text().count("not recorded") == 9
 
 
-def test_an_old_version_whose_run_knows_more(make: Callable[..., Made]) -> None:
-    """Before versions had these tags, runs did."""
+def test_a_version_whose_run_knows_more(make: Callable[..., Made]) -> None:
+    """As when it was registered on MLflow's own pages."""
     client, made = connect(), make("older", artifacts=False)
     for key in made.tags:
         if key.startswith(("git", "dvc", "source")):
@@ -397,13 +382,14 @@ def test_an_old_version_whose_run_knows_more(make: Callable[..., Made]) -> None:
     client.delete_model_version_tag(made.name, made.number, "data_digest")
     client.set_tag(made.run_id, "dataset.digest", made.info.digest)
     found = lineage.trace("lekhani-older")
-    assert link(found, "commit").facts["id"] == git("rev-parse", "HEAD")
-    assert states(found)["commit"] == ["missing", "verified"]
-    assert "this is what its run said after the last stage" in sentences(found, "commit")
-    assert states(found)["lock"] == ["missing", "missing", "verified"]
+    expected = "no tags for git.commit, dvc.lock_sha256, data_digest; what follows is from its run"
+    assert expected in sentences(found, "version")
+    assert found.links["commit"].facts["id"] == git("rev-parse", "HEAD")
+    assert states(found)["commit"] == ["verified"]
+    assert states(found)["lock"] == ["missing", "verified"]
     assert states(found)["hashes"] == ["verified"]
-    assert link(found, "data").facts == {"digest": made.info.digest}
-    assert [one.model for one in lineage.trained_on(made.info.digest[:8]).versions] == ["lekhani-older"]
+    assert found.links["data"].facts == {"digest": made.info.digest}
+    assert [one["model"] for one in lineage.trained_on(made.info.digest[:8]).versions] == ["lekhani-older"]
     with pytest.raises(LekhaniError, match="None of the "):
         lineage.trained_on(f"{made.info.digest[:8]}{digest_of('other')[8:]}")
 
@@ -412,11 +398,11 @@ def test_the_source_from_dataset_json_alone(make: Callable[..., Made]) -> None:
     client, made = connect(), make("untagged")
     for key in ("name", "version", "sha256"):
         client.delete_model_version_tag(made.name, made.number, f"source.{key}")
-    source = link(lineage.trace("lekhani-untagged"), "source")
-    assert source.facts == {"name": "kaggle", "version": "3", "sha256": digest_of("raw"), "slug": "who/what"}
-    assert [note.sentence for note in source.notes] == [
-        "The version has no tags for name, version, sha256; lineage/dataset.json tells this."
-    ]
+    found = lineage.trace("lekhani-untagged")
+    described = {"name": "kaggle", "version": "3", "sha256": digest_of("raw"), "slug": "who/what"}
+    assert found.links["source"].facts == described
+    expected = "There are no tags for name, version, sha256; this is from lineage/dataset.json."
+    assert sentences(found, "source") == expected
 
 
 def test_a_dvc_lock_without_what_is_looked_for(make: Callable[..., Made], project: Path) -> None:
@@ -424,9 +410,9 @@ def test_a_dvc_lock_without_what_is_looked_for(make: Callable[..., Made], projec
     client, lock = connect(), made.artifact("lineage/dvc.lock")
     for content, sentence in (
         ("schema: '2.0'\nstages: {}\n", "dvc.lock has no models/bare/turbo/generator.onnx."),
-        ("stages: [", "That is no dvc.lock that can be read"),
-        ("[]", "That is no dvc.lock that can be read"),
-        ("", "That is no dvc.lock that can be read"),
+        ("stages: [", "That is no dvc.lock that can be read."),
+        ("[]", "That is no dvc.lock that can be read."),
+        ("", "That is no dvc.lock that can be read."),
     ):
         lock.write_text(content)
         client.set_model_version_tag(made.name, made.number, "dvc.lock_sha256", files.sha256(lock))
@@ -435,7 +421,7 @@ def test_a_dvc_lock_without_what_is_looked_for(make: Callable[..., Made], projec
     client.delete_model_version_tag(made.name, made.number, "variant")
     found = lineage.trace("lekhani-bare")  # the run's tag is that of the commit's dvc.lock
     assert "The variant is not recorded" in sentences(found, "hashes")
-    assert "generator" not in link(found, "hashes").facts
+    assert "generator" not in found.links["hashes"].facts
 
 
 def test_which_version_is_meant(make: Callable[..., Made]) -> None:
@@ -446,14 +432,11 @@ def test_which_version_is_meant(make: Callable[..., Made]) -> None:
     assert lineage.trace(name).version == "1", "the champion goes first"
     assert lineage.trace(f"{name}@challenger").version == "3"
     assert lineage.trace(f"{name}:2").version == "2"
-    assert lineage.as_dict(lineage.trace(f"{name}@champion"))["links"]["version"]["aliases"] == ("champion",)
-    with pytest.raises(
-        UsageError,
-        match=r"^lekhani-many has no alias 'best'; there are: @challenger \(version 3\), @champion \(version 1\)\.$",
-    ):
-        lineage.trace(f"{name}@best")
-    with pytest.raises(UsageError, match=r"^lekhani-many has no version 7; there are: 1, 2, 3\.$"):
-        lineage.trace(f"{name}:7")
+    assert lineage.trace(f"{name}@champion").as_dict()["links"]["version"]["aliases"] == ("champion",)
+    known = "there are: @challenger, @champion, :1, :2, :3"
+    for which in ("@best", ":7"):
+        with pytest.raises(UsageError, match=rf"^lekhani-many has no {which}; {known}\.$"):
+            lineage.trace(f"{name}{which}")
     with pytest.raises(
         UsageError, match=r"^No model 'lekhani-man' in MLflow at sqlite.*; there are: .*lekhani-many"
     ) as caught:
@@ -466,20 +449,18 @@ def test_which_version_is_meant(make: Callable[..., Made]) -> None:
     assert lineage.trace(name).version == "3", "without a champion the challenger"
     client.delete_registered_model_alias(name, "challenger")
     with pytest.raises(
-        UsageError, match=r"^lekhani-many has neither champion nor challenger; there are: :1, :2, :3\.$"
+        UsageError, match=r"^lekhani-many has no @champion and no @challenger; there are: :1, :2, :3\.$"
     ):
         lineage.trace(name)
 
 
 def test_nothing_is_registered(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lineage, "_versions", lambda client: [])
+    monkeypatch.setattr(mlflow, "search_registered_models", lambda **_: [])
     with pytest.raises(UsageError, match=r"^Nothing is registered in MLflow at sqlite.*; run `lekhani register`\.$"):
         lineage.trace("lekhani-devanagari")
 
 
-def test_versions_by_the_data_that_they_were_trained_on(
-    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_versions_by_the_data_that_they_were_trained_on(make: Callable[..., Made]) -> None:
     client, wanted = connect(), digest_of("shared")
     made = [make("first"), make("second"), make("second", about="again", dirty=True), make("first", about="other data")]
     for one, digest in zip(made, (wanted, wanted, wanted[:9] + digest_of("like it")[9:], digest_of("no")), strict=True):
@@ -492,35 +473,32 @@ def test_versions_by_the_data_that_they_were_trained_on(
     )
 
     found = lineage.trained_on(wanted[:9].upper())
-    assert [(one.model, one.version) for one in found.versions] == [
+    assert [(one["model"], one["version"]) for one in found.versions] == [
         ("lekhani-first", "1"),
         ("lekhani-second", "1"),
         ("lekhani-second", "2"),
     ]
     first = found.versions[0]
     commit, lock = made[0].tags["git.commit"], made[0].tags["dvc.lock_sha256"]
-    assert first == lineage.Trained(
-        "lekhani-first", "1", ("champion",), "turbo", first.created, wanted, commit, False, lock, None
-    )
-    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", first.created)
-    assert [one.git_dirty for one in found.versions] == [False, False, True]
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", first["created"])
+    assert first == {
+        **{"model": "lekhani-first", "version": "1", "aliases": ("champion",), "variant": "turbo"},
+        **{"created": first["created"], "data_digest": wanted, "git_commit": commit, "git_dirty": False},
+        **{"dvc_lock_sha256": lock, "dvc_experiment": None},
+    }
+    assert [one["git_dirty"] for one in found.versions] == [False, False, True]
     exact = lineage.trained_on(wanted)
-    assert [(one.model, one.version) for one in exact.versions] == [("lekhani-first", "1"), ("lekhani-second", "1")]
+    assert [one["model"] for one in exact.versions] == ["lekhani-first", "lekhani-second"]
 
-    told = json.loads(json.dumps(lineage.as_dict(found)))
-    assert told["digest"] == wanted[:9]
-    assert told["versions"][1]["dvc_experiment"] == "brave-name"
-    title, *lines = lineage.text(found).split("\n")
+    report = json.loads(json.dumps(found.as_dict()))
+    assert report["digest"] == wanted[:9]
+    assert report["versions"][1]["dvc_experiment"] == "brave-name"
+    title, *lines = found.text().split("\n")
     assert title == f"Trained on data {wanted[:9]}:"
-    named = f"  lekhani-first version 1 (champion), variant turbo, created {first.created}"
+    named = f"  lekhani-first version 1 (champion), variant turbo, created {first['created']}"
     assert lines[0] == f"{named}, data {wanted[:12]}, commit {commit[:12]}, dvc.lock {lock[:12]}"
     assert lines[1].endswith(", experiment brave-name")
     assert f"commit {made[2].tags['git.commit'][:12]} (dirty)" in lines[2]
-
-    monkeypatch.setattr(
-        lineage, "_run", lambda client, version: None
-    )  # all that was asked for stands in the versions' own tags
-    assert lineage.trained_on(wanted[:9]) == found
 
 
 def test_data_that_nothing_was_trained_on(make: Callable[..., Made]) -> None:
@@ -536,25 +514,15 @@ def test_data_that_nothing_was_trained_on(make: Callable[..., Made]) -> None:
             lineage.trained_on(wrong)
 
 
-def test_several_pages_of_answers(make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch) -> None:
-    made = [make("pages", about=str(n)) for n in range(3)]
-    client = mlflow.MlflowClient
-    whole = client.search_model_versions
-    monkeypatch.setattr(
-        client,
-        "search_model_versions",
-        lambda self, where, page_token: whole(self, where, max_results=1, page_token=page_token),
-    )
-    assert len(lineage.trained_on(made[0].info.digest).versions) == 3
-
-
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:///mlflow.db/below-a-file.db", "nothing://here"])
 def test_an_mlflow_that_does_not_answer_is_a_sentence(store: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     calls: tuple[Callable[[], Any], ...] = (lambda: lineage.trace("lekhani-any"), lambda: lineage.trained_on("0" * 8))
     for call in calls:
-        with pytest.raises(LekhaniError, match=r"^MLflow at .* does not answer: .*; see MLFLOW_TRACKING_URI") as caught:
+        with pytest.raises(
+            LekhaniError, match=r"^Could not read the registry of MLflow at .*: .*; see MLFLOW_TRACKING"
+        ) as caught:
             call()
         assert "\n" not in str(caught.value)
 
@@ -567,7 +535,6 @@ def test_an_artifact_store_that_fails_is_said_in_the_link(
     def refuse(*_: Any, **__: Any) -> None:
         raise RuntimeError("no credentials\nand more")
 
-    monkeypatch.setattr(mlflow.MlflowClient, "list_artifacts", refuse)
     monkeypatch.setattr(mlflow.artifacts, "download_artifacts", refuse)
     found = lineage.trace("lekhani-away")
     assert "The registered file cannot be fetched: no credentials" in sentences(found, "version")
