@@ -85,7 +85,7 @@ def threads(side_by_side: int) -> dict[str, str]:
 def newer_version(folder: Path, dataset: str, data: params.Data) -> State[Any]:
     """Ask Kaggle for the newest version of a dataset; the state is named Newer when it is another than the one here."""
     try:
-        number = fetch.newer(dataset, data, folder / "data" / "raw" / dataset)
+        number = fetch.newer_version(dataset, data, folder / "data" / "raw" / dataset)
     except LekhaniError as error:
         get_run_logger().warning(
             "%s: what is here stays, for Kaggle does not tell whether there is a newer version. %s", dataset, error

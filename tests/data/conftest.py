@@ -24,7 +24,7 @@ import os, sys
 import kagglesdk.kaggle_env as kaggle
 kaggle._env_to_endpoint[kaggle.KaggleEnv.PROD] = os.environ["STANDIN_KAGGLE"]
 from lekhani.data.sources import transfer
-transfer.FIRST_WAIT = transfer.LONGEST_WAIT = 0.001
+transfer.MIN_WAIT = transfer.MAX_WAIT = 0.001
 from lekhani.cli import main
 sys.argv[0] = "lekhani"
 main()
@@ -80,8 +80,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
             monkeypatch.delenv(key)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path / "scikit_learn_data"))
-    monkeypatch.setattr(transfer, "FIRST_WAIT", 0.001)
-    monkeypatch.setattr(transfer, "LONGEST_WAIT", 0.002)
+    monkeypatch.setattr(transfer, "MIN_WAIT", 0.001)
+    monkeypatch.setattr(transfer, "MAX_WAIT", 0.002)
     (tmp_path / "project").mkdir()
     monkeypatch.chdir(tmp_path / "project")
     return Project(tmp_path / "project")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ def test_a_newer_version_is_noticed_before_it_is_fetched(project: Any, kaggle: K
         choices = project.describe(
             "devanagari", **{"source": "kaggle", "kaggle": {"slug": SLUG, "version": version}, **data}
         )
-        return sources.newer("devanagari", choices.data["devanagari"], OUT)
+        return sources.newer_version("devanagari", choices.data["devanagari"], OUT)
 
     kaggle.archives[SLUG, 1] = LITTLE
     assert newer() is None
@@ -218,7 +219,7 @@ def test_the_wait_is_the_server_s(
 ) -> None:
     waited: list[float] = []
     monkeypatch.setattr("tenacity.nap.time.sleep", waited.append)
-    monkeypatch.setattr(transfer, "LONGEST_WAIT", 50.0)
+    monkeypatch.setattr(transfer, "MAX_WAIT", 50.0)
     kaggle.archives[SLUG, 1] = LITTLE
     kaggle.faults["storage"] = [
         status(429, Retry_After=value)
@@ -255,8 +256,8 @@ ALWAYS: dict[str, tuple[str, Any, type[LekhaniError], str]] = {
     ),
     "410": ("GetDataset", status(410), LekhaniError, "Kaggle answers 410"),
     "429": ("GetDataset", status(429), LekhaniError, "Kaggle asks to slow down .*wait some minutes"),
-    "500": ("storage", status(500), LekhaniError, r"a fault of its own \(500\); run again later"),
-    "403 of the storage": ("storage", status(403), LekhaniError, r"a fault of its own \(403\)"),
+    "500": ("storage", status(500), LekhaniError, r"an error of its own \(500\); run again later"),
+    "403 of the storage": ("storage", status(403), LekhaniError, r"an error of its own \(403\)"),
     "cut": ("storage", cut, LekhaniError, f"The zip of {SLUG} version 1 arrived incomplete"),
     "reset": ("storage", reset, LekhaniError, "arrived incomplete"),
     "reset at once": ("GetDataset", reset, LekhaniError, "The connection to Kaggle broke"),
@@ -320,7 +321,7 @@ def test_a_machine_that_is_offline_hears_it_at_once(
             LekhaniError, match=r"^Kaggle cannot be reached \(there is no connection\); .*source: openml"
         ) as caught:
             fetch(project)
-        assert not isinstance(caught.value, UsageError | transfer.PassingError)
+        assert not isinstance(caught.value, UsageError | transfer.TransientError)
     monkeypatch.setenv("HTTP_PROXY", f"http://me:{KEY}@127.0.0.1:{free_port()}")
     with pytest.raises(LekhaniError, match="the proxy named in HTTPS_PROXY") as caught:
         fetch(project)
@@ -334,12 +335,8 @@ def test_a_machine_that_is_offline_hears_it_at_once(
 def test_a_server_that_falls_silent_is_not_waited_for(
     project: Any, kaggle: KaggleSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import threading
-
-    from lekhani.data.sources import kaggle
-
     over = threading.Event()
-    monkeypatch.setattr(kaggle, "SILENCE", 0.1)
+    monkeypatch.setattr("lekhani.data.sources.kaggle.TIMEOUT", 0.1)
     monkeypatch.setattr(transfer, "ATTEMPTS", 2)
     kaggle.always["GetDataset"] = lambda *_: over.wait(10)  # type: ignore[assignment,return-value]
     with pytest.raises(LekhaniError, match="The connection to Kaggle broke"):

@@ -132,7 +132,7 @@ ALWAYS: dict[str, tuple[str, Any, type[LekhaniError], str]] = {
     "404 of the file": ("file", status(404), UsageError, "OpenML has no data set 40923"),
     "403": ("about", status(403), LekhaniError, r"OpenML answers 403 .*https://www\.openml\.org/d/40923"),
     "429": ("about", status(429), LekhaniError, "OpenML asks to slow down .*run again later"),
-    "500": ("file", status(500), LekhaniError, r"OpenML has a fault of its own \(500\); run again later"),
+    "500": ("file", status(500), LekhaniError, r"OpenML has an error of its own \(500\); run again later"),
     "cut": ("file", cut, LekhaniError, "OpenML's data set 40923 arrived damaged or incomplete; check the connection"),
     "reset": ("file", reset, LekhaniError, "OpenML.*(broke|damaged)"),
     "page": ("about", standins.page, LekhaniError, "arrived damaged"),
@@ -217,7 +217,7 @@ def test_a_folder_that_cannot_be_written_is_named(
     ],
 )
 def test_what_urllib_and_the_disk_say(error: Exception, match: str) -> None:
-    with pytest.raises(LekhaniError, match=match), openml._told("data.own", 7):
+    with pytest.raises(LekhaniError, match=match), openml._as_sentences("data.own", 7):
         raise error
 
 

@@ -223,7 +223,7 @@ if "fetch" in sys.orig_argv or "pipelines/retrain.py" in sys.orig_argv:
     import kagglesdk.kaggle_env as kaggle
     kaggle._env_to_endpoint[kaggle.KaggleEnv.PROD] = os.environ["STANDIN_KAGGLE"]
     from lekhani.data.sources import transfer
-    transfer.FIRST_WAIT = transfer.LONGEST_WAIT = 0.1
+    transfer.MIN_WAIT = transfer.MAX_WAIT = 0.1
 """
 
 

@@ -464,7 +464,7 @@ def test_kaggle_that_does_not_answer_keeps_what_is_here(tmp_path: Path, monkeypa
                 raise given
             return given
 
-        monkeypatch.setattr(fetch, "newer", newer)
+        monkeypatch.setattr(fetch, "newer_version", newer)
         with disable_run_logger():
             return retrain.newer_version.fn(tmp_path, "mnist", data)
 

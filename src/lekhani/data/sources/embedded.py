@@ -44,10 +44,7 @@ LANGUAGE = "ne"  # DHCD was written in Nepal: this picks the Nepali forms of fiv
 # Ranges of variation. Lengths are in pixels of a 32x32 image and scale with `size`.
 FRAME = 32.0
 EXTENT: Range = (26.0, 28.5)  # DHCD crops to the ink and leaves two pixels all round
-SQUARENESS: Range = (
-    0.7,
-    1.0,
-)  # how far a narrow or flat letter is stretched to the square that DHCD fills; 1 is all the way
+SQUARENESS: Range = (0.7, 1.0)  # how far a narrow or flat letter is stretched to the square that DHCD fills; 1: fully
 MARGIN = 1.5  # no ink nearer to the edge, so that blur never crops the top line
 ROTATION: Range = (-0.15, 0.15)  # radians; about 9 degrees, as the slant of a top line written by hand
 SHEAR: Range = (-0.25, 0.35)  # hands lean forward more than back
@@ -59,9 +56,8 @@ BLUR: Range = (0.38, 0.56)  # deviation of the scanner's spot
 GAIN: Range = (0.95, 1.4)  # below 1 strokes stay grey, above 1 their edges harden
 
 STEP = 30.0  # longest piece of an outline in font units, about a pixel: short enough to bend smoothly
-KNOTS = np.linspace(
-    -5 / 3, 5 / 3, 6
-)  # of the bending field on each axis; two thirds apart they bend whole strokes and roughen none
+# Of the bending field on each axis; two thirds apart they bend whole strokes and roughen none.
+KNOTS = np.linspace(-5 / 3, 5 / 3, 6)
 SUPERSAMPLE = 4
 BLUR_LEVELS = 8  # blur comes in so many steps, because each is a matrix kept for reuse
 
@@ -129,7 +125,7 @@ def _font(family: Family, weight: int, width: int) -> "hb.Font":
 
 
 def _shape(font: "hb.Font", text: str) -> list[int]:
-    """The glyphs that `text` becomes. Done by HarfBuzz itself, for Pillow shapes only where the system has libfribidi."""
+    """The glyphs that `text` becomes; by HarfBuzz itself, for Pillow shapes only where the system has libfribidi."""
     buffer = hb.Buffer()
     buffer.add_str(text)
     # Said outright: guessing would take the language from the machine's locale.
@@ -217,7 +213,10 @@ def _draw(random: np.random.Generator, text: str, size: int) -> Bytes:
 
 
 def _fill(xy: Floats, after: Ints, cells: int) -> npt.NDArray[np.float32]:
-    """1 where the outline winds around a cell's centre, else 0: float32 [cells,cells]. Nonzero, for fonts let contours overlap."""
+    """1 where the outline winds around a cell's centre, else 0: float32 [cells,cells].
+
+    By the nonzero rule, for fonts let contours overlap.
+    """
     # Each edge crosses the scanlines between its ends; every crossing changes the winding of all cells to its right.
     scan = np.ceil(xy[:, 1] - 0.5).astype(np.int64)
     count = scan[after] - scan
@@ -237,7 +236,10 @@ def _fill(xy: Floats, after: Ints, cells: int) -> npt.NDArray[np.float32]:
 
 @cache
 def _soften(size: int, level: int) -> npt.NDArray[np.float32]:
-    """Blur and downsampling along one axis as a matrix [size, size * SUPERSAMPLE] of whole numbers; a full row sums to about 256."""
+    """Blur and downsampling along one axis as a matrix [size, size * SUPERSAMPLE].
+
+    It holds whole numbers, and a full row sums to about 256.
+    """
     deviation = _between(BLUR, level / (BLUR_LEVELS - 1)) * size / FRAME
     centre = (np.arange(size * SUPERSAMPLE) + 0.5) / SUPERSAMPLE
     distance = centre - (np.arange(size)[:, None] + 0.5)

@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from lekhani.data.sources.origins import origin_of
 from lekhani.errors import LekhaniError, UsageError
 
 if TYPE_CHECKING:
-    from lekhani.data.sources.kaggle import Request
+    from lekhani.data.sources import kaggle
 
 log = logging.getLogger(__name__)
 
@@ -30,60 +31,60 @@ _MADE_FROM = {"devanagari": ("fontpkg-noto-sans-devanagari", "pylopdf-fonts-hi")
 
 _ACCEPTED = "a folder, an archive (.zip, .tar, .tar.gz and the like), a .npz, a .csv or an IDX file"
 
-_Fill = Callable[
-    [Path], dict[str, Any]
-]  # puts the raw files into a folder and returns what source.json says of this source
+# Puts the raw files into a folder and returns what source.json says of this source.
+_Fetcher = Callable[[Path], dict[str, Any]]
 
 
-class _Unchanged(Exception):  # noqa: N818 - no error, the way out of files.replacing without replacing
-    """The raw files are those that are there."""
+@dataclass(frozen=True)
+class _Job:
+    """One dataset to fetch into `out`; `earlier` is the source.json of what is there, when that is intact."""
+
+    name: str
+    data: params.Data
+    embedded: params.Embedded
+    seed: int
+    out: Path
+    earlier: dict[str, Any] | None
 
 
-def fetch(name: str, data: params.Data, drawn: params.Embedded, seed: int, out: Path) -> None:
-    """Fill the folder `out` (data/raw/D) with the raw files of dataset `name` and their source.json, wholly or not at all.
+class _AlreadyHereError(Exception):
+    """What was fetched is what is there; raised inside `files.replacing`, so that it replaces nothing."""
 
-    What was downloaded before and is unchanged stays when it is what `data` asks for; raw files that come out the same
-    stay as they are. On any failure an earlier `out` stays.
-    Raises UsageError when the source does not hold this dataset, a path finds nothing that can be read, or credentials, a
-    slug or a number are wrong; LekhaniError when a server cannot be reached or fails, or `out` cannot be written.
+
+def fetch(name: str, data: params.Data, embedded: params.Embedded, seed: int, out: Path) -> None:
+    """Fill the folder `out` (data/raw/D) with the raw files of dataset `name` and their source.json, all or nothing.
+
+    What was downloaded before and is unchanged stays when it is what `data` names; raw files that come out the same
+    stay as they are. On any failure an earlier `out` stays. Raises UsageError when the source does not hold this
+    dataset, a path finds nothing that can be read, or credentials, a slug or a number are wrong; LekhaniError when a
+    server cannot be reached or fails, or `out` cannot be written.
     """
-    earlier = _earlier(name, out)
+    job = _Job(name, data, embedded, seed, out, _earlier(name, out))
     classes_csv = _classes_csv(name, data)
-    plans: dict[str, Callable[..., _Fill]] = {
-        "embedded": _embedded,
-        "local": _local,
-        "kaggle": _kaggle,
-        "openml": _openml,
-    }
-    fill = plans[data.source](name, data, drawn, seed, out, earlier)
-    with suppress(_Unchanged), files.replacing(out) as folder:
+    sources: dict[str, Callable[[_Job], _Fetcher]]
+    sources = {"embedded": _embedded, "local": _local, "kaggle": _kaggle, "openml": _openml}
+    fetch_into = sources[data.source](job)
+    with suppress(_AlreadyHereError), files.replacing(out) as folder:
         folder.mkdir()
-        told = fill(folder)
+        source = fetch_into(folder)
         if classes_csv:
             _copy(f"data.{name}.classes_csv", classes_csv, folder / CLASSES)
         digest = files.sha256(folder)
-        known = origin_of(name, data)
-        source = {
-            **told,
-            "version": told.get("version", digest[:12]),
-            "sha256": digest,
-            "path": data.path if data.source == "local" else None,
-            "origin": known.origin,
-            "licence": known.licence,
-            "citation": known.citation,
-        }
-        if earlier and earlier["sha256"] == digest:
-            if source != earlier:
+        source |= {"version": source.get("version", digest[:12]), "sha256": digest}
+        source |= {"path": data.path if data.source == "local" else None}
+        source |= {key: value for key, value in asdict(origin_of(name, data)).items() if key != "openml"}
+        if job.earlier and job.earlier["sha256"] == digest:
+            if source != job.earlier:
                 files.write_json(out / SOURCE, source)
-            raise _Unchanged
+            raise _AlreadyHereError
         files.write_json(folder / SOURCE, source)
 
 
-def newer(name: str, data: params.Data, out: Path) -> int | None:
-    """The number of the version of dataset `name` on Kaggle when it is another than the one in `out`, so that `fetch` would bring it.
+def newer_version(name: str, data: params.Data, out: Path) -> int | None:
+    """The number of the newest version of dataset `name` on Kaggle, when that is not the one in `out`.
 
-    None when it is that one, and without asking when `data` has another source or names a version, or `out` has nothing from there yet.
-    Raises UsageError and LekhaniError as `fetch` does when Kaggle does not tell.
+    None when it is there already, and without asking when `data` has another source or names a version, or `out` has
+    nothing from Kaggle yet. Raises UsageError and LekhaniError as `fetch` does when Kaggle does not answer.
     """
     if data.source != "kaggle" or data.kaggle is None or data.kaggle.version is not None:
         return None
@@ -92,16 +93,16 @@ def newer(name: str, data: params.Data, out: Path) -> int | None:
         return None
     from lekhani.data.sources import kaggle
 
-    number = kaggle.newest(_request(name, data, data.kaggle.slug))
+    number = kaggle.newest_version(_request(name, data, data.kaggle.slug))
     return number if number != here else None
 
 
 def _earlier(name: str, out: Path) -> dict[str, Any] | None:
     """The source.json in `out` when the files beside it are those that it was written for."""
     try:
-        told = json.loads((out / SOURCE).read_text(encoding="utf-8"))
-        if files.sha256(out, without=out / SOURCE) == told["sha256"]:
-            return dict(told)
+        source = json.loads((out / SOURCE).read_text(encoding="utf-8"))
+        if files.sha256(out, without=out / SOURCE) == source["sha256"]:
+            return dict(source)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError):
@@ -124,120 +125,110 @@ def _classes_csv(name: str, data: params.Data) -> Path | None:
         problem = "names a home folder that does not exist"
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
-    raise UsageError(
-        f"data.{name}.classes_csv: {_shown(data.classes_csv)} {problem}; give a CSV file with the columns `name` and `glyph`."
-    )
+    remedy = "give a CSV file with the columns `name` and `glyph`."
+    raise UsageError(f"data.{name}.classes_csv: {one_line(data.classes_csv)} {problem}; {remedy}")
 
 
-def _embedded(name: str, data: params.Data, drawn: params.Embedded, seed: int, *_: Any) -> _Fill:
-    if name not in _MADE_FROM:
-        raise UsageError(
-            f"data.{name}.source: `embedded` makes {' and '.join(_MADE_FROM)} only; set `source: local` and a `path`."
-        )
-    from lekhani.data.sources import (
-        embedded,
-    )  # its fonts and scikit-learn are slow to import, and a local source needs neither
+# --- one function per source; each checks what it can before anything is written ---
 
-    images = (
-        embedded.mnist()
-        if name == "mnist"
-        else embedded.devanagari(seed, drawn.per_class_train, drawn.per_class_test, data.image_size or 32)
-    )
 
-    def fill(folder: Path) -> dict[str, Any]:
+def _embedded(job: _Job) -> _Fetcher:
+    if job.name not in _MADE_FROM:
+        made = " and ".join(_MADE_FROM)
+        problem = f"`embedded` makes {made} only; set `source: local` and a `path`."
+        raise UsageError(f"data.{job.name}.source: {problem}")
+    from lekhani.data.sources import embedded  # its fonts and scikit-learn are slow to import
+
+    if job.name == "mnist":
+        images = embedded.mnist()
+    else:
+        per_class = job.embedded.per_class_train, job.embedded.per_class_test
+        images = embedded.devanagari(job.seed, *per_class, job.data.image_size or 32)
+
+    def fetch_into(folder: Path) -> dict[str, Any]:
         _save(images, folder / "embedded.npz")
-        return {"name": "embedded", "version": ", ".join(f"{p} {version(p)}" for p in ("lekhani", *_MADE_FROM[name]))}
+        packages = ("lekhani", *_MADE_FROM[job.name])
+        return {"name": "embedded", "version": ", ".join(f"{package} {version(package)}" for package in packages)}
 
-    return fill
+    return fetch_into
 
 
-def _local(name: str, data: params.Data, _drawn: params.Embedded, _seed: int, out: Path, *_: Any) -> _Fill:
-    key = f"data.{name}.path"
-    found = _find(key, data.path or "", out)
-    if data.classes_csv:
-        for target, origin in found.items():
-            if target == CLASSES or (target.count("/") == 1 and target.endswith(f"/{CLASSES}")):
-                raise UsageError(
-                    f"data.{name}.classes_csv: the source has a {CLASSES} of its own, {_shown(origin)}; leave out the key or move that file away."
-                )
+def _local(job: _Job) -> _Fetcher:
+    key = f"data.{job.name}.path"
+    found = _find(key, job.data.path or "", job.out)
+    for target, origin in found.items():
+        is_class_list = target == CLASSES or (target.count("/") == 1 and target.endswith(f"/{CLASSES}"))
+        if job.data.classes_csv and is_class_list:
+            problem = f"the source has a {CLASSES} of its own, {_shown(origin)}"
+            raise UsageError(f"data.{job.name}.classes_csv: {problem}; leave out the key or move that file away.")
 
-    def fill(folder: Path) -> dict[str, Any]:
+    def fetch_into(folder: Path) -> dict[str, Any]:
         for target, origin in found.items():
             _copy(key, origin, folder / target)
         return {"name": "local"}
 
-    return fill
+    return fetch_into
 
 
-def _kaggle(
-    name: str, data: params.Data, _drawn: params.Embedded, _seed: int, out: Path, earlier: dict[str, Any] | None
-) -> _Fill:
-    assert data.kaggle is not None  # noqa: S101 - params.Data sees to it
+def _kaggle(job: _Job) -> _Fetcher:
+    assert job.data.kaggle is not None  # noqa: S101 - params.Data sees to it
     from lekhani.data.sources import kaggle
 
-    slug, asked = data.kaggle.slug, data.kaggle.version
-    here = _version_here(slug, earlier)
-    number = asked or here
-    if not asked:
+    slug, pinned = job.data.kaggle.slug, job.data.kaggle.version
+    here = _version_here(slug, job.earlier)
+    number = pinned or here
+    if not pinned:
         try:
-            number = kaggle.newest(_request(name, data, slug))
+            number = kaggle.newest_version(_request(job.name, job.data, slug))
         except LekhaniError as error:
             if here is None:
                 raise
-            log.warning(
-                "%s: version %d of %s stays, for Kaggle does not tell whether there is a newer one. %s",
-                name,
-                here,
-                slug,
-                error,
-            )
+            why = "Kaggle does not tell whether there is a newer one"
+            log.warning("%s: version %d of %s stays, for %s. %s", job.name, here, slug, why, error)
     archive = f"{slug.split('/')[1]}.zip"
 
-    def fill(folder: Path) -> dict[str, Any]:
+    def fetch_into(folder: Path) -> dict[str, Any]:
         if number == here:
-            log.info("%s: version %d of %s is already here", name, here, slug)
-            _link(out / archive, folder / archive)
+            log.info("%s: version %d of %s is already here", job.name, number, slug)
+            _link(job.out / archive, folder / archive)
         else:
-            kaggle.download(_request(name, data, slug, number), folder / archive)
+            kaggle.download(_request(job.name, job.data, slug, number), folder / archive)
         return {"name": "kaggle", "slug": slug, "version": number}
 
-    return fill
+    return fetch_into
 
 
 def _version_here(slug: str, earlier: dict[str, Any] | None) -> int | None:
-    return (
-        earlier.get("version") if earlier and earlier.get("name") == "kaggle" and earlier.get("slug") == slug else None
-    )
+    earlier = earlier or {}
+    return earlier.get("version") if (earlier.get("name"), earlier.get("slug")) == ("kaggle", slug) else None
 
 
-def _request(name: str, data: params.Data, slug: str, number: int | None = None) -> "Request":
+def _request(name: str, data: params.Data, slug: str, number: int | None = None) -> "kaggle.Request":
     from lekhani.data.sources.kaggle import Request
 
     return Request(f"data.{name}", slug, number, data.openml or origin_of(name, data).openml)
 
 
-def _openml(
-    name: str, data: params.Data, _drawn: params.Embedded, _seed: int, out: Path, earlier: dict[str, Any] | None
-) -> _Fill:
-    assert data.openml is not None  # noqa: S101 - params.Data sees to it
-    number = data.openml
+def _openml(job: _Job) -> _Fetcher:
+    assert job.data.openml is not None  # noqa: S101 - params.Data sees to it
+    number, earlier = job.data.openml, job.earlier or {}
     archive = f"openml_{number}.npz"
-    here = (
-        earlier.get("version") if earlier and earlier.get("name") == "openml" and earlier.get("id") == number else None
-    )
+    is_here = (earlier.get("name"), earlier.get("id")) == ("openml", number)  # a number always means the same version
 
-    def fill(folder: Path) -> dict[str, Any]:
-        if here is None:
-            from lekhani.data.sources import openml
+    def fetch_into(folder: Path) -> dict[str, Any]:
+        if is_here:
+            log.info("%s: OpenML's data set %d is already here", job.name, number)
+            _link(job.out / archive, folder / archive)
+            return {"name": "openml", "id": number, "version": earlier["version"]}
+        from lekhani.data.sources import openml
 
-            found = openml.download(f"data.{name}", number, folder / archive)
-        else:  # a number always means the same version
-            log.info("%s: OpenML's data set %d is already here", name, number)
-            _link(out / archive, folder / archive)
-            found = here
-        return {"name": "openml", "id": number, "version": found}
+        return {
+            "name": "openml",
+            "id": number,
+            "version": openml.download(f"data.{job.name}", number, folder / archive),
+        }
 
-    return fill
+    return fetch_into
 
 
 def _link(here: Path, target: Path) -> None:
@@ -259,39 +250,41 @@ def _save(raw: RawImages, path: Path) -> None:
     )
 
 
-def _find(key: str, given: str, out: Path) -> dict[str, Path]:
-    """Every file that the path or pattern `given` stands for: its path below `out`, and where it lies now."""
+# --- the files of a local source ---
+
+
+def _find(key: str, path: str, out: Path) -> dict[str, Path]:
+    """Every file that the path or pattern stands for: its path below `out`, and where it lies now."""
     found: dict[str, Path] = {}
-    shown = _shown(given)
     try:
-        matches = _matches(given)
+        matches = _matches(path)
         for match in matches:
             for target, origin in _files(key, match, out):
                 if target in found:
-                    raise UsageError(
-                        f"{key}: {shown} finds both {_shown(found[target])} and {_shown(origin)}; rename one of them or choose a narrower pattern."
-                    )
+                    both = f"{_shown(found[target])} and {_shown(origin)}"
+                    remedy = "rename one of them or choose a narrower pattern."
+                    raise UsageError(f"{key}: {_shown(path)} finds both {both}; {remedy}")
                 found[target] = origin
                 if len(found) > MAX_FILES:
-                    raise UsageError(
-                        f"{key}: {shown} holds more than {MAX_FILES:,} files; give the folder of the images alone, or pack it."
-                    )
+                    remedy = "give the folder of the images alone, or pack it."
+                    raise UsageError(f"{key}: {_shown(path)} holds more than {MAX_FILES:,} files; {remedy}")
     except RuntimeError:
-        raise UsageError(f"{key}: {shown} names a home folder that does not exist; write the path out.") from None
+        problem = "names a home folder that does not exist; write the path out."
+        raise UsageError(f"{key}: {_shown(path)} {problem}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        where, why = (error.filename or given, error.strerror) if isinstance(error, OSError) else (given, None)
-        raise UsageError(
-            f"{key}: {_shown(where)} cannot be read ({why or 'it is no path'}); check its permissions."
-        ) from None
+        where, why = path, "it is no path"
+        if isinstance(error, OSError):
+            where, why = error.filename or path, error.strerror or why
+        raise UsageError(f"{key}: {_shown(where)} cannot be read ({why}); check its permissions.") from None
     if not found:
         problem = "holds no files" if matches else "does not exist"
-        raise UsageError(f"{key}: {shown} {problem}; give {_ACCEPTED}, or a pattern such as data/dhcd_*.npz.")
+        raise UsageError(f"{key}: {_shown(path)} {problem}; give {_ACCEPTED}, or a pattern such as data/dhcd_*.npz.")
     return found
 
 
-def _matches(given: str) -> list[Path]:
-    """What a path or pattern names; raises RuntimeError for the home folder of nobody and OSError for what cannot be read."""
-    path = Path(given).expanduser()
+def _matches(pattern: str) -> list[Path]:
+    """What a path or pattern names; raises RuntimeError for an unknown home folder, OSError for what cannot be read."""
+    path = Path(pattern).expanduser()
     if path.exists():  # meant as it stands, even when it holds a bracket
         # A link keeps its own name, whose ending tells what it is.
         return [path.resolve() if path.name in {"", ".."} else path.absolute()]
@@ -309,9 +302,8 @@ def _files(key: str, match: Path, out: Path) -> Iterator[tuple[str, Path]]:
         return
     root, target = match.resolve(), out.resolve()
     if target.is_relative_to(root) or root.is_relative_to(target):
-        raise UsageError(
-            f"{key}: {_shown(match)} and {out}, where raw files go, lie one inside the other; move your files to a folder of their own."
-        )
+        problem = f"{_shown(match)} and {out}, where raw files go, lie one inside the other"
+        raise UsageError(f"{key}: {problem}; move your files to a folder of their own.")
     for file in _walk(key, match, root):
         yield file.relative_to(match.parent).as_posix(), file
 
@@ -323,9 +315,8 @@ def _walk(key: str, folder: Path, root: Path) -> Iterator[Path]:
             continue
         if path.is_symlink() and not (path.is_file() and path.resolve().is_relative_to(root)):
             # A link to a folder may run in a circle, so it is refused even when it stays inside.
-            raise UsageError(
-                f"{key}: the link {_shown(path)} leads out of {_shown(root)}, to a folder or nowhere; replace it with what it stands for."
-            )
+            problem = f"the link {_shown(path)} leads out of {_shown(root)}, to a folder or nowhere"
+            raise UsageError(f"{key}: {problem}; replace it with what it stands for.")
         if path.is_dir():
             yield from _walk(key, path, root)
         elif path.is_file():

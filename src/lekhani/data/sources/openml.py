@@ -1,4 +1,4 @@
-"""Data sets from OpenML, through scikit-learn: no account is needed, and downloads are kept in scikit-learn's own folder."""
+"""Data sets from OpenML, through scikit-learn, which keeps downloads in a folder of its own; no account is needed."""
 
 import http.client
 import logging
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from lekhani.data.sources.transfer import SILENCE, PassingError, patiently, retry_after
+from lekhani.data.sources.transfer import TIMEOUT, TransientError, parse_retry_after, with_retries
 from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import LekhaniError, UsageError
 
@@ -31,11 +31,12 @@ def download(key: str, number: int, target: Path) -> int:
     """Save the images of data set `number` as the .npz `target`, and return its version number.
 
     The archive holds `images` uint8 [N,S,S], `labels` int64 [N] and `class_names`. Raises UsageError, naming `key` (the
-    dataset's place in params.yaml), for a data set that does not exist or holds no grey square images with one label each;
-    LekhaniError when OpenML cannot be reached or its answer cannot be kept; OSError when `target` cannot be written.
+    dataset's place in params.yaml), for a data set that does not exist or holds no grey square images with one label
+    each; LekhaniError when OpenML cannot be reached or its answer cannot be kept; OSError when `target` cannot be
+    written.
     """
     log.info("Asking OpenML for data set %d", number)
-    table = patiently(lambda: _fetched(key, number), ATTEMPTS)
+    table = with_retries(lambda: _fetch(key, number), ATTEMPTS)
     if table.details.get("status", "active") != "active":
         log.warning("OpenML data set %d is marked `%s`: problems were found with it", number, table.details["status"])
     labels, names = _labels(key, number, table.target)
@@ -44,30 +45,22 @@ def download(key: str, number: int, target: Path) -> int:
     return int(float(table.details["version"]))
 
 
-def _fetched(key: str, number: int) -> Any:
+def _fetch(key: str, number: int) -> Any:
     from sklearn.datasets import fetch_openml
 
-    with _told(key, number), _patience(), warnings.catch_warnings():
+    with _as_sentences(key, number), _socket_timeout(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they name addresses and folders; what matters to users is said here
-        # Without a type of ours, scikit-learn asks pandas for categories, and pandas 3.1 makes numbers of "0" to "9", on which
-        # scikit-learn 1.9 stumbles: MNIST would not come (scikit-learn's pull request 34902).
-        as_they_look = {"dtype": None}
-        return fetch_openml(
-            data_id=number,
-            cache=True,
-            as_frame="auto",
-            parser="auto",
-            n_retries=3,
-            delay=_DELAY,
-            read_csv_kwargs=as_they_look,
-        )
+        # Without a type of ours, scikit-learn asks pandas for categories, and pandas 3.1 makes numbers of "0" to "9",
+        # on which scikit-learn 1.9 stumbles: MNIST would not come (scikit-learn's pull request 34902).
+        options = {"cache": True, "as_frame": "auto", "parser": "auto", "read_csv_kwargs": {"dtype": None}}
+        return fetch_openml(data_id=number, n_retries=3, delay=_DELAY, **options)
 
 
 @contextmanager
-def _patience() -> Iterator[None]:
+def _socket_timeout() -> Iterator[None]:
     """Bound the time without an answer: urllib by itself would wait for ever."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SILENCE)
+    socket.setdefaulttimeout(TIMEOUT)
     try:
         yield
     finally:
@@ -75,16 +68,15 @@ def _patience() -> Iterator[None]:
 
 
 @contextmanager
-def _told(key: str, number: int) -> Iterator[None]:
+def _as_sentences(key: str, number: int) -> Iterator[None]:
     """Turn what scikit-learn raises into sentences."""
-    damaged = PassingError(
-        f"OpenML's data set {number} arrived damaged or incomplete", "check the connection and run again."
-    )
-    broken = PassingError("The connection to OpenML broke", "check the network and run again.")
+    incomplete = f"OpenML's data set {number} arrived damaged or incomplete"
+    damaged = TransientError(incomplete, "check the connection and run again.")
+    broken = TransientError("The connection to OpenML broke", "check the network and run again.")
     try:
         yield
     except urllib.error.HTTPError as error:
-        raise _of_status(key, number, error) from None
+        raise _status_error(key, number, error) from None
     except urllib.error.URLError as error:
         raise _unreachable(error.reason) or broken from None
     except (http.client.IncompleteRead, EOFError, zlib.error):
@@ -94,10 +86,9 @@ def _told(key: str, number: int) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:  # what gzip says of a file that is cut
             raise damaged from None
-        raise LekhaniError(
-            f"scikit-learn cannot keep OpenML's data set {number} ({error.strerror}); free space in ~/scikit_learn_data, or set SCIKIT_LEARN_DATA to "
-            "a folder of yours."
-        ) from None
+        remedy = "free space in ~/scikit_learn_data, or set SCIKIT_LEARN_DATA to a folder of yours."
+        problem = f"scikit-learn cannot keep OpenML's data set {number} ({error.strerror})"
+        raise LekhaniError(f"{problem}; {remedy}") from None
     except (ValueError, KeyError) as error:
         from sklearn.datasets._openml import OpenMLError
 
@@ -106,44 +97,42 @@ def _told(key: str, number: int) -> Iterator[None]:
         if "md5" in str(error) or type(error).__name__ in {"JSONDecodeError", "UnicodeDecodeError"}:
             raise damaged from None
         raise UsageError(
-            f"{key}.openml: data set {number} is no table that scikit-learn reads ({type(error).__name__}); see https://www.openml.org/d/{number} "
-            "and choose one of grey images with a label each."
+            f"{key}.openml: data set {number} is no table that scikit-learn reads ({type(error).__name__}); see "
+            f"https://www.openml.org/d/{number} and choose one of grey images with a label each."
         ) from None
 
 
-def _of_status(key: str, number: int, error: urllib.error.HTTPError) -> LekhaniError:
+def _status_error(key: str, number: int, error: urllib.error.HTTPError) -> LekhaniError:
     if error.code in {404, 412}:
         return _unknown(key, number)
     if error.code == 429 or error.code >= 500:
-        what = (
-            "OpenML asks to slow down (429)" if error.code == 429 else f"OpenML has a fault of its own ({error.code})"
-        )
-        return PassingError(
-            what, "run again later.", retry_after(error.headers.get("Retry-After") if error.headers else None)
-        )
-    return LekhaniError(
-        f"OpenML answers {error.code} to the request for data set {number}; see whether it opens at https://www.openml.org/d/{number}."
-    )
+        problem = "OpenML asks to slow down (429)"
+        if error.code != 429:
+            problem = f"OpenML has an error of its own ({error.code})"
+        after = parse_retry_after(error.headers.get("Retry-After") if error.headers else None)
+        return TransientError(problem, "run again later.", after)
+    remedy = f"see whether it opens at https://www.openml.org/d/{number}."
+    return LekhaniError(f"OpenML answers {error.code} to the request for data set {number}; {remedy}")
 
 
 def _unknown(key: str, number: int) -> LekhaniError:
     return UsageError(
-        f"{key}.openml: OpenML has no data set {number}; take the number from its address, such as https://www.openml.org/d/40923 for DHCD "
-        "and https://www.openml.org/d/554 for MNIST."
+        f"{key}.openml: OpenML has no data set {number}; take the number from its address, such as "
+        "https://www.openml.org/d/40923 for DHCD and https://www.openml.org/d/554 for MNIST."
     )
 
 
 def _unreachable(reason: Any) -> LekhaniError | None:
     """The sentence for a machine that is offline; None for a connection that broke."""
     if isinstance(reason, ssl.SSLError):
-        what = "its certificate is not trusted here; a network with a certificate of its own needs SSL_CERT_FILE"
+        problem = "its certificate is not trusted here; a network with one of its own needs SSL_CERT_FILE"
     elif isinstance(reason, socket.gaierror | ConnectionRefusedError) or (
         isinstance(reason, OSError) and "Tunnel" in str(reason)
     ):
-        what = "there is no connection"
+        problem = "there is no connection"
     else:
         return None
-    return LekhaniError(f"OpenML cannot be reached ({what}); check the network and HTTPS_PROXY, and run again.")
+    return LekhaniError(f"OpenML cannot be reached ({problem}); check the network and HTTPS_PROXY, and run again.")
 
 
 def _images(key: str, number: int, table: Any) -> Bytes:
@@ -152,18 +141,15 @@ def _images(key: str, number: int, table: Any) -> Bytes:
     side = math.isqrt(columns)
     if not rows or not columns or side * side != columns:
         raise _no_images(key, number, f"it has {rows:,} rows of {columns:,} numbers, which is no square of pixels")
-    sparse = not hasattr(table, "iloc")
-    if not sparse:
-        words = table.select_dtypes(exclude="number").columns
-        if len(words):
-            raise _no_images(key, number, f"its column `{words[0]}` holds no numbers")
+    is_frame = hasattr(table, "iloc")
+    if is_frame and len(words := table.select_dtypes(exclude="number").columns):
+        raise _no_images(key, number, f"its column `{words[0]}` holds no numbers")
     images = np.empty((rows, side, side), np.uint8)
     for start in range(0, rows, _ROWS):
-        part = (
-            table[start : start + _ROWS].toarray()
-            if sparse
-            else table.iloc[start : start + _ROWS].to_numpy(np.float64, na_value=np.nan)
-        )
+        if is_frame:
+            part = table.iloc[start : start + _ROWS].to_numpy(np.float64, na_value=np.nan)
+        else:
+            part = table[start : start + _ROWS].toarray()
         if not np.isfinite(part).all():
             raise _no_images(key, number, f"values are missing among its rows {start + 1:,} to {start + len(part):,}")
         wrong = part[(part < 0) | (part > 255) | (part != np.rint(part))]
@@ -184,12 +170,12 @@ def _labels(key: str, number: int, target: Any) -> tuple[Labels, list[str]]:
         raise _no_images(key, number, "its target column holds fractions or gaps instead of classes")
     words = [re.sub(r"^'(.*)'$", r"\1", str(value)) for value in values.tolist()]  # ARFF may quote a word
     names = sorted(set(words), key=lambda word: (0, int(word), "") if re.fullmatch(r"-?\d+", word) else (1, 0, word))
-    numbers = {word: label for label, word in enumerate(names)}
-    return np.array([numbers[word] for word in words], np.int64), names
+    label_of = {word: label for label, word in enumerate(names)}
+    return np.array([label_of[word] for word in words], np.int64), names
 
 
-def _no_images(key: str, number: int, what: str) -> LekhaniError:
+def _no_images(key: str, number: int, why: str) -> LekhaniError:
     return UsageError(
-        f"{key}.openml: data set {number} holds no grey square images with a label each: {what}; see https://www.openml.org/d/{number} "
-        "and choose another."
+        f"{key}.openml: data set {number} holds no grey square images with a label each: {why}; "
+        f"see https://www.openml.org/d/{number} and choose another."
     )

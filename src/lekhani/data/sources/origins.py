@@ -7,7 +7,7 @@ from lekhani import params
 
 @dataclass(frozen=True)
 class Origin:
-    """What goes into source.json and from there into the data card; None where nobody told."""
+    """What goes into source.json and from there into the data card; None where it is unknown."""
 
     origin: str | None = None
     licence: str | None = None
@@ -16,15 +16,19 @@ class Origin:
 
 
 DHCD = Origin(
-    "Devanagari Handwritten Character Dataset, by Shailesh Acharya, Ashok Kumar Pant and Prashnna Kumar Gyawali (UCI data set 389)",
+    "Devanagari Handwritten Character Dataset, by Shailesh Acharya, Ashok Kumar Pant and Prashnna Kumar Gyawali "
+    "(UCI data set 389)",
     "CC BY 4.0",
-    "S. Acharya, A. K. Pant, P. K. Gyawali: Deep Learning Based Large Scale Handwritten Devanagari Character Recognition. SKIMA 2015.",
+    "S. Acharya, A. K. Pant, P. K. Gyawali: Deep Learning Based Large Scale Handwritten Devanagari Character "
+    "Recognition. SKIMA 2015.",
     40923,
 )
 MNIST = Origin(
-    "MNIST, digits of US Census Bureau employees and high school students, collected by NIST; by Yann LeCun, Corinna Cortes and Christopher Burges",
+    "MNIST, digits of US Census Bureau employees and high school students, collected by NIST; by Yann LeCun, "
+    "Corinna Cortes and Christopher Burges",
     "CC BY-SA 3.0",
-    "Y. LeCun, L. Bottou, Y. Bengio, P. Haffner: Gradient-Based Learning Applied to Document Recognition. Proceedings of the IEEE 86(11), 1998.",
+    "Y. LeCun, L. Bottou, Y. Bengio, P. Haffner: Gradient-Based Learning Applied to Document Recognition. "
+    "Proceedings of the IEEE 86(11), 1998.",
     554,
 )
 _KAGGLE = {

@@ -4,15 +4,12 @@ import errno
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lekhani import data as rooms
 from lekhani import params
 from lekhani.data.raw import RawImages
 from lekhani.data.sources import fetch as room
@@ -62,9 +59,8 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         asked.append(given)
         return raw
 
-    stub = SimpleNamespace(devanagari=devanagari, mnist=lambda: raw)
-    monkeypatch.setitem(sys.modules, "lekhani.data.sources.embedded", stub)
-    monkeypatch.setattr(rooms, "embedded", stub, raising=False)
+    monkeypatch.setattr("lekhani.data.sources.embedded.devanagari", devanagari)
+    monkeypatch.setattr("lekhani.data.sources.embedded.mnist", lambda: raw)
     return asked
 
 
