@@ -1,4 +1,4 @@
-"""FID, IS, KID, precision and recall of one set of images against another, on the features of a judge or of Inception-v3.
+"""FID, IS, KID, precision and recall of one set of images against another, by features of a judge or Inception-v3.
 
 FID: Heusel et al. 2017. IS: Salimans et al. 2016. KID: Binkowski et al. 2018. Precision and recall: Kynkaanniemi et
 al. 2019.
@@ -54,9 +54,8 @@ def fidelity(generated: Readings, real: Readings, kid_subset_size: int, seed: in
     """
     fewest = min(len(generated[0]), len(real[0]))
     if fewest <= NEIGHBOURS:
-        raise LekhaniError(
-            f"Precision and recall need more than {NEIGHBOURS} images on each side and one side has {fewest}; evaluate more images."
-        )
+        need = f"Precision and recall need more than {NEIGHBOURS} images on each side and one side has {fewest}"
+        raise LekhaniError(f"{need}; evaluate more images.")
     tf = torch_fidelity
     ours, theirs = torch.from_numpy(generated[0]), torch.from_numpy(real[0])
     fid = tf.metric_fid.fid_statistics_to_metric(
@@ -82,9 +81,9 @@ def fidelity(generated: Readings, real: Readings, kid_subset_size: int, seed: in
 def precision_recall(generated: Tensor, real: Tensor, rows: int = 1000) -> tuple[float, float]:
     """Share of generated features [N,F] within a ball of the real ones [M,F], and the other way round.
 
-    A point's ball reaches to its third nearest neighbour in its own set. The figures are torch-fidelity's, in less
-    than half the time, since the distances between the two sets serve both shares, and in less memory, with `rows`
-    rows of distances at once.
+    A point's ball reaches to its third nearest neighbour in its own set. The figures are torch-fidelity's in a third
+    of the time, since the distances between the two sets serve both shares, and in less memory, with `rows` rows of
+    distances at once.
     """
     reach, real_reach = _reach(generated, rows), _reach(real, rows)
     precise = torch.zeros(len(generated), dtype=torch.bool)
@@ -97,13 +96,10 @@ def precision_recall(generated: Tensor, real: Tensor, rows: int = 1000) -> tuple
 
 
 def _reach(points: Tensor, rows: int) -> Tensor:
-    # A point is its own nearest neighbour, so one more is asked for.
-    return torch.cat(
-        [
-            torch.cdist(part, points).topk(NEIGHBOURS + 1, largest=False).values[:, -1]
-            for part in torch.split(points, rows)
-        ]
-    )
+    """The distance [N] from each of `points` [N,F] to its third nearest neighbour."""
+    distances = (torch.cdist(part, points) for part in torch.split(points, rows))
+    # A point is its own nearest neighbour, hence one more.
+    return torch.cat([part.topk(NEIGHBOURS + 1, largest=False).values[:, -1] for part in distances])
 
 
 class Inception:
@@ -118,28 +114,25 @@ class Inception:
         if not path.is_file():
             raise LekhaniError(
                 f"There are no Inception-v3 weights at {path}, which evaluate.inception_weights in params.yaml names; "
-                f"put {torch_fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3} there, or take `inception` out of evaluate.extractors."
+                f"put {_url()} there, or take `inception` out of evaluate.extractors."
             )
         try:
-            # torch-fidelity would run any code in a pickle, so it is given one that we wrote, of tensors and nothing else.
+            # torch-fidelity would run any code in a pickle, so it gets one that holds tensors and nothing else.
             tensors = io.BytesIO()
             torch.save(torch.load(path, map_location="cpu", weights_only=True), tensors)
             tensors.seek(0)
-            net = torch_fidelity.FeatureExtractorInceptionV3(
-                "inception-v3-compat", ["2048", "logits_unbiased"], tensors
-            )
-        except (
-            Exception
-        ) as error:  # torch raises many classes of its own, and its words advise to run the pickle's code
-            raise LekhaniError(
-                f"{path} holds no weights of torch-fidelity's Inception-v3, or damaged ones; remove it or name another file in "
-                f"evaluate.inception_weights in params.yaml."
-            ) from error
+            layers = ["2048", "logits_unbiased"]
+            net = torch_fidelity.FeatureExtractorInceptionV3("inception-v3-compat", layers, tensors)
+        # torch raises many classes of its own, and its words advise to run the pickle's code.
+        except Exception as error:
+            what = f"{path} holds no weights of torch-fidelity's Inception-v3, or damaged ones"
+            hint = "remove it or name another file in evaluate.inception_weights in params.yaml"
+            raise LekhaniError(f"{what}; {hint}.") from error
         self.net, self.device, self.sha256 = net.to(device), device, files.sha256(path)
 
     @torch.no_grad()
     def read(self, images: Bytes, batch_size: int = 64) -> Readings:
-        """Features float32 [N,2048] and logits float32 [N,1008] of uint8 images [N,H,W], grey taken as equal red, green and blue."""
+        """Features float32 [N,2048] and logits float32 [N,1008] of grey images uint8 [N,H,W]."""
         parts = []
         for start in range(0, len(images), batch_size):
             grey = torch.from_numpy(images[start : start + batch_size]).to(self.device).unsqueeze(1)
@@ -148,16 +141,20 @@ class Inception:
         return features, logits
 
 
-def _downloaded() -> Path:
+def _url() -> str:
     url: str = torch_fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3
+    return url
+
+
+def _downloaded() -> Path:
+    url = _url()
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]  # where torch-fidelity itself puts it
     if not path.exists():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2], progress=False)
         except Exception as error:  # of the network, of the disk, or of a wrong hash
-            raise LekhaniError(
-                f"The weights of Inception-v3 could not be had from {url} ({first_line(error)}); fetch that file by other means and name it in "
-                f"evaluate.inception_weights in params.yaml, or take `inception` out of evaluate.extractors."
-            ) from error
+            what = f"The weights of Inception-v3 could not be downloaded from {url} ({first_line(error)})"
+            hint = "fetch that file by other means and name it in evaluate.inception_weights in params.yaml"
+            raise LekhaniError(f"{what}; {hint}, or take `inception` out of evaluate.extractors.") from error
     return path

@@ -1,14 +1,14 @@
 """How well a variant explains images that it was not trained on: its bound on their likelihood, in nats.
 
-Grey images are binarised, x ~ Bernoulli(grey), and the bound is on -log p(x) of what comes out, as in the literature
-on binarised MNIST (Salakhutdinov and Murray, "On the Quantitative Analysis of Deep Belief Networks", ICML 2008;
-Gregor et al., "DRAW", ICML 2015). Here they are binarised once, so that every model is asked about the same ones. No
-bound falls, but by luck, below the entropy of that chance, which grows with the grey in the images, so figures
-compare within a dataset only.
+Grey images are binarised, x ~ Bernoulli(grey), and the bound is on -log p(x) of the result, as in the literature on
+binarised MNIST (Salakhutdinov and Murray, "On the Quantitative Analysis of Deep Belief Networks", ICML 2008; Gregor et
+al., "DRAW", ICML 2015). Here they are binarised once, so that every model gets the same ones. No bound falls below the
+entropy of binarising, but by luck; it grows with the grey in the images, so figures compare within a dataset only.
 """
 
 import numpy as np
 import torch
+from scipy.special import entr
 
 from lekhani.data.spec import Bytes, Labels
 from lekhani.variants.base import Variant
@@ -17,7 +17,7 @@ from lekhani.variants.base import Variant
 def nats(
     variant: Variant, images: Bytes, labels: Labels, seed: int, suffix: str = "", batch_size: int = 256
 ) -> dict[str, float]:
-    """The bound of `images` uint8 [N,H,W], N at least 2, with `labels` int64 [N]; {} for a variant without a likelihood.
+    """The bound of images uint8 [N,H,W], N at least 2, with labels int64 [N]; {} for a variant without a likelihood.
 
     Lower is better. In nats per image: `nats_per_image`, the mean bound, and `nats_per_image_se`, its standard error
     over the images; `nats_per_image_floor`, the entropy of binarising these images, which no model can fall below but
@@ -25,7 +25,7 @@ def nats(
     of images and stands right behind each metric's name: nats_per_image_train, nats_per_image_train_se,
     nats_per_image_train_floor, nats_reconstruction_train, nats_kl_train.
 
-    One sample of the latents an image, drawn from `seed` batch by batch; torch's own random state stays as it was.
+    One sample of the latents per image, drawn from `seed` batch by batch; torch's own random state stays as it was.
     The variant's generator is put in eval mode, and the bound is computed where its weights lie.
     """
     binary, device = binarised(images, seed), next(variant.generator().eval().parameters()).device
@@ -43,8 +43,8 @@ def nats(
             parts.append(torch.stack(found).double().cpu().numpy())
     reconstruction, kl = np.concatenate(parts, axis=1)
     total = reconstruction + kl
-    grey = np.clip(images / 255, 1e-12, 1 - 1e-12)
-    entropy = -(grey * np.log(grey) + (1 - grey) * np.log1p(-grey)).sum((1, 2))
+    grey = images / 255
+    entropy = (entr(grey) + entr(1 - grey)).sum((1, 2))
     return {
         f"nats_per_image{suffix}": float(total.mean()),
         f"nats_per_image{suffix}_floor": float(entropy.mean()),
@@ -55,5 +55,5 @@ def nats(
 
 
 def binarised(images: Bytes, seed: int) -> Bytes:
-    """Images uint8 [N,H,W] as 0 and 1, a pixel of grey g being 1 with probability g / 255; black and white stay what they are."""
+    """Images uint8 [N,H,W] as 0 and 1: a pixel of grey g is 1 with probability g / 255."""
     return (np.random.default_rng([seed, 9]).integers(255, size=images.shape, dtype=np.uint8) < images).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""A cheap score while training goes on: the judge's FID on a few hundred images, and what a diagnosis asks for."""
+"""A cheap score while training goes on: judge FID on a few hundred images, and what the diagnosis needs."""
 
 import numpy as np
 import torch
@@ -13,11 +13,11 @@ _REAL = 2000  # real images to compare with: their covariance is settled by then
 
 
 class QuickScore:
-    """Call it with a variant and its generator on `device`, which always gets the same noise, drawn from a stream of its own.
+    """Call it with a variant and its generator on `device`; the noise is always the same, from a stream of its own.
 
-    Returns `judge_fid`; `classes_covered`, the share of the K classes that the judge sees among the images;
-    `judge_entropy`, nats of its mean answer, log K when all classes come equally often; `label_agreement` for a
-    conditional generator; `class_diversity`, the spread of the features within a class in parts of what real images
+    Returns `judge_fid`; `classes_covered`, the share of the K classes that the judge predicts among the images;
+    `judge_entropy`, of its mean probabilities in nats, log K when all classes come equally often; `label_agreement` for
+    a conditional generator; `class_diversity`, the spread of the features within a class in parts of what real images
     have.
     """
 
@@ -36,21 +36,17 @@ class QuickScore:
     def __call__(self, variant: Variant, generator: nn.Module) -> dict[str, float]:
         """See the class."""
         noise = torch.randn(len(self.labels), variant.noise_dim, generator=torch.Generator().manual_seed(self.seed + 4))
-        images = torch.cat(
-            [
-                generator(z.to(self.device), y.to(self.device)).float().cpu()
-                for z, y in zip(torch.split(noise, 128), torch.split(self.labels, 128), strict=True)
-            ]
-        )
-        features, logits = self._read(images)
-        answer = logits.argmax(1).numpy()
+        batches = zip(torch.split(noise, 128), torch.split(self.labels, 128), strict=True)
+        images = [generator(z.to(self.device), y.to(self.device)).float().cpu() for z, y in batches]
+        features, logits = self._read(torch.cat(images))
+        predicted = logits.argmax(1).numpy()
         mean = torch.softmax(logits.double(), 1).mean(0)
-        labels = self.labels.numpy() if variant.conditional else answer
-        agreement = {"label_agreement": float((answer == labels).mean())} if variant.conditional else {}
+        labels = self.labels.numpy() if variant.conditional else predicted
+        agreement = {"label_agreement": float((predicted == labels).mean())} if variant.conditional else {}
         return {
             "judge_fid": frechet(*self.real, *moments(features)),
-            "classes_covered": len(np.unique(answer)) / self.n_classes,
-            "judge_entropy": float(-(mean * mean.clamp_min(1e-12).log()).sum()),
+            "classes_covered": len(np.unique(predicted)) / self.n_classes,
+            "judge_entropy": float(torch.special.entr(mean).sum()),
             "class_diversity": _spread_within(features, labels) / max(self.spread, 1e-12),
             **agreement,
         }

@@ -1,4 +1,4 @@
-"""Do generated characters help an OCR model? Accuracy on real test images after training on real images, on generated ones, or on both.
+"""Do generated characters help an OCR model? Accuracy on real test images after training on real and generated ones.
 
 Training on synthetic images alone and testing on real ones is the Classification Accuracy Score of Ravuri and Vinyals
 2019, and adding them to real ones their Naive Augmentation Score. The OCR model is the judge's network at a small
@@ -7,6 +7,7 @@ width, and every training sees equally many images in equally many steps, so tha
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from lekhani import params
 from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import LekhaniError
 from lekhani.evaluate.judge import train_judge
+from lekhani.statistics import mean_and_std
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +29,7 @@ Kind = Literal["real", "real+synthetic", "synthetic"]
 
 @dataclass(frozen=True)
 class Point:
-    """Accuracies in [0,1] on the real test split, one per training, after training on `n_real` real and `n_synthetic` generated images."""
+    """Accuracies in [0,1] on the test split, one per training on `n_real` real and `n_synthetic` generated images."""
 
     kind: Kind
     share: float  # of the real train images, in (0,1]; 0 for `synthetic`
@@ -38,12 +40,12 @@ class Point:
     @property
     def mean(self) -> float:
         """Mean accuracy."""
-        return float(np.mean(self.accuracies))
+        return fmean(self.accuracies)
 
     @property
     def std(self) -> float | None:
         """Sample standard deviation over the trainings; None for a single one."""
-        return _std(self.accuracies)
+        return stdev(self.accuracies) if len(self.accuracies) > 1 else None
 
     def row(self) -> dict[str, Any]:
         """The point as a row of a table; a deviation that does not exist is empty."""
@@ -52,72 +54,69 @@ class Point:
         return row
 
 
-def real_alone(
-    train: Labelled,
-    test: Labelled,
-    n_classes: int,
-    choice: params.Usefulness,
-    seed: int,
-    device: torch.device,
-    on_point: Callable[[Point], None],
-) -> list[Point]:
-    """The points of kind `real`, one per share of `choice`; no generator enters, so that one dataset needs them once.
+@dataclass(frozen=True)
+class Trainings:
+    """Trainings of OCR models on one dataset, which differ in their train images alone.
 
-    `on_point` hears each point when it is known.
+    `on_point` is called with each point once it is known.
     """
-    return [
-        _point("real", share, train, None, test, n_classes, choice, seed, device, on_point) for share in choice.shares
-    ]
 
+    train: Labelled
+    test: Labelled
+    n_classes: int
+    choice: params.Usefulness
+    seed: int
+    device: torch.device
+    on_point: Callable[[Point], None]
 
-def usefulness(
-    synthetic: Labelled,
-    train: Labelled,
-    test: Labelled,
-    n_classes: int,
-    choice: params.Usefulness,
-    seed: int,
-    device: torch.device,
-    on_point: Callable[[Point], None],
-) -> list[Point]:
-    """The point of kind `synthetic`, then those of kind `real+synthetic`, one per share, on the very subsets and seeds of `real_alone`.
+    def on_real(self) -> list[Point]:
+        """The points of kind `real`, one per share of `choice`; they are the same for every generator."""
+        return [self._point("real", share, None) for share in self.choice.shares]
 
-    The labels of `synthetic` are those that a conditional generator was asked for. An unconditional one has none, so
-    its images carry what the judge reads in them. Generator and judge have learnt from all real train images: a gain
-    at a small share tells how much of them the generator hands on, not what somebody gains who has only that share to
-    train a generator with.
-    """
-    shares = [0.0, *choice.shares]
-    return [
-        _point(
-            "real+synthetic" if share else "synthetic",
-            share,
-            train,
-            synthetic,
-            test,
-            n_classes,
-            choice,
-            seed,
-            device,
-            on_point,
-        )
-        for share in shares
-    ]
+    def on_synthetic(self, synthetic: Labelled) -> list[Point]:
+        """The point of kind `synthetic`, then those of kind `real+synthetic`, one per share.
+
+        They are on the very subsets and seeds of `on_real`. The labels of `synthetic` are the requested ones; those of
+        an unconditional generator are what the judge predicts. Generator and judge have learnt from all real train
+        images: a gain at a small share says how much of them the generator hands on, not what somebody gains who has
+        only that share to train a generator with.
+        """
+        alone = self._point("synthetic", 0.0, synthetic)
+        return [alone, *(self._point("real+synthetic", share, synthetic) for share in self.choice.shares)]
+
+    def _point(self, kind: Kind, share: float, synthetic: Labelled | None) -> Point:
+        accuracies = []
+        for trial in range(self.seed, self.seed + self.choice.seeds):
+            # A set smaller than a batch would be seen in smaller steps, and more of them, than the others.
+            data = _repeated(self._data(share, synthetic, trial), self.choice.batch_size)
+            _, report = train_judge(self.choice, data, self.test, self.n_classes, trial, self.device, lambda *_: None)
+            accuracies.append(report.accuracy)
+        n_real = len(subset(self.train[1], share, self.seed)) if share else 0
+        point = Point(kind, share, n_real, len(synthetic[0]) if synthetic else 0, tuple(accuracies))
+        self.on_point(point)
+        return point
+
+    def _data(self, share: float, synthetic: Labelled | None, trial: int) -> Labelled:
+        if synthetic is not None and share == 0:
+            return synthetic
+        rows = subset(self.train[1], share, trial)
+        real = self.train[0][rows], self.train[1][rows]
+        return real if synthetic is None else mix(real, synthetic)
 
 
 def metrics(points: Sequence[Point]) -> dict[str, float]:
-    """The entries of scorecard.json from the points of `real_alone` and `usefulness`, accuracies in [0,1] and their differences.
+    """The entries of scorecard.json from the points of `on_real` and `on_synthetic`: accuracies and their differences.
 
-    `usefulness` is the accuracy of training on synthetic images alone and `usefulness_floor` that on all real images,
-    which a perfect generator reaches; `usefulness_gain_10` is what adding synthetic images to 10% of the real ones
-    gains, 0.05 for five percentage points. Deviations are over trainings, those of gains over pairs of equal seed and
-    subset. Raises LekhaniError when the two parts were not made with the same shares and seeds.
+    `usefulness` is the accuracy in [0,1] after training on synthetic images alone and `usefulness_floor` that on all
+    real images, which a perfect generator reaches; `usefulness_gain_10` is what adding synthetic images to 10% of the
+    real ones gains, 0.05 for five percentage points. Deviations are over trainings, those of gains over pairs of equal
+    seed and subset. Raises LekhaniError when the two parts were not made with the same shares and seeds.
     """
     of = {(point.kind, point.share): point for point in points}
     alone = of["synthetic", 0.0]
-    card = {"usefulness": alone.mean, **_with_std("usefulness", alone.std)}
+    card = mean_and_std("usefulness", alone.accuracies)
     if whole := of.get(("real", 1.0)):
-        card |= {"usefulness_floor": whole.mean, **_with_std("usefulness_floor", whole.std)}
+        card |= mean_and_std("usefulness_floor", whole.accuracies)
         if whole.mean > 0:
             card["usefulness_ratio"] = alone.mean / whole.mean
     for (kind, share), point in of.items():
@@ -125,17 +124,15 @@ def metrics(points: Sequence[Point]) -> dict[str, float]:
             continue
         real = of.get(("real", share))
         if real is None or len(real.accuracies) != len(point.accuracies):
-            raise LekhaniError(
-                f"Training on {100 * share:g}% of the real images alone was not measured with these params; run `dvc repro`."
-            )
-        gains = np.subtract(point.accuracies, real.accuracies)
-        name = f"usefulness_gain_{100 * share:g}"
-        card |= {name: float(gains.mean()), **_with_std(name, _std(gains.tolist()))}
+            what = f"Training on {100 * share:g}% of the real images alone was not measured with these params"
+            raise LekhaniError(f"{what}; run `dvc repro`.")
+        gains = [mixed - plain for mixed, plain in zip(point.accuracies, real.accuracies, strict=True)]
+        card |= mean_and_std(f"usefulness_gain_{100 * share:g}", gains)
     return card
 
 
 def usefulness_figure(points: Sequence[Point], title: str) -> "Figure":
-    """Test accuracy against the share of real train images, with its deviation; synthetic images alone are a horizontal line."""
+    """Test accuracy with its deviation against the share of real train images; synthetic ones alone are a line."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
@@ -147,18 +144,13 @@ def usefulness_figure(points: Sequence[Point], title: str) -> "Figure":
         ("real+synthetic", f"real and {alone.n_synthetic:,} synthetic", "C1s-"),
     ):
         line = sorted((point for point in points if point.kind == kind), key=lambda point: point.share)
-        axes.errorbar(
-            [p.share for p in line],
-            [p.mean for p in line],
-            [p.std or 0 for p in line],
-            fmt=form,
-            capsize=4,
-            label=label,
-        )
+        shares, means, deviations = zip(*((p.share, p.mean, p.std or 0) for p in line), strict=True)
+        axes.errorbar(shares, means, deviations, fmt=form, capsize=4, label=label)
         axes.set_xscale("log")
-        axes.set_xticks([p.share for p in line], [f"{100 * p.share:g}%\n{p.n_real:,} images" for p in line])
+        axes.set_xticks(shares, [f"{100 * p.share:g}%\n{p.n_real:,} images" for p in line])
+    deviation = alone.std or 0
     axes.axhline(alone.mean, color="C2", linestyle="--", label=f"{alone.n_synthetic:,} synthetic alone")
-    axes.axhspan(alone.mean - (alone.std or 0), alone.mean + (alone.std or 0), color="C2", alpha=0.2, linewidth=0)
+    axes.axhspan(alone.mean - deviation, alone.mean + deviation, color="C2", alpha=0.2, linewidth=0)
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_xlabel("real train images")
@@ -177,7 +169,7 @@ def subset(labels: Labels, share: float, seed: int) -> npt.NDArray[np.int64]:
     order = np.random.default_rng([seed, 5]).permutation(len(labels))
     classes = [order[labels[order] == label] for label in np.unique(labels)]
     chosen = np.concatenate([rows[: max(1, round(share * len(rows)))] for rows in classes])
-    # Not class by class: where some images are repeated once more than others, that must not fall to the first classes.
+    # Not class by class: where some images are repeated once more than others, they must not be of the first classes.
     return order[np.isin(order, chosen)]
 
 
@@ -195,43 +187,3 @@ def mix(real: Labelled, synthetic: Labelled) -> Labelled:
 def _repeated(data: Labelled, at_least: int) -> Labelled:
     rows = np.resize(np.arange(len(data[0])), max(len(data[0]), at_least))
     return data[0][rows], data[1][rows]
-
-
-def _point(
-    kind: Kind,
-    share: float,
-    train: Labelled,
-    synthetic: Labelled | None,
-    test: Labelled,
-    n_classes: int,
-    choice: params.Usefulness,
-    seed: int,
-    device: torch.device,
-    on_point: Callable[[Point], None],
-) -> Point:
-    accuracies = []
-    for trial in range(seed, seed + choice.seeds):
-        # A set smaller than a batch would be seen in smaller steps, and more of them, than the others.
-        data = _repeated(_data(share, train, synthetic, trial), choice.batch_size)
-        _, report = train_judge(choice, data, test, n_classes, trial, device, lambda *_: None)
-        accuracies.append(report.accuracy)
-    n_real = len(subset(train[1], share, seed)) if share else 0
-    point = Point(kind, share, n_real, len(synthetic[0]) if synthetic else 0, tuple(accuracies))
-    on_point(point)
-    return point
-
-
-def _data(share: float, train: Labelled, synthetic: Labelled | None, trial: int) -> Labelled:
-    if synthetic is not None and share == 0:
-        return synthetic
-    rows = subset(train[1], share, trial)
-    real = train[0][rows], train[1][rows]
-    return real if synthetic is None else mix(real, synthetic)
-
-
-def _std(values: Sequence[float]) -> float | None:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-def _with_std(name: str, std: float | None) -> dict[str, float]:
-    return {} if std is None else {f"{name}_std": std}

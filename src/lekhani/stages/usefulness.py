@@ -8,9 +8,8 @@ from lekhani.evaluate.samples import sample
 from lekhani.inference.session import Generator, Reader
 from lekhani.params import Params
 from lekhani.paths import MODELS, REPORTS
-from lekhani.stages.baseline import log_point
+from lekhani.stages.baseline import trainings
 from lekhani.stages.inputs import validated_data
-from lekhani.train.devices import pick_device
 
 
 def usefulness(p: Params, dataset: str, variant: str) -> None:
@@ -38,13 +37,4 @@ def score_usefulness(p: Params, data: spec.Prepared, generator: Generator) -> li
     if not generator.conditional:
         labels = Reader(MODELS / name / "judge" / "judge.onnx").read(images)[1].argmax(1)
     real = [ocr.Point(**point) for point in files.read_json(REPORTS / name / "usefulness_real.json")["points"]]
-    return real + ocr.usefulness(
-        (images, labels),
-        data.split("train"),
-        data.split("test"),
-        data.info.n_classes,
-        p.usefulness,
-        p.seed,
-        pick_device(p.train.device),
-        log_point(f"{name}/{generator.variant}"),
-    )
+    return real + trainings(p, data, f"{name}/{generator.variant}").on_synthetic((images, labels))

@@ -256,7 +256,7 @@ def test_weights_that_cannot_be_downloaded_are_one_sentence(tmp_path: Path, monk
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     with pytest.raises(
         LekhaniError,
-        match=r"could not be had from https://.*no route to host.*evaluate\.inception_weights.*evaluate\.extractors",
+        match=r"could not be downloaded from https://.*no route to host.*evaluate\.inception_weights.*evaluate\.extractors",
     ) as error:
         Inception(None, CPU)
     assert "\n" not in str(error.value)

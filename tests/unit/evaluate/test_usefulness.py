@@ -1,7 +1,8 @@
-"""Synthetic images help when they are good, not when they are noise, and nothing but the data differs between trainings."""
+"""Synthetic images help when they are good, not when they are noise; nothing but the data differs between trainings."""
 
 import io
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
 from itertools import pairwise
@@ -13,7 +14,7 @@ import torch
 from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import LekhaniError
 from lekhani.evaluate import usefulness as module
-from lekhani.evaluate.usefulness import Labelled, Point, metrics, mix, real_alone, subset, usefulness, usefulness_figure
+from lekhani.evaluate.usefulness import Labelled, Point, Trainings, metrics, mix, subset, usefulness_figure
 from lekhani.params import Usefulness
 
 CPU = torch.device("cpu")
@@ -39,18 +40,24 @@ NOISE = (np.random.default_rng(4).integers(0, 256, (600, SIZE, SIZE)).astype(np.
 SHUFFLED = (HELD_OUT[0], np.random.default_rng(5).permutation(HELD_OUT[1]))
 
 
+def trainings(
+    choice: Usefulness = CHOICE, seed: int = 7, on_point: Callable[[Point], None] = lambda _: None
+) -> Trainings:
+    return Trainings(TRAIN, TEST, K, choice, seed, CPU, on_point)
+
+
 @cache
-def alone() -> list[Point]:
-    return real_alone(TRAIN, TEST, K, CHOICE, 7, CPU, lambda _: None)
+def real() -> list[Point]:
+    return trainings().on_real()
 
 
 @cache
 def perfect() -> list[Point]:
-    return usefulness(HELD_OUT, TRAIN, TEST, K, CHOICE, 7, CPU, lambda _: None)
+    return trainings().on_synthetic(HELD_OUT)
 
 
 def test_a_perfect_generator_is_worth_as_much_as_real_images() -> None:
-    card = metrics([*alone(), *perfect()])
+    card = metrics([*real(), *perfect()])
     assert card["usefulness_floor"] > 0.9, "the task can be learnt"
     assert abs(card["usefulness"] - card["usefulness_floor"]) < 0.05
     assert card["usefulness_gain_1"] > 0.4, "one real image a class is little"
@@ -59,20 +66,18 @@ def test_a_perfect_generator_is_worth_as_much_as_real_images() -> None:
 
 @pytest.mark.parametrize("synthetic", [NOISE, SHUFFLED], ids=["noise", "labels ignored"])
 def test_a_useless_generator_teaches_nothing(synthetic: Labelled) -> None:
-    card = metrics([*alone(), *usefulness(synthetic, TRAIN, TEST, K, CHOICE, 7, CPU, lambda _: None)])
+    card = metrics([*real(), *trainings().on_synthetic(synthetic)])
     assert abs(card["usefulness"] - 1 / K) < 0.12
     assert card["usefulness_ratio"] < 0.3
     assert card["usefulness_gain_1"] < 0.1
     assert card["usefulness_gain_100"] < 0.02
 
 
-def test_points_say_what_they_were_trained_on_and_are_heard_one_by_one() -> None:
-    heard: list[Point] = []
-    choice = CHOICE.model_copy(update={"images_seen": 32, "shares": THREE})
-    points = real_alone(TRAIN, TEST, K, choice, 7, CPU, heard.append) + usefulness(
-        HELD_OUT, TRAIN, TEST, K, choice, 7, CPU, heard.append
-    )
-    assert heard == points
+def test_points_say_what_they_were_trained_on_and_are_reported_one_by_one() -> None:
+    reported: list[Point] = []
+    brief = trainings(CHOICE.model_copy(update={"images_seen": 32, "shares": THREE}), on_point=reported.append)
+    points = brief.on_real() + brief.on_synthetic(HELD_OUT)
+    assert reported == points
     assert [(p.kind, p.share, p.n_real, p.n_synthetic) for p in points] == [
         ("real", 0.01, K, 0),
         ("real", 0.1, 60, 0),
@@ -88,9 +93,7 @@ def test_points_say_what_they_were_trained_on_and_are_heard_one_by_one() -> None
 def test_the_same_seed_gives_the_same_figures_and_another_seed_others() -> None:
     choice = CHOICE.model_copy(update={"images_seen": 640, "shares": (0.1,)})
     torch.manual_seed(99)
-    first, again, other = (
-        usefulness(HELD_OUT, TRAIN, TEST, K, choice, seed, CPU, lambda _: None) for seed in (1, 1, 5)
-    )
+    first, again, other = (trainings(choice, seed).on_synthetic(HELD_OUT) for seed in (1, 1, 5))
     assert first == again
     assert first != other
     assert len(set(first[0].accuracies)) > 1, "trainings differ from each other"
@@ -112,8 +115,8 @@ def test_trainings_differ_in_their_data_alone(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(module, "train_judge", spy)
     choice = CHOICE.model_copy(update={"shares": THREE, "seeds": 3})
-    real_alone(TRAIN, TEST, K, choice, 7, CPU, lambda _: None)
-    usefulness(HELD_OUT, TRAIN, TEST, K, choice, 7, CPU, lambda _: None)
+    trainings(choice).on_real()
+    trainings(choice).on_synthetic(HELD_OUT)
     assert [seed for *_, seed in calls] == [7, 8, 9] * 7
     assert all(used is choice and test is TEST for used, _, test, _ in calls)
     assert min(len(data[0]) for _, data, _, _ in calls) >= CHOICE.batch_size, "train_judge would take smaller batches"
@@ -245,8 +248,8 @@ def test_halves_that_were_measured_otherwise_are_not_compared(real: list[Point])
 
 
 def test_points_survive_json_and_become_rows() -> None:
-    again = [Point(**row) for row in json.loads(json.dumps([asdict(p) for p in alone()]))]
-    assert metrics([*again, *perfect()]) == metrics([*alone(), *perfect()])
+    again = [Point(**row) for row in json.loads(json.dumps([asdict(p) for p in real()]))]
+    assert metrics([*again, *perfect()]) == metrics([*real(), *perfect()])
     assert HAND[0].row() == {
         "kind": "real",
         "share": 0.01,
