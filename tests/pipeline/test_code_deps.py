@@ -48,7 +48,10 @@ LEFT_OUT = {
         "variants.optimise": LOSSES,
         "variants.flow_matching": LOSSES,
     },
-    "compare": {"stages.durations": "how long stages took, which no output may depend on"},
+    "compare": {
+        "data.spec": "its GlyphClass alone",
+        "stages.durations": "how long stages took, which no output may depend on",
+    },
 }
 
 
