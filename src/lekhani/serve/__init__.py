@@ -1,1 +1,1 @@
-"""Generation with ONNX Runtime; torch is never imported here."""
+"""The HTTP server: API, champions from the registry, monitoring, and a page to try it."""

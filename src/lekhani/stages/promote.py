@@ -12,6 +12,7 @@ from lekhani import files
 from lekhani.data import spec
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.evaluate.ranking import rank
+from lekhani.evaluate.reference import Reference
 from lekhani.evaluate.score import score_generator
 from lekhani.evaluate.usefulness import metrics
 from lekhani.export.onnx_file import generator_inputs, latency_ms
@@ -20,7 +21,6 @@ from lekhani.params import Params
 from lekhani.paths import MODELS, PREPARED, REPORTS, SCORECARDS
 from lekhani.registry import card as cards
 from lekhani.registry import gate, models, promotion
-from lekhani.serve.monitor import Reference
 from lekhani.stages.inputs import dataset_info, validated_data
 from lekhani.stages.usefulness import score_usefulness
 from lekhani.tracking import runs

@@ -1,0 +1,225 @@
+"""The routes of the HTTP API: what the Python API does, for many clients at once."""
+
+import asyncio
+import base64
+import binascii
+import io
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Header, HTTPException, Request
+from fastapi.responses import JSONResponse, Response
+from PIL import Image
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from lekhani.data.images import decode_one
+from lekhani.data.spec import Bytes, Labels
+from lekhani.errors import UsageError
+from lekhani.handwriting import compose, recognise, translate
+from lekhani.handwriting.alphabet import Alphabet, plain
+from lekhani.handwriting.recognise import Reading
+from lekhani.handwriting.render import LineStyle
+from lekhani.handwriting.translate import Translation
+from lekhani.inference.labels import label_of
+from lekhani.inference.sampling import SamplingOptions, noise_source, sample_shard
+from lekhani.inference.session import Reader
+from lekhani.serve import responses, schemas
+from lekhani.serve.champions import ServedModel
+from lekhani.serve.limits import Limits
+
+PICTURES = ("PNG", "JPEG", "BMP", "GIF", "TIFF")
+
+Accept = Annotated[str | None, Header()]
+api, health = APIRouter(), APIRouter()  # with keys where there are any, and without
+
+
+@api.post("/v1/generate", **schemas.IN_ANY_KIND)
+async def generate(body: schemas.Generate, request: Request, accept: Accept = None) -> Response:
+    """Labelled glyphs.
+
+    A grid as PNG, a ZIP of PNGs with labels.csv, an NPZ of `images` uint8 [N,H,W] and `labels` int64 [N], or JSON.
+    """
+    kind, model, limits = _kind(accept), _model(request, body.model), request.app.state.limits
+    n = len(body.labels) * body.n
+    if n > limits.images:
+        raise HTTPException(
+            422, f"{n:,} images are more than {limits.images:,}, the most of one request; ask for fewer."
+        )
+    labels = np.repeat([_label(label, model) for label in body.labels], body.n).astype(np.int64)
+    options = SamplingOptions(body.seed, body.min_confidence, body.truncation)
+    images = await _images(model, labels, options)
+    # Images that were filtered or truncated are no sample of what the model draws.
+    if model.monitor is not None and options == SamplingOptions(body.seed):
+        model.monitor.observe(images, labels)
+    _count(request, model, n)
+    about = {"model": model.describe(), "seed": body.seed}
+    return await _respond(kind, n, responses.glyphs, kind, images, labels, model.pen.classes, about)
+
+
+async def _images(model: ServedModel, labels: Labels, options: SamplingOptions) -> Bytes:
+    """The images that `pen.generate` would draw, in batches with those of other requests where possible."""
+    pen = model.pen
+    options.check(pen.generator, pen.reader)
+    if pen.generator.conditional and options.min_confidence is None:
+        return await model.queue.images(noise_source(pen.generator, options, 0)(len(labels)), labels)
+
+    def sample(check_wanted: Callable[[], None]) -> Bytes:
+        return sample_shard(pen.generator, pen.reader, labels, options, advance=lambda _: check_wanted()).images
+
+    images: Bytes = await model.queue.run(sample, len(labels))
+    return images
+
+
+@api.post("/v1/compose", **schemas.IN_ANY_KIND)
+async def compose_line(body: schemas.Compose, request: Request, accept: Accept = None) -> Response:
+    """A line of handwriting: a PNG, a ZIP of it with its transcript, an NPZ of `image` uint8 and `text`, or JSON."""
+    kind, model, most = _kind(accept), _model(request, body.model), request.app.state.limits.text
+    if len(body.text) > most:
+        raise HTTPException(422, f"The text has {len(body.text):,} characters, and {most:,} is the most; break it up.")
+    style = LineStyle(height=body.height, join=body.join, variety=body.variety, augment=body.augment)
+    text = plain(body.text)
+    Alphabet(model.pen.classes).labels(text)  # raises before the request waits
+    picture = await model.queue.run(lambda _: compose.compose(model.pen, text, body.seed, style), max(1, len(text)))
+    _count(request, model, len(text))
+    about = {"model": model.describe(), "seed": body.seed}
+    return await _respond(kind, len(text), responses.line, kind, picture, text, about)
+
+
+@api.post("/v1/recognise", name="recognise", **schemas.IN_JSON)
+async def recognise_glyph(body: schemas.Recognise, request: Request) -> Response:
+    """Which glyph a picture shows, how sure the judge is of it in [0,1], and what else it may be."""
+    reader, state = _reader(request, body.model), request.app.state
+
+    def read(_: Any) -> Reading:
+        return recognise.recognise(reader, [_picture(body.image, state.limits)])[0]
+
+    found: Reading = await state.pictures.run(read)
+    return JSONResponse({"model": {"dataset": body.model, "judge": reader.sha256}, **found.as_dict()})
+
+
+@api.post("/v1/translate", name="translate", **schemas.IN_ANY_KIND)
+async def translate_number(body: schemas.Translate, request: Request, accept: Accept = None) -> Response:
+    """The number that a picture shows, written again: a row of digits as PNG, or their images as ZIP, NPZ or JSON."""
+    kind, reader, model, state = (
+        _kind(accept),
+        _reader(request, body.model),
+        _model(request, body.to),
+        request.app.state,
+    )
+    pen = model.pen
+    digits = await state.pictures.run(lambda _: translate.read_digits(reader, _picture(body.image, state.limits)))
+    done: Translation = await model.queue.run(
+        lambda _: translate.write_number(pen, digits, body.seed, translate.MIN_CONFIDENCE), len(digits)
+    )
+    _count(request, model, len(digits))
+    if kind == responses.PNG:
+        return Response(responses.png(done.picture), media_type=kind)
+    labels = np.array([label_of(glyph, pen.classes, "A digit") for glyph in done.text], np.int64)
+    about = {"model": model.describe(), **done.as_dict()}
+    return await _respond(kind, 0, responses.glyphs, kind, done.images, labels, pen.classes, about)
+
+
+@api.get("/v1/models")
+async def models(request: Request) -> list[dict[str, Any]]:
+    """The served models: version, classes, and the measured quality of their latest images."""
+    return [
+        {
+            **model.describe(),
+            "alias": model.alias,
+            "variant": model.generator.variant,
+            "image_size": model.generator.image_size,
+            "takes_labels": model.generator.conditional,
+            "classes": [{"label": c.label, "name": c.name, "glyph": c.glyph} for c in model.pen.classes],
+            "watch": model.describe_measures(),
+        }
+        for model in request.app.state.champions.served.values()
+    ]
+
+
+@api.get("/metrics", response_class=Response)
+async def prometheus(request: Request) -> Response:
+    """Metrics for Prometheus."""
+    return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@health.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """Whether the process is alive."""
+    return {"status": "ok"}
+
+
+@health.get("/readyz", responses={503: {"description": "It starts or leaves"}})
+async def readyz(request: Request) -> JSONResponse:
+    """Whether it should get requests: 503 while it starts and once it shuts down, but not when the registry is away."""
+    state = request.app.state
+    status = "leaving" if state.draining else "ready" if state.ready else "starting"
+    versions = {dataset: model.version for dataset, model in state.champions.served.items()}
+    value = {"status": status, "models": versions, "trouble": state.champions.trouble}
+    return JSONResponse(value, 200 if status == "ready" else 503)
+
+
+def _kind(accept: str | None) -> str:
+    """The media type to respond with."""
+    kind = responses.negotiate(accept)
+    if kind is None:
+        raise HTTPException(406, f"There is no such form; Accept one of {', '.join(responses.KINDS)}.")
+    return kind
+
+
+def _model(request: Request, dataset: str) -> ServedModel:
+    served: dict[str, ServedModel] = request.app.state.champions.served
+    if dataset not in served:
+        raise HTTPException(404, f"There is no model {ascii(dataset)[1:-1]} here; there are {', '.join(served)}.")
+    return served[dataset]
+
+
+def _reader(request: Request, dataset: str) -> Reader:
+    reader = _model(request, dataset).pen.reader
+    if reader is None:
+        raise HTTPException(404, f"No judge of {dataset} is served here; start the server with --judge judge.onnx.")
+    return reader
+
+
+def _label(wanted: str | int, model: ServedModel) -> int:
+    """A glyph, a class name or a number as text, or a number; raises UsageError naming the valid ones."""
+    classes = model.pen.classes
+    if isinstance(wanted, int) and wanted < len(classes):
+        return wanted
+    text = wanted if isinstance(wanted, str) else f"number {wanted}"
+    return label_of(text, classes, f"The label {ascii(str(wanted))[1:-1]}")
+
+
+def _picture(text: str, limits: Limits) -> Bytes:
+    """A picture in base64 as grey uint8 [H,W]; raises UsageError for what is no picture or too large a one."""
+    try:
+        content = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise UsageError("The image is no base64; encode the bytes of a picture file.") from None
+    if len(content) > limits.picture_bytes:
+        raise UsageError(
+            f"The image has more than {limits.picture_bytes:,} bytes, the most that is taken; send a smaller one."
+        )
+    try:
+        with Image.open(io.BytesIO(content), formats=PICTURES) as image:
+            width, height = image.size  # nothing is decoded yet
+    except Exception:  # a damaged file makes Pillow raise nearly anything
+        raise UsageError(f"The image cannot be read; send one of {', '.join(PICTURES)}.") from None
+    if width * height > limits.picture_pixels:
+        raise UsageError(
+            f"The image has {width:,} x {height:,} pixels, and {limits.picture_pixels:,} is the most; shrink it."
+        )
+    return decode_one("the request", "sent", content, recognise.SIDE)
+
+
+def _count(request: Request, model: ServedModel, images: int) -> None:
+    """Count the images in the metrics, the log and the daily report."""
+    model.written += images
+    request.app.state.metrics.images.labels(model.dataset).inc(images)
+    request.scope["lekhani"] = {"dataset": model.dataset, "version": model.version, "images": images}
+
+
+async def _respond(kind: str, size: int, render: Callable[..., Any], *values: Any) -> Response:
+    """The response that `render` makes of `values`, in a thread where that takes a while."""
+    content = await asyncio.to_thread(render, *values) if size > 8 else render(*values)
+    return JSONResponse(content) if kind == responses.JSON else Response(content, media_type=kind)

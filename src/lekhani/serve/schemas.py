@@ -1,0 +1,113 @@
+"""Bodies of requests, and what OpenAPI says of responses."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from lekhani.serve.responses import JSON, KINDS
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+Dataset = Annotated[
+    str,
+    Field(max_length=100, description="whose champion to use, as GET /v1/models names them", examples=["devanagari"]),
+]
+Seed = Annotated[
+    int, Field(ge=0, le=2**63 - 1, description="the same seed gives the same picture, as long as the model is the same")
+]
+Picture = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=20_000_000,
+        description="a picture file, such as a PNG, in base64",
+        json_schema_extra={"contentEncoding": "base64"},
+    ),
+]
+
+
+class Generate(_Body):
+    """What to draw: `n` images of each label."""
+
+    model: Dataset = "devanagari"
+    labels: list[Annotated[str, Field(min_length=1, max_length=80)] | Annotated[int, Field(ge=0, le=100_000)]] = Field(
+        min_length=1,
+        max_length=1000,
+        description="glyphs, class names, or label numbers as integers",
+        examples=[["क", "०"]],
+    )
+    n: int = Field(1, ge=1, le=10_000)
+    seed: Seed = 0
+    min_confidence: float | None = Field(None, ge=0, le=1, description="keep only what the judge recognises so surely")
+    truncation: float | None = Field(
+        None, gt=0, le=100, description="keep the noise within so many standard deviations"
+    )
+
+
+class Compose(_Body):
+    """A line of text in one hand."""
+
+    model: Dataset = "devanagari"
+    text: str = Field(min_length=1, max_length=200, examples=["४२ कखग"])
+    seed: Seed = 0
+    height: int = Field(64, ge=16, le=256, description="pixels")
+    join: bool = Field(True, description="draw the head line from letter to letter")
+    variety: float = Field(0.3, ge=0, le=1, description="how much the glyphs differ beyond their letters")
+    augment: Literal["none", "light", "strong"] = Field(
+        "light", description="how strong paper, ink, rotation, blur and noise are"
+    )
+
+
+class Recognise(_Body):
+    """A picture of one glyph."""
+
+    model: Dataset = "devanagari"
+    image: Picture
+
+
+class Translate(_Body):
+    """A picture of one digit, or of a row of them, to be written in another hand."""
+
+    model: Dataset = Field("devanagari", description="whose judge reads the picture")
+    to: Dataset = Field("mnist", description="whose champion writes what was read")
+    image: Picture
+    seed: Seed = 0
+
+
+class Problem(BaseModel):
+    """An error, after RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+def _documented(*kinds: str) -> dict[str, Any]:
+    """The arguments of a route that describe its responses of these media types, and its errors."""
+    content: dict[str, Any] = {
+        kind: {"schema": {"type": "object"} if kind == JSON else {"type": "string", "format": "binary"}}
+        for kind in kinds
+    }
+    problem = {"content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
+    errors = {
+        400: "no JSON",
+        401: "no valid key",
+        404: "no such model",
+        406: "no such form",
+        408: "too slow",
+        413: "too large",
+        415: "no JSON",
+        422: "not what the schema says",
+        429: "too much waits; see Retry-After",
+        503: "not in time, or not ready",
+    }
+    described = {status: {"description": description, **problem} for status, description in errors.items()}
+    return {"responses": {200: {"description": "Done", "content": content}, **described}, "response_class": Response}
+
+
+IN_ANY_KIND, IN_JSON = _documented(*KINDS), _documented(JSON)
