@@ -1,4 +1,4 @@
-"""A registered version is traced to code, data and raw files; each link says what is verified, differs or is missing."""
+"""A registered version is traced to code, data and raw files; each link says what is verified and what is not."""
 
 import hashlib
 import json
