@@ -1,4 +1,4 @@
-"""Every variant goes the whole way, at both sizes: trained for a handful of steps, exported, proven equal, scored; and every one can learn."""
+"""Every variant goes the whole way, at both sizes: trained for a few steps, exported and scored; and each can learn."""
 
 import json
 from collections.abc import Iterator

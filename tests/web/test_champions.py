@@ -13,11 +13,11 @@ from typing import Any
 import mlflow
 import numpy as np
 import onnx
-import onnx_surgery as surgery
 import pytest
 import toys
 from fastapi.testclient import TestClient
 from onnx import numpy_helper
+from onnx_generators import with_swapped_labels
 
 from lekhani import files
 from lekhani.errors import LekhaniError
@@ -157,7 +157,7 @@ def test_damaged_confused_and_nan_models_are_not_served(
         constant(registry.good, tmp_path / "d.onnx", "little", 0.01),
         model_sha256=hashlib.sha256(b"other").hexdigest(),
     )
-    registry.register("confused", surgery.relabelled(registry.good, tmp_path / "c.onnx", [1, 2, 0]))
+    registry.register("confused", with_swapped_labels(registry.good, tmp_path / "c.onnx", [1, 2, 0]))
     registry.register("nan", constant(registry.good, tmp_path / "n.onnx", "offset", np.nan))
     with serving() as client, caplog.at_level(logging.INFO, "lekhani"):
         for name, reason, sentence in (
