@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sources import data, glyph, glyphs, gzipped, idx, refused, zipped
+from sources import data, glyph, glyphs, gzipped, idx, refused, write_tree, zipped
 
 from lekhani.data.layouts import read_raw
 
@@ -18,9 +18,7 @@ SPELLINGS = [
 
 
 def save(folder: Path, name: str, content: bytes) -> None:
-    file = folder / name
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(gzipped(content) if name.endswith(".gz") else content)
+    write_tree(folder, name, content=gzipped(content) if name.endswith(".gz") else content)
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -83,12 +81,8 @@ def test_faults(tmp_path: Path, images: bytes, pattern: str) -> None:
     refused(tmp_path, "mnist", pattern)
 
 
-def test_a_missing_partner(tmp_path: Path) -> None:
+def test_a_missing_partner_and_a_damaged_gz(tmp_path: Path) -> None:
     save(tmp_path, "train-images-idx3-ubyte", IMAGES)
     refused(tmp_path, "mnist", "train-images-idx3-ubyte in .* lacks the file with its labels")
-
-
-def test_a_damaged_gz(tmp_path: Path) -> None:
-    save(tmp_path, "train-labels-idx1-ubyte", LABELS)
-    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzipped(IMAGES)[:-20])
-    refused(tmp_path, "mnist", "train-images-idx3-ubyte.gz is damaged")
+    write_tree(tmp_path, "train-labels-idx1-ubyte.gz", content=gzipped(LABELS)[:-20])
+    refused(tmp_path, "mnist", "train-labels-idx1-ubyte.gz is damaged")

@@ -48,23 +48,23 @@ def test_an_empty_class_folder(tmp_path: Path) -> None:
     refused(tmp_path, "own", "class folder Test/b in .* holds no images")
 
 
-def test_an_image_outside_the_class_folders(tmp_path: Path) -> None:
-    write_tree(tmp_path, "a/1.png", "b/1.png", "stray.png")
-    refused(tmp_path, "own", "stray.png in .* lies in no class folder")
-
-
-def test_an_image_beside_train_and_test(tmp_path: Path) -> None:
-    write_tree(tmp_path, "Train/a/1.png", "Test/a/1.png", "Other/a/1.png")
-    refused(
-        tmp_path,
-        "own",
-        "Other/a/1.png in .* lies in no class folder; put it into one below the train or the test folder",
-    )
-
-
-def test_images_directly_in_train_and_test(tmp_path: Path) -> None:
-    write_tree(tmp_path, "Train/1.png", "Test/1.png")
-    refused(tmp_path, "own", "Test/1.png in .* lies in no class folder; put it into one below")
+@pytest.mark.parametrize(
+    ("names", "pattern"),
+    [
+        ("a/1.png b/1.png stray.png", "stray.png in .* lies in no class folder; put it into one or remove it"),
+        (
+            "Train/a/1.png Test/a/1.png Other/a/1.png",
+            "Other/a/1.png in .* lies in no class folder; put it into one below",
+        ),
+        (
+            "Train/1.png Test/1.png",
+            "Test/1.png in .* lies in no class folder; put it into one below the train or the test",
+        ),
+    ],
+)
+def test_an_image_outside_the_class_folders(tmp_path: Path, names: str, pattern: str) -> None:
+    write_tree(tmp_path, *names.split())
+    refused(tmp_path, "own", pattern)
 
 
 @pytest.mark.parametrize(
@@ -94,20 +94,16 @@ def test_folders_of_tables_are_no_classes(tmp_path: Path) -> None:
 
 
 def test_nested_folders_ask_which_one_names_the_class(tmp_path: Path) -> None:
-    write_tree(tmp_path, "a/w1/1.png", "a/w2/1.png", "b/w1/1.png")
-    refused(
-        tmp_path,
-        "own",
-        r"set data\.own\.class_folder: `first` gives 2 classes \(a, b\); `last` gives 2 classes \(w1, w2\); `path` gives 3 classes \(a_w1, ",
-    )
-
-
-@pytest.mark.parametrize(("level", "found"), [("first", "a a b"), ("last", "w1 w1 w2"), ("path", "a_w1 a_w2 b_w1")])
-def test_the_level_that_was_asked_for(tmp_path: Path, level: str, found: str) -> None:
     write_tree(tmp_path, "Train/a/w1/1.png", "Train/a/w2/1.png", "Test/b/w1/1.png")
-    raw = read_raw(tmp_path, "own", data(class_folder=level))
-    assert sorted(glyphs(raw)) == found.split()
-    assert raw.splits.count("test") == 1
+    choices = r"`first` gives 2 classes \(a, b\); `last` gives 2 classes \(w1, w2\); `path` gives 3 classes \(a_w1, "
+    refused(tmp_path, "own", rf"set data\.own\.class_folder: {choices}")
+    for level, found in (("first", "a a b"), ("last", "w1 w1 w2"), ("path", "a_w1 a_w2 b_w1")):
+        raw = read_raw(tmp_path, "own", data(class_folder=level))
+        assert sorted(glyphs(raw)) == found.split()
+        assert raw.splits.count("test") == 1
+    write_tree(tmp_path, "Train/c/1.png")  # and at several depths
+    refused(tmp_path, "own", "folders nest")
+    assert glyphs(read_raw(tmp_path, "own", data(class_folder="first"))) == ["a", "a", "b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -120,25 +116,13 @@ def test_known_names_tell_the_level(tmp_path: Path, names: tuple[str, ...]) -> N
 
 def test_numbers_below_groups(tmp_path: Path) -> None:
     """The layout of Kaggle's ashokpant/devanagari-character-dataset-large."""
-    numerals, consonants = (
-        [f"nhcd/numerals/{i}/1.jpg" for i in range(10)],
-        [f"nhcd/consonants/{i}/1.jpg" for i in range(1, 37)],
-    )
-    write_tree(tmp_path, *numerals, *consonants)
+    write_tree(tmp_path, *(f"nhcd/numerals/{i}/1.jpg" for i in range(10)))
+    write_tree(tmp_path, *(f"nhcd/consonants/{i}/1.jpg" for i in range(1, 37)))
     raw = read_raw(tmp_path, "devanagari")
-    of = dict(zip(raw.members, glyphs(raw), strict=True))
+    glyph_of = dict(zip(raw.members, glyphs(raw), strict=True))
     assert len(raw.classes) == 46
-    assert (of["nhcd/numerals/3/1.jpg"], of["nhcd/consonants/3/1.jpg"], of["nhcd/consonants/36/1.jpg"]) == (
-        "३",
-        "ग",
-        "ज्ञ",
-    )
+    named = [glyph_of[f"nhcd/{folder}/1.jpg"] for folder in ("numerals/3", "consonants/3", "consonants/36")]
+    assert named == ["३", "ग", "ज्ञ"]
     write_tree(tmp_path, "nhcd/vowels/1/1.jpg")
     refused(tmp_path, "devanagari", "`vowels_1` is no class of this dataset")
     assert len(read_raw(tmp_path, "devanagari", data(files="nhcd/[cn]*/**")).classes) == 46
-
-
-def test_images_at_several_depths(tmp_path: Path) -> None:
-    write_tree(tmp_path, "a/1.png", "a/more/2.png", "b/1.png")
-    refused(tmp_path, "own", "folders nest")
-    assert glyphs(read_raw(tmp_path, "own", data(class_folder="first"))) == ["a", "a", "b"]
