@@ -73,7 +73,7 @@ def test_separable_classes_are_separated_and_counted(network: Network) -> None:
     progress: list[tuple[float, float]] = []
     images, labels = glyphs(50, 2)
     net, report = trained(
-        CHOICE, glyphs(150, 1), (images, labels), network=network, on_progress=lambda *told: progress.append(told)
+        CHOICE, glyphs(150, 1), (images, labels), network=network, on_progress=lambda *step: progress.append(step)
     )
     assert report.accuracy > 0.95
     assert report.accuracy == pytest.approx((report.predicted == labels).mean())
@@ -134,7 +134,7 @@ def test_weights_of_one_network_do_not_load_into_the_other(tmp_path: Path) -> No
 def test_any_budget_trains_and_ends_at_all_of_it(images_seen: int) -> None:
     progress: list[tuple[float, float]] = []
     choice = BRIEF.model_copy(update={"images_seen": images_seen})
-    trained(choice, glyphs(20, 1), glyphs(6, 2), on_progress=lambda *told: progress.append(told))
+    trained(choice, glyphs(20, 1), glyphs(6, 2), on_progress=lambda *step: progress.append(step))
     assert progress
     assert all(0 < done <= 1 and np.isfinite(loss) for done, loss in progress)
 

@@ -213,12 +213,6 @@ def test_the_same_seed_gives_the_same_and_another_only_other_floors(
     }
 
 
-def test_the_order_of_the_images_does_not_matter(train: Images, test: Images, fresh: Images) -> None:
-    order = np.random.default_rng(3).permutation(len(train))
-    before, after = memorisation(fresh, train, test, 1)[0], memorisation(fresh[::-1].copy(), train[order], test, 1)[0]
-    assert before == pytest.approx(after)
-
-
 @pytest.mark.parametrize("size", [12, 28, 33, 64])
 def test_descriptors_see_the_drawing_and_neither_its_place_nor_its_brightness(size: int) -> None:
     image = np.zeros((1, size, size), np.uint8)
@@ -231,10 +225,6 @@ def test_descriptors_see_the_drawing_and_neither_its_place_nor_its_brightness(si
     for other in (np.roll(image, (1, -2), (1, 2)), (image * 0.5).astype(np.uint8)):
         assert np.linalg.norm(found - descriptors(other)) < 0.01
     assert np.linalg.norm(found - descriptors(image.transpose(0, 2, 1).copy())) > 0.3
-
-
-def test_descriptors_do_not_depend_on_what_else_is_in_the_set(letters: Images) -> None:
-    assert np.array_equal(descriptors(letters)[1020:1030], descriptors(letters[1020:1030]))
 
 
 @pytest.mark.parametrize("block", [1, 700, 10**6])

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from lekhani import params
 from lekhani.data.spec import Bytes, Labels
 from lekhani.evaluate.fidelity import fidelity
+from lekhani.evaluate.frechet import frechet
 from lekhani.evaluate.judge import FEATURES, JudgeNet, train_judge
-from lekhani.evaluate.quick import QuickScore, frechet
+from lekhani.evaluate.quick import QuickScore
 from lekhani.variants.base import Variant
 
 CPU = torch.device("cpu")
@@ -23,14 +24,13 @@ def bars(n: int, seed: int) -> tuple[Bytes, Labels]:
     images = rng.integers(0, 40, (n, SIZE, SIZE))
     for image, label in zip(images, labels, strict=True):
         at = int(rng.integers(0, 3))
-        image[[np.s_[1 + at : 4 + at, :], np.s_[10 + at : 13 + at, :], np.s_[:, 1 + at : 4 + at]][label]] += int(
-            rng.integers(100, 200)
-        )
+        bar = [np.s_[1 + at : 4 + at, :], np.s_[10 + at : 13 + at, :], np.s_[:, 1 + at : 4 + at]][label]
+        image[bar] += int(rng.integers(100, 200))
     return images.astype(np.uint8), labels
 
 
 class Replay(nn.Module):
-    """Gives back the images it holds, of the class asked for, the same ones whatever the noise when `stuck`."""
+    """Returns images that it holds, of the requested class; the same ones whatever the noise when `stuck`."""
 
     def __init__(self, images: Bytes, labels: Labels, stuck: bool = False) -> None:
         super().__init__()
@@ -45,10 +45,10 @@ class Replay(nn.Module):
         return among[0 if self.stuck else int(z * 1000) % len(among)].unsqueeze(0)
 
 
-class Holder(Variant):
+class FakeVariant(Variant):
     """A variant in name only."""
 
-    name, conditional, noise_dim = "holder", True, 1
+    name, conditional, noise_dim = "fake", True, 1
 
     def build(self) -> None: ...
     def step(self) -> None: ...
@@ -72,24 +72,23 @@ def test_its_distance_is_that_of_the_scorecard() -> None:
     mix = rng.normal(size=(FEATURES, FEATURES)) / FEATURES**0.5
     one, other = (np.maximum(shift + rng.normal(size=(500, FEATURES)) @ mix, 0) for shift in (0.0, 0.4))
     logits = np.zeros((500, K), np.float32)
-    slow = fidelity((one.astype(np.float32), logits), (other.astype(np.float32), logits), kid_subset_size=50, seed=1)[
-        "fid"
-    ]
+    readings = [(features.astype(np.float32), logits) for features in (one, other)]
+    slow = fidelity(*readings, kid_subset_size=50, seed=1)["fid"]
     moments = [(x.mean(0), np.cov(x, rowvar=False)) for x in (one, other)]
     assert frechet(*moments[0], *moments[1]) == pytest.approx(slow, rel=1e-3)
     assert frechet(*moments[0], *moments[0]) == pytest.approx(0, abs=1e-6)
 
 
 def test_real_images_score_well(quick: QuickScore) -> None:
-    told = quick(Holder(), Replay(*bars(400, 4)))
-    assert told["label_agreement"] > 0.95
-    assert told["classes_covered"] == 1
-    assert told["judge_entropy"] == pytest.approx(np.log(K), abs=0.1)
-    assert 0.8 < told["class_diversity"] < 1.2
+    score = quick(FakeVariant(), Replay(*bars(400, 4)))
+    assert score["label_agreement"] > 0.95
+    assert score["classes_covered"] == 1
+    assert score["judge_entropy"] == pytest.approx(np.log(K), abs=0.1)
+    assert 0.8 < score["class_diversity"] < 1.2
 
 
 def test_a_collapse_within_classes_shows(quick: QuickScore) -> None:
-    good, stuck = (quick(Holder(), Replay(*bars(400, 4), stuck=stuck)) for stuck in (False, True))
+    good, stuck = (quick(FakeVariant(), Replay(*bars(400, 4), stuck=stuck)) for stuck in (False, True))
     assert stuck["class_diversity"] < 0.1
     assert stuck["label_agreement"] > 0.95
     assert stuck["judge_fid"] > 5 * good["judge_fid"]
@@ -98,21 +97,21 @@ def test_a_collapse_within_classes_shows(quick: QuickScore) -> None:
 def test_a_lost_class_shows(quick: QuickScore) -> None:
     images, labels = bars(400, 4)
     only = images[labels == 0]
-    told = quick(Holder(), Replay(only[:K], np.arange(K)))
-    assert told["classes_covered"] == pytest.approx(1 / K)
-    assert told["label_agreement"] == pytest.approx(1 / K, abs=0.05)
-    assert told["judge_entropy"] < 0.5
+    score = quick(FakeVariant(), Replay(only[:K], np.arange(K)))
+    assert score["classes_covered"] == pytest.approx(1 / K)
+    assert score["label_agreement"] == pytest.approx(1 / K, abs=0.05)
+    assert score["judge_entropy"] < 0.5
 
 
 def test_an_unconditional_generator_has_no_agreement(quick: QuickScore) -> None:
-    variant = Holder()
+    variant = FakeVariant()
     variant.conditional = False
     assert "label_agreement" not in quick(variant, Replay(*bars(400, 4)))
 
 
-def test_the_noise_is_always_the_same_and_nobody_elses(quick: QuickScore) -> None:
+def test_the_noise_is_always_the_same_and_has_a_stream_of_its_own(quick: QuickScore) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     generator = Replay(*bars(400, 4))
-    assert quick(Holder(), generator) == quick(Holder(), generator)
+    assert quick(FakeVariant(), generator) == quick(FakeVariant(), generator)
     assert torch.equal(before, torch.get_rng_state())

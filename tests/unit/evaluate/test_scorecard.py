@@ -10,7 +10,6 @@ import pytest
 
 from lekhani.data.spec import Bytes
 from lekhani.evaluate.fidelity import Floats, Readings, fidelity
-from lekhani.evaluate.ranking import tie
 from lekhani.evaluate.scorecard import Real, curve, fidelity_card, read_labels, read_real, score, second_opinion
 
 
@@ -194,42 +193,6 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path, damage: str) -> None:
     assert not (tmp_path / "ran").exists()
     read_real(read, test, train, 20, 7, cache, "abc")
     assert read.calls == 4, "mended"
-
-
-def sampled_card(seed: int, shift: float, real: Real, seeds: int = 3) -> dict[str, float]:
-    """A generator of Gaussian features: its scorecard over sampling seeds."""
-    rng = np.random.default_rng([seed, 11])
-    return score([gaussian(rng, 150, shift) for _ in range(seeds)], None, real, np.zeros(150, np.int64), 50, 1)
-
-
-def gaussian(rng: np.random.Generator, n: int, shift: float) -> Readings:
-    return (shift + rng.normal(size=(n, 6))).astype(np.float32), rng.normal(size=(n, 4)).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def noisy() -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Scorecards of one and the same generator, sampled with ever other seeds, and of one that is a little worse."""
-    rng = np.random.default_rng(12)
-    test = gaussian(rng, 150, 0.0)
-    train = gaussian(rng, 150, 0.0)
-    real = Real(test, train, fidelity(train, test, 50, 1))
-    return [sampled_card(k, 0.5, real) for k in range(12)], [sampled_card(100 + k, 0.7, real) for k in range(6)]
-
-
-def test_two_samples_of_one_model_tie(noisy: tuple[list[dict[str, float]], list[dict[str, float]]]) -> None:
-    same, _ = noisy
-    pairs = [(a, b) for i, a in enumerate(same) for b in same[:i]]
-    assert all(a["fid"] != b["fid"] for a, b in pairs), "there is noise"
-    for metric in ("fid", "kid", "class_entropy"):
-        share = np.mean([tie(a, b, metric) for a, b in pairs])
-        assert share >= 0.9, metric
-
-
-def test_a_worse_model_does_not_tie(noisy: tuple[list[dict[str, float]], list[dict[str, float]]]) -> None:
-    same, worse = noisy
-    assert min(card["fid"] for card in worse) > max(card["fid"] for card in same)
-    assert np.mean([tie(a, b) for a in same for b in worse]) <= 0.1
-    assert all(tie(a, b) == tie(b, a) for a in same[:3] for b in worse)
 
 
 def test_a_scorecard_is_flat_json(cards: tuple[dict[str, float], dict[str, float]]) -> None:

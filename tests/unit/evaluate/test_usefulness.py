@@ -100,7 +100,7 @@ def test_the_same_seed_gives_the_same_figures_and_another_seed_others() -> None:
 
 
 def test_trainings_differ_in_their_data_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Same choice, seeds, test split and batch size for every kind; the same real images with and without synthetic ones."""
+    """Every kind has the same choice, seeds, test split and batch size, and the same real images."""
     calls: list[tuple[Usefulness, Labelled, Labelled, int]] = []
 
     class Report:
