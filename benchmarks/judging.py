@@ -1,20 +1,22 @@
-"""Scoring 10,000 generated images against 10,000 real ones, beside the same metrics as their libraries are called plainly.
+"""Scoring 10,000 generated images against 10,000 real ones, beside the same metrics by plain calls of their libraries.
 
     python benchmarks/judging.py [--images 10000] [--width 16] [--repeats 3] [--out benchmarks/results/judging_cpu.json]
 
-All ways look through one judge, trained here for some seconds on embedded glyphs; slightly blurred glyphs stand for generated ones.
+All ways use one judge, trained here for some seconds on embedded glyphs; slightly blurred glyphs stand for generated
+ones.
 
-first    what evaluating the first variant of a dataset does: read generated and real images with ONNX Runtime, compute every metric
-         of the judge, those of each class and the search for copies, and what real train images score
+first    what evaluating the first variant of a dataset does: read generated and real images with ONNX Runtime, compute
+         every metric of the judge, those of each class and the search for copies, and what real train images score
 further  every further variant: readings of real images and the floor come from their file
-plain    torch-fidelity as its page shows it, the judge registered as its extractor: FID, KID, inception score, precision and recall one
-         by one, without a floor
-fid      torchmetrics' FrechetInceptionDistance with the judge as its features, that one metric alone (only where torchmetrics is installed)
+plain    torch-fidelity as its page shows it, the judge registered as its extractor: FID, KID, inception score,
+         precision and recall one by one, without a floor
+fid      torchmetrics' FrechetInceptionDistance with the judge as its features, that one metric alone (only where
+         torchmetrics is installed)
 
-The ways run by turns in this one process, so that a busy machine slows all of them; a ratio is of medians, in parts of `further`. The
-seconds that processors worked, children's included, say what a machine that is busy with other things as well would need by itself.
-Memory is the most that this process and its children hold resident meanwhile, imports, the images and the judge included; pages that
-they share, as plain's four readers do, count several times.
+The ways run by turns in this one process, so that a busy machine slows all of them; a ratio is of medians, in parts of
+`further`. CPU seconds, of children too, do not depend on what else the machine does. Memory is the most that this
+process and its children hold resident meanwhile, imports, the images and the judge included; pages that they share, as
+plain's four readers do, count several times.
 """
 
 import argparse
@@ -27,7 +29,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +53,15 @@ from lekhani.inference.session import Reader
 
 K, SUBSETS, SUBSET_SIZE, SEED = 46, 50, 1000, 7
 CPU = torch.device("cpu")
+SHOWN = ("fid", "kid", "inception_score", "precision", "recall")
 
 
 @dataclass(frozen=True)
 class Task:
-    """What every way is given: uint8 images [N,32,32], the labels of those in two of the sets, and the judge."""
+    """What every way gets: uint8 images [N,32,32] with their labels, and the judge."""
 
     generated: Bytes
-    asked: Labels
+    requested: Labels
     test: Bytes
     test_labels: Labels
     train: Bytes
@@ -77,37 +80,15 @@ def prepare(count: int, width: int, folder: Path) -> Task:
     train, test = rng.permutation(np.flatnonzero(~is_test)), rng.permutation(np.flatnonzero(is_test))[:count]
     own, drawn = train[:count], train[-count:]
     choice = params.Judge(width=width, images_seen=15_000, batch_size=64)
-    judge, report = train_judge(
-        choice,
-        (images[own], raw.labels[own]),
-        (images[test][:1000], raw.labels[test][:1000]),
-        K,
-        SEED,
-        CPU,
-        lambda *_: None,
-    )
+    data = (images[own], raw.labels[own]), (images[test][:1000], raw.labels[test][:1000])
+    judge, report = train_judge(choice, *data, K, SEED, CPU, lambda *_: None)
     print(f"The judge of width {width} reads {report.accuracy:.1%} of 1000 test images right.\n")
     torch_fidelity.register_feature_extractor("judge", extractor(judge))
-    path = folder / "judge.onnx"
-    export_onnx(
-        judge,
-        {"images": torch.zeros(3, 1, 32, 32)},
-        ["features", "logits"],
-        path,
-        {"dataset": "devanagari", "classes": "[]"},
-    )
+    path, example = folder / "judge.onnx", {"images": torch.zeros(3, 1, 32, 32)}
+    export_onnx(judge, example, ["features", "logits"], path, {"dataset": "devanagari", "classes": "[]"})
     blurred = np.rint(gaussian_filter(images[drawn].astype(np.float32), (0, 0.6, 0.6))).astype(np.uint8)
-    return Task(
-        blurred,
-        raw.labels[drawn],
-        images[test],
-        raw.labels[test],
-        images[own],
-        raw.labels[own],
-        judge,
-        path,
-        folder / "real.npz",
-    )
+    sets = blurred, raw.labels[drawn], images[test], raw.labels[test], images[own], raw.labels[own]
+    return Task(*sets, judge, path, folder / "real.npz")
 
 
 def first(task: Task) -> dict[str, float]:
@@ -121,8 +102,8 @@ def further(task: Task) -> dict[str, float]:
     reader = Reader(task.onnx)
     real = read_real(reader.read, task.test, task.train, SUBSET_SIZE, SEED, task.cache, reader.sha256)
     readings = reader.read(task.generated)
-    card = score([readings], task.asked, real, task.test_labels, SUBSET_SIZE, SEED)
-    by_class(readings, task.asked, real.test, task.test_labels, real.train, task.train_labels, SEED)
+    card = score([readings], task.requested, real, task.test_labels, SUBSET_SIZE, SEED)
+    by_class(readings, task.requested, real.test, task.test_labels, real.train, task.train_labels, SEED)
     copies, _ = memorisation(task.generated, task.train, task.test, SEED)
     return card | copies | among_features(readings[0], real.train[0], real.test[0])
 
@@ -180,9 +161,8 @@ def extractor(judge: Classifier) -> type[Any]:
 
 def plain(task: Task) -> dict[str, float]:
     """torch-fidelity, one metric at a time."""
-    warnings.filterwarnings(
-        "ignore", message="This DataLoader will create"
-    )  # torch finds its four workers too many for a small machine
+    # torch finds its four workers too many for a small machine.
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
     values: dict[str, float] = {}
     for metric in ("fid", "kid", "isc", "prc"):
         values |= torch_fidelity.calculate_metrics(
@@ -192,19 +172,12 @@ def plain(task: Task) -> dict[str, float]:
             kid_subsets=SUBSETS,
             kid_subset_size=min(SUBSET_SIZE, len(task.test)),
             rng_seed=SEED,
-            cuda=False,
-            cache=False,
-            verbose=False,
+            **dict.fromkeys(("cuda", "cache", "verbose"), False),
             **{metric: True},
         )
     tf = torch_fidelity
-    return {
-        "fid": values[tf.KEY_METRIC_FID],
-        "kid": values[tf.KEY_METRIC_KID_MEAN],
-        "inception_score": values[tf.KEY_METRIC_ISC_MEAN],
-        "precision": values[tf.KEY_METRIC_PRECISION],
-        "recall": values[tf.KEY_METRIC_RECALL],
-    }
+    keys = (tf.KEY_METRIC_FID, tf.KEY_METRIC_KID_MEAN, tf.KEY_METRIC_ISC_MEAN, tf.KEY_METRIC_PRECISION)
+    return dict(zip(SHOWN, (values[key] for key in (*keys, tf.KEY_METRIC_RECALL)), strict=True))
 
 
 @torch.no_grad()
@@ -220,7 +193,7 @@ def fid(task: Task) -> dict[str, float]:
 
 
 @contextmanager
-def peak_mb(told: list[float]) -> Iterator[None]:
+def peak_mb(peaks: list[float]) -> Iterator[None]:
     """Append the most memory, in MB, that this process and its children held resident within the block."""
     own, peak, done = psutil.Process(), 0, threading.Event()
 
@@ -242,7 +215,7 @@ def peak_mb(told: list[float]) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-        told.append(peak / 2**20)
+        peaks.append(peak / 2**20)
 
 
 def measure(task: Task, ways: dict[str, Callable[[Task], dict[str, float]]], repeats: int) -> dict[str, Any]:
@@ -267,11 +240,7 @@ def measure(task: Task, ways: dict[str, Callable[[Task], dict[str, float]]], rep
             "cpu_seconds": round(statistics.median(worked[name]), 2),
             # The first turn is the one before whose peak nothing else had grown the process.
             "peak_mb": round(memory[name][0]),
-            "values": {
-                key: values[name][key]
-                for key in ("fid", "kid", "inception_score", "precision", "recall")
-                if key in values[name]
-            },
+            "values": {key: values[name][key] for key in SHOWN if key in values[name]},
         }
         for name, times in seconds.items()
     }
@@ -281,24 +250,15 @@ def main() -> None:
     """Measure, print a table and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument(
-        "--width", type=int, default=16, help="of the judge: 16 in the quick profile, 64 in the full one"
-    )
+    parser.add_argument("--width", type=int, default=16, help="of the judge: 16 in profile quick, 64 in full")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    ways: dict[str, Callable[[Task], dict[str, float]]] = {
-        "first": first,
-        "further": further,
-        "plain": plain,
-        "fid": fid,
-    }
-    packages = ["torch", "torch-fidelity", "numpy", "onnxruntime-gpu", "torchmetrics"]
-    try:
-        version("torchmetrics")
-    except PackageNotFoundError:
+    ways: dict[str, Callable[[Task], dict[str, float]]] = {way.__name__: way for way in (first, further, plain, fid)}
+    packages = ("torch", "torch-fidelity", "numpy", "onnxruntime", "onnxruntime-gpu", "torchmetrics")
+    if find_spec("torchmetrics") is None:
         print("torchmetrics is not installed, so its FID is left out; `pip install torchmetrics` adds it.")
-        del ways["fid"], packages[-1]
+        del ways["fid"]
     with tempfile.TemporaryDirectory() as folder:
         results = measure(prepare(given.images, given.width, Path(folder)), ways, given.repeats)
     heads = ("way", "seconds", "spread", "ratio", "CPU s", "peak MB", "FID", "KID", "IS", "precision", "recall")
@@ -317,12 +277,8 @@ def main() -> None:
     for row in (heads, *rows):
         print(" ".join(cell.rjust(size) for cell, size in zip(row, (8, 8, 18, 6, 8, 8, 9, 10, 8, 9, 8), strict=False)))
     if given.out:
-        sizes = {
-            "images": given.images,
-            "judge_width": given.width,
-            "kid_subsets": SUBSETS,
-            "kid_subset_size": SUBSET_SIZE,
-        }
+        sizes = {"images": given.images, "judge_width": given.width}
+        sizes |= {"kid_subsets": SUBSETS, "kid_subset_size": SUBSET_SIZE}
         files.write_json(given.out, {**origin(*packages), **sizes, "results": results})
 
 

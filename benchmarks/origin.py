@@ -3,12 +3,14 @@
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 
 def origin(*packages: str) -> dict[str, Any]:
-    """The commit, the machine with its load over the last 1, 5 and 15 minutes, and the versions of these packages."""
+    """The commit, the machine with its load over the last 1, 5 and 15 minutes, and the versions of these packages, as far as they are installed."""
     done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "commit": done.stdout.strip(),
@@ -18,5 +20,13 @@ def origin(*packages: str) -> dict[str, Any]:
             "python": platform.python_version(),
         },
         "load_average": [round(load, 1) for load in os.getloadavg()],
-        "versions": {name: version(name) for name in packages},
+        "versions": _versions(packages),
     }
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    found = {}
+    for name in packages:
+        with suppress(PackageNotFoundError):  # of onnxruntime and onnxruntime-gpu only one is installed
+            found[name] = version(name)
+    return found
