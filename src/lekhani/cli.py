@@ -1,12 +1,13 @@
 """The command line. Everything heavy is imported inside the commands, so that `lekhani --help` answers at once."""
 
 import functools
+import json
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from lekhani.params import Params
 
 app = typer.Typer(
-    help="Lekhani (लेखनी, pen): train generators of handwritten characters, judge them, register the best and write with it.",
+    help="Lekhani (लेखनी, pen): train generators of handwritten characters, judge them, register the best and write "
+    "with it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -41,6 +43,9 @@ Judge = Annotated[
     Path | None,
     typer.Option("--judge", help="judge.onnx, needed by --model to filter, or when the generator takes no label."),
 ]
+Seed = Annotated[int, typer.Option("--seed", "-s", min=0, help="Same seed, same pictures.")]
+Scale = Annotated[int, typer.Option("--scale", min=1, max=64, help="Size of one pixel.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out when it exists.")]
 
 
@@ -257,17 +262,16 @@ def lineage(
     data: Annotated[
         str | None, typer.Option("--data", metavar="DIGEST", help="Which versions were trained on these prepared data.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", show_default=False)] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what a registered model was made from: run, commit, dvc.lock, prepared data, raw archive."""
-    import json
-
     from lekhani.errors import UsageError
     from lekhani.registry.lineage import trace, trained_on
 
     if (model is None) == (data is None):
         raise UsageError(
-            "Name either a registered model, such as lekhani-devanagari@champion, or the digest of prepared data with --data."
+            "Name either a registered model, such as lekhani-devanagari@champion, "
+            "or the digest of prepared data with --data."
         )
     found = trace(model) if model is not None else trained_on(data or "")
     typer.echo(json.dumps(found.as_dict(), indent=2, ensure_ascii=False) if as_json else found.text())
@@ -290,10 +294,10 @@ def generate(
     dataset: Registered = "devanagari",
     model: Model = None,
     judge: Judge = None,
-    style: Annotated[
+    format: Annotated[
         Literal["png", "parquet", "webdataset", "idx", "npz"], typer.Option("--format", "-f", help="What to write.")
     ] = "png",
-    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Same seed, same pictures.")] = 0,
+    seed: Seed = 0,
     min_confidence: Annotated[
         float | None,
         typer.Option(
@@ -312,18 +316,19 @@ def generate(
 ) -> None:
     """Write labelled glyphs by the million with ONNX Runtime; asked for again, it goes on where it was stopped."""
     from lekhani.errors import UsageError
-    from lekhani.generate import shards, write
+    from lekhani.generate.shards import DatasetRequest
+    from lekhani.generate.write import counts, write_dataset
     from lekhani.inference.sampling import Plan, SamplingOptions
     from lekhani.pen import find
 
     if not (label or each or total or from_csv):
         raise UsageError(
-            "Nothing is asked for; name labels, such as --label 0=8, or pass --each N, --total N or --from-csv FILE."
+            "There is nothing to generate; name labels, such as --label 0=8, or pass --each, --total or --from-csv."
         )
     pen = find(dataset, model, judge)
-    runs = write.counts(pen.classes, label or (), each=each, total=total, table=from_csv)
-    request = shards.DatasetRequest(Plan(runs, shard_size), SamplingOptions(seed, min_confidence, truncation), style)
-    typer.echo(write.write_dataset(pen, request, out, engine=engine, overwrite=overwrite))
+    plan = Plan(counts(pen.classes, label or (), each=each, total=total, table=from_csv), shard_size)
+    request = DatasetRequest(plan, SamplingOptions(seed, min_confidence, truncation), format)
+    typer.echo(write_dataset(pen, request, out, engine=engine, overwrite=overwrite))
 
 
 @app.command(rich_help_panel=PEOPLE)
@@ -361,41 +366,30 @@ def serve(
     page: Annotated[bool, typer.Option("--page/--no-page", help="A page to try it, at /.")] = True,
 ) -> None:
     """Serve generators over HTTP: glyphs, lines, recognition and translation, and a page to try them."""
-    from lekhani.errors import UsageError
-    from lekhani.serve import keys as known_keys
+    from lekhani.serve.keys import new_key as make_key
+    from lekhani.serve.keys import required_keys
 
     if new_key is not None:
-        key, line = known_keys.new_key(new_key)
+        key, line = make_key(new_key)
         typer.echo(f"The key, which is shown only now: {key}\nThe line for the file of keys:     {line}")
         return
-    if keys is None and not known_keys.is_loopback(host):
-        raise UsageError(
-            f"On {host} others can reach the API, so it needs --keys FILE; make a key with `lekhani serve --new-key NAME`."
-        )
-    from lekhani.serve import limits as known_limits
+    known = required_keys(keys, host)
+    from lekhani.serve import server
     from lekhani.serve.api import create_app
-    from lekhani.serve.champions import ModelSource, from_files, from_registry
-    from lekhani.serve.server import add_page
-    from lekhani.serve.server import serve as answer
+    from lekhani.serve.champions import find_sources
+    from lekhani.serve.limits import parse_limits
     from lekhani.serve.telemetry import json_logs
 
-    bounds = known_limits.parse_limits(limit or ())
-    lets_in = None if keys is None else known_keys.Keys(keys)
-    asked = _params().gate.min_label_agreement if _State.params_file.exists() else 0.9
-    choices = (
-        from_files(model, judge or ())
-        if model
-        else [ModelSource(name) for name in dataset]
-        if dataset
-        else from_registry()
-    )
+    limits, agreement = parse_limits(limit or ()), 0.9
+    if _State.params_file.exists():
+        agreement = _params().gate.min_label_agreement
+    sources = find_sources(dataset or (), model or (), judge or ())
+    settings: dict[str, Any] = {"agreement": agreement, "poll_seconds": poll, "report_folder": reports}
     json_logs()
-    made = create_app(
-        choices, limits=bounds, keys=lets_in, cors=cors or (), agreement=asked, poll_seconds=poll, report_folder=reports
-    )
+    served = create_app(sources, limits=limits, keys=known, cors=cors or (), **settings)
     if page:
-        add_page(made, asks_key=lets_in is not None)
-    answer(made, host, port, bounds)
+        server.add_page(served, asks_key=known is not None)
+    server.serve(served, host, port, limits)
 
 
 @app.command(rich_help_panel=PEOPLE)
@@ -418,7 +412,7 @@ def compose(
     layout: Annotated[
         Literal["tesseract", "paddleocr", "huggingface"], typer.Option("--layout", help="Where transcripts go.")
     ] = "tesseract",
-    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Same seed, same pictures.")] = 0,
+    seed: Seed = 0,
     height: Annotated[int, typer.Option("--height", min=16, max=512, help="Of the pictures, in pixels.")] = 64,
     variety: Annotated[
         float, typer.Option("--variety", min=0, max=1, help="How much the glyphs of one line differ in style.")
@@ -461,28 +455,27 @@ def recognise(
     ] = "devanagari",
     judge: Annotated[Path | None, typer.Option("--judge", help="A judge.onnx instead of the registered one.")] = None,
     top: Annotated[int, typer.Option("--top", min=1, max=100, help="How many guesses to show.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", show_default=False)] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say which glyph each picture shows, how sure that is, and what else it may be."""
-    import json
-
     from lekhani.errors import UsageError
-    from lekhani.handwriting import recognise as eyes
+    from lekhani.handwriting.recognise import read_files, table
     from lekhani.pen import load_judge
 
-    found = list(zip(images, eyes.read_files(load_judge(judge or dataset).reader, images, top), strict=True))
+    results = read_files(load_judge(judge or dataset).reader, images, top)
     if as_json:
         rows = [
             {"file": str(path), **({"error": str(one)} if isinstance(one, UsageError) else one.as_dict())}
-            for path, one in found
+            for path, one in zip(images, results, strict=True)
         ]
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
-        typer.echo(eyes.table([(path, one) for path, one in found if not isinstance(one, UsageError)]), nl=False)
-    failed = [one for _, one in found if isinstance(one, UsageError)]
-    for error in failed:
+        found = zip(images, results, strict=True)
+        typer.echo(table([(path, one) for path, one in found if not isinstance(one, UsageError)]), nl=False)
+    errors = [one for one in results if isinstance(one, UsageError)]
+    for error in errors:
         typer.echo(f"lekhani: {error}", err=True)
-    if failed:
+    if errors:
         raise typer.Exit(2)
 
 
@@ -502,32 +495,26 @@ def translate(
     judge: Annotated[
         Path | None, typer.Option("--judge", help="A judge.onnx that reads over what --model wrote.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Same seed, same pictures.")] = 0,
-    scale: Annotated[int, typer.Option("--scale", min=1, max=64, help="Size of one pixel.")] = 1,
+    seed: Seed = 0,
+    scale: Scale = 1,
     min_confidence: Annotated[
         float,
         typer.Option(
             "--min-confidence", min=0, max=1, help="Redraw a digit until the judge, if there is one, is so sure of it."
         ),
     ] = 0.95,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", show_default=False)] = False,
+    as_json: AsJson = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Read a number in one script and write it in another's handwriting."""
-    import json
-
-    from lekhani.handwriting import translate as between
+    from lekhani.handwriting.translate import translate_file
     from lekhani.pen import find, load_judge
 
-    eyes = load_judge(reader or source or ("mnist" if to.startswith("devanagari") else "devanagari")).reader
-    done = between.translate_file(
-        eyes, image, find(to, model, judge), out, seed, min_confidence, scale=scale, overwrite=overwrite
-    )
-    typer.echo(
-        json.dumps({**done.as_dict(), "file": str(out)}, indent=2, ensure_ascii=False)
-        if as_json
-        else f"{done}, in {out}."
-    )
+    readers = load_judge(reader or source or ("mnist" if to.startswith("devanagari") else "devanagari"))
+    pen = find(to, model, judge)
+    done = translate_file(readers.reader, image, pen, out, seed, min_confidence, scale=scale, overwrite=overwrite)
+    value = {**done.as_dict(), "file": str(out)}
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False) if as_json else f"{done}, in {out}.")
 
 
 @app.command(rich_help_panel=PEOPLE)
@@ -543,20 +530,18 @@ def animate(
     columns: Annotated[
         int | None, typer.Option("--columns", min=1, help="Glyphs a row; at most ten when left out.")
     ] = None,
-    scale: Annotated[int, typer.Option("--scale", min=1, max=64, help="Size of one pixel.")] = 4,
+    scale: Scale = 4,
     fps: Annotated[
         float, typer.Option("--fps", min=0.1, max=50, help="Frames a second; the last one stays longer.")
     ] = 8,
     overwrite: Overwrite = False,
 ) -> None:
     """Show glyphs come about, step by step, as a GIF or WebP."""
-    from lekhani.generate import animate
+    from lekhani.generate.animate import write_animation
     from lekhani.pen import find
 
     pen = find(dataset, model, judge)
-    typer.echo(
-        animate.write_animation(pen, label, seed, out, columns=columns, scale=scale, fps=fps, overwrite=overwrite)
-    )
+    typer.echo(write_animation(pen, label, seed, out, columns=columns, scale=scale, fps=fps, overwrite=overwrite))
 
 
 @app.command(rich_help_panel=PEOPLE)
@@ -566,8 +551,6 @@ def params(
     ] = False,
 ) -> None:
     """Check params.yaml and print it with the profile laid over it."""
-    import json
-
     from lekhani import params as types
 
     value = types.schema() if schema else _params().model_dump(mode="json")
@@ -587,7 +570,7 @@ def data_diff(
     to: Annotated[
         str | None, typer.Option("--to", metavar="REV2", help="Compare with this revision instead of the working tree.")
     ] = None,
-    style: Annotated[
+    format: Annotated[
         Literal["text", "md", "json"], typer.Option("--format", help="How to print what differs.")
     ] = "text",
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
@@ -595,17 +578,15 @@ def data_diff(
         int, typer.Option("--examples", min=0, help="At most so many images for each kind of change.")
     ] = 5,
 ) -> None:
-    """Say which images were added, removed, relabelled or moved between splits since REV, and what changed in dataset.json."""
-    import json
-
+    """Say which images were added, removed, relabelled or moved since REV, and what changed in dataset.json."""
     from lekhani.data import diff
 
     found = [diff.diff_revisions(name, revision, to) for name in dataset or _params().data]
-    if as_json or style == "json":
+    if as_json or format == "json":
         value = {"from": revision, "to": to, "datasets": {one.dataset: diff.as_dict(one, examples) for one in found}}
         typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
     else:
-        typer.echo("\n\n".join((diff.markdown if style == "md" else diff.text)(one, examples) for one in found))
+        typer.echo("\n\n".join((diff.markdown if format == "md" else diff.text)(one, examples) for one in found))
 
 
 def main() -> None:
@@ -614,7 +595,7 @@ def main() -> None:
     import gc
     import logging
 
-    # Else Python takes up to two seconds at the end to look for garbage among all that torch and MLflow have brought in.
+    # Otherwise Python collects garbage for up to two seconds at the end, with all that torch and MLflow have imported.
     atexit.register(gc.freeze)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("lekhani").setLevel(logging.INFO)

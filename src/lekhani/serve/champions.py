@@ -277,6 +277,15 @@ def _prepared_reference(dataset: str, reader: Reader) -> Reference | None:
         return None
 
 
+def find_sources(
+    datasets: Sequence[str], generators: Sequence[Path] = (), judges: Sequence[Path] = ()
+) -> list[ModelSource]:
+    """What to serve: the files `generators` with their judges, or else the champions of `datasets`, or else of all."""
+    if generators:
+        return from_files(generators, judges)
+    return [ModelSource(name) for name in datasets] or _registered()
+
+
 def from_files(generators: Sequence[Path], judges: Sequence[Path]) -> list[ModelSource]:
     """Each generator with its dataset's judge, if that is among `judges`; raises UsageError for two of one dataset."""
     readers = {Reader(path).dataset: path for path in judges}
@@ -289,7 +298,7 @@ def from_files(generators: Sequence[Path], judges: Sequence[Path]) -> list[Model
     return list(found.values())
 
 
-def from_registry() -> list[ModelSource]:
+def _registered() -> list[ModelSource]:
     """All datasets that have a registered generator; raises UsageError when there is none."""
     from lekhani.registry import models
 

@@ -52,6 +52,18 @@ class Keys:
         return found[0] if found else None
 
 
+def required_keys(path: Path | None, host: str) -> Keys | None:
+    """The keys in the file `path`, None without one; raises UsageError without one where others can reach `host`."""
+    if path is not None:
+        return Keys(path)
+    if not is_loopback(host):
+        raise UsageError(
+            f"On {host} others can reach the API, so it needs --keys FILE; "
+            "make a key with `lekhani serve --new-key NAME`."
+        )
+    return None
+
+
 def _digest(key: str) -> str:
     # A key is 256 random bits, which nobody guesses however fast the hash: it needs no salt and no stretching.
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
