@@ -21,15 +21,15 @@ from lekhani.errors import UsageError, first_line
 logging.getLogger("dvc").setLevel(logging.ERROR)  # it warns of each output that a new worktree has yet to make
 
 
-def _among(model: Any, name: str) -> list[str]:
+def _allowed(model: Any, name: str) -> list[str]:
     """The words that a field of params.yaml allows, itself or in a list."""
     words = get_args(model.model_fields[name].annotation)
     return list(get_args(words[0]) or words)
 
 
-# With an `enum` Prefect's form offers them; what is wrong is said by lekhani.params.
-Profile = Annotated[str, Field(json_schema_extra={"enum": _among(params.Params, "profile")})]
-Source = Annotated[str, Field(json_schema_extra={"enum": _among(params.Data, "source")})]
+# With an `enum` Prefect's form offers these words; lekhani.params says what is wrong with any other.
+Profile = Annotated[str, Field(json_schema_extra={"enum": _allowed(params.Params, "profile")})]
+Source = Annotated[str, Field(json_schema_extra={"enum": _allowed(params.Data, "source")})]
 Variant = Annotated[str, Field(json_schema_extra={"enum": list(params.Variants.model_fields)})]
 
 
@@ -41,7 +41,7 @@ def as_overrides(
     source: str | None = None,
     overrides: Sequence[str] | None = None,
 ) -> list[str]:
-    """What the parameters of a run change in params.yaml (`raw`), as `dvc exp run -S` takes it; empty when nothing was chosen.
+    """What the parameters of a run change in params.yaml (`raw`), as `dvc exp run -S` takes it; empty for no choices.
 
     Raises UsageError for a dataset that params.yaml does not describe.
     """
@@ -52,7 +52,7 @@ def as_overrides(
     found = [f"profile={profile}"] if profile else []
     found += [f"~data.{name}" for name in known if name not in kept]
     if variants:
-        students = _among(params.Pipeline, "students")
+        students = _allowed(params.Pipeline, "students")
         found.append(f"pipeline.variants=[{','.join(one for one in variants if one not in students)}]")
         found.append(f"pipeline.students=[{','.join(one for one in variants if one in students)}]")
     found += [f"data.{name}.source={source}" for name in kept] if source else []
@@ -60,11 +60,12 @@ def as_overrides(
 
 
 def workspace(root: Path, overrides: Sequence[str]) -> Path:
-    """The folder to work in: `root` itself or, where there are `overrides`, a git worktree of it for these, kept for the next run.
+    """The folder to work in: `root` itself or, for `overrides`, a git worktree of it; the same overrides find it again.
 
-    The worktree lies in .dvc/tmp/flows, as DVC's own experiments do in .dvc/tmp/exps. It has the dvc.yaml of `root`, its params.yaml with the
-    overrides laid over it, and a dvc.lock that starts as that of `root`; DVC's cache and MLflow's store are those of `root`.
-    Raises UsageError or ParamsError for what cannot be, in `overrides` or in `root`, and leaves everything as it was.
+    The worktree lies in .dvc/tmp/flows, as DVC's own experiments do in .dvc/tmp/exps. It has the dvc.yaml and the code
+    of `root`, its params.yaml with the overrides applied, and a dvc.lock that starts as that of `root`; DVC's cache and
+    MLflow's store are those of `root`. Raises UsageError or ParamsError for overrides that are wrong and for a `root`
+    without a commit, and then changes nothing.
     """
     if not overrides:
         return root
@@ -72,16 +73,16 @@ def workspace(root: Path, overrides: Sequence[str]) -> Path:
         draft = Path(temporary) / "params.yaml"
         files.write_text(draft, (root / "params.yaml").read_text(encoding="utf-8"))
         _apply(draft, overrides)
-        _apply(draft, _anchored(params.read(draft), root))
+        _apply(draft, _absolute_paths(params.read(draft), root))
         text, profile = draft.read_text(encoding="utf-8"), params.resolve(params.read(draft)).profile
-    folder, commit = _place(root, profile, chr(10).join(overrides)), _git(root, "rev-parse", "HEAD")
+    folder, commit = _worktree(root, profile, "\n".join(overrides)), _git(root, "rev-parse", "HEAD")
     if not (folder / "params.yaml").exists():
         _add_worktree(root, folder, "--no-checkout")
         _copy(root, folder, "dvc.yaml", "dvc.lock", ".dvcignore")
         files.write_text(folder / "params.yaml", text)
         with Repo(str(folder)) as repo:  # what `root` has made need not be made again
             repo.checkout(force=True, allow_missing=True)
-    if (root / "src").exists() and not (folder / "src").exists():  # stages depend on the code, which is that of `root`
+    if (root / "src").exists() and not (folder / "src").exists():
         (folder / "src").symlink_to(root / "src")
     _git(folder, "reset", "--quiet", commit)  # the index alone, so that MLflow's runs name the commit of `root`
     _copy(root, folder, "dvc.yaml", ".dvcignore", ".gitignore")
@@ -90,20 +91,23 @@ def workspace(root: Path, overrides: Sequence[str]) -> Path:
 
 
 def commit_of(folder: Path) -> str:
-    """The commit at which other machines do what `folder` would; raises UsageError when its graph or its code differ from that."""
+    """The commit that other machines check out to do what `folder` would.
+
+    Raises UsageError when graph or code differ from it.
+    """
     if changed := _git(folder, "status", "--porcelain", "--untracked-files=no", "--", "dvc.yaml", "src"):
-        raise UsageError(
-            f"Other machines work at a commit, and {changed.split()[1]} differs from it; commit and push it."
-        )
+        path = changed.split()[1]
+        raise UsageError(f"Other machines work at a commit, and {path} differs from it; commit and push it.")
     return _git(folder, "rev-parse", "HEAD")
 
 
 def at_commit(root: Path, commit: str, text: str) -> Path:
-    """A git worktree of the clone `root` at a commit, with `text` as its params.yaml, kept for the next stage.
+    """A git worktree of the clone `root` at a commit, with `text` as its params.yaml, which the next stage finds.
 
-    DVC's settings and cache are those of `root`. Raises UsageError for a commit that the clone neither has nor can fetch.
+    DVC's settings and cache are those of `root`. Raises UsageError for a commit that the clone neither has nor can
+    fetch.
     """
-    folder = _place(root, commit[:8], text)
+    folder = _worktree(root, commit[:8], text)
     try:
         _git(root, "cat-file", "-e", f"{commit}^{{commit}}")
     except UsageError:
@@ -119,14 +123,13 @@ def _apply(path: Path, overrides: Sequence[str]) -> None:
     try:
         apply_overrides(path, list(overrides))
     except DvcException as error:
-        told = first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
-        raise UsageError(
-            f"overrides: {told.rstrip('.')}; write KEY=VALUE with a key of params.yaml, such as train.seed=8."
-        ) from None
+        reason = first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error).rstrip(".")
+        hint = "write KEY=VALUE with a key of params.yaml, such as train.seed=8"
+        raise UsageError(f"overrides: {reason}; {hint}.") from None
 
 
-def _anchored(raw: dict[str, Any], root: Path) -> list[str]:
-    """Overrides that make the relative paths in params.yaml absolute, since they are meant to start in `root`."""
+def _absolute_paths(raw: dict[str, Any], root: Path) -> list[str]:
+    """Overrides that make the relative paths in params.yaml absolute, since they start in `root`."""
     found = {
         f"data.{name}.{key}": data.get(key)
         for name, data in (raw.get("data") or {}).items()
@@ -138,15 +141,15 @@ def _anchored(raw: dict[str, Any], root: Path) -> list[str]:
     ]
 
 
-def _place(root: Path, name: str, choices: str) -> Path:
-    """Where the worktree for some choices lies: the same choices find it again."""
+def _worktree(root: Path, name: str, choices: str) -> Path:
+    """Where the worktree for some choices lies, the same for the same choices."""
     return root / ".dvc" / "tmp" / "flows" / f"{name}-{hashlib.sha256(choices.encode()).hexdigest()[:8]}"
 
 
-def _add_worktree(root: Path, folder: Path, *how: str) -> None:
+def _add_worktree(root: Path, folder: Path, *options: str) -> None:
     """Make a git worktree that has the DVC settings of `root`, its cache and its MLflow store."""
     files.remove(folder)  # what a run that was killed at this point has left
-    _git(root, "worktree", "add", "--quiet", "--force", "--detach", str(folder), *how)
+    _git(root, "worktree", "add", "--quiet", "--force", "--detach", str(folder), *options)
     (folder / ".dvc").mkdir(exist_ok=True)
     _copy(root, folder, ".dvc/config", ".dvc/.gitignore")
     with Repo(str(root)) as ours, Repo(str(folder)) as theirs, theirs.config.edit("local") as local:
@@ -164,7 +167,7 @@ def _copy(root: Path, folder: Path, *names: str) -> None:
 
 
 def _git(folder: Path, *words: str, hint: str = "commit, or edit params.yaml instead") -> str:
-    """What git says; raises UsageError where it refuses."""
+    """The output of a git command; raises UsageError where it fails."""
     done = subprocess.run(
         ["git", "-C", str(folder), *words],  # noqa: S607
         capture_output=True,
@@ -173,8 +176,7 @@ def _git(folder: Path, *words: str, hint: str = "commit, or edit params.yaml ins
         env={**os.environ, "LC_ALL": "C"},
     )
     if done.returncode != 0:
-        told = (done.stderr.strip().splitlines() or ["git failed"])[-1]
-        raise UsageError(
-            f"Choices that differ from params.yaml and other machines need a git repository with a commit ({told}); {hint}."
-        )
+        reason = (done.stderr.strip().splitlines() or ["git failed"])[-1]
+        what = "Choices that differ from params.yaml and other machines need a git repository with a commit"
+        raise UsageError(f"{what} ({reason}); {hint}.")
     return done.stdout.strip()

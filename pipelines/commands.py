@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Before the import: Prefect reports usage otherwise, and DVC asks on its own account; and a busy machine needs its time to start a server.
+# Before the import of Prefect, which reads them then. Without them Prefect and DVC report usage, and Prefect gives a
+# server of its own too little time to start on a busy machine.
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
@@ -32,29 +33,29 @@ _STOPPED = threading.Event()
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a command ended and all that it said."""
+class CommandResult:
+    """The exit code of a command, and the lines that it printed to stdout and stderr."""
 
     code: int
     lines: tuple[str, ...]
 
     @property
     def sentence(self) -> str:
-        """Why it failed: Lekhani's own sentence where there is one, else what was said last."""
+        """Why it failed: Lekhani's own sentence where there is one, else the last line."""
         lines = [line for line in self.lines if line]
         ours = [line for line in lines if line.startswith("lekhani: ")]
-        said = (ours or lines or [f"it ended with exit code {self.code}"])[-1]
-        return said.removeprefix("lekhani: ").removeprefix("ERROR: ")
+        last = (ours or lines or [f"it ended with exit code {self.code}"])[-1]
+        return last.removeprefix("lekhani: ").removeprefix("ERROR: ")
 
     @property
     def stage_code(self) -> int:
-        """The exit code of the stage that `dvc repro` ran, which has one of its own; of the command itself where no stage failed."""
+        """The exit code of the stage that `dvc repro` ran; that of the command itself where no stage failed."""
         found = re.findall(r"exited with (-?\d+)$", "\n".join(self.lines), re.MULTILINE)
         return int(found[-1]) if found else self.code
 
 
-def command(root: Path, *words: str, environment: Mapping[str, str] | None = None) -> Ended:
-    """Run one of the environment's own commands in `root` to its end, every line that it says streamed to the run's log."""
+def run_command(root: Path, *words: str, environment: Mapping[str, str] | None = None) -> CommandResult:
+    """Run one of the environment's own commands in `root` to its end; each line of its output goes to the run's log."""
     log, scripts, lines = get_run_logger(), str(Path(sys.executable).parent), []
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
     variables["PATH"] = scripts + os.pathsep + os.environ.get("PATH", "")
@@ -72,77 +73,83 @@ def command(root: Path, *words: str, environment: Mapping[str, str] | None = Non
     ) as process:
         _RUNNING.add(process)
         if _STOPPED.is_set():  # while it was starting
-            _end(process)
+            _terminate(process)
         try:
             for line in process.stdout or ():
                 lines.append(line.rstrip())
                 if lines[-1]:
                     log.info(lines[-1])
         except BaseException:  # as when the flow is cancelled; leaving the block waits for the end
-            _end(process)
+            _terminate(process)
             raise
         finally:
             _RUNNING.discard(process)
-    return Ended(process.returncode, tuple(lines))
+    return CommandResult(process.returncode, tuple(lines))
+
+
+def options(**values: object) -> list[str]:
+    """A command's options: `min_confidence=0.5` becomes --min-confidence 0.5, True a flag, None and False nothing."""
+    words: list[str] = []
+    for name, value in values.items():
+        if value is not None and value is not False:
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return words
 
 
 @contextmanager
-def ending_commands() -> Iterator[None]:
-    """When the block is left by an exception, as by Ctrl-C or a cancelled run, end the commands that still run."""
+def terminating_commands() -> Iterator[None]:
+    """Terminate the commands that still run when the block ends by an exception, as by Ctrl-C or a cancelled run."""
     _STOPPED.clear()
     try:
         yield
     except BaseException:
         _STOPPED.set()
         for process in list(_RUNNING):
-            _end(process)
+            _terminate(process)
         raise
 
 
-def stopped(seconds: float) -> bool:
-    """Wait, and say whether the flow was stopped meanwhile."""
+def wait_for_stop(seconds: float) -> bool:
+    """Wait so long; True at once when the flow is stopped."""
     return _STOPPED.wait(seconds)
 
 
-def _end(process: "subprocess.Popen[str]") -> None:
+def _terminate(process: "subprocess.Popen[str]") -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
 
 
-def failed(ended: Ended) -> State[Any]:
-    """The state of a task whose command failed, with one sentence; its name says whether trying again may help (`may_pass`)."""
-    text = "\n".join(ended.lines)
+def failed_state(result: CommandResult) -> State[Any]:
+    """The state of a task whose command failed, with one sentence; `is_worth_retrying` goes by its name."""
+    text = "\n".join(result.lines)
     if _STOPPED.is_set():
         return Cancelled(message="stopped together with the flow")
     if blocked := re.search(r"is being blocked by:\s*\(PID (\d+)\): (.+)", text):
-        return Failed(
-            name="Busy",
-            message=f"Process {blocked[1]} ({blocked[2]}) is working on the same files; wait for its end, or end it.",
-        )
+        who = f"Process {blocked[1]} ({blocked[2]}) is working on the same files"
+        return Failed(name="Busy", message=f"{who}; wait for its end, or end it.")
     if "Unable to acquire lock" in text:
-        return Failed(
-            name="Busy", message="Another DVC command holds this workspace's lock; wait for its end, or end it."
-        )
+        who = "Another DVC command holds this workspace's lock"
+        return Failed(name="Busy", message=f"{who}; wait for its end, or end it.")
     signals = {one.value: one.name for one in signal.Signals}
-    number = -ended.stage_code if ended.stage_code < 0 else ended.stage_code - 128  # a shell adds 128 to a signal
+    number = -result.stage_code if result.stage_code < 0 else result.stage_code - 128  # a shell adds 128 to a signal
     if number in signals:
-        return Failed(
-            name="Killed",
-            message=f"The process was killed by {signals[number]}; when memory was short, lower `side_by_side` or sizes.",
-        )
-    if "MLflow at http" in ended.sentence:  # a server, which may be back soon, and no file
-        return Failed(name="Unreachable", message=ended.sentence)
-    return Failed(name="Invalid" if ended.stage_code == 2 else None, message=ended.sentence)
+        hint = "if memory was short, lower `side_by_side` or sizes"
+        return Failed(name="Killed", message=f"The process was killed by {signals[number]}; {hint}.")
+    if "MLflow at http" in result.sentence:  # a server may be back soon; a file will not
+        return Failed(name="Unreachable", message=result.sentence)
+    return Failed(name="Invalid" if result.stage_code == 2 else None, message=result.sentence)
 
 
-def summary(states: Sequence[State[Any]]) -> State[Any]:
+def combined_state(states: Sequence[State[Any]]) -> State[Any]:
     """One state for those of several tasks: failed when one of them is, with all their sentences."""
-    said = ", ".join(state.message or state.name or "" for state in states)
-    return Failed(message=said) if any(not state.is_completed() for state in states) else Completed(message=said)
+    sentences = ", ".join(state.message or state.name or "" for state in states)
+    if all(state.is_completed() for state in states):
+        return Completed(message=sentences)
+    return Failed(message=sentences)
 
 
-def here(flow: str, run: Callable[[], State[Any]]) -> int:
-    """Run a flow once, here and now, print what it came to and return the exit code."""
+def run_flow_here(flow: str, run: Callable[[], State[Any]]) -> int:
+    """Run a flow once in this process, print its final sentence and return the exit code."""
     try:
         state = run()
     except KeyboardInterrupt:
@@ -151,10 +158,8 @@ def here(flow: str, run: Callable[[], State[Any]]) -> int:
     except RuntimeError as error:
         if "API" not in str(error):
             raise
-        print(  # noqa: T201
-            f"{flow}: {error} Check PREFECT_API_URL, or unset it for a server that lasts as long as the run.",
-            file=sys.stderr,
-        )
+        hint = "Check PREFECT_API_URL, or unset it for a server that lasts as long as the run."
+        print(f"{flow}: {error} {hint}", file=sys.stderr)  # noqa: T201
         return 1
     is_good = state.is_completed()
     print(f"{flow}: {state.message or state.name}", file=sys.stdout if is_good else sys.stderr)
@@ -162,11 +167,15 @@ def here(flow: str, run: Callable[[], State[Any]]) -> int:
     return 0 if is_good else 2 if is_wrong_use else 1
 
 
-def may_pass(_task: object, run: TaskRun, state: State[Any]) -> bool:
-    """Whether to try again: a server is away, someone else works on the files; a process was killed or its machine is gone, thrice at most."""
+def is_worth_retrying(_task: object, run: TaskRun, state: State[Any]) -> bool:
+    """True while a server is away or files are in use; for a killed process or a lost machine, three times at most."""
     return state.name in {"Unreachable", "Busy"} or (state.name in {"Killed", "Lost"} and run.run_count <= 3)
 
 
-# Twenty minutes in all: a server may restart, another run may come to its end. Prefect's own setting changes the waits.
-WAITS = get_current_settings().tasks.default_retry_delay_seconds or [20.0, 40.0, 60.0]
-RETRIES: dict[str, Any] = {"retries": 21, "retry_delay_seconds": WAITS, "retry_condition_fn": may_pass}
+# Twenty minutes in all: a server may restart, another run may end. Prefect's own setting changes the delays.
+RETRY_DELAYS = get_current_settings().tasks.default_retry_delay_seconds or [20.0, 40.0, 60.0]
+RETRIES: dict[str, Any] = {
+    "retries": 21,
+    "retry_delay_seconds": RETRY_DELAYS,
+    "retry_condition_fn": is_worth_retrying,
+}

@@ -1,6 +1,7 @@
 """Batch inference as a Prefect flow: what `lekhani generate` writes, with retries and a page for each run.
 
-Run it with `python pipelines/generate.py --dataset mnist --each 1000 --format parquet --out generated/digits` (`--help` lists the options).
+Run it with `python pipelines/generate.py --dataset mnist --each 1000 --format parquet --out generated/digits`; `--help`
+lists the options.
 A run that failed goes on where it was, so that a retry draws only what is missing.
 """
 
@@ -11,12 +12,21 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from commands import RETRIES, ROOT, command, ending_commands, failed, here, summary
+from commands import (
+    RETRIES,
+    ROOT,
+    combined_state,
+    failed_state,
+    options,
+    run_command,
+    run_flow_here,
+    terminating_commands,
+)
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
-from published import key
+from published import artifact_key
 from pydantic import Field
 
 from lekhani.generate.datasheet import readme
@@ -31,14 +41,13 @@ Engine = Literal["local", "ray"]
 @task(task_run_name="generate@{dataset}", **RETRIES)
 def write(root: Path, dataset: str, out: str, words: list[str]) -> State[Any]:
     """Write the dataset, or what is missing of it; the message says what is in it, and an artifact shows its README."""
-    ended = command(root, "lekhani", "generate", "--dataset", dataset, *words, "--out", out)
-    if ended.code:
-        return failed(ended)
+    result = run_command(root, "lekhani", "generate", "--dataset", dataset, *words, "--out", out)
+    if result.code:
+        return failed_state(result)
     with chdir(root):
-        create_markdown_artifact(
-            readme(Store(out).read("dataset.json")), key=key("generated", re.split("[@:]", dataset)[0])
-        )
-    return Completed(message=ended.sentence)
+        page, name = readme(Store(out).read("dataset.json")), re.split("[@:]", dataset)[0]
+        create_markdown_artifact(page, key=artifact_key("generated", name))
+    return Completed(message=result.sentence)
 
 
 @flow(name="generate")
@@ -47,7 +56,7 @@ def generate(
     out: str,
     labels: list[str] | None = None,
     each: Annotated[int, Field(ge=1)] | None = None,
-    form: Format = "png",
+    format: Format = "png",
     seed: Annotated[int, Field(ge=0)] = 0,
     min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None,
     truncation: Annotated[float, Field(gt=0)] | None = None,
@@ -63,7 +72,7 @@ def generate(
         out: A folder, or an address such as s3://bucket/folder; a relative path starts in the project's folder.
         labels: WHAT=COUNT, where WHAT is a glyph, a class name or a label number.
         each: As many images of every class that `labels` does not name.
-        form: The format.
+        format: What to write.
         seed: Same seed, same pictures.
         min_confidence: Keep only what the judge recognises so surely.
         truncation: Keep the noise within so many standard deviations.
@@ -74,40 +83,30 @@ def generate(
 
     """
     words = [word for label in labels or [] for word in ("--label", label)]
-    for name, value in (("each", each), ("min-confidence", min_confidence), ("truncation", truncation)):
-        words += [] if value is None else [f"--{name}", str(value)]
-    words += [
-        "--format",
-        form,
-        "--seed",
-        str(seed),
-        "--shard-size",
-        str(shard_size),
-        "--engine",
-        engine,
-        *(["--overwrite"] if overwrite else []),
-    ]
-    with ending_commands():
-        return summary([write(root.resolve(), dataset, out, words, return_state=True)])
+    words += options(each=each, min_confidence=min_confidence, truncation=truncation, format=format, seed=seed)
+    words += options(shard_size=shard_size, engine=engine, overwrite=overwrite)
+    with terminating_commands():
+        return combined_state([write(root.resolve(), dataset, out, words, return_state=True)])
 
 
 def main() -> int:
     """Run the flow once, here and now."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--root", type=Path, default=ROOT, help="the project's folder (this one)")
-    parser.add_argument("--dataset", default="devanagari", help="whose registered generator to use")
-    parser.add_argument("--out", required=True, help="a folder, or an address such as s3://bucket/folder")
-    parser.add_argument("--label", action="append", dest="labels", metavar="WHAT=COUNT", help="repeat for several")
-    parser.add_argument("--each", type=int, help="as many of every other class")
-    parser.add_argument("--format", dest="form", choices=list(FORMATS), default="png")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same pictures")
-    parser.add_argument("--min-confidence", type=float, help="keep only what the judge recognises so surely")
-    parser.add_argument("--truncation", type=float, help="keep the noise within so many standard deviations")
-    parser.add_argument("--shard-size", type=int, default=SHARD_SIZE)
-    parser.add_argument("--engine", choices=["local", "ray"], default="local")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    add = parser.add_argument
+    add("--root", type=Path, default=ROOT, help="the project's folder (this one)")
+    add("--dataset", default="devanagari", help="whose registered generator to use")
+    add("--out", required=True, help="a folder, or an address such as s3://bucket/folder")
+    add("--label", action="append", dest="labels", metavar="WHAT=COUNT", help="repeat for several")
+    add("--each", type=int, help="as many of every other class")
+    add("--format", choices=list(FORMATS), default="png")
+    add("--seed", type=int, default=0, help="same seed, same pictures")
+    add("--min-confidence", type=float, help="keep only what the judge recognises so surely")
+    add("--truncation", type=float, help="keep the noise within so many standard deviations")
+    add("--shard-size", type=int, default=SHARD_SIZE)
+    add("--engine", choices=["local", "ray"], default="local")
+    add("--overwrite", action="store_true", help="replace what is there")
     given = vars(parser.parse_args())
-    return here("generate", lambda: generate(**given, return_state=True))
+    return run_flow_here("generate", lambda: generate(**given, return_state=True))
 
 
 if __name__ == "__main__":

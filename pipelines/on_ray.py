@@ -11,21 +11,24 @@ from lekhani.errors import UsageError
 
 
 def runner() -> TaskRunner[Any]:
-    """A task runner on the cluster of RAY_ADDRESS, or of this machine alone; raises UsageError where Ray is not installed."""
+    """A task runner on the cluster of RAY_ADDRESS, or of this machine alone.
+
+    Raises UsageError where Ray is not installed.
+    """
     try:
         from prefect_ray import RayTaskRunner
     except ImportError:
         raise UsageError("`engine` ray needs Ray: pip install 'lekhani[ray]'.") from None
-    found = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # tasks are imported from this folder
+    variables = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # tasks are imported from this folder
     return cast(
-        TaskRunner[Any], RayTaskRunner(init_kwargs={"runtime_env": {"env_vars": found}, "log_to_driver": False})
+        TaskRunner[Any], RayTaskRunner(init_kwargs={"runtime_env": {"env_vars": variables}, "log_to_driver": False})
     )
 
 
 def reserving(side_by_side: int, trains: bool) -> AbstractContextManager[Any]:
-    """What a task that is submitted in the block takes of a node: its share of the cores and, if it trains and there is one, a GPU.
+    """What a task submitted in the block takes of a node: its share of the cores and, if it trains, a free GPU.
 
-    Ray tells the task by OMP_NUM_THREADS and CUDA_VISIBLE_DEVICES, and starts it where that much is free.
+    Ray sets OMP_NUM_THREADS and CUDA_VISIBLE_DEVICES for the task, and starts it where that much is free.
     """
     import ray
     from prefect_ray.context import remote_options

@@ -10,12 +10,21 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
-from commands import RETRIES, ROOT, command, ending_commands, failed, here, summary
+from commands import (
+    RETRIES,
+    ROOT,
+    combined_state,
+    failed_state,
+    options,
+    run_command,
+    run_flow_here,
+    terminating_commands,
+)
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
-from published import key
+from published import artifact_key
 
 from lekhani import files, params
 from lekhani.errors import LekhaniError
@@ -26,8 +35,8 @@ def leader(folder: Path, dataset: str) -> dict[str, str]:
     return next(row for row in files.read_csv(folder / "reports/leaderboard.csv") if row["dataset"] == dataset)
 
 
-def settled(folder: Path, dataset: str) -> bool:
-    """Whether the leaderboard's best of a dataset has been registered and the gate has said, on the same data, whether it is promoted.
+def is_decided(folder: Path, dataset: str) -> bool:
+    """Whether the gate has decided on the leaderboard's best, on the same data, and its promotion is complete.
 
     Raises LekhaniError when MLflow does not answer.
     """
@@ -54,14 +63,13 @@ def settled(folder: Path, dataset: str) -> bool:
 def register(folder: Path, dataset: str) -> State[Any]:
     """Register the best variant of a dataset; the state is named Cached when the gate has already decided on it."""
     try:
-        if settled(folder, dataset):
-            return Completed(
-                name="Cached", message="The gate has decided on the best variant before, on the same data."
-            )
+        if is_decided(folder, dataset):
+            decided = "The gate has decided on the best variant before, on the same data."
+            return Completed(name="Cached", message=decided)
     except LekhaniError as error:
         return Failed(name="Unreachable", message=str(error))
-    ended = command(folder, "lekhani", "register", "--dataset", dataset)
-    return failed(ended) if ended.code else Completed(message=ended.sentence)
+    result = run_command(folder, "lekhani", "register", "--dataset", dataset)
+    return failed_state(result) if result.code else Completed(message=result.sentence)
 
 
 @task(task_run_name="gate@{dataset}", **RETRIES)
@@ -73,20 +81,15 @@ def gate(
     force: bool = False,
     reason: str | None = None,
 ) -> State[Any]:
-    """Let the gate decide on a dataset's challenger; the state is named Promoted or Refused and its message says it in a few words."""
-    words = ["lekhani", "promote", "--dataset", dataset]
-    words += ["--check"] if check else []
-    words += ["--version", version] if version else []
-    words += ["--force"] if force else []
-    words += ["--reason", reason] if reason else []
-    ended = command(folder, *words)
-    if ended.code not in (0, 3):
-        return failed(ended)
-    decision = "\n".join(ended.lines[next(i for i, line in enumerate(ended.lines) if line.startswith("## ")) :])
-    create_markdown_artifact(decision, key=key("gate", dataset))
-    return Completed(
-        name="Refused" if ended.code else "Promoted", message=outcome(decision, promoted=ended.code == 0, check=check)
-    )
+    """Let the gate decide on a dataset's challenger; the state is named Promoted or Refused, with a short message."""
+    words = options(dataset=dataset, check=check, version=version, force=force, reason=reason)
+    result = run_command(folder, "lekhani", "promote", *words)
+    if result.code not in (0, 3):
+        return failed_state(result)
+    decision = "\n".join(result.lines[next(i for i, line in enumerate(result.lines) if line.startswith("## ")) :])
+    create_markdown_artifact(decision, key=artifact_key("gate", dataset))
+    promoted = result.code == 0
+    return Completed(name="Promoted" if promoted else "Refused", message=outcome(decision, promoted, check))
 
 
 def outcome(decision: str, promoted: bool, check: bool = False) -> str:
@@ -96,7 +99,8 @@ def outcome(decision: str, promoted: bool, check: bool = False) -> str:
     if decided is None:  # there was no challenger
         return heading
     reasons = re.search(r"^\*\*Refuse\*\*: .+ (\(.+\))\.$", decision, re.MULTILINE)
-    verb = f"{'would be ' if check else ''}{'promoted' if promoted else 'refused'}{' by force' if promoted and reasons else ''}"
+    verb = ("would be " if check else "") + ("promoted" if promoted else "refused")
+    verb += " by force" if promoted and reasons else ""
     return " ".join([decided[1], decided[2], verb, *([reasons[1]] if reasons else [])])
 
 
@@ -125,27 +129,23 @@ def promote(
         names = datasets or list(params.load(root / "params.yaml").data)
     except params.ParamsError as error:
         return Failed(message=str(error), data=error)
-    with ending_commands():
+    with terminating_commands():
         states = [gate(root, name, check, version, force, reason, return_state=True) for name in names]
-    return summary(states)
+    return combined_state(states)
 
 
 def main() -> int:
     """Run the flow once, here and now."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--root", type=Path, default=ROOT, help="the project's folder (this one)")
-    parser.add_argument("--dataset", action="append", help="repeat for several; all of params.yaml when left out")
-    parser.add_argument("--version", metavar="N", help="this version instead of the challenger")
-    parser.add_argument("--check", action="store_true", help="only decide")
-    parser.add_argument("--force", action="store_true", help="promote whatever the gate says; needs --reason")
-    parser.add_argument("--reason", help="why, for those who read it later")
-    given = parser.parse_args()
-    return here(
-        "promote",
-        lambda: promote(
-            given.root, given.dataset, given.check, given.version, given.force, given.reason, return_state=True
-        ),
-    )
+    add = parser.add_argument
+    add("--root", type=Path, default=ROOT, help="the project's folder (this one)")
+    add("--dataset", action="append", dest="datasets", help="repeat for several; all of params.yaml when left out")
+    add("--version", metavar="N", help="this version instead of the challenger")
+    add("--check", action="store_true", help="only decide")
+    add("--force", action="store_true", help="promote whatever the gate says; needs --reason")
+    add("--reason", help="why, for those who read it later")
+    given = vars(parser.parse_args())
+    return run_flow_here("promote", lambda: promote(**given, return_state=True))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a run shows on its page in Prefect: leaderboard, samples, links to MLflow's runs, the report of a failed validation."""
+"""A run's artifacts in Prefect: leaderboard, samples, links to MLflow's runs, the report of a failed validation."""
 
 import base64
 import os
@@ -11,7 +11,7 @@ from lekhani import files
 from lekhani.params import Params
 
 
-def key(*words: str) -> str:
+def artifact_key(*words: str) -> str:
     """An artifact's key, which takes small letters, digits and dashes only."""
     return "-".join(words).replace("_", "-")
 
@@ -21,9 +21,9 @@ def publish(folder: Path, p: Params) -> None:
     """Show the leaderboard, some samples of each variant, and where MLflow has its run."""
     create_markdown_artifact((folder / "reports/leaderboard.md").read_text(encoding="utf-8"), key="leaderboard")
     for dataset in p.data:
-        if page := samples(folder, dataset, p.pipeline.everyone):
-            create_markdown_artifact(page, key=key("samples", dataset))
-    if p.tracking.backend == "mlflow" and (page := runs(folder, p)):
+        if page := samples_page(folder, dataset, p.pipeline.everyone):
+            create_markdown_artifact(page, key=artifact_key("samples", dataset))
+    if p.tracking.backend == "mlflow" and (page := runs_page(folder, p)):
         create_markdown_artifact(page, key="mlflow-runs")
 
 
@@ -32,18 +32,21 @@ def publish_validation(folder: Path, dataset: str) -> None:
     """Show why data were found unfit to train on."""
     report = folder / "reports" / dataset / "validation.md"
     if report.exists():
-        create_markdown_artifact(report.read_text(encoding="utf-8"), key=key("validation", dataset))
+        create_markdown_artifact(report.read_text(encoding="utf-8"), key=artifact_key("validation", dataset))
 
 
-def samples(folder: Path, dataset: str, variants: tuple[str, ...]) -> str:
-    """Markdown with a strip of each variant's images in it, since the server that shows it need not see this disk; "" when there is none."""
+def samples_page(folder: Path, dataset: str, variants: tuple[str, ...]) -> str:
+    """Markdown with a strip of each variant's images; "" when there is none.
+
+    The images are in the text itself, since the server that shows it need not see this disk.
+    """
     found = {variant: folder / "reports/scorecards" / f"{dataset}-{variant}" / "strip.png" for variant in variants}
     strips = {variant: base64.b64encode(path.read_bytes()).decode() for variant, path in found.items() if path.exists()}
     shown = [f"## {variant}\n\n![{variant}](data:image/png;base64,{png})\n" for variant, png in strips.items()]
     return "\n".join([f"# {dataset}\n", *shown]) if shown else ""
 
 
-def runs(folder: Path, p: Params) -> str:
+def runs_page(folder: Path, p: Params) -> str:
     """Markdown with a link to the MLflow run of each training; "" when there is none."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"

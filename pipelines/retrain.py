@@ -1,7 +1,7 @@
 """Retraining as a Prefect flow: DVC's own stages as tasks, then registration, the gate and promotion.
 
-Run it with `python pipelines/retrain.py` (`--help` lists the options). Which stage needs which file is dvc.yaml's
-business: the flow asks DVC for the graph and lets `dvc repro` decide what there is to do.
+Run it with `python pipelines/retrain.py` (`--help` lists the options). dvc.yaml alone says which stage needs which
+file: the flow asks DVC for the graph and lets `dvc repro` decide what there is to do.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import on_ray
 from choices import Profile, Source, Variant, as_overrides, commit_of, workspace
-from commands import ROOT, ending_commands, here
+from commands import ROOT, run_flow_here, terminating_commands
 from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo
@@ -28,11 +28,11 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from promote import gate, register
 from published import publish, publish_validation
 from pydantic import Field
-from stage import hand_over, needs_server, run_stage
+from stage import require_shared_server, run_remotely, run_stage
 
 from lekhani import params
 from lekhani.data.sources import fetch
-from lekhani.errors import LekhaniError, UsageError, first_line
+from lekhani.errors import LekhaniError, first_line
 from lekhani.machine import cpu_count
 
 Engine = Literal["threads", "ray"]
@@ -49,7 +49,7 @@ def graph_and_changes(folder: Path) -> tuple[Graph, set[str]]:
         needs = {stage.addressing: {other.addressing for other in graph.successors(stage)} for stage in graph}
         try:
             return needs, set(repo.status())
-        except LockError:  # another run has a stage going here; each stage will be looked at when its turn comes
+        except LockError:  # another run has a stage running here, so each stage is checked when its turn comes
             return needs, set(needs)
 
 
@@ -59,19 +59,28 @@ def gpus() -> list[str]:
     if visible is not None:
         return [one.strip() for one in visible.split(",") if one.strip() not in ("", "-1")]
     try:
-        told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=60).stdout  # noqa: S607
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=60)  # noqa: S607
     except (OSError, subprocess.SubprocessError):
         return []
-    return [str(number) for number, line in enumerate(line for line in told.splitlines() if line.startswith("GPU "))]
+    count = sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+    return [str(number) for number in range(count)]
 
 
-def places(stages: Sequence[str], devices: Sequence[str]) -> dict[str, str]:
-    """The GPU of each stage that trains, in turn; Prefect's limits on the tags `gpu-0`, `gpu-1` ... see to it that each has one stage at a time."""
-    training = [stage for stage in stages if stage.split("@")[0] in TRAINING]
+def assign_gpus(stages: Sequence[str], devices: Sequence[str]) -> dict[str, str]:
+    """The GPU of each stage that trains, in turn.
+
+    Prefect's limits on the tags `gpu-0`, `gpu-1` ... ensure that each has one stage at a time.
+    """
+    training = [stage for stage in stages if trains(stage)]
     return {stage: devices[number % len(devices)] for number, stage in enumerate(training)} if devices else {}
 
 
-def threads(side_by_side: int) -> dict[str, str]:
+def trains(stage: str) -> bool:
+    """True for a stage that wants a GPU to itself."""
+    return stage.split("@", maxsplit=1)[0] in TRAINING
+
+
+def thread_settings(side_by_side: int) -> dict[str, str]:
     """Environment that shares the cores among stages that run side by side; what the user has set stays."""
     if side_by_side == 1:
         return {}
@@ -87,24 +96,62 @@ def newer_version(folder: Path, dataset: str, data: params.Data) -> State[Any]:
     try:
         number = fetch.newer_version(dataset, data, folder / "data" / "raw" / dataset)
     except LekhaniError as error:
-        get_run_logger().warning(
-            "%s: what is here stays, for Kaggle does not tell whether there is a newer version. %s", dataset, error
-        )
+        get_run_logger().warning("%s stays at the version that is here; Kaggle names no newer one. %s", dataset, error)
         return Completed(name="Unknown", message=str(error))
-    return (
-        Completed(name="Newer", message=f"version {number}")
-        if number
-        else Completed(name="Cached", message="no newer version")
-    )
+    if number:
+        return Completed(name="Newer", message=f"version {number}")
+    return Completed(name="Cached", message="no newer version")
 
 
-def elsewhere(needs: Graph) -> set[str]:
-    """The stages worth a worker: what trains and all that follows from it, but for what comes last, which needs the outputs of all of them here."""
+def remote_stages(needs: Graph) -> set[str]:
+    """The stages worth a worker: those that train and all that follows from them.
+
+    The last stage of the graph is not, as it needs the outputs of all others here.
+    """
     found, last = set[str](), set(needs) - set[str]().union(*needs.values())
     for stage in TopologicalSorter(needs).static_order():
-        if stage.split("@")[0] in TRAINING or needs[stage] & found:
+        if trains(stage) or needs[stage] & found:
             found.add(stage)
     return found - last
+
+
+class Dispatcher:
+    """Decides of each stage, in the order of the graph, how it runs: on this machine, on which GPU, or on a worker.
+
+    `environment` is that of stages on this machine, `gpu_of` the GPU of those that have one. `workers` are a deployment
+    of the flow `stage` and the commit at which it works.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        needs: Graph,
+        due: set[str],
+        forced: set[str],
+        environment: Mapping[str, str],
+        gpu_of: Mapping[str, str],
+        workers: tuple[str, str] | None,
+    ) -> None:
+        self.folder, self.needs, self.due, self.forced = folder, needs, due | forced, forced
+        self.environment, self.gpu_of, self.workers = environment, gpu_of, workers
+        self.remote = remote_stages(needs) if workers else set[str]()
+        self.pushed: set[str] = set()
+
+    def call_for(self, stage: str) -> tuple[Task[..., State[Any]], dict[str, Any]]:
+        """The task that runs a stage, and its arguments."""
+        needs = self.needs[stage]
+        # Whatever a stage came to, what follows from it is due: DVC's run cache and other flows bring new outputs too.
+        is_due = stage in self.due or bool(needs & self.due)
+        self.due |= {stage} if is_due else set()
+        arguments: dict[str, Any] = {"folder": self.folder, "stage": stage}
+        if self.workers and is_due and stage in self.remote:
+            arguments |= {"needs": sorted(needs), "made_here": sorted(needs - self.pushed)}
+            self.pushed.add(stage)
+            return run_remotely, arguments | {"deployment": self.workers[0], "commit": self.workers[1]}
+        gpu = self.gpu_of.get(stage)
+        environment = {**self.environment, **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})}
+        run = run_stage if gpu is None or not is_due else run_stage.with_options(tags=[f"gpu-{gpu}"])
+        return run, arguments | {"is_due": is_due, "force": stage in self.forced, "environment": environment}
 
 
 def run_stages(
@@ -116,44 +163,26 @@ def run_stages(
     engine: Engine = "threads",
     workers: tuple[str, str] | None = None,
 ) -> dict[str, State[Any]]:
-    """Run every stage once all that it needs is done, and return how each ended; what needs a failed stage is left out.
+    """Run every stage once all that it needs is done, and return the final states; what needs a failed stage has none.
 
-    Stages are submitted when they can start, since a task that waits for another would hold one of the runner's workers meanwhile.
-    `workers` are a deployment of the flow `stage` and the commit at which it works.
+    Stages are submitted when they can start, since a task that waits for another would occupy the runner meanwhile.
+    `workers` are as for `Dispatcher`.
     """
+    on_cluster = engine == "ray"  # Ray shares out cores and GPUs itself
+    gpu_of = {} if on_cluster else assign_gpus(list(TopologicalSorter(needs).static_order()), gpus())
+    environment = {} if on_cluster else thread_settings(side_by_side)
+    dispatcher = Dispatcher(folder, needs, due, forced, environment, gpu_of, workers)
     order, states = TopologicalSorter(needs), dict[str, State[Any]]()
     running: dict[PrefectFuture[Any], str] = {}
-    looked_at = due | forced
     order.prepare()
-    is_here = engine == "threads"  # where it is Ray that shares out cores and GPUs
-    shared, gpu_of = (
-        (threads(side_by_side), places(list(TopologicalSorter(needs).static_order()), gpus())) if is_here else ({}, {})
-    )
-    away, pushed = elsewhere(needs) if workers else set(), set[str]()
     with (
-        ThreadPoolTaskRunner[Any](max_workers=side_by_side) if is_here else on_ray.runner() as runner,
-        ending_commands(),
+        on_ray.runner() if on_cluster else ThreadPoolTaskRunner[Any](max_workers=side_by_side) as runner,
+        terminating_commands(),
     ):
         while order.is_active():
             for stage in order.get_ready():
-                # What follows from it as well, whoever ran it: DVC's run cache and other flows bring new outputs too.
-                is_due = stage in looked_at or bool(needs[stage] & looked_at)
-                looked_at |= {stage} if is_due else set()
-                if workers and is_due and stage in away:
-                    asked: dict[str, Any] = {"needs": sorted(needs[stage]), "made_here": sorted(needs[stage] - pushed)}
-                    asked |= {"deployment": workers[0], "commit": workers[1]}
-                    one: Task[..., State[Any]] = hand_over
-                    pushed.add(stage)
-                else:
-                    environment = shared | ({"CUDA_VISIBLE_DEVICES": gpu_of[stage]} if stage in gpu_of else {})
-                    one = (
-                        run_stage.with_options(tags=[f"gpu-{gpu_of[stage]}"])
-                        if is_due and stage in gpu_of
-                        else run_stage
-                    )
-                    asked = {"is_due": is_due, "force": stage in forced, "environment": environment}
-                with nullcontext() if is_here else on_ray.reserving(side_by_side, stage.split("@")[0] in TRAINING):
-                    running[runner.submit(one, {"folder": folder, "stage": stage, **asked})] = stage
+                with on_ray.reserving(side_by_side, trains(stage)) if on_cluster else nullcontext():
+                    running[runner.submit(*dispatcher.call_for(stage))] = stage
             if not running:  # all that is left needs a stage that failed
                 break
             future = next(as_completed(list(running)))
@@ -181,7 +210,8 @@ def retrain(
 ) -> State[Any]:
     """Bring every stage of dvc.yaml up to date, register the best variants and promote those that pass the gate.
 
-    What is left empty is as in params.yaml. Choices hold in a workspace of their own below .dvc/tmp/flows and leave params.yaml as it is.
+    What is left empty is as in params.yaml. Choices hold in a workspace of their own below .dvc/tmp/flows and leave
+    params.yaml as it is.
 
     Args:
         root: The project's folder.
@@ -194,53 +224,56 @@ def retrain(
         promote: Let the gate decide on what was registered.
         side_by_side: How many stages may run at a time; they share the cores. On Ray, how many on each node.
         engine: Where stages run as tasks: on this machine, or on the Ray cluster of RAY_ADDRESS.
-        stage_deployment: A deployment of the flow `stage`, such as stage/worker, whose workers run the stages that take long.
+        stage_deployment: A deployment of the flow `stage`, such as stage/worker; its workers run the long stages.
 
     """
     root = root.resolve()
     try:
-        raw = params.read(root / "params.yaml")
-        folder = workspace(root, as_overrides(raw, profile, datasets, variants, source, overrides))
+        choices = as_overrides(params.read(root / "params.yaml"), profile, datasets, variants, source, overrides)
+        folder = workspace(root, choices)
         p = params.load(folder / "params.yaml")
         needs, due = graph_and_changes(folder)
         workers = (stage_deployment, commit_of(root)) if stage_deployment else None
         if workers:
-            needs_server(p)
+            require_shared_server(p)
+        if folder != root:
+            get_run_logger().info(
+                "These choices differ from params.yaml; they have a workspace of their own: %s", folder
+            )
+        states = run_stages(folder, needs, due, newer_sources(folder, p), side_by_side, engine, workers)
     except (LekhaniError, params.ParamsError, DvcException) as error:
         return Failed(message=first_line(error), data=error)
     except OSError as error:
-        return Failed(
-            message=f"DVC cannot work in {root}: {error.strerror or error}; free space or check permissions, then run again."
-        )
-    if folder != root:
-        get_run_logger().info(
-            "These choices differ from params.yaml, so they have a workspace of their own: %s", folder
-        )
-    kaggle = [name for name, data in p.data.items() if data.source == "kaggle"]
-    forced = {
-        f"fetch@{name}"
-        for name in kaggle
-        if newer_version(folder, name, p.data[name], return_state=True).name == "Newer"
-    }
-    try:
-        states = run_stages(folder, needs, due, forced, side_by_side, engine, workers)
-    except UsageError as error:
-        return Failed(message=str(error), data=error)
-    if any(not state.is_completed() for state in states.values()):
-        for stage, state in states.items():
-            if stage.startswith("validate@") and state.is_failed():
-                publish_validation(folder, stage.removeprefix("validate@"))
-        return told(states, len(needs))
-    publish(folder, p)
-    return told(
-        states, len(needs), registry(folder, p, promote) if register_best and p.tracking.backend == "mlflow" else []
-    )
+        hint = "free space or check permissions, then run again"
+        return Failed(message=f"DVC cannot work in {root}: {error.strerror or error}; {hint}.")
+    registered = []
+    if all(state.is_completed() for state in states.values()):
+        publish(folder, p)
+        if register_best and p.tracking.backend == "mlflow":
+            registered = update_registry(folder, p, promote)
+    else:
+        publish_failed_validations(folder, states)
+    return run_state(states, len(needs), registered)
 
 
-def registry(folder: Path, p: params.Params, promote: bool) -> list[State[Any]]:
-    """Register and, if wanted, promote the best variant of each dataset, unless the gate has decided on it before; returns what came of it."""
+def newer_sources(folder: Path, p: params.Params) -> set[str]:
+    """The fetch stages of datasets of which Kaggle has a newer version, which DVC cannot know."""
+    kaggle = {name: data for name, data in p.data.items() if data.source == "kaggle"}
+    checks = {name: newer_version(folder, name, data, return_state=True) for name, data in kaggle.items()}
+    return {f"fetch@{name}" for name, state in checks.items() if state.name == "Newer"}
+
+
+def publish_failed_validations(folder: Path, states: Mapping[str, State[Any]]) -> None:
+    """Show the reports of the validations that failed."""
+    for stage, state in states.items():
+        if stage.startswith("validate@") and state.is_failed():
+            publish_validation(folder, stage.removeprefix("validate@"))
+
+
+def update_registry(folder: Path, p: params.Params, promote: bool) -> list[State[Any]]:
+    """Register and, if wanted, promote the best variant of each dataset, unless the gate has decided on it before."""
     states = []
-    with ending_commands():
+    with terminating_commands():
         for dataset in p.data:
             state = register(folder, dataset, return_state=True)
             if promote and state.is_completed() and state.name != "Cached":
@@ -249,14 +282,15 @@ def registry(folder: Path, p: params.Params, promote: bool) -> list[State[Any]]:
     return states
 
 
-def told(states: Mapping[str, State[Any]], stages: int, registered: Sequence[State[Any]] = ()) -> State[Any]:
+def run_state(states: Mapping[str, State[Any]], stages: int, registered: Sequence[State[Any]] = ()) -> State[Any]:
     """The state of the whole run, with one sentence that says what happened."""
-    wrong = {stage: state for stage, state in states.items() if not state.is_completed()}
-    if wrong:
-        left = stages - len(states)
-        waiting = f" {left} stages that need what is missing were not started." if left else ""
-        causes = " ".join(f"{stage} failed: {state.message}" for stage, state in wrong.items())
-        return Failed(message=f"{causes}{waiting} Nothing was registered or promoted.")
+    failures = {stage: state for stage, state in states.items() if not state.is_completed()}
+    if failures:
+        sentences = [f"{stage} failed: {state.message}" for stage, state in failures.items()]
+        if left := stages - len(states):
+            verbs = ("stage that needs", "was") if left == 1 else ("stages that need", "were")
+            sentences.append(f"{left} {verbs[0]} what is missing {verbs[1]} not started.")
+        return Failed(message=" ".join([*sentences, "Nothing was registered or promoted."]))
     cached = sum(state.name == "Cached" for state in states.values())
     run = len(states) - cached
     counts = f"{run} {'stage' if run == 1 else 'stages'} run, {cached} cached" if run else "nothing changed"
@@ -268,41 +302,22 @@ def told(states: Mapping[str, State[Any]], stages: int, registered: Sequence[Sta
 def main() -> int:
     """Run the flow once, here and now."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--root", type=Path, default=ROOT, help="the project's folder (this one)")
-    parser.add_argument("--profile", help="as in params.yaml when left out; so are the next four")
-    parser.add_argument("--dataset", action="append", help="repeat for several")
-    parser.add_argument("--variant", action="append", help="repeat for several")
-    parser.add_argument("--source", help="where the raw files come from")
-    parser.add_argument(
-        "-S", "--set", action="append", metavar="KEY=VALUE", help="as for `dvc exp run -S`; repeat for several"
-    )
-    parser.add_argument("--no-register", action="store_true", help="leave the MLflow registry as it is")
-    parser.add_argument("--no-promote", action="store_true", help="register, but do not ask the gate")
-    parser.add_argument(
-        "--side-by-side", type=int, default=2, metavar="N", help="how many stages may run at a time (2)"
-    )
-    parser.add_argument("--engine", default="threads", help="threads, or ray for the cluster of RAY_ADDRESS")
-    parser.add_argument(
-        "--stage-deployment",
-        metavar="FLOW/NAME",
-        help="have workers run the stages that take long, such as stage/worker",
-    )
-    given = parser.parse_args()
-    choices = (
-        given.profile,
-        given.dataset,
-        given.variant,
-        given.source,
-        given.set,
-        not given.no_register,
-        not given.no_promote,
-    )
-    return here(
-        "retrain",
-        lambda: retrain(
-            given.root, *choices, given.side_by_side, given.engine, given.stage_deployment, return_state=True
-        ),
-    )
+    add = parser.add_argument
+    add("--root", type=Path, default=ROOT, help="the project's folder (this one)")
+    add("--profile", help="as in params.yaml when left out; so are the next four")
+    add("--dataset", action="append", dest="datasets", help="repeat for several")
+    add("--variant", action="append", dest="variants", help="repeat for several")
+    add("--source", help="where the raw files come from")
+    overrides = "as for `dvc exp run -S`; repeat for several"
+    add("-S", "--set", action="append", dest="overrides", metavar="KEY=VALUE", help=overrides)
+    add("--no-register", action="store_false", dest="register_best", help="leave the MLflow registry as it is")
+    add("--no-promote", action="store_false", dest="promote", help="register, but do not ask the gate")
+    add("--side-by-side", type=int, default=2, metavar="N", help="how many stages may run at a time (2)")
+    add("--engine", default="threads", help="threads, or ray for the cluster of RAY_ADDRESS")
+    workers = "have workers run the stages that take long, such as stage/worker"
+    add("--stage-deployment", metavar="FLOW/NAME", help=workers)
+    given = vars(parser.parse_args())
+    return run_flow_here("retrain", lambda: retrain(**given, return_state=True))
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def test_a_stage_runs_once(toy: Workspace) -> None:
 
 def test_a_stage_that_fails_says_why_and_whether_to_try_again(toy: Workspace) -> None:
     def again(state: Any, count: int = 1) -> bool:
-        return commands.may_pass(None, TaskRun(task_key="t", dynamic_key="0", run_count=count), state)
+        return commands.is_worth_retrying(None, TaskRun(task_key="t", dynamic_key="0", run_count=count), state)
 
     wrong = run_stage(toy, "wrong")
     assert (wrong.name, wrong.message, again(wrong)) == ("Failed", "mnist is not fit to train on.", False)
@@ -154,8 +154,8 @@ def test_a_stage_that_fails_says_why_and_whether_to_try_again(toy: Workspace) ->
     assert "SIGKILL" in killed.message
     unknown = run_stage(toy, "third")
     assert (unknown.name, again(unknown)) == ("Failed", False)
-    misused = commands.failed(
-        commands.Ended(255, ("lekhani: No dataset 'x'.", "ERROR: failed to run: lekhani fetch, exited with 2"))
+    misused = commands.failed_state(
+        commands.CommandResult(255, ("lekhani: No dataset 'x'.", "ERROR: failed to run: lekhani fetch, exited with 2"))
     )
     assert (misused.name, misused.message, again(misused)) == ("Invalid", "No dataset 'x'.", False)
     lock = {"write": {str(toy.path / "second.txt"): {"pid": os.getpid(), "cmd": "dvc repro -s second"}}, "read": {}}
@@ -174,10 +174,12 @@ def test_a_stage_that_fails_says_why_and_whether_to_try_again(toy: Workspace) ->
 
 def test_an_unreachable_mlflow_is_worth_another_try() -> None:
     said = "lekhani: Could not register lekhani-mnist in MLflow at http://127.0.0.1:1: no answer"
-    assert commands.failed(commands.Ended(1, ("Scoring", said, ""))).name == "Unreachable"
+    assert commands.failed_state(commands.CommandResult(1, ("Scoring", said, ""))).name == "Unreachable"
     said = "lekhani: Could not use MLflow at sqlite:///mlruns/mlflow.db: database or disk is full"
-    assert commands.failed(commands.Ended(1, (said,))).name == "Failed", "a file does not come back by waiting"
-    assert commands.failed(commands.Ended(1, ())).message == "it ended with exit code 1"
+    assert commands.failed_state(commands.CommandResult(1, (said,))).name == "Failed", (
+        "a file does not come back by waiting"
+    )
+    assert commands.failed_state(commands.CommandResult(1, ())).message == "it ended with exit code 1"
 
 
 def test_a_disk_that_refuses_dvc_is_one_sentence(toy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,15 +197,15 @@ def test_a_disk_that_refuses_dvc_is_one_sentence(toy: Workspace, monkeypatch: py
 def test_commands_end_with_the_flow(tmp_path: Path) -> None:
     child = "import time; open('child', 'w'); time.sleep(60)"
     script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    ended: list[commands.Ended] = []
+    ended: list[commands.CommandResult] = []
 
     def work() -> None:
         with disable_run_logger():
-            ended.append(commands.command(tmp_path, "python", "-c", script))
+            ended.append(commands.run_command(tmp_path, "python", "-c", script))
 
     thread = threading.Thread(target=work)
     start = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), commands.ending_commands():  # noqa: PT012 - the wait belongs to it
+    with pytest.raises(KeyboardInterrupt), commands.terminating_commands():  # noqa: PT012 - the wait belongs to it
         thread.start()
         while not (tmp_path / "child").exists():
             time.sleep(0.05)
@@ -211,24 +213,24 @@ def test_commands_end_with_the_flow(tmp_path: Path) -> None:
     thread.join(40)
     assert ended, "a pipe that the grandchild holds open shows that it lives on"
     assert time.monotonic() - start < 50
-    assert commands.failed(ended[0]).is_cancelled(), "no reason to try again"
-    with commands.ending_commands():
-        assert commands.failed(ended[0]).name == "Killed", "the next flow of this process starts afresh"
+    assert commands.failed_state(ended[0]).is_cancelled(), "no reason to try again"
+    with commands.terminating_commands():
+        assert commands.failed_state(ended[0]).name == "Killed", "the next flow of this process starts afresh"
 
 
 def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     def stopped() -> Any:
         raise KeyboardInterrupt
 
-    assert commands.here("retrain", lambda: Completed(message="nothing changed")) == 0
+    assert commands.run_flow_here("retrain", lambda: Completed(message="nothing changed")) == 0
     assert capsys.readouterr().out == "retrain: nothing changed\n"
-    assert commands.here("retrain", lambda: Failed(message="no.")) == 1
+    assert commands.run_flow_here("retrain", lambda: Failed(message="no.")) == 1
     assert capsys.readouterr().err == "retrain: no.\n"
     wrong_use = ResultRecord(
         result=UsageError("no."), metadata=ResultRecordMetadata(storage_key="x", serializer=JSONSerializer())
     )
-    assert commands.here("retrain", lambda: Failed(message="no.", data=wrong_use)) == 2
-    assert commands.here("retrain", stopped) == 130
+    assert commands.run_flow_here("retrain", lambda: Failed(message="no.", data=wrong_use)) == 2
+    assert commands.run_flow_here("retrain", stopped) == 130
 
 
 class Future:
@@ -314,7 +316,7 @@ def test_a_failure_stops_what_needs_it_and_nothing_else(runner: dict[str, Any]) 
     runner["states"]["judge@a"] = Failed(message="no memory.")
     states = retrain.run_stages(Path("x"), NEEDS, set(NEEDS), set(), 2)
     assert set(states) == {"fetch@a", "judge@a", "fetch@b", "judge@b"}
-    told = retrain.told(states, len(NEEDS))
+    told = retrain.run_state(states, len(NEEDS))
     assert told.is_failed()
     assert told.message == (
         "judge@a failed: no memory. 3 stages that need what is missing were not started. Nothing was registered or promoted."
@@ -350,27 +352,27 @@ def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(9)))
-    assert retrain.threads(1) == {}
-    assert retrain.threads(2) == {"OMP_NUM_THREADS": "4", "OMP_WAIT_POLICY": "PASSIVE"}
-    assert retrain.threads(20)["OMP_NUM_THREADS"] == "1"
+    assert retrain.thread_settings(1) == {}
+    assert retrain.thread_settings(2) == {"OMP_NUM_THREADS": "4", "OMP_WAIT_POLICY": "PASSIVE"}
+    assert retrain.thread_settings(20)["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert retrain.threads(2) == {"OMP_WAIT_POLICY": "PASSIVE"}
+    assert retrain.thread_settings(2) == {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def test_one_sentence_says_what_happened() -> None:
     run, cached = Completed(message="run"), Completed(name="Cached", message="decided before")
     promoted = Completed(name="Promoted", message="lekhani-mnist version 3 promoted")
     refused = Completed(name="Refused", message="lekhani-devanagari version 2 refused (improvement, noise)")
-    assert retrain.told({"a": cached, "b": cached}, 2).message == "nothing changed"
-    assert retrain.told({"a": cached, "b": cached}, 2, [cached]).message == "nothing changed"
+    assert retrain.run_state({"a": cached, "b": cached}, 2).message == "nothing changed"
+    assert retrain.run_state({"a": cached, "b": cached}, 2, [cached]).message == "nothing changed"
     assert (
-        retrain.told({"a": run, "b": cached}, 2, [promoted, refused]).message
+        retrain.run_state({"a": run, "b": cached}, 2, [promoted, refused]).message
         == f"1 stage run, 1 cached; {promoted.message}, {refused.message}"
     )
-    assert retrain.told({"a": run, "b": run}, 2, [promoted, refused]).is_completed(), "a refusal is a good end"
-    away = retrain.told({"a": run, "b": run}, 2, [Failed(message="MLflow is away.")])
+    assert retrain.run_state({"a": run, "b": run}, 2, [promoted, refused]).is_completed(), "a refusal is a good end"
+    away = retrain.run_state({"a": run, "b": run}, 2, [Failed(message="MLflow is away.")])
     assert (away.is_failed(), away.message) == (True, "2 stages run, 0 cached; MLflow is away")
-    stopped = retrain.told({"a": Cancelled(message="stopped together with the flow")}, 1)
+    stopped = retrain.run_state({"a": Cancelled(message="stopped together with the flow")}, 1)
     assert stopped.is_failed()
 
 
@@ -411,7 +413,9 @@ def test_a_refusal_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     asked: list[tuple[str, ...]] = []
 
     def answer(code: int) -> None:
-        monkeypatch.setattr(promote, "command", lambda _, *words: (asked.append(words), commands.Ended(code, lines))[1])
+        monkeypatch.setattr(
+            promote, "run_command", lambda _, *words: (asked.append(words), commands.CommandResult(code, lines))[1]
+        )
 
     answer(3)
     state = promote.gate.fn(tmp_path, "my_own", check=True, version="2")
@@ -433,7 +437,7 @@ def test_the_gate_is_asked_once_about_the_same_model_and_data(store: Path, tmp_p
     board = "dataset,place,variant,model_sha256,data_digest\nother,1,a,5,5\nnightly,1,b,abc,d1\nnightly,2,c,def,d1\n"
     (tmp_path / "reports/leaderboard.csv").write_text(board)
     client, name = connect(), "lekhani-nightly"
-    assert not promote.settled(tmp_path, "nightly"), "nothing is registered"
+    assert not promote.is_decided(tmp_path, "nightly"), "nothing is registered"
     client.create_registered_model(name)
     for sha in ("def", "abc"):
         version = client.create_model_version(name, f"file:///{sha}", tags={"model_sha256": sha}).version
@@ -442,7 +446,7 @@ def test_the_gate_is_asked_once_about_the_same_model_and_data(store: Path, tmp_p
     def tagged(**tags: str) -> bool:
         for key, value in tags.items():
             client.set_model_version_tag(name, version, key.replace("gate_", "gate."), value)
-        return promote.settled(tmp_path, "nightly")
+        return promote.is_decided(tmp_path, "nightly")
 
     assert not tagged(), "it is registered, and the gate has not been asked"
     assert not tagged(gate_verdict="refuse", gate_data_digest="d0"), "it was, about other data"
@@ -494,11 +498,11 @@ def test_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     }.items():
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text(text)
-    assert "![dcgan](data:image/png;base64,UE5H)" in published.samples(tmp_path, "mnist", p.pipeline.everyone)
+    assert "![dcgan](data:image/png;base64,UE5H)" in published.samples_page(tmp_path, "mnist", p.pipeline.everyone)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert "make ui" in published.runs(tmp_path, p)
+    assert "make ui" in published.runs_page(tmp_path, p)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.org/")
-    told = published.runs(tmp_path, p)
+    told = published.runs_page(tmp_path, p)
     assert "| mnist | dcgan | [f00](https://mlflow.example.org/#/runs/f00) |" in told
     assert "make ui" not in told
-    assert published.key("gate", "my_own") == "gate-my-own"
+    assert published.artifact_key("gate", "my_own") == "gate-my-own"

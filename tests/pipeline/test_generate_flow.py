@@ -24,7 +24,7 @@ def test_the_flow_asks_for_what_was_chosen(
     asked: list[tuple[str, ...]] = []
     shown: dict[str, str] = {}
 
-    def command(root: Path, *words: str) -> commands.Ended:
+    def command(root: Path, *words: str) -> commands.CommandResult:
         asked.append(words)
         writer = pen.load(toy_generator(tmp_path / "g.onnx"))
         said = write_dataset(
@@ -32,16 +32,16 @@ def test_the_flow_asks_for_what_was_chosen(
             DatasetRequest(Plan(counts(writer.classes, ["2=3"], each=2), 4), SamplingOptions(5, None, None), "npz"),
             str(root / "out"),
         )
-        return commands.Ended(0, (said,))
+        return commands.CommandResult(0, (said,))
 
-    monkeypatch.setattr(generate, "command", command)
+    monkeypatch.setattr(generate, "run_command", command)
     monkeypatch.setattr(generate, "create_markdown_artifact", lambda page, key: shown.update({key: page}))
     task = generate.write.fn  # its own retries need Prefect's server
     monkeypatch.setattr(
         generate, "write", lambda root, dataset, out, words, return_state: task(root, dataset, out, words)
     )
     state = generate.generate.fn(
-        "mnist@champion", "out", labels=["2=3"], each=2, form="npz", seed=5, shard_size=4, root=tmp_path
+        "mnist@champion", "out", labels=["2=3"], each=2, format="npz", seed=5, shard_size=4, root=tmp_path
     )
     assert state.is_completed()
     assert state.message.startswith("Wrote 7 images of 3 classes")

@@ -58,7 +58,7 @@ def test_what_is_worth_a_worker() -> None:
         "compare": {"export@d-v"},
     }
     needs["train@d-v"] = {"validate@d", "judge@d"}
-    assert retrain.elsewhere(needs) == {"judge@d", "train@d-v", "export@d-v"}
+    assert retrain.remote_stages(needs) == {"judge@d", "train@d-v", "export@d-v"}
 
 
 def test_workers_work_at_a_commit(toy: Workspace) -> None:
@@ -91,10 +91,10 @@ def test_machines_need_a_server_in_common(monkeypatch: pytest.MonkeyPatch) -> No
     p = params.resolve(params.read(ROOT / "params.yaml"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(UsageError, match="set MLFLOW_TRACKING_URI on each"):
-        stage.needs_server(p)
-    stage.needs_server(p.model_copy(update={"tracking": p.tracking.model_copy(update={"backend": "none"})}))
+        stage.require_shared_server(p)
+    stage.require_shared_server(p.model_copy(update={"tracking": p.tracking.model_copy(update={"backend": "none"})}))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example.org")
-    stage.needs_server(p)
+    stage.require_shared_server(p)
 
 
 Answer = Callable[[Any], Any]
@@ -104,7 +104,7 @@ Answer = Callable[[Any], Any]
 def worker(toy: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], Any]:
     """Hands `train` over to a worker that is the function given: the parameters in, the final state and the entries of dvc.lock out."""
 
-    def hand_over(answer: Answer) -> Any:
+    def run_remotely(answer: Answer) -> Any:
         def run_deployment(_: str, parameters: dict[str, Any], **more: Any) -> Any:
             state, made = answer(json.loads(json.dumps(parameters)))
             client.read_flow_run = lambda _: SimpleNamespace(state=state)
@@ -116,9 +116,9 @@ def worker(toy: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer]
         monkeypatch.setattr(stage, "get_client", lambda **_: nullcontext(client))
         commit = choices.commit_of(toy.path)
         with disable_run_logger():
-            return stage.hand_over.fn(toy.path, "train", ["prepare"], ["prepare"], commit, "stage/worker")
+            return stage.run_remotely.fn(toy.path, "train", ["prepare"], ["prepare"], commit, "stage/worker")
 
-    return hand_over
+    return run_remotely
 
 
 def test_what_a_worker_made_is_taken_over_without_running_it(toy: Workspace, worker: Callable[[Answer], Any]) -> None:
@@ -128,19 +128,19 @@ def test_what_a_worker_made_is_taken_over_without_running_it(toy: Workspace, wor
         assert asked["needs"] == ["prepare"]
         assert list(asked["lock"]) == ["prepare"]
         folder = choices.at_commit(clone, asked["commit"], asked["params_yaml"])
-        stage.record(folder, asked["lock"])
+        stage.add_lock_entries(folder, asked["lock"])
         (folder / "prepared").write_text("of another run\n")
         other = Workspace(folder)
         other.run("dvc", "pull", "--force", "prepare")
         other.run("dvc", "repro", "--single-item", "train")
         other.run("dvc", "push", "train")
-        return Completed(message="run"), stage.entries(folder, ["train"])
+        return Completed(message="run"), stage.lock_entries(folder, ["train"])
 
     state = worker(work)
     assert (state.name, state.message) == ("Completed", "run")
     assert (toy.path / "trained").read_text() == "p\nt\n"
     assert "up to date" in toy.run("dvc", "status")
-    assert set(stage.entries(toy.path, ["prepare", "train", "never"])) == {"prepare", "train"}
+    assert set(stage.lock_entries(toy.path, ["prepare", "train", "never"])) == {"prepare", "train"}
 
 
 @pytest.mark.parametrize(
@@ -192,5 +192,5 @@ def test_a_try_finds_the_run_that_is_going_unless_its_worker_was_lost(monkeypatc
     )
     monkeypatch.setattr(stage, "run_deployment", run_deployment)
     monkeypatch.setattr(stage, "get_client", lambda **_: nullcontext(client))
-    assert stage.at_worker("stage/worker", {"stage": "train"})[0].message == "run"
+    assert stage.run_on_worker("stage/worker", {"stage": "train"})[0].message == "run"
     assert asked == ["None-0", "None-1"]
