@@ -374,20 +374,20 @@ def serve(
         )
     from lekhani.serve import limits as known_limits
     from lekhani.serve.api import create_app
-    from lekhani.serve.champions import ModelSource, from_files, from_registry
+    from lekhani.serve.champions import Choice, from_files, registered_datasets
     from lekhani.serve.server import add_page
     from lekhani.serve.server import serve as answer
     from lekhani.serve.telemetry import json_logs
 
-    bounds = known_limits.parse_limits(limit or ())
+    bounds = known_limits.with_changes(limit or ())
     lets_in = None if keys is None else known_keys.Keys(keys)
     asked = _params().gate.min_label_agreement if _State.params_file.exists() else 0.9
     choices = (
         from_files(model, judge or ())
         if model
-        else [ModelSource(name) for name in dataset]
+        else [Choice(name) for name in dataset]
         if dataset
-        else from_registry()
+        else registered_datasets()
     )
     json_logs()
     made = create_app(

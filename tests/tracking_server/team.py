@@ -28,7 +28,7 @@ class Team:
 
     def start(self) -> None:
         database = self.database.url.render_as_string(hide_password=False)
-        # By a name that only the server can reach, as when S3 is in another network: clients must not be sent there.
+        # By a name that the server alone can reach, as when S3 is in a network of its own: members must not be sent there.
         way = {
             "MLFLOW_S3_ENDPOINT_URL": "http://storage-of-the-team",
             "http_proxy": self.bucket.meta.client.meta.endpoint_url,

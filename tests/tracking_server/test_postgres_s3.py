@@ -1,7 +1,6 @@
 """The same commands against a team's MLflow, a server over PostgreSQL and S3, as one of the team sees it.
 
-Nothing but MLFLOW_TRACKING_URI is set; artifacts come and go through the server, which alone has the keys to database
-and bucket.
+Nothing but MLFLOW_TRACKING_URI is set; artifacts come and go through the server, which alone has the keys to database and bucket.
 """
 
 import json
@@ -179,10 +178,8 @@ def test_mlflow_itself_draws_with_the_champion(elsewhere: Workspace, second: Pat
     script = f"""
 import hashlib, mlflow, pandas
 for which in ("@champion", "/1", "/2"):
-    model = mlflow.pyfunc.load_model("models:/{NAME}" + which)
-    drawn = model.predict(pandas.DataFrame({{"label": ["3", "7"]}}), params={{"seed": 5}})
-    digest = hashlib.sha256(b"".join(image.tobytes() for image in drawn["image"])).hexdigest()
-    print(*drawn["glyph"], drawn["image"][0].shape, digest)
+    drawn = mlflow.pyfunc.load_model("models:/{NAME}" + which).predict(pandas.DataFrame({{"label": ["3", "7"]}}), params={{"seed": 5}})
+    print(*drawn["glyph"], drawn["image"][0].shape, hashlib.sha256(b"".join(one.tobytes() for one in drawn["image"])).hexdigest())
 """
     # Left alone, MLflow sends its clients to S3 for downloads.
     elsewhere.environment["MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD"] = "false"

@@ -1,4 +1,4 @@
-"""Clients that misbehave get one sentence each, and others are served as before."""
+"""Clients that misbehave: each gets a sentence, and nobody else notices."""
 
 import asyncio
 import base64
@@ -41,8 +41,7 @@ def memory(pid: int) -> int:
 
 
 def head(path: str, length: int, more: str = "") -> bytes:
-    headers = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{more}"
-    return f"POST {path} HTTP/1.1\r\n{headers}\r\n".encode()
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{more}\r\n".encode()
 
 
 def png_of(width: int, height: int) -> bytes:
@@ -65,7 +64,7 @@ def png_of(width: int, height: int) -> bytes:
 # --- a thousand requests that are wrong ---
 
 
-def malformed(rng: random.Random) -> tuple[str, bytes]:
+def wrong(rng: random.Random) -> tuple[str, bytes]:
     """A path and a body that no server should take."""
     glyph = io.BytesIO()
     Image.fromarray(np.eye(40, dtype=np.uint8) * 255).save(glyph, "PNG")
@@ -89,13 +88,13 @@ def malformed(rng: random.Random) -> tuple[str, bytes]:
         [[[]]],
     ]
     picture = base64.b64encode(glyph.getvalue()).decode()
-    valid: dict[str, dict[str, Any]] = {
+    asked: dict[str, dict[str, Any]] = {
         "/v1/generate": {"model": "mnist", "labels": ["0"], "n": 1, "seed": 0},
         "/v1/compose": {"model": "mnist", "text": "012", "seed": 0, "height": 64, "augment": "none", "variety": 0.3},
         "/v1/recognise": {"model": "mnist", "image": picture},
         "/v1/translate": {"model": "mnist", "to": "mnist", "image": picture},
     }
-    path, good = rng.choice(list(valid.items()))
+    path, good = rng.choice(list(asked.items()))
     kind = rng.randrange(8)
     if kind == 0:  # a field of another type
         return path, json.dumps(good | {rng.choice(list(good)): rng.choice(odd)}).encode()
@@ -138,13 +137,13 @@ def test_a_thousand_malformed_requests_get_a_sentence_each(server: str) -> None:
     rng, session = random.Random(8), requests.Session()
     statuses: dict[int, int] = {}
     for _ in range(1000):
-        path, body = malformed(rng)
+        path, body = wrong(rng)
         answer = session.post(server + path, data=body, headers={"Content-Type": "application/json"}, timeout=30)
         statuses[answer.status_code] = statuses.get(answer.status_code, 0) + 1
         assert 400 <= answer.status_code < 500, (path, body[:200], answer.text[:300])
-        value = answer.json()
-        assert value["status"] == answer.status_code
-        assert re.fullmatch(r"[^\n]{10,800}[.]", value["detail"]), value
+        told = answer.json()
+        assert told["status"] == answer.status_code
+        assert re.fullmatch(r"[^\n]{10,800}[.]", told["detail"]), told
     assert sum(statuses.values()) == 1000
     assert session.post(f"{server}/v1/generate", json=ASK, timeout=30).status_code == 200
 
@@ -167,9 +166,9 @@ def test_a_thousand_malformed_requests_get_a_sentence_each(server: str) -> None:
         (b"BREW /v1/generate HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"400"),
     ],
 )
-def test_broken_http(server: str, content: bytes, status: bytes) -> None:
+def test_what_is_hardly_http(server: str, content: bytes, status: bytes) -> None:
     try:
-        answer = toys.raw_answer(server, content)
+        answer = toys.said(server, content)
     except (ConnectionResetError, BrokenPipeError):  # it hung up on the rest
         answer = b"HTTP/1.1 " + status
     assert answer.startswith(b"HTTP/1.1 " + status), answer[:300]
@@ -198,12 +197,12 @@ def test_schemathesis_finds_no_server_error(server: str, tmp_path: Path) -> None
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
 
 
-# --- slow clients, and clients that disconnect ---
+# --- slow ones, and those that leave ---
 
 
 @pytest.fixture(scope="module")
 def guarded(models: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int, Path]]:
-    """A server with short time-outs that draws image by image: its address, its pid and its folder."""
+    """A server with little patience and a narrow bed: its address, its pid and its folder."""
     folder = tmp_path_factory.mktemp("guarded")
     limits = {
         "header_seconds": 1,
@@ -227,7 +226,7 @@ def latencies(address: str, count: int = 30) -> list[float]:
     return taken
 
 
-def test_slow_loris_does_not_slow_others(guarded: tuple[str, int, Path]) -> None:
+def test_slow_loris_costs_the_others_nothing(guarded: tuple[str, int, Path]) -> None:
     address, pid, _ = guarded
     host, port = address.removeprefix("http://").split(":")
     usual, before = statistics.median(latencies(address)), memory(pid)
@@ -241,7 +240,7 @@ def test_slow_loris_does_not_slow_others(guarded: tuple[str, int, Path]) -> None
     assert memory(pid) - before < 50 << 20
     answers = []
     for connection in slow:
-        answers.append(toys.receive(connection, ConnectionResetError))
+        answers.append(toys.heard(connection, ConnectionResetError))
         connection.close()
     assert time.monotonic() - began < 30, "all were hung up on"
     assert all(
@@ -250,7 +249,7 @@ def test_slow_loris_does_not_slow_others(guarded: tuple[str, int, Path]) -> None
     assert not any(answers[1::2]), "who sends no whole head gets no answer"
 
 
-def test_a_head_that_trickles_is_cut_off(guarded: tuple[str, int, Path]) -> None:
+def test_a_head_that_trickles_is_cut_off_as_well(guarded: tuple[str, int, Path]) -> None:
     host, port = guarded[0].removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         began = time.monotonic()
@@ -261,7 +260,7 @@ def test_a_head_that_trickles_is_cut_off(guarded: tuple[str, int, Path]) -> None
         assert time.monotonic() - began < 10
 
 
-def test_a_disconnect_cancels_the_work(guarded: tuple[str, int, Path]) -> None:
+def test_who_disconnects_takes_the_work_along(guarded: tuple[str, int, Path]) -> None:
     address, _, folder = guarded
     host, port = address.removeprefix("http://").split(":")
     body = json.dumps(ASK | {"n": 3000}).encode()  # 9,000 batches of one
@@ -279,7 +278,7 @@ def test_a_disconnect_cancels_the_work(guarded: tuple[str, int, Path]) -> None:
     assert statistics.median(latencies(address, 5)) < 1
 
 
-def test_an_overload_is_refused_with_a_time(models: list[str], tmp_path: Path) -> None:
+def test_too_much_at_once_is_refused_with_a_time(models: list[str], tmp_path: Path) -> None:
     limits = [
         word
         for value in ("waiting_images=3000", "images=3000", "batch=1", "answer_seconds=100")
@@ -307,23 +306,23 @@ def test_an_overload_is_refused_with_a_time(models: list[str], tmp_path: Path) -
                 assert "try again later" in one.json()["detail"]
 
 
-# --- shutdown and kill ---
+# --- leaving, dying, coming back ---
 
 
 def test_sigterm_lets_requests_finish(models: list[str], tmp_path: Path) -> None:
     limits = [word for value in ("batch=1", "answer_seconds=100") for word in ("--limit", value)]
     with toys.server(tmp_path, *models, *limits) as (address, pid):
         answers: list[requests.Response] = []
-        client = threading.Thread(
+        asking = threading.Thread(
             target=lambda: answers.append(requests.post(f"{address}/v1/generate", json=ASK | {"n": 300}, timeout=90))
         )
-        client.start()
+        asking.start()
         toys.until(lambda: toys.metric(address, "lekhani_images_waiting") > 0)
         (server,) = psutil.Process(pid).children()
         server.send_signal(signal.SIGTERM)
         toys.until(lambda: requests.get(f"{address}/readyz", timeout=20).status_code == 503)
         assert requests.get(f"{address}/readyz", timeout=20).json()["status"] == "leaving"
-        client.join()
+        asking.join()
         assert answers[0].status_code == 200
         assert len(answers[0].json()["images"]) == 900
         toys.until(lambda: not services.answers(f"{address}/healthz"))
@@ -391,9 +390,9 @@ def saturated(address: str, pid: int, seconds: float) -> dict[str, float]:
 
 def check_saturation(models: list[str], folder: Path, seconds: float) -> None:
     with toys.server(folder, *models) as (address, pid):
-        figures = saturated(address, pid, seconds)
-        print(f"64 connections for {seconds:g} s: {figures}")  # noqa: T201 - the figure is what the test is for
-        assert figures["grown_megabytes"] < 20, figures
+        told = saturated(address, pid, seconds)
+        print(f"64 connections for {seconds:g} s: {told}")  # noqa: T201 - the figure is what the test is for
+        assert told["grown_megabytes"] < 20, told
         assert toys.metric(address, "lekhani_batch_images_sum") > 1.5 * toys.metric(
             address, "lekhani_batch_images_count"
         ), "runs are shared"

@@ -1,4 +1,4 @@
-"""The API answers with the same glyphs as the Python API in every media type, and with one sentence for every error."""
+"""What the API answers: the same glyphs as Python's pen in every form, and one sentence for whatever is wrong."""
 
 import base64
 import csv
@@ -23,7 +23,7 @@ from lekhani.cli import app as cli
 from lekhani.errors import UsageError
 from lekhani.pen import load
 from lekhani.serve.api import create_app
-from lekhani.serve.champions import ModelSource
+from lekhani.serve.champions import Choice
 from lekhani.serve.keys import Keys, new_key
 from lekhani.serve.limits import Limits
 from lekhani.serve.server import serve
@@ -34,15 +34,15 @@ ASK = {"model": "mnist", "labels": ["1", "2"], "n": 3, "seed": 7}
 
 
 @pytest.fixture(scope="module")
-def source(toy_generator: ToyGenerator, tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+def choice(toy_generator: ToyGenerator, tmp_path_factory: pytest.TempPathFactory) -> Choice:
     folder = tmp_path_factory.mktemp("models")
-    return ModelSource("mnist", toy_generator(folder / "g.onnx"), toys.judge(folder / "j.onnx"))
+    return Choice("mnist", toy_generator(folder / "g.onnx"), toys.judge(folder / "j.onnx"))
 
 
 @pytest.fixture(scope="module")
-def client(source: ModelSource) -> Iterator[TestClient]:
+def client(choice: Choice) -> Iterator[TestClient]:
     with TestClient(
-        create_app([source], limits=Limits(images=500, body_bytes=400_000, picture_bytes=100_000))
+        create_app([choice], limits=Limits(images=500, body_bytes=400_000, picture_bytes=100_000))
     ) as client:
         yield client
 
@@ -51,11 +51,11 @@ def detail(answer: Any, status: int) -> str:
     """The sentence of a problem, after checking that it is one."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
-    value = answer.json()
-    assert set(value) == {"type", "title", "status", "detail"}
-    assert value["status"] == status
-    assert re.fullmatch(r".{10,600}[.]", value["detail"], re.S), value["detail"]
-    return str(value["detail"])
+    told = answer.json()
+    assert set(told) == {"type", "title", "status", "detail"}
+    assert told["status"] == status
+    assert re.fullmatch(r".{10,600}[.]", told["detail"], re.S), told["detail"]
+    return str(told["detail"])
 
 
 def picture(image: Any) -> str:
@@ -67,33 +67,33 @@ def picture(image: Any) -> str:
 # --- glyphs ---
 
 
-def test_the_glyphs_of_the_python_api_in_every_media_type(client: TestClient, source: ModelSource) -> None:
-    assert source.model is not None
-    expected = load(source.model).generate(["1", "2"], n=3, seed=7)
+def test_the_same_glyphs_as_pythons_in_every_form(client: TestClient, choice: Choice) -> None:
+    assert choice.model is not None
+    expected = load(choice.model).generate(["1", "2"], n=3, seed=7)
 
-    def fetch(accept: str) -> Any:
+    def asked(accept: str) -> Any:
         answer = client.post("/v1/generate", json=ASK, headers={"accept": accept})
         assert answer.status_code == 200, answer.text
         assert answer.headers["content-type"] == accept
         return answer
 
-    with np.load(io.BytesIO(fetch(NPZ).content)) as arrays:
+    with np.load(io.BytesIO(asked(NPZ).content)) as arrays:
         assert (arrays["images"] == expected.images).all()
         assert (arrays["labels"] == [1, 1, 1, 2, 2, 2]).all()
-    value = fetch("application/json").json()
-    assert value["seed"] == 7
-    assert value["model"]["dataset"] == "mnist"
-    assert [one["glyph"] for one in value["images"]] == list("111222")
-    shown = [np.asarray(Image.open(io.BytesIO(base64.b64decode(one["png"])))) for one in value["images"]]
+    told = asked("application/json").json()
+    assert told["seed"] == 7
+    assert told["model"]["dataset"] == "mnist"
+    assert [one["glyph"] for one in told["images"]] == list("111222")
+    shown = [np.asarray(Image.open(io.BytesIO(base64.b64decode(one["png"])))) for one in told["images"]]
     assert (np.stack(shown) == expected.images).all()
-    with zipfile.ZipFile(io.BytesIO(fetch(ZIP).content)) as archive:
+    with zipfile.ZipFile(io.BytesIO(asked(ZIP).content)) as archive:
         rows = list(csv.DictReader(archive.read("labels.csv").decode().splitlines()))
         assert [row["label"] for row in rows] == list("111222")
         assert (np.asarray(Image.open(archive.open(rows[4]["file"]))) == expected.images[4]).all()
-    grid = np.asarray(Image.open(io.BytesIO(fetch(PNG).content)))
+    grid = np.asarray(Image.open(io.BytesIO(asked(PNG).content)))
     assert grid.shape == (2 * 5 - 1, 3 * 5 - 1)
     assert (grid[5:9, :4] == expected.images[3]).all()
-    assert fetch(ZIP).content == fetch(ZIP).content, "the same request, the same bytes"
+    assert asked(ZIP).content == asked(ZIP).content, "the same request, the same bytes"
 
 
 def test_labels_may_be_glyphs_names_and_numbers(client: TestClient) -> None:
@@ -108,35 +108,33 @@ def test_labels_may_be_glyphs_names_and_numbers(client: TestClient) -> None:
     assert "valid are 0 1 2" in detail(client.post("/v1/generate", json={"model": "mnist", "labels": ["\u0915"]}), 422)
 
 
-def test_filtered_and_truncated_glyphs_are_those_of_the_python_api(client: TestClient, source: ModelSource) -> None:
-    assert source.model is not None
-    pen = load(source.model, source.judge)
-    for options in ({"min_confidence": 0.5}, {"truncation": 0.5}, {"min_confidence": 0.2, "truncation": 1.5}):
-        answer = client.post("/v1/generate", json=ASK | options, headers={"accept": NPZ})
+def test_a_filter_and_truncation_are_the_pens(client: TestClient, choice: Choice) -> None:
+    assert choice.model is not None
+    pen = load(choice.model, choice.judge)
+    for wishes in ({"min_confidence": 0.5}, {"truncation": 0.5}, {"min_confidence": 0.2, "truncation": 1.5}):
+        answer = client.post("/v1/generate", json=ASK | wishes, headers={"accept": NPZ})
         with np.load(io.BytesIO(answer.content)) as arrays:
-            assert (arrays["images"] == pen.generate(["1", "2"], n=3, seed=7, **options).images).all(), options  # type: ignore[arg-type]
+            assert (arrays["images"] == pen.generate(["1", "2"], n=3, seed=7, **wishes).images).all(), wishes  # type: ignore[arg-type]
 
 
-def test_only_unfiltered_images_are_monitored(source: ModelSource) -> None:
-    with TestClient(create_app([source])) as client:
-        (model,) = client.app.state.champions.served.values()  # type: ignore[attr-defined]
-        for options, taken in (({"truncation": 0.5}, 0), ({"min_confidence": 0.1}, 0), ({}, 6)):
-            assert client.post("/v1/generate", json=ASK | options).status_code == 200
-            assert len(model.monitor._pending) == taken, options
-        assert model.written == 18
+def test_only_what_is_unfiltered_is_watched(choice: Choice) -> None:
+    with TestClient(create_app([choice])) as client:
+        (served,) = client.app.state.champions.served.values()  # type: ignore[attr-defined]
+        for wishes, taken in (({"truncation": 0.5}, 0), ({"min_confidence": 0.1}, 0), ({}, 6)):
+            assert client.post("/v1/generate", json=ASK | wishes).status_code == 200
+            assert len(served.watch._new) == taken, wishes
+        assert served.written == 18
 
 
 def test_an_unconditional_generator_serves_labels_too(toy_generator: ToyGenerator, tmp_path: Path) -> None:
-    source = ModelSource(
-        "mnist", toy_generator(tmp_path / "g.onnx", conditional=False), toys.judge(tmp_path / "j.onnx")
-    )
-    with TestClient(create_app([source])) as client:
-        value = client.post("/v1/generate", json=ASK).json()
-        assert [one["label"] for one in value["images"]] == [1, 1, 1, 2, 2, 2]
+    choice = Choice("mnist", toy_generator(tmp_path / "g.onnx", conditional=False), toys.judge(tmp_path / "j.onnx"))
+    with TestClient(create_app([choice])) as client:
+        told = client.post("/v1/generate", json=ASK).json()
+        assert [one["label"] for one in told["images"]] == [1, 1, 1, 2, 2, 2]
         assert detail(client.post("/v1/compose", json={"model": "mnist", "text": "12"}), 422)
 
 
-def test_requests_that_are_refused(client: TestClient) -> None:
+def test_what_no_one_can_have(client: TestClient) -> None:
     assert "600 images are more than 500" in detail(client.post("/v1/generate", json=ASK | {"n": 300}), 422)
     assert "no model kannada here; there are mnist" in detail(
         client.post("/v1/generate", json=ASK | {"model": "kannada"}), 404
@@ -158,9 +156,9 @@ def test_a_line_comes_as_a_picture_with_its_transcript(client: TestClient) -> No
     image = Image.open(io.BytesIO(line.content))
     assert image.height == 40
     assert image.width > 40
-    value = client.post("/v1/compose", json=ask).json()
-    assert value["text"] == "12 0"
-    assert base64.b64decode(value["png"]) == line.content
+    told = client.post("/v1/compose", json=ask).json()
+    assert told["text"] == "12 0"
+    assert base64.b64decode(told["png"]) == line.content
     with zipfile.ZipFile(io.BytesIO(client.post("/v1/compose", json=ask, headers={"accept": ZIP}).content)) as archive:
         assert archive.read("line.gt.txt").decode() == "12 0\n"
         assert archive.read("line.png") == line.content
@@ -170,16 +168,16 @@ def test_a_line_comes_as_a_picture_with_its_transcript(client: TestClient) -> No
 def test_a_glyph_is_recognised_and_written_again(client: TestClient) -> None:
     glyph = np.zeros((4, 4), np.uint8)
     glyph[1:3, 1:3] = 255
-    value = client.post("/v1/recognise", json={"model": "mnist", "image": picture(glyph)}).json()
-    assert value["glyph"] in "012"
-    assert 0 <= value["confidence"] <= 1
-    assert {one["glyph"] for one in value["alternatives"]} | {value["glyph"]} == set("012")
+    told = client.post("/v1/recognise", json={"model": "mnist", "image": picture(glyph)}).json()
+    assert told["glyph"] in "012"
+    assert 0 <= told["confidence"] <= 1
+    assert {one["glyph"] for one in told["alternatives"]} | {told["glyph"]} == set("012")
     again = client.post("/v1/translate", json={"model": "mnist", "to": "mnist", "image": picture(glyph)})
     assert again.status_code == 200, again.text
-    assert again.json()["written"] == value["glyph"]
+    assert again.json()["written"] == told["glyph"]
 
 
-def test_pictures_that_are_refused(client: TestClient) -> None:
+def test_what_is_no_picture(client: TestClient) -> None:
     def sent(image: str) -> str:
         return detail(client.post("/v1/recognise", json={"model": "mnist", "image": image}), 422)
 
@@ -196,11 +194,11 @@ def test_pictures_that_are_refused(client: TestClient) -> None:
 # --- around them ---
 
 
-def test_models_are_described(client: TestClient) -> None:
-    (value,) = client.get("/v1/models").json()
-    assert (value["dataset"], value["takes_labels"], value["image_size"]) == ("mnist", True, 4)
-    assert [c["glyph"] for c in value["classes"]] == list("012")
-    assert len(value["sha256"]) == 64
+def test_models_say_what_they_are(client: TestClient) -> None:
+    (told,) = client.get("/v1/models").json()
+    assert (told["dataset"], told["takes_labels"], told["image_size"]) == ("mnist", True, 4)
+    assert [c["glyph"] for c in told["classes"]] == list("012")
+    assert len(told["sha256"]) == 64
 
 
 def test_health_and_metrics(client: TestClient) -> None:
@@ -230,35 +228,35 @@ def test_an_id_follows_a_request_into_the_log(client: TestClient, caplog: pytest
 
 
 def test_a_bug_is_a_500_that_tells_nothing(
-    source: ModelSource, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    choice: Choice, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: Any) -> None:
-        raise RuntimeError("a secret")
+        raise RuntimeError("secret of the house")
 
-    with TestClient(create_app([source])) as client:
-        monkeypatch.setattr("lekhani.serve.routes.responses.glyphs", broken)
+    with TestClient(create_app([choice])) as client:
+        monkeypatch.setattr("lekhani.serve.api.responses.glyphs", broken)
         answer = client.post("/v1/generate", json=ASK, headers={"X-Request-ID": "unlucky"})
     assert "request id unlucky" in detail(answer, 500)
-    assert "a secret" in caplog.text, "the log has it"
+    assert "secret of the house" in caplog.text, "the log has it"
 
 
-def test_a_response_that_takes_too_long(source: ModelSource, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_takes_too_long_is_given_up(choice: Choice, monkeypatch: pytest.MonkeyPatch) -> None:
     import asyncio
 
     async def slow(*_: Any) -> None:
         await asyncio.sleep(30)
 
-    with TestClient(create_app([source], limits=Limits(answer_seconds=0.2))) as client:
-        monkeypatch.setattr("lekhani.serve.routes._respond", slow)
+    with TestClient(create_app([choice], limits=Limits(answer_seconds=0.2))) as client:
+        monkeypatch.setattr("lekhani.serve.api._answer", slow)
         answer = client.post("/v1/generate", json=ASK)
         assert "longer than 0.2 seconds" in detail(answer, 503)
         assert answer.headers["Retry-After"] == "10"
 
 
-def test_keys_are_required_except_for_health_checks_and_schema(source: ModelSource, tmp_path: Path) -> None:
+def test_keys_are_asked_for_on_all_but_the_health_checks(choice: Choice, tmp_path: Path) -> None:
     key, line = new_key("team")
     (tmp_path / "keys").write_text(line)
-    with TestClient(create_app([source], keys=Keys(tmp_path / "keys"))) as client:
+    with TestClient(create_app([choice], keys=Keys(tmp_path / "keys"))) as client:
         let_in = {"Authorization": f"Bearer {key}"}
         for method, path in (
             ("GET", "/v1/models"),
@@ -283,14 +281,14 @@ def test_keys_are_required_except_for_health_checks_and_schema(source: ModelSour
             assert client.get(path).status_code == 200, path
 
 
-def test_cors_only_for_named_origins(source: ModelSource, client: TestClient) -> None:
+def test_pages_of_other_origins_are_let_in_only_when_named(choice: Choice, client: TestClient) -> None:
     asking = {
         "Origin": "https://page.example",
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "content-type",
     }
     assert "access-control-allow-origin" not in client.post("/v1/generate", json=ASK, headers=asking).headers
-    with TestClient(create_app([source], cors=["https://page.example"])) as open_one:
+    with TestClient(create_app([choice], cors=["https://page.example"])) as open_one:
         assert (
             open_one.options("/v1/generate", headers=asking).headers["access-control-allow-origin"]
             == "https://page.example"
@@ -299,10 +297,18 @@ def test_cors_only_for_named_origins(source: ModelSource, client: TestClient) ->
         assert "access-control-allow-origin" not in other.headers
 
 
-def test_the_schema_has_all_routes_media_types_and_errors(client: TestClient) -> None:
+def test_the_schema_names_limits_forms_and_errors(client: TestClient) -> None:
     schema = client.get("/openapi.json").json()
-    v1 = {f"/v1/{name}" for name in ("generate", "compose", "recognise", "translate", "models")}
-    assert v1 | {"/healthz", "/readyz", "/metrics"} <= set(schema["paths"])
+    assert {
+        "/v1/generate",
+        "/v1/compose",
+        "/v1/recognise",
+        "/v1/translate",
+        "/v1/models",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+    } <= set(schema["paths"])
     generate = schema["paths"]["/v1/generate"]["post"]
     assert set(generate["responses"]["200"]["content"]) == {"application/json", PNG, ZIP, NPZ}
     assert set(generate["responses"]["429"]["content"]) == {"application/problem+json"}
@@ -312,7 +318,7 @@ def test_the_schema_has_all_routes_media_types_and_errors(client: TestClient) ->
 # --- the command ---
 
 
-def test_another_address_than_loopback_needs_keys(tmp_path: Path) -> None:
+def test_another_address_than_loopback_wants_keys(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["serve", "--host", "0.0.0.0", "--model", "g.onnx"])
     assert "On 0.0.0.0 others can reach the API, so it needs --keys FILE" in str(done.exception)
     assert getattr(done.exception, "exit_code", None) == 2
@@ -322,12 +328,12 @@ def test_another_address_than_loopback_needs_keys(tmp_path: Path) -> None:
     assert re.match(r"--limit imagse: .*; there are: images, text, ", str(done.exception))
 
 
-def test_a_port_in_use(source: ModelSource) -> None:
+def test_a_port_that_is_taken_is_a_sentence(choice: Choice) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
-        pytest.raises(UsageError, match=r"cannot listen on 127.0.0.1, port \d+ .*; choose another"),
+        pytest.raises(UsageError, match=r"port \d+, cannot be listened on .*; choose another"),
     ):
-        serve(create_app([source]), "127.0.0.1", taken.getsockname()[1], Limits())
+        serve(create_app([choice]), "127.0.0.1", taken.getsockname()[1], Limits())
 
 
 def test_a_new_key_is_printed_with_its_line(tmp_path: Path) -> None:

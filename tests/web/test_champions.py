@@ -1,4 +1,4 @@
-"""Champions change while requests run: good ones are swapped in, bad ones are not, and no request fails."""
+"""Champions come and go in the registry while requests run: good ones are taken over, others kept out, and nobody notices but the log."""
 
 import contextlib
 import hashlib
@@ -21,13 +21,13 @@ from onnx import numpy_helper
 
 from lekhani import files
 from lekhani.errors import LekhaniError
-from lekhani.evaluate.reference import Reference
 from lekhani.inference.session import Reader
 from lekhani.pen import load
 from lekhani.registry import models
 from lekhani.serve.api import create_app
-from lekhani.serve.champions import ModelSource
+from lekhani.serve.champions import Choice
 from lekhani.serve.limits import Limits
+from lekhani.serve.monitor import Reference
 from lekhani.tracking import runs
 from lekhani.tracking.store import connect
 
@@ -75,7 +75,7 @@ class Registry:
         version = models.register(DATASET, uri, {"variant": "toy", "model_sha256": files.sha256(path), **tags})
         self.numbers[name] = str(version.version)
 
-    def promote(self, name: str) -> None:
+    def crown(self, name: str) -> None:
         connect().set_registered_model_alias(NAME, "champion", self.numbers[name])
 
 
@@ -83,16 +83,17 @@ class Registry:
 def registry(store: Path, toy_generator: ToyGenerator, tmp_path: Path) -> Iterator[Registry]:
     made = Registry(tmp_path, toy_generator(tmp_path / "good.onnx", metadata={"dataset": DATASET}))
     made.register("first", made.good)
-    made.promote("first")
+    made.crown("first")
     yield made
     connect().delete_registered_model(NAME)
 
 
 @contextlib.contextmanager
-def serving(monitor_seconds: float = 60.0, folder: Path | None = None) -> Iterator[TestClient]:
+def serving(look_seconds: float = 60.0, folder: Path | None = None) -> Iterator[TestClient]:
     limits = Limits(batch=8)
-    settings: dict[str, Any] = {"poll_seconds": 0.1, "monitor_seconds": monitor_seconds, "report_folder": folder}
-    with TestClient(create_app([ModelSource(DATASET)], limits=limits, **settings)) as client:
+    with TestClient(
+        create_app([Choice(DATASET)], limits=limits, poll_seconds=0.1, look_seconds=look_seconds, report_folder=folder)
+    ) as client:
         yield client
 
 
@@ -104,7 +105,7 @@ def metric(client: TestClient, name: str, **labels: str) -> float:
     return client.app.state.metrics.registry.get_sample_value(name, {"dataset": DATASET, **labels}) or 0.0  # type: ignore[attr-defined]
 
 
-def test_a_new_champion_is_swapped_in_without_a_failed_request(registry: Registry, tmp_path: Path) -> None:
+def test_a_new_champion_takes_over_without_a_request_lost(registry: Registry, tmp_path: Path) -> None:
     second = constant(registry.good, tmp_path / "second.onnx", "little", 0.03)
     registry.register("second", second)
     sheets = {
@@ -133,7 +134,7 @@ def test_a_new_champion_is_swapped_in_without_a_failed_request(registry: Registr
         for thread in threads:
             thread.start()
         toys.until(lambda: len(seen) > 8)
-        registry.promote("second")
+        registry.crown("second")
         toys.until(lambda: version(client) == registry.numbers["second"])
         more = len(seen) + 8
         toys.until(lambda: len(seen) > more)
@@ -143,13 +144,21 @@ def test_a_new_champion_is_swapped_in_without_a_failed_request(registry: Registr
         assert wrong == []
         assert set(seen) == set(sheets)
         assert metric(client, "lekhani_model_swaps_total") == 1
-        about = {"version": registry.numbers["second"], "variant": "flow_matching", "sha256": files.sha256(second)}
-        assert metric(client, "lekhani_model_info", **about) == 1
-        registry.promote("first")  # a rollback
+        assert (
+            metric(
+                client,
+                "lekhani_model_info",
+                version=registry.numbers["second"],
+                variant="flow_matching",
+                sha256=files.sha256(second),
+            )
+            == 1
+        )
+        registry.crown("first")  # a rollback
         toys.until(lambda: version(client) == registry.numbers["first"])
 
 
-def test_damaged_confused_and_nan_models_are_not_served(
+def test_what_is_damaged_confused_or_no_number_is_kept_out(
     registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry.register(
@@ -166,25 +175,23 @@ def test_damaged_confused_and_nan_models_are_not_served(
             ("nan", "self-test", "no numbers between 0 and 1"),
         ):
             before = metric(client, "lekhani_models_kept_out_total", reason=reason)
-            registry.promote(name)
+            registry.crown(name)
             toys.until(lambda sentence=sentence: sentence in str(client.get("/readyz").json()["trouble"]))
-            assert client.get("/readyz").status_code == 200, "the old one is still served"
+            assert client.get("/readyz").status_code == 200, "the old one serves on"
             assert version(client) == registry.numbers["first"]
             assert metric(client, "lekhani_models_kept_out_total", reason=reason) > before
             assert client.post("/v1/generate", json=ASK).status_code == 200
             time.sleep(0.5)
             assert sum(sentence in record.getMessage() for record in caplog.records) == 1, (
-                "logged once, not at every poll"
+                "told once, not at every look"
             )
         if reason == "self-test":
-            assert metric(client, "lekhani_models_kept_out_total", reason=reason) == 2, (
-                "a version that failed is not tested again"
-            )
-        registry.promote("first")
+            assert metric(client, "lekhani_models_kept_out_total", reason=reason) == 2, "what failed is not tried again"
+        registry.crown("first")
         toys.until(lambda: client.get("/readyz").json()["trouble"] == {})
 
 
-def test_the_server_goes_on_while_the_registry_is_away(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_that_is_away_is_no_reason_to_stop(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving() as client:
 
         def away(_: str) -> dict[str, str]:
@@ -201,25 +208,26 @@ def test_the_server_goes_on_while_the_registry_is_away(registry: Registry, monke
         assert metric(client, "lekhani_registry_up") == 1
 
 
-def test_an_empty_registry_is_an_error_at_the_start(store: Path) -> None:
-    app = create_app([ModelSource("never-registered")])
+def test_nothing_registered_is_a_sentence_at_the_start(store: Path) -> None:
+    app = create_app([Choice("never-registered")])
     with pytest.raises(LekhaniError, match="Nothing is registered as lekhani-never-registered"), TestClient(app):
         pass
 
 
-def test_a_blurred_model_with_a_good_models_scorecard_raises_the_alarm(
+def test_a_blurred_model_behind_an_honest_scorecard_raises_the_alarm(
     registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry.register("blurred", constant(registry.good, tmp_path / "b.onnx", "little", 0.008))
-    with serving(monitor_seconds=0.01, folder=tmp_path / "reports") as client:
+    with serving(look_seconds=0.01, folder=tmp_path / "reports") as client:
         toys.until(lambda: "drift" in client.get("/v1/models").json()[0]["watch"])
         client.post("/v1/generate", json=ASK | {"n": 50})
         time.sleep(0.5)
-        measures = client.get("/v1/models").json()[0]["watch"]
-        assert not any(one["alarm"] for one in measures.values()), "a good one raises none"
+        assert not any(one["alarm"] for one in client.get("/v1/models").json()[0]["watch"].values()), (
+            "an honest one raises none"
+        )
         assert metric(client, "lekhani_watch_alarm", measure="drift") == 0
         with caplog.at_level(logging.WARNING, "lekhani"):
-            registry.promote("blurred")
+            registry.crown("blurred")
             toys.until(lambda: metric(client, "lekhani_watch_alarm", measure="drift") == 1)
             assert metric(client, "lekhani_watch", measure="drift") > 2 * metric(
                 client, "lekhani_watch_promised", measure="drift"

@@ -1,4 +1,4 @@
-"""The page in a real browser: typing, tapping, drawing and saving work, and nothing leaves the machine."""
+"""The page in a real browser: people type, tap, draw and save, get the API's answers and sentences, and nothing leaves the machine."""
 
 import base64
 import io
@@ -80,7 +80,7 @@ def opened(browser: "Browser", address: str, **settings: Any) -> tuple["Page", l
 
 @pytest.fixture
 def page(browser: "Browser", server: str) -> Iterator["Page"]:
-    """The page with its letters; afterwards no request went elsewhere, and the console shows no error."""
+    """The page with its letters; whatever a test does, only this server is asked for anything, and nothing goes wrong unseen."""
     page, asked, complaints = opened(browser, server)
     page.wait_for_selector("#letters button")
     yield page
@@ -244,8 +244,7 @@ def test_devanagari_is_shown_by_the_font_that_is_served(page: "Page") -> None:
           const board = document.createElement("canvas").getContext("2d");
           board.font = "60px 'Lekhani Devanagari'";
           board.fillText(text, 10, 100);
-          const pixels = [...board.getImageData(0, 0, 300, 150).data];
-          return [board.measureText(text).width, pixels.reduce((a, b, i) => (a * 31 + b * i) % 1000003, 0)];
+          return [board.measureText(text).width, [...board.getImageData(0, 0, 300, 150).data].reduce((a, b, i) => (a * 31 + b * i) % 1000003, 0)];
         })"""
     )
     assert len({pixels for _, pixels in drawn}) == 5, "two letters look the same, as boxes for missing ones do"

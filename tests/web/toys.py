@@ -1,4 +1,4 @@
-"""A judge for the toy generator's glyphs, small servers, and clients that send bytes as they are."""
+"""A judge that reads the toy generator's glyphs, small servers, and clients that behave badly."""
 
 import json
 import socket
@@ -21,7 +21,7 @@ CLASSES = MNIST[:3]
 
 
 def judge(path: Path, classes: tuple[GlyphClass, ...] = CLASSES, size: int = 4, dataset: str = "mnist") -> Path:
-    """judge.onnx that classifies by the mean brightness that the toy generator paints; its features are the pixels."""
+    """judge.onnx that tells classes by the mean brightness that the toy generator paints them in; its features are the pixels."""
     centres = [(i + 0.5) / len(classes) for i in range(len(classes))]
     constants = [
         helper.make_tensor("row", TensorProto.INT64, [2], [-1, size**2]),
@@ -47,12 +47,12 @@ def judge(path: Path, classes: tuple[GlyphClass, ...] = CLASSES, size: int = 4, 
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    metadata = {
+    told = {
         "dataset": dataset,
         "image_size": str(size),
         "classes": json.dumps([asdict(c) for c in classes], ensure_ascii=False),
     }
-    helper.set_model_props(model, metadata)
+    helper.set_model_props(model, told)
     onnx.checker.check_model(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)
@@ -61,10 +61,7 @@ def judge(path: Path, classes: tuple[GlyphClass, ...] = CLASSES, size: int = 4, 
 
 @contextmanager
 def server(folder: Path, *words: str, port: int | None = None, **process: Any) -> Iterator[tuple[str, int]]:
-    """`lekhani serve` with these options until the block ends, logging to server.log in `folder`.
-
-    Yields its address and the pid of its process group.
-    """
+    """`lekhani serve` with these options until the block ends; its address and the pid of its process group. It logs to server.log in `folder`."""
     port = port or services.free_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "lekhani", "serve", "--no-page", "--port", str(port), *words]
@@ -89,17 +86,17 @@ def metric(address: str, name: str, **labels: str) -> float:
     return sum(s.value for s in found if labels.items() <= s.labels.items())
 
 
-def raw_answer(address: str, content: bytes, seconds: float = 20, parts: Sequence[bytes] = ()) -> bytes:
-    """The answer to these bytes, sent as they are, until the server closes the connection or that time is over."""
+def said(address: str, content: bytes, seconds: float = 20, parts: Sequence[bytes] = ()) -> bytes:
+    """What a server answers to these bytes, sent as they are, until it hangs up or that time is over."""
     host, port = address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=seconds) as connection:
         for part in (content, *parts):
             connection.sendall(part)
-        return receive(connection, TimeoutError)
+        return heard(connection, TimeoutError)
 
 
-def receive(connection: socket.socket, end: type[OSError]) -> bytes:
-    """All bytes until the other side closes the connection, or until that error, which counts as the end."""
+def heard(connection: socket.socket, end: type[OSError]) -> bytes:
+    """What comes until the other side hangs up, or until that error, which is as good an end."""
     answer = b""
     with suppress(end):
         while part := connection.recv(65536):
@@ -111,5 +108,5 @@ def until(true: Callable[[], Any], seconds: float = 60) -> None:
     """Wait for that to be true; fails when it does not come."""
     deadline = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < deadline, "it did not become true in time"
+        assert time.monotonic() < deadline, "it does not come"
         time.sleep(0.05)

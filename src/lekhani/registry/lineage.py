@@ -1,4 +1,4 @@
-"""What a registered version was made from, link by link to the raw files; which versions were trained on given data."""
+"""Where a registered version comes from, link by link back to the raw files; and which versions were trained on given data."""
 
 import hashlib
 import json
@@ -56,7 +56,7 @@ class Link:
         self.notes.append(Note(state, sentence))
 
     def compare(self, what: str, content: bytes, otherwise: str) -> bool:
-        """Note whether `content` has the SHA-256 of the facts; `otherwise` is what it means if it does not."""
+        """Note whether `content` has the SHA-256 among the facts; `otherwise` is what it means if it has another one."""
         found = hashlib.sha256(content).hexdigest()
         if found == self.facts["sha256"]:
             self.note("verified", f"{what} has this SHA-256.")
@@ -85,7 +85,7 @@ class Lineage:
     links: dict[str, Link]
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON: `model`, `version`, and by name the `links` with facts and `notes` `[{state, sentence}]`."""
+        """Ready for JSON: `model`, `version` and `links`, by name, each with its facts and `notes`, `[{state, sentence}]`."""
         links = {name: {**one.facts, "notes": list(map(asdict, one.notes))} for name, one in self.links.items()}
         return {"model": self.model, "version": self.version, "links": links}
 
@@ -105,8 +105,8 @@ class Lineage:
 class TrainedOn:
     """All versions that were trained on prepared data whose digest begins with `digest`.
 
-    Each has model, version, aliases, variant, created, data_digest, git_commit, git_dirty, dvc_lock_sha256 and
-    dvc_experiment; None is what was not recorded.
+    Each has model, version, aliases, variant, created, data_digest, git_commit, git_dirty, dvc_lock_sha256 and dvc_experiment; None is
+    what was not recorded.
     """
 
     digest: str
@@ -140,9 +140,8 @@ class TrainedOn:
 def trace(model: str) -> Lineage:
     """The lineage of `lekhani-D` (its champion, else its challenger), `lekhani-D@ALIAS` or `lekhani-D:VERSION`.
 
-    Reads MLflow and, in this folder, git and DVC's cache; changes nothing. Raises UsageError for an unknown name,
-    alias or version, and LekhaniError when MLflow does not answer. Whatever else is missing is noted in the link that
-    misses it.
+    Reads MLflow and, in this folder, git and DVC's cache; changes nothing. Raises UsageError for an unknown name, alias or version, and
+    LekhaniError when MLflow does not answer. Whatever else is missing is noted in the link that misses it.
     """
     with registry_errors(*_UNREADABLE), TemporaryDirectory() as folder:
         version = _find(connect(), model)
@@ -168,10 +167,9 @@ def trace(model: str) -> Lineage:
 
 
 def trained_on(digest: str) -> TrainedOn:
-    """All versions of all models `lekhani-*` that were trained on prepared data whose digest begins with `digest`.
+    """All versions of all models `lekhani-*` that were trained on prepared data whose digest begins with these 8 or more characters.
 
-    Raises UsageError when that is not 8 to 64 hexadecimal characters, and LekhaniError when there is no such version or
-    MLflow does not answer.
+    Raises UsageError when that is no digest, and LekhaniError when there is no such version or MLflow does not answer.
     """
     wanted = digest.lower()
     if not re.fullmatch(r"[0-9a-f]{8,64}", wanted):
@@ -190,8 +188,8 @@ def trained_on(digest: str) -> TrainedOn:
     if not found:
         silent = f", and {unknown} of them do not record their data" if unknown else ""
         raise LekhaniError(
-            f"None of the {len(versions)} versions in MLflow at {mlflow.get_tracking_uri()} was trained on data "
-            f"{wanted}{silent}; `lekhani lineage MODEL` shows the digest of a version's data."
+            f"None of the {len(versions)} versions in MLflow at {mlflow.get_tracking_uri()} was trained on data {wanted}{silent}; "
+            "`lekhani lineage MODEL` shows the digest of a version's data."
         )
     return TrainedOn(wanted, tuple(sorted(found, key=lambda one: (one["model"], int(one["version"])))))
 
@@ -256,7 +254,7 @@ def _run(version: ModelVersion) -> Run | None:
 
 
 def _tags(version: ModelVersion, run: Run | None) -> dict[str, str]:
-    """A version's tags and, where it has none, its run's: MLflow's own pages register versions without tags."""
+    """A version's tags and, for what it has no tags, those of its run: MLflow's own pages register versions without tags."""
     tags = dict(run.data.tags) if run else {}
     if "dataset.digest" in tags:
         tags["data_digest"] = tags["dataset.digest"]

@@ -13,15 +13,15 @@ from lekhani.files import sha256
 from lekhani.tracking.store import MISSING, connect, mlflow_errors
 
 ABOUT = (
-    "Generators of one dataset's glyphs. Use the alias `champion`; `challenger` has yet to pass the gate, and "
-    "`previous` is what a rollback restores. The gate's decision is in each version's tags `gate.*`, its report in the "
-    "version's run. Each version has a model card."
+    "Generators of one dataset's glyphs. Use the alias `champion`; `challenger` has yet to pass the gate, and `previous` is what a "
+    "rollback restores. The gate's decision is in each version's tags `gate.*`, its report in the version's run. Each version has a "
+    "model card."
 )
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A registered version with its files: the generator and, if they were kept, its scorecard and its run's judge."""
+    """A registered version whose files are here: the generator and, where they were kept, its scorecard and its run's judge."""
 
     name: str
     version: str
@@ -39,15 +39,15 @@ def model_name(dataset: str) -> str:
 
 
 def registry_errors(failed: str, hint: str = "") -> AbstractContextManager[None]:
-    """As `mlflow_errors`, for code that reads or writes artifacts as well."""
+    """Raise errors of MLflow, its server or its artifact store as a LekhaniError: "`failed` MLflow at URI: reason `hint`"."""
     return mlflow_errors(failed, hint, (mlflow.MlflowException, OSError))
 
 
 def register(dataset: str, model_uri: str, tags: Mapping[str, str], description: str = "") -> ModelVersion:
     """Register the model that a run logged as a new version of `lekhani-<dataset>` under the alias `challenger`.
 
-    A model that is registered already gives its version back, so that calling twice adds nothing; that version becomes
-    challenger again unless it is champion.
+    A model that is registered already gives its version back, so that calling twice adds nothing; that version becomes challenger again
+    unless it is champion.
     """
     client, name = connect(), model_name(dataset)
     with registry_errors(f"Could not register {name} in"):
@@ -86,7 +86,7 @@ def aliases(dataset: str) -> dict[str, str]:
 
 
 def find(dataset: str) -> Registered:
-    """The champion of a dataset, else its challenger; raises LekhaniError when there is neither."""
+    """The champion of a dataset, or while there is none the challenger; raises LekhaniError when nothing is registered."""
     known = aliases(dataset)
     for alias in ("champion", "challenger"):
         if alias in known:
@@ -124,8 +124,7 @@ def _generator(folder: Path, version: ModelVersion) -> Path:
     digest = sha256(found[0])
     if digest != version.tags.get("model_sha256", digest):
         raise LekhaniError(
-            f"The generator in MLflow at {at} is not the file that was registered as {what}: "
-            f"its SHA-256 differs; {hint}."
+            f"The generator in MLflow at {at} is not the file that was registered as {what}: its SHA-256 differs; {hint}."
         )
     return found[0]
 

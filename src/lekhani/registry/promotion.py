@@ -1,9 +1,8 @@
 """Moving the aliases `champion` and `previous`, and the record of why.
 
-MLflow sets one alias at a time and has no transactions. Each move is therefore a sequence of steps that may be
-repeated, and after a crash between any two of them the aliases show which are missing: until a promotion is complete,
-`challenger` names its version; until a rollback is complete, `previous` names the champion. At any moment `champion`
-names a whole version.
+MLflow sets one alias at a time and has no transactions. Each move is therefore a sequence of steps that may be repeated, and after a
+crash between any two of them the aliases show which are missing: until a promotion is complete, `challenger` names its version; until
+a rollback is complete, `previous` names the champion. At any moment `champion` names a whole version.
 """
 
 import getpass
@@ -36,8 +35,8 @@ def promote(dataset: str, version: str, champion: str | None, reason: str | None
         winner = aliases(dataset).get("champion")  # a server has no lock, so that the last one to write wins
         if winner != version:
             raise LekhaniError(
-                f"Someone else made version {winner} the champion of {name} at the same moment, so that version "
-                f"{version} is not; compare the two with `lekhani promote --dataset {dataset} --version {version}`."
+                f"Someone else made version {winner} the champion of {name} at the same moment, so that version {version} is not; "
+                f"compare the two with `lekhani promote --dataset {dataset} --version {version}`."
             )
 
 
@@ -46,10 +45,9 @@ def rollback(
 ) -> tuple[str, str | None]:
     """Give the alias `champion` back to `previous`; returns the restored version and the one that it replaces.
 
-    `previous` then names the version that the restored one had itself been promoted over, so that a further rollback
-    goes on from there. A rollback that was interrupted is completed instead, and the second value is None. `check` is
-    called with the version to restore and raises LekhaniError if it is unfit for use. Raises UsageError when there is
-    nothing to go back to.
+    `previous` then names the version that the restored one had itself been promoted over, so that a further rollback goes on from
+    there. A rollback that was interrupted is completed instead, and the second value is None. `check` is called with the version to
+    restore and raises LekhaniError if it is unfit for use. Raises UsageError when there is nothing to go back to.
     """
     client, name = connect(), model_name(dataset)
     known = aliases(dataset)
@@ -121,8 +119,8 @@ def _moving(dataset: str, version: str, champion: str | None) -> Iterator[None]:
         found = aliases(dataset).get("champion")
         if found != champion:
             raise LekhaniError(
-                f"The champion of {name} has changed from version {champion or 'none'} to {found or 'none'} in the "
-                "meantime; nothing was changed, run again to compare with it."
+                f"The champion of {name} has changed from version {champion or 'none'} to {found or 'none'} in the meantime; "
+                "nothing was changed, run again to compare with it."
             )
         yield
 

@@ -1,1 +1,1 @@
-"""The HTTP server: API, champions from the registry, monitoring, and a page to try it."""
+"""Generation with ONNX Runtime; torch is never imported here."""

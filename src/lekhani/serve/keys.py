@@ -1,4 +1,4 @@
-"""API keys: random tokens, of which the server stores only hashes."""
+"""API keys: random tokens, of which the server keeps hashes alone."""
 
 import hashlib
 import hmac
@@ -22,10 +22,10 @@ def new_key(name: str) -> tuple[str, str]:
 
 
 class Keys:
-    """The keys in a file, a line `NAME sha256:HEX` each; empty lines and those that start with # are ignored."""
+    """The keys that a file lets in, a line `NAME sha256:HEX` each; empty lines and those that start with # say nothing."""
 
     def __init__(self, path: Path) -> None:
-        """Read the file; raises UsageError when it cannot be read, holds no key or a malformed line."""
+        """Read the file; raises UsageError when it cannot be read, holds no key or a line that is none."""
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -38,15 +38,14 @@ class Keys:
                 found = _LINE.fullmatch(line.strip())
                 if found is None:
                     raise UsageError(
-                        f"{path}, line {number}: a key's line is `NAME sha256:HEX`, "
-                        "as `lekhani serve --new-key NAME` prints it."
+                        f"{path}, line {number}: a key's line is `NAME sha256:HEX`, as `lekhani serve --new-key NAME` prints it."
                     )
                 self._digests[found["name"]] = found["digest"]
         if not self._digests:
             raise UsageError(f"{path} holds no key; make one with `lekhani serve --new-key NAME`.")
 
     def holder(self, key: str) -> str | None:
-        """The name of the key's holder, None for an unknown key; the time this takes is no hint for a guess."""
+        """Whose key it is, None for nobody's. The time that this takes tells nothing of how much of a guess was right."""
         given = _digest(key)
         found = [name for name, digest in self._digests.items() if hmac.compare_digest(digest, given)]
         return found[0] if found else None

@@ -1,4 +1,4 @@
-"""Limits on what one client may ask of a server."""
+"""What one client may ask of a server at most."""
 
 from collections.abc import Sequence
 
@@ -37,9 +37,9 @@ class Limits(BaseModel):
         return self
 
 
-def parse_limits(changes: Sequence[str]) -> Limits:
-    """The default limits with changes such as NAME=VALUE; raises UsageError for unknown names and bad values."""
-    pairs = [entry.partition("=") for entry in changes]
+def with_changes(wanted: Sequence[str]) -> Limits:
+    """The limits with some set as NAME=VALUE; raises UsageError for an unknown name or a value that does not do."""
+    pairs = [entry.partition("=") for entry in wanted]
     try:
         return Limits.model_validate({name: value for name, _, value in pairs})
     except ValidationError as error:

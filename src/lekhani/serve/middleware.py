@@ -1,4 +1,4 @@
-"""The middleware of every request: id, limits on body and time, errors as problem details, log and metrics."""
+"""What every request passes first and last: its id, the limits on its body and its time, errors as problem details, log and metrics."""
 
 import asyncio
 import http
@@ -18,7 +18,7 @@ from lekhani.serve.limits import Limits
 from lekhani.serve.telemetry import Metrics
 
 log = logging.getLogger("lekhani.api")
-_VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SANE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _METHODS = {method.value for method in http.HTTPMethod}
 
 
@@ -34,25 +34,24 @@ class _RefusedError(Exception):
         self.status, self.sentence, self.headers = status, sentence, dict(headers or {})
 
 
-class RequestMiddleware:
+class Edge:
     """ASGI middleware around the whole application.
 
-    A request's body is read whole and within the limits before the application starts. When a client disconnects, its
-    request is cancelled. Requests below /v1/ must be answered in time; others, such as a page's streams, may take long.
+    A request's body is read before the application hears of it, whole and within the limits. A client that goes away takes its request
+    with it. Requests below /v1/ must be answered in time; others, such as a page's streams, take as long as they like.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
         self.app, self.limits, self.metrics = app, limits, metrics
-        self.held = 0  # bytes of all bodies in memory
+        self.held = 0  # bytes of bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, status, body = time.perf_counter(), 0, bytearray()
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _VALID_ID.fullmatch(given) else uuid.uuid4().hex
+        given, started, status, body = Headers(scope=scope).get("x-request-id", ""), time.perf_counter(), 0, bytearray()
+        request_id = given if _SANE.fullmatch(given) else uuid.uuid4().hex
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -74,24 +73,22 @@ class RequestMiddleware:
         except _RefusedError as refused:
             await refuse(refused.status, refused.sentence, Connection="close", **refused.headers)
         except TimeoutError:
-            seconds = f"{self.limits.answer_seconds:g} seconds"
-            sentence = f"The answer took longer than {seconds}; ask for less at once, or try again later."
+            sentence = f"The answer took longer than {self.limits.answer_seconds:g} seconds; ask for less at once, or try again later."
             await refuse(503, sentence, **{"Retry-After": "10"})
-        except _DisconnectedError:
-            status = 499  # nginx's code for it, for the log alone
+        except _GoneError:
+            status = 499  # nginx's word for it; nobody hears it but the log
         except Exception:
             log.exception("A bug", extra={"request_id": request_id})
-            await refuse(500, f"This is a bug; the log has more under the request id {request_id}.")
+            await refuse(
+                500, f"Something went wrong that should not have; the log has more under the request id {request_id}."
+            )
         finally:
             self.held -= len(body)
             self.metrics.in_flight.dec()
-            self._record(scope, status or 499, time.perf_counter() - started, request_id)
+            self._tell(scope, status or 499, time.perf_counter() - started, request_id)
 
     async def _read(self, body: bytearray, scope: Scope, receive: Receive) -> None:
-        """Fill `body`.
-
-        Raises _RefusedError when it is too large or too slow, or too much is held already, and _DisconnectedError.
-        """
+        """Fill `body`; raises _RefusedError when it is too large or too slow, or others hold too much already, and _GoneError."""
         most, seconds = self.limits.body_bytes, self.limits.body_seconds
         too_large = _RefusedError(413, f"The body is larger than {most:,} bytes, the most that is taken; send less.")
         with suppress(ValueError):
@@ -103,7 +100,7 @@ class RequestMiddleware:
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise _DisconnectedError
+                        raise _GoneError
                     part = message.get("body", b"")
                     body += part
                     self.held += len(part)
@@ -118,10 +115,7 @@ class RequestMiddleware:
             raise _RefusedError(408, f"The body did not arrive within {seconds:g} seconds; send it faster.") from None
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
-        """Run the application until it has answered.
-
-        Raises TimeoutError when time is up, and _DisconnectedError when the client is gone.
-        """
+        """Run the application until it has answered, time is up (TimeoutError) or the client is gone (_GoneError)."""
         gone = asyncio.ensure_future(receive())
         given = complete = False
 
@@ -142,22 +136,26 @@ class RequestMiddleware:
         try:
             await asyncio.wait({work, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if not work.done() and not complete:
-                raise _DisconnectedError if gone.done() else TimeoutError
+                raise _GoneError if gone.done() else TimeoutError
             await work
         finally:
             for task in (work, gone):
                 task.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
 
-    def _record(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
+    def _tell(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
         route: str = getattr(scope.get("route"), "path", "other")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self.metrics.requests.labels(method, route, status).inc()
         self.metrics.seconds.labels(method, route).observe(seconds)
         facts: dict[str, Any] = {"request_id": request_id, "method": method, "route": route, "status": status}
-        facts |= {"milliseconds": round(1000 * seconds, 1), "client": (scope.get("client") or ["unknown"])[0]}
-        log.info("answered", extra=facts | scope.get("lekhani", {}))
+        facts |= {
+            "milliseconds": round(1000 * seconds, 1),
+            "client": (scope.get("client") or ["unknown"])[0],
+            **scope.get("lekhani", {}),
+        }
+        log.info("answered", extra=facts)
 
 
-class _DisconnectedError(Exception):
+class _GoneError(Exception):
     """The client went away."""

@@ -1,33 +1,75 @@
-"""Whether a served model still writes what its scorecard promises, judged by a sample of its images.
+"""Whether what is written is still what was promised: the judge reads a sample of it, and a version's own scorecard says what to expect.
 
-The sample holds the latest images of each class, equally many, as they were served; for classes that no client requests
-a few are generated. So it is made as the scorecard's was, and its figures can be compared with the scorecard's.
+The sample holds the latest images of each class, equally many, as they were served; classes that nobody asks for are drawn now and then.
+So it is made as the scorecard's was, whatever clients ask for, and its figures can be held against the scorecard's.
 """
 
 import math
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lekhani import files
 from lekhani.data.spec import Bytes, Labels
-from lekhani.evaluate.reference import Reference
+from lekhani.errors import LekhaniError
+from lekhani.evaluate.frechet import Doubles, frechet, moments
 from lekhani.inference.confidence import confidences
 from lekhani.inference.session import Floats, Reader
 
-SAMPLE_SIZE = 2000  # images of all classes together
-MIN_PER_CLASS = 20  # however many classes there are
-MAX_PER_REQUEST = 8  # or else one request could fill the sample
-DRIFT_TOLERANCE = 1.25  # times the expected drift
-SIGMAS = 4.0  # standard deviations beyond which a difference is not chance
+SAMPLE = 2000  # images that the sample holds, of all classes together
+FEWEST = 20  # of each class, however many classes there are
+EACH = 8  # images that one request adds at most, lest it be all of the sample
+TOO_FAR = 1.25  # times the expected drift
+CHANCE = 4.0  # standard deviations
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real test images as the judge sees them: moments of the features, mean confidence, and which judge.onnx it was."""
+
+    mean: Doubles
+    cov: Doubles
+    confidence: float
+    judge: str
+
+    @classmethod
+    def of(cls, reader: Reader, images: Bytes) -> "Reference":
+        """Read images uint8 [N,H,W]."""
+        features, logits = reader.read(images)
+        return cls(*moments(features), float(confidences(logits)[1].mean()), reader.sha256)
+
+    def save(self, path: Path) -> None:
+        """Write it as an NPZ."""
+        with files.replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> "Reference":
+        """Undo `save`; raises LekhaniError for a file that is none."""
+        try:
+            with np.load(path, allow_pickle=False) as saved:
+                return cls(saved["mean"], saved["cov"], float(saved["confidence"]), str(saved["judge"]))
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise LekhaniError(f"{path} is no reference of real images ({error}); register the model again.") from error
+
+    def distance(self, features: Doubles | Floats) -> float:
+        """The Frechet distance of features [N,F] from these, as FID is."""
+        return frechet(*moments(features), self.mean, self.cov)
+
+    def floor(self, n: int) -> float:
+        """The distance that `n` images would have by their number alone."""
+        rng = np.random.default_rng(0)
+        return self.distance(rng.multivariate_normal(self.mean, self.cov, n, method="eigh"))
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One figure of the sample; `expected` and `bound` are None where the scorecard promises nothing."""
+    """One figure of the sample; `expected` and `bound` are None where nothing was promised."""
 
     value: float
     expected: float | None = None
@@ -35,85 +77,91 @@ class Measure:
     alarm: bool = False
 
 
-class Monitor:
-    """The sample of one served version. `observe` may be called from any thread, `update` by one at a time.
+class Watch:
+    """The sample of one served version. `saw` may be called from any thread; `look` is for one at a time.
 
-    `card` is the scorecard of the version, empty where there is none; `conditional` says whether labels are promises.
+    `card` is the scorecard of the version, empty where there is none. `conditional` tells whether labels are promises.
     """
 
     def __init__(self, reader: Reader, card: Mapping[str, Any], reference: Reference | None, conditional: bool) -> None:
         classes = len(reader.classes)
         self.reader, self.card, self.conditional = reader, card, conditional
         self.reference = reference if reference and reference.judge == reader.sha256 else None
-        self.per_class = max(MIN_PER_CLASS, -(-SAMPLE_SIZE // classes))
-        self.count, self._next = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
-        self._predicted = np.zeros((classes, self.per_class), np.int64)
-        self._confidence = np.zeros((classes, self.per_class), np.float32)
+        self.each = max(FEWEST, -(-SAMPLE // classes))
+        self.count, self._at = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
+        self._read = np.zeros((classes, self.each), np.int64)
+        self._sure = np.zeros((classes, self.each), np.float32)
         self._features: Floats | None = None
-        self._digests = np.zeros((classes, self.per_class), np.int64)
-        self._pending: deque[tuple[Bytes, int]] = deque(maxlen=SAMPLE_SIZE)
+        self._digests = np.zeros((classes, self.each), np.int64)
+        self._new: deque[tuple[Bytes, int]] = deque(maxlen=SAMPLE)
         self._rng, self._lock = np.random.default_rng(), threading.Lock()
+
+    def saw(self, images: Bytes, labels: Labels) -> None:
+        """Take a few of the images uint8 [N,H,W] that were just served for these labels int64 [N]."""
+        some = self._rng.choice(len(labels), EACH, replace=False) if len(labels) > EACH else range(len(labels))
+        with self._lock:
+            self._new.extend((images[i], int(labels[i])) for i in some)
+
+    def wanting(self, most: int) -> Labels:
+        """The labels, int64 [n], that the sample has fewest of; any of them once it is full."""
+        if self.full:
+            return self._rng.integers(len(self.count), size=most)
+        missing = np.repeat(np.arange(len(self.count)), self.each - self.count)
+        order = np.argsort(np.concatenate([np.arange(count, self.each) for count in self.count]), kind="stable")
+        chosen: Labels = missing[order][:most]
+        return chosen
 
     @property
     def full(self) -> bool:
         """Whether every class has all its images."""
-        return bool((self.count == self.per_class).all())
+        return bool((self.count == self.each).all())
 
-    def observe(self, images: Bytes, labels: Labels) -> None:
-        """Take a few of the images uint8 [N,H,W] that were just served for these labels int64 [N]."""
-        n = len(labels)
-        some = self._rng.choice(n, MAX_PER_REQUEST, replace=False) if n > MAX_PER_REQUEST else range(n)
+    def look(self, probes: Iterable[tuple[Bytes, int]] = ()) -> dict[str, Measure]:
+        """Read what came since, and `probes`, into the sample and measure it; nothing is measured before every class has some images."""
         with self._lock:
-            self._pending.extend((images[i], int(labels[i])) for i in some)
+            served = list(self._new)
+            self._new.clear()
+        # The same request again says nothing new; a probe that looks like another does.
+        self._take(served, again=False)
+        self._take(list(probes), again=True)
+        if self.count.min() < 1:
+            return {}
+        return self._measures()
 
-    def labels_to_probe(self, n: int) -> Labels:
-        """At most `n` labels, int64, of the classes that the sample has fewest of; any labels once it is full."""
-        if self.full:
-            return self._rng.integers(len(self.count), size=n)
-        missing = np.repeat(np.arange(len(self.count)), self.per_class - self.count)
-        order = np.argsort(np.concatenate([np.arange(count, self.per_class) for count in self.count]), kind="stable")
-        chosen: Labels = missing[order][:n]
-        return chosen
-
-    def update(self, probes: Sequence[tuple[Bytes, int]] = ()) -> dict[str, Measure]:
-        """Add what was observed, and `probes`, to the sample and measure it; empty until every class has an image."""
-        with self._lock:
-            served = list(self._pending)
-            self._pending.clear()
-        # The same request again is no new evidence; a probe that looks like another one is.
-        self._add(served, skip_repeats=True)
-        self._add(probes, skip_repeats=False)
-        return self._measures() if self.count.min() else {}
-
-    def _add(self, new: Sequence[tuple[Bytes, int]], skip_repeats: bool) -> None:
+    def _take(self, new: Sequence[tuple[Bytes, int]], again: bool) -> None:
         if not new:
             return
         images, labels = np.stack([image for image, _ in new]), [label for _, label in new]
         features, logits = self.reader.read(images)
-        predicted, sure = confidences(logits)
+        read, sure = confidences(logits)
         if self._features is None:
-            self._features = np.zeros((len(self.count), self.per_class, features.shape[1]), np.float32)
+            self._features = np.zeros((len(self.count), self.each, features.shape[1]), np.float32)
         for i, label in enumerate(labels):
             digest = hash(images[i].tobytes())
-            if skip_repeats and (self._digests[label] == digest).any():
+            if not again and (self._digests[label] == digest).any():
                 continue
-            place = label, self._next[label]
-            self._features[place], self._predicted[place] = features[i], predicted[i]
-            self._confidence[place], self._digests[place] = sure[i], digest
-            self._next[label] = (self._next[label] + 1) % self.per_class
-            self.count[label] = min(self.count[label] + 1, self.per_class)
+            place = self._at[label]
+            self._features[label, place], self._read[label, place] = features[i], read[i]
+            self._sure[label, place], self._digests[label, place] = sure[i], digest
+            self._at[label] = (place + 1) % self.each
+            self.count[label] = min(self.count[label] + 1, self.each)
 
     def _measures(self) -> dict[str, Measure]:
-        there = np.arange(self.per_class) < self.count[:, None]
-        n, expected = int(there.sum()), self.reference.confidence if self.reference else None
-        measures = {"confidence": Measure(float(self._confidence[there].mean()), expected)}
+        there = np.arange(self.each) < self.count[:, None]
+        n = int(there.sum())
+        measures = {
+            "confidence": Measure(
+                float(self._sure[there].mean()), self.reference.confidence if self.reference else None
+            )
+        }
         if self.conditional:
-            right = there & (self._predicted == np.arange(len(self.count))[:, None])
+            right = there & (self._read == np.arange(len(self.count))[:, None])
             measures["label_agreement"] = self._agreement(float((right.sum(1) / self.count).mean()), n)
-        covered = len(np.unique(self._predicted[there]))
+        covered = len(np.unique(self._read[there]))
         least = self.card.get("classes_covered")
-        alarm = self.full and least is not None and covered < least
-        measures["classes_covered"] = Measure(covered, least, least, alarm)
+        measures["classes_covered"] = Measure(
+            covered, least, least, self.full and least is not None and covered < least
+        )
         if self.full and self.reference is not None and self._features is not None:
             measures["drift"] = self._drift(self.reference, self._features[there], n)
         return measures
@@ -122,18 +170,18 @@ class Monitor:
         promised = self.card.get("label_agreement")
         if promised is None:
             return Measure(value)
-        # The chance of as many images of a generator that keeps its promise; a promise of 100% leaves room for one.
+        # As many images of a generator that keeps its promise; one image in n is added lest a promise of 100% leave no room.
         share = min(max(promised, 1 / n), 1 - 1 / n)
         chance = math.hypot(math.sqrt(share * (1 - share) / n), self.card.get("label_agreement_std", 0.0))
-        bound = promised - SIGMAS * chance
+        bound = promised - CHANCE * chance
         return Measure(value, promised, bound, value < bound)
 
     def _drift(self, reference: Reference, features: Floats, n: int) -> Measure:
         value, promised = reference.distance(features), self.card.get("fid")
         if promised is None:
             return Measure(value)
-        # FID falls with the number of images: fewer than the scorecard's may be farther off, more must be as close.
+        # FID falls with the number of images: fewer than the scorecard's n_generated may be farther off, more are held to the same.
         more = reference.floor(n) - reference.floor(self.card.get("n_generated", n))
         expected = promised + max(more, 0.0)
-        bound = DRIFT_TOLERANCE * expected + SIGMAS * self.card.get("fid_std", 0.0)
+        bound = TOO_FAR * expected + CHANCE * self.card.get("fid_std", 0.0)
         return Measure(value, expected, bound, value > bound)

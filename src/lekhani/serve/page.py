@@ -1,7 +1,7 @@
 """A page to try it: type or tap and see handwriting, draw and see it read.
 
-It is a client of the API within the same process, so that the API's limits, queues, keys and sentences hold for it.
-Nothing is kept between two clicks, nothing is written to the disk, and nothing comes from another host.
+It is a client of the API within the same process, so that the API's limits, queues, keys and sentences hold for it. Nothing is kept
+between two clicks, nothing is written to the disk, and nothing comes from another host.
 """
 
 import base64
@@ -39,17 +39,14 @@ HEIGHT = 96  # of a line, pixels
 COLUMNS = 16  # of letters that are saved as one picture
 GAP = 8  # pixels between lines that are saved as one picture
 PICTURE = "data:image/png;base64,"
-ICON = (
-    "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>"
-    "<path fill='#2563eb' d='M2 14l1-4 8-8 3 3-8 8z'/></svg>"
-)
+ICON = "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'><path fill='#2563eb' d='M2 14l1-4 8-8 3 3-8 8z'/></svg>"
 _FILES = resources.files("lekhani.serve") / "page_files"
 
 _Fields = Mapping[str, Any]
 
 
 def mount(app: FastAPI, *, asks_key: bool = False) -> None:
-    """Add the page to an application of `api.create_app`, and lead "/" to it; with `asks_key` it asks for a key."""
+    """Add the page to an application that `api.create_app` made: "/" leads to it. With `asks_key` it asks for a key of the API."""
     blocks = _blocks(app, asks_key)
     # Nothing is uploaded: pictures go to the API, within its limits.
     settings: dict[str, Any] = {
@@ -89,14 +86,13 @@ def _theme() -> Any:
 
 
 def _blocks(app: FastAPI, asks_key: bool) -> Any:
-    datasets = [source.dataset for source in app.state.champions.sources]
+    datasets = [choice.dataset for choice in app.state.champions.choices]
     first = "devanagari" if "devanagari" in datasets else datasets[0]
     other = "mnist" if "mnist" in datasets else datasets[-1]
     reading = _Caller(app)
     with gr.Blocks(title="Lekhani", analytics_enabled=False, fill_width=False) as blocks:
         gr.HTML(
-            "<header><h1>Lekhani <span lang='hi'>लेखनी</span></h1>"
-            "<p>A pen that writes by hand, and reads what you write.</p></header>"
+            "<header><h1>Lekhani <span lang='hi'>लेखनी</span></h1><p>A pen that writes by hand, and reads what you write.</p></header>"
         )
         key = gr.Textbox(
             label="Key",
@@ -215,10 +211,7 @@ class _Caller:
 
         async def made() -> str:
             found = (await self._post(request, key, "recognise", {"model": source, "image": _sent(picture)})).json()
-            return (
-                f"<h3>Read as <b class='number'>{html.escape(found['glyph'])}</b></h3>"
-                f"<ul class='readings'>{_reading(found)}</ul>"
-            )
+            return f"<h3>Read as <b class='number'>{html.escape(found['glyph'])}</b></h3><ul class='readings'>{_reading(found)}</ul>"
 
         return await _said(made)
 
@@ -289,7 +282,7 @@ def _figure(content: bytes, caption: str = "", alt: str = "") -> str:
 
 
 def _result(kind: str, shown: Sequence[str], sheet: bytes, files: Mapping[str, bytes]) -> str:
-    packed = base64.b64encode(responses.zipped(files)).decode()
+    packed = base64.b64encode(responses.packed(files)).decode()
     links = (
         f"<a class='save' download='handwriting.png' href='{PICTURE}{base64.b64encode(sheet).decode()}'>Save as PNG</a>"
         f"<a class='save' download='handwriting.zip' href='data:application/zip;base64,{packed}'>Save all as ZIP</a>"
@@ -300,8 +293,7 @@ def _result(kind: str, shown: Sequence[str], sheet: bytes, files: Mapping[str, b
 def _reading(one: _Fields) -> str:
     """A guess with its confidence as a bar, and what else it may be."""
     rows = "".join(
-        f"<span class='guess'><b>{html.escape(guess['glyph'])}</b>"
-        f"<meter value='{guess['confidence']}'></meter> {guess['confidence']:.1%}</span>"
+        f"<span class='guess'><b>{html.escape(guess['glyph'])}</b><meter value='{guess['confidence']}'></meter> {guess['confidence']:.1%}</span>"
         for guess in (one, *one["alternatives"])
     )
     return f"<li>{rows}</li>"

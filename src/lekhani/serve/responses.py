@@ -1,4 +1,4 @@
-"""Glyphs and lines in the media type that a client accepts: PNG, ZIP, NPZ or JSON."""
+"""Glyphs and lines in the form that a client asks for by Accept: PNG, ZIP, NPZ or JSON."""
 
 import base64
 import csv
@@ -20,11 +20,11 @@ JSON, PNG, ZIP, NPZ = "application/json", "image/png", "application/zip", "appli
 KINDS = (JSON, PNG, ZIP, NPZ)
 
 
-def negotiate(accept: str | None) -> str | None:
-    """The media type of KINDS that an Accept header prefers, the first one without a header; None for none of them."""
+def chosen(accept: str | None, kinds: Sequence[str] = KINDS) -> str | None:
+    """Which of `kinds` a client's Accept header wants most, the first one for a client that does not care; None for none of them."""
     if not accept:
-        return KINDS[0]
-    found: str | None = parse_accept_header(accept, MIMEAccept).best_match(KINDS)
+        return kinds[0]
+    found: str | None = parse_accept_header(accept, MIMEAccept).best_match(kinds)
     return found
 
 
@@ -44,10 +44,7 @@ def base64_png(picture: "Picture | Image.Image") -> str:
 def glyphs(
     kind: str, images: Bytes, labels: Labels, classes: Sequence[GlyphClass], about: Mapping[str, Any]
 ) -> bytes | dict[str, Any]:
-    """Labelled glyphs, uint8 [N,H,W] and int64 [N].
-
-    A grid as PNG, a ZIP of PNGs with labels.csv, an NPZ of both arrays, or a value for JSON.
-    """
+    """Labelled glyphs, uint8 [N,H,W] and int64 [N]: a grid, a ZIP of PNGs with labels.csv, an NPZ of both arrays, or a value for JSON."""
     if kind == PNG:
         return png(grid(images, math.ceil(math.sqrt(len(images)))))
     if kind == NPZ:
@@ -65,28 +62,30 @@ def glyphs(
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(("file", "label", "name", "glyph"))
     rows.writerows((f"{i:06d}.png", c.label, c.name, c.glyph) for i, c in enumerate(known))
-    return zipped(
+    return packed(
         {"labels.csv": table.getvalue().encode()} | {f"{i:06d}.png": png(image) for i, image in enumerate(images)}
     )
 
 
 def line(kind: str, picture: Image.Image, text: str, about: Mapping[str, Any]) -> bytes | dict[str, Any]:
-    """A line of handwriting: a PNG, a ZIP of it with its transcript, an NPZ of array and text, or a value for JSON."""
+    """A line of handwriting: a picture, a ZIP of it with its transcript, an NPZ of the array uint8 and the text, or a value for JSON."""
     if kind == PNG:
         return png(picture)
     if kind == NPZ:
         return _npz(image=np.asarray(picture), text=np.array(text))
     if kind == ZIP:
-        return zipped({"line.png": png(picture), "line.gt.txt": f"{text}\n".encode()})
+        return packed({"line.png": png(picture), "line.gt.txt": f"{text}\n".encode()})
     return {**about, "text": text, "png": base64_png(picture)}
 
 
-def zipped(files: Mapping[str, bytes]) -> bytes:
+def packed(files: Mapping[str, bytes]) -> bytes:
     """A ZIP of files by name."""
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as archive:  # PNGs are compressed already
         for name, content in files.items():
-            archive.writestr(zipfile.ZipInfo(name), content)  # without the time, or else the bytes would differ
+            archive.writestr(
+                zipfile.ZipInfo(name), content
+            )  # without the time of day: the same request, the same bytes
     return made.getvalue()
 
 

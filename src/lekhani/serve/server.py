@@ -1,4 +1,4 @@
-"""uvicorn, with time-outs for clients that send or read too slowly, and a notice to load balancers before it stops."""
+"""uvicorn, with what it lacks: time-outs for clients that send or take too slowly, and a word to load balancers before it stops."""
 
 import asyncio
 import importlib.util
@@ -15,16 +15,13 @@ from lekhani.errors import UsageError
 from lekhani.serve.limits import Limits
 
 log = logging.getLogger("lekhani.api")
-DRAIN_SECONDS = 2.0  # between the notice in /readyz and no longer accepting connections
-SHUTDOWN_SECONDS = 60  # for requests in flight
+LEAVE_SECONDS = 2.0  # between saying so in /readyz and closing the door
+FINISH_SECONDS = 60  # for requests in flight
 MAX_HEAD = 1 << 16  # bytes; the parser itself has no bound
 
 
-class TimeoutProtocol(HttpToolsProtocol):
-    """HTTP/1.1 in which a request's head must be short and arrive in time, and the answer be read in time.
-
-    `limits` is set by `serve`.
-    """
+class PatientProtocol(HttpToolsProtocol):
+    """HTTP/1.1 in which a request's head must arrive in time and be short, and an answer be taken in time; `limits` is set by `serve`."""
 
     limits = Limits()
     _head: asyncio.TimerHandle | None = None  # set while a head is awaited
@@ -53,10 +50,10 @@ class TimeoutProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """See uvicorn."""
-        _cancel(self._head)
+        _off(self._head)
         self._head, self._head_bytes = None, 0
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
-            raise ValueError("The head is too long.")  # which uvicorn answers with 400
+            raise ValueError("The head is too long.")  # which uvicorn answers as it does what is no HTTP
         super().on_headers_complete()
 
     def pause_writing(self) -> None:
@@ -67,12 +64,12 @@ class TimeoutProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         """See asyncio."""
         super().resume_writing()
-        _cancel(self._write)
+        _off(self._write)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
-        _cancel(self._head)
-        _cancel(self._write)
+        _off(self._head)
+        _off(self._write)
         super().connection_lost(exc)
 
     def _await_head(self) -> None:
@@ -88,26 +85,26 @@ class TimeoutProtocol(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
 
-def _cancel(timer: asyncio.TimerHandle | None) -> None:
+def _off(timer: asyncio.TimerHandle | None) -> None:
     if timer is not None:
         timer.cancel()
 
 
-class DrainingServer(uvicorn.Server):
-    """On a signal /readyz answers 503, so that a load balancer sends no more, before the server shuts down.
+class Server(uvicorn.Server):
+    """It says in /readyz that it leaves, so that a load balancer sends no more, and then finishes what it has begun.
 
-    A second signal takes effect at once.
+    A second signal is heard at once.
     """
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """See uvicorn."""
         state = self.config.app.state  # type: ignore[union-attr]
-        if state.draining or state.loop is None:
+        if state.leaving or state.loop is None:
             super().handle_exit(sig, frame)
             return
-        state.draining = True
+        state.leaving = True
         log.info("Leaving: requests in flight are finished, new ones should go elsewhere.")
-        state.loop.call_soon_threadsafe(state.loop.call_later, DRAIN_SECONDS, super().handle_exit, sig, frame)
+        state.loop.call_soon_threadsafe(state.loop.call_later, LEAVE_SECONDS, super().handle_exit, sig, frame)
 
 
 def add_page(app: FastAPI, *, asks_key: bool) -> None:
@@ -121,21 +118,26 @@ def add_page(app: FastAPI, *, asks_key: bool) -> None:
 
 
 def serve(app: FastAPI, host: str, port: int, limits: Limits) -> None:
-    """Answer requests until SIGTERM or SIGINT, then finish those in flight; the process then ends by that signal.
+    """Answer until SIGTERM or SIGINT, then finish what is in flight; the process then ends as that signal ends one.
 
-    Raises LekhaniError when a model cannot be served, and UsageError when the address cannot be used.
+    Raises LekhaniError when a model cannot be served, and UsageError when the address cannot be listened on.
     """
     asyncio.run(app.state.champions.start())
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
+        )
     except OSError as error:
         raise UsageError(
-            f"The server cannot listen on {host}, port {port} ({error.strerror or error}); "
-            "choose another --host or --port."
+            f"{host}, port {port}, cannot be listened on ({error.strerror or error}); choose another --host or --port."
         ) from None
     log.info("Listening on %s, port %d.", host, port)
-    protocol = type("Protocol", (TimeoutProtocol,), {"limits": limits})
-    settings: dict[str, Any] = {"http": protocol, "ws": "none", "timeout_graceful_shutdown": SHUTDOWN_SECONDS}
-    settings |= {"log_config": None, "access_log": False, "server_header": False}
-    DrainingServer(uvicorn.Config(app, host, port, **settings)).run([listener])
+    protocol = type("Protocol", (PatientProtocol,), {"limits": limits})
+    settings: dict[str, Any] = {
+        "http": protocol,
+        "ws": "none",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+    }
+    Server(uvicorn.Config(app, host, port, timeout_graceful_shutdown=FINISH_SECONDS, **settings)).run([listener])

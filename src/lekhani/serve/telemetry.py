@@ -1,7 +1,6 @@
-"""Observability: Prometheus metrics, and logs of one JSON object a line."""
+"""What a server tells of itself: Prometheus metrics, and logs of one JSON object a line."""
 
 import logging
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pythonjsonlogger.json import JsonFormatter
@@ -15,34 +14,53 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        shared: dict[str, Any] = {"registry": self.registry}
         route, model = ("method", "route"), ("dataset",)
-        measure, about = (*model, "measure"), (*model, "version", "variant", "sha256")
-        self.requests = Counter("lekhani_requests", "Answers by status", (*route, "status"), **shared)
-        self.seconds = Histogram("lekhani_request_seconds", "Time to answer", route, buckets=SECONDS, **shared)
-        self.in_flight = Gauge("lekhani_requests_in_flight", "Requests without an answer yet", **shared)
-        self.images = Counter("lekhani_images", "Images written for clients", model, **shared)
-        self.waiting = Gauge("lekhani_images_waiting", "Images that waiting requests ask for", model, **shared)
-        self.batches = Histogram("lekhani_batch_images", "Images drawn in one run", model, buckets=SIZES, **shared)
-        self.model = Gauge("lekhani_model_info", "The model that writes now, always 1", about, **shared)
-        self.swaps = Counter("lekhani_model_swaps", "Champions taken over from the registry", model, **shared)
-        self.rejected = Counter(
-            "lekhani_models_kept_out", "Champions that could not be taken over", (*model, "reason"), **shared
+        self.requests = Counter("lekhani_requests", "Answers by status", (*route, "status"), registry=self.registry)
+        self.seconds = Histogram(
+            "lekhani_request_seconds", "Time to answer", route, buckets=SECONDS, registry=self.registry
         )
-        self.registry_up = Gauge("lekhani_registry_up", "Whether the registry answered last time", model, **shared)
-        self.measured = Gauge(
-            "lekhani_watch", "What the judge makes of the latest images of each class", measure, **shared
+        self.in_flight = Gauge("lekhani_requests_in_flight", "Requests without an answer yet", registry=self.registry)
+        self.images = Counter("lekhani_images", "Images written for clients", model, registry=self.registry)
+        self.waiting = Gauge(
+            "lekhani_images_waiting", "Images that waiting requests ask for", model, registry=self.registry
         )
-        self.expected = Gauge(
-            "lekhani_watch_promised", "What the scorecard of the version leads to expect of it", measure, **shared
+        self.batches = Histogram(
+            "lekhani_batch_images", "Images drawn in one run", model, buckets=SIZES, registry=self.registry
+        )
+        about = (*model, "version", "variant", "sha256")
+        self.model = Gauge("lekhani_model_info", "The model that writes now, always 1", about, registry=self.registry)
+        self.swaps = Counter(
+            "lekhani_model_swaps", "Champions taken over from the registry", model, registry=self.registry
+        )
+        self.kept_out = Counter(
+            "lekhani_models_kept_out",
+            "Champions that could not be taken over",
+            (*model, "reason"),
+            registry=self.registry,
+        )
+        self.registry_up = Gauge(
+            "lekhani_registry_up", "Whether the registry answered last time", model, registry=self.registry
+        )
+        what = (*model, "measure")
+        self.watched = Gauge(
+            "lekhani_watch", "What the judge makes of the latest images of each class", what, registry=self.registry
+        )
+        self.promised = Gauge(
+            "lekhani_watch_promised",
+            "What the scorecard of the version leads to expect of it",
+            what,
+            registry=self.registry,
         )
         self.alarm = Gauge(
-            "lekhani_watch_alarm", "1 where the images are worse than promised, beyond chance", measure, **shared
+            "lekhani_watch_alarm",
+            "1 where the images are worse than promised, beyond chance",
+            what,
+            registry=self.registry,
         )
 
 
 def json_logs() -> None:
-    """Log everything as lines of JSON on stderr, without uvicorn's access log, which would show queries."""
+    """Let everything that is logged be a line of JSON on stderr; uvicorn's access log gives way to ours, which knows no query and no header."""
     handler = logging.StreamHandler()
     handler.setFormatter(
         JsonFormatter(

@@ -12,7 +12,6 @@ from lekhani import files
 from lekhani.data import spec
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.evaluate.ranking import rank
-from lekhani.evaluate.reference import Reference
 from lekhani.evaluate.score import score_generator
 from lekhani.evaluate.usefulness import metrics
 from lekhani.export.onnx_file import generator_inputs, latency_ms
@@ -21,6 +20,7 @@ from lekhani.params import Params
 from lekhani.paths import MODELS, PREPARED, REPORTS, SCORECARDS
 from lekhani.registry import card as cards
 from lekhani.registry import gate, models, promotion
+from lekhani.serve.monitor import Reference
 from lekhani.stages.inputs import dataset_info, validated_data
 from lekhani.stages.usefulness import score_usefulness
 from lekhani.tracking import runs
@@ -30,7 +30,7 @@ log = logging.getLogger("lekhani")
 
 
 def register(p: Params, dataset: str, variant: str | None = None) -> str:
-    """Register a variant of `dataset`, by default the best of the leaderboard; returns a sentence about it."""
+    """Register a variant of `dataset`, the leader of the leaderboard unless one is named; returns a sentence about it."""
     _need_registry(p)
     p.dataset(dataset)
     if variant is None:
@@ -80,7 +80,7 @@ def promote(
 ) -> tuple[bool, str]:
     """Compare the challenger of `dataset`, or the version named, with its champion; both are scored anew.
 
-    It becomes champion if the gate allows it. Returns whether it was promoted and the decision as Markdown. With
+    It takes the champion's place if the gate says so. Returns whether it was promoted and the decision as Markdown. With
     `check` nothing is changed. Otherwise the decision goes to reports/D/decision.{json,md} and to the version's run,
     whatever it is; `force` promotes in spite of it, for a `reason`.
     """
@@ -155,9 +155,9 @@ def _decide(
 def _scored_again(p: Params, data: spec.Prepared, found: models.Registered, is_candidate: bool) -> dict[str, Any]:
     """The scorecard of a registered version on the data and by the judge of this folder.
 
-    The difference from torch can only be measured with the weights that it came from, so it is taken from the version's
-    own scorecard; so is usefulness, if it was measured on these data. Only a candidate needs usefulness, which takes as
-    long as everything else.
+    How far it is from torch can only be told with the weights that it came from, so that is taken over from the version's
+    own scorecard; so is its usefulness, if it was of these data. Only a candidate must show usefulness, which takes as
+    long as all else.
     """
     what, generator = f"{found.name} version {found.version}", Generator(found.generator)
     if (generator.classes, generator.image_size) != (data.info.classes, data.info.image_size):

@@ -1,4 +1,4 @@
-"""Results of DVC experiments that repeat a training."""
+"""What DVC experiments remember of repeated trainings."""
 
 import json
 import logging
@@ -13,10 +13,9 @@ log = logging.getLogger("lekhani")
 
 
 def repeats(paths: list[Path]) -> dict[Path, list[dict[str, Any]]]:
-    """The JSON files `paths` of each DVC experiment on top of HEAD whose params.yaml differs in `train.seed` alone.
+    """The JSON files `paths` in each DVC experiment on top of HEAD whose params.yaml differs from the workspace's in `train.seed` alone.
 
-    An experiment that did not get as far as a file is passed over with a warning. Raises UsageError outside of git and
-    DVC.
+    An experiment that did not get as far as a file is passed over with a warning. Raises UsageError outside of git and DVC.
     """
     import dvc.api
     from dvc.exceptions import DvcException, NotDvcRepoError

@@ -1,7 +1,7 @@
 """A registered generator as MLflow loads and serves it: labels in, images out, by ONNX Runtime alone.
 
-`runs.log_model` copies this file into every model that it logs (MLflow's "models from code"), so that loading one
-reads no pickle. It travels without us: it imports neither lekhani nor torch.
+`runs.log_model` copies this file into every model that it logs (MLflow's "models from code"), so that loading one reads no pickle.
+It travels without us: it imports neither lekhani nor torch.
 """
 
 import hashlib
@@ -25,15 +25,13 @@ BATCH = 128
 class GlyphModel(PythonModel):
     """One exported generator behind MLflow's interface.
 
-    Input is a table with the column `label`, a row per image: a glyph or a class name as text, a class number as an
-    integer or as text (text means the glyph first, then the name, then the number); a dict {"label": [...]} does as
-    well. An optional column `noise` holds a vector of noise_dim floats for each row in place of the noise that is
-    drawn. The parameter `seed`, 0 by default, decides all that is drawn: the same seed and labels give the same
-    images.
+    Input is a table with the column `label`, a row per image: a glyph or a class name as text, a class number as an integer or as text
+    (text means the glyph first, then the name, then the number); a dict {"label": [...]} does as well. An optional column `noise` holds
+    a vector of noise_dim floats for each row in place of the noise that is drawn. The parameter `seed`, 0 by default, decides all that
+    is drawn: the same seed and labels give the same images.
 
-    Output has a row per image: `label` int, `class_name` and `glyph` as asked for, and `image` uint8 [H,W], white on
-    black, which JSON shows as nested lists. A generator that takes no label ignores the column `label`, and its output
-    is `image` alone.
+    Output has a row per image: `label` int, `class_name` and `glyph` as asked for, and `image` uint8 [H,W], white on black, which JSON
+    shows as nested lists. A generator that takes no label ignores the column `label`, and its output is `image` alone.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -43,8 +41,7 @@ class GlyphModel(PythonModel):
         found, logged = hashlib.sha256(content).hexdigest(), context.model_config["model_sha256"]
         if found != logged:
             raise MlflowException(
-                f"{path} has the SHA-256 {found[:12]}, but the model was logged with {logged[:12]}; "
-                "it was changed or damaged, so fetch it again."
+                f"{path} has the SHA-256 {found[:12]}, but the model was logged with {logged[:12]}; it was changed or damaged, so fetch it anew."
             )
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -63,10 +60,7 @@ class GlyphModel(PythonModel):
         }  # an exporter drops an input that nothing reads
 
     def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:  # type: ignore[override]
-        """Draw one image per row of `model_input`.
-
-        Raises MlflowException, which a server answers with 400, for input that cannot be drawn.
-        """
+        """Draw one image per row of `model_input`; raises MlflowException, which a server answers with 400, for what cannot be drawn."""
         table = model_input.explode("label")  # MLflow makes one row of {"label": ["क", "ख"]}
         count, seed = len(table), int((params or {}).get("seed", 0))
         if seed < 0:
@@ -82,7 +76,7 @@ class GlyphModel(PythonModel):
         return pd.DataFrame({**columns, "image": list(images)})
 
     def run(self, noise: Floats, labels: Labels) -> Floats:
-        """The ONNX file: noise float32 [N, noise_dim], labels int64 [N] -> images float32 [N,1,H,W] in [0,1].
+        """The ONNX file's own tensors: noise float32 [N, noise_dim], labels int64 [N] -> images float32 [N,1,H,W] in [0,1].
 
         It is reached by `mlflow.pyfunc.load_model(uri).unwrap_python_model().run(...)`.
         """
@@ -97,8 +91,7 @@ class GlyphModel(PythonModel):
             return int(self._numbers[wanted])
         glyphs = " ".join(c["glyph"] for c in self.classes)
         raise MlflowException.invalid_parameter_value(
-            f"There is no class {str(wanted)[:40]!r}; valid are {glyphs}, names such as {self.classes[0]['name']}, "
-            f"and 0 to {len(self.classes) - 1}."
+            f"There is no class {str(wanted)[:40]!r}; valid are {glyphs}, names such as {self.classes[0]['name']}, and 0 to {len(self.classes) - 1}."
         )
 
     def _drawn(self, count: int, seed: int) -> Floats:

@@ -10,7 +10,7 @@ from lekhani import files
 
 
 def revision(training: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """Tags for the git commit and whether it was dirty, dvc.lock, DVC's experiment, and the weights (training.json)."""
+    """The git commit, whether the tree was clean, DVC's lock and experiment, and of `training` (training.json) the weights."""
     tags = {"generator_sha256": training["generator_sha256"]} if training else {}
     commit = git("rev-parse", "HEAD")
     tags["git.commit"] = commit.decode().strip() if commit else "none"

@@ -25,6 +25,7 @@ from lekhani.errors import first_line
 from lekhani.files import read_json, remove, sha256, write_json
 from lekhani.pictures import Picture, enlarged
 from lekhani.tracking.store import MISSING, connect, mlflow_errors, use_experiment
+from lekhani.train.reporter import Reporter
 
 log = logging.getLogger("lekhani")
 
@@ -61,11 +62,11 @@ def start_run(
     return str(run.info.run_id)
 
 
-class MlflowReporter:
+class MlflowReporter(Reporter):
     """Logs the curves and sample grids of a training run to MLflow as they come.
 
-    While MLflow does not answer, training goes on and they wait in memory; they are logged once it is back. What is
-    still unlogged at the end is written to `unlogged`, a JSON file from which `log_unlogged` reads it later.
+    While MLflow does not answer, training goes on and they wait in memory; they are logged once it is back. What is still unlogged at
+    the end is written to `unlogged`, a JSON file from which `log_unlogged` reads it later.
     """
 
     RETRY_SECONDS = 30.0  # between two attempts while MLflow does not answer
@@ -175,7 +176,7 @@ def reopen_run(experiment: str, run_id: str) -> bool:
 
 @mlflow_errors()
 def kill_run(run_id: str) -> None:
-    """Mark an interrupted run that will not be resumed as killed, unless it has ended or is not in this store."""
+    """Mark an interrupted run that will not be resumed as killed; one that has ended, or that is not in this store, stays as it is."""
     client = connect()
     if _is_active(client, run_id) and client.get_run(run_id).info.status == "RUNNING":
         client.set_terminated(run_id, status="KILLED")
@@ -183,7 +184,7 @@ def kill_run(run_id: str) -> None:
 
 @contextmanager
 def resume(run_id: str | None, experiment: str, name: str, tags: Mapping[str, str]) -> Iterator[str]:
-    """Resume the run that training started and yield its id; where this store lacks it, start one and log a warning.
+    """Resume the run that training started and yield its id; where this store does not have it, start one and log a warning.
 
     `tags` should hold generator_sha256, by which the stages after an untracked training find their common run.
     """
@@ -213,7 +214,7 @@ def _is_active(client: mlflow.MlflowClient, run_id: str) -> bool:
 
 
 def log_scorecard(card: Mapping[str, Any], files: Sequence[Path], judges: Sequence[Path]) -> None:
-    """Log a scorecard's numbers as metrics, its files and the judges that made it as artifacts of the active run."""
+    """Add a scorecard's numbers as metrics, its files and the classifiers that made it as artifacts to the active run."""
     numbers = {key: float(value) for key, value in card.items() if type(value) in {int, float}}
     mlflow.log_metrics(numbers)
     tags = ("dataset", "variant", "model_sha256", "judge_sha256")
@@ -250,8 +251,8 @@ def logged_model(run_id: str, model_sha256: str) -> str | None:
 def log_model(path: Path, beside: Sequence[Path] = ()) -> str:
     """Log the exported generator to the active run as a pyfunc model (see `pyfunc`), and return its URI.
 
-    The files `beside`, such as the model card and its pictures, are put next to the generator in the model's folder
-    artifacts/. The SHA-256 of the generator is in the model's tags, metadata and configuration; loading checks it.
+    The files `beside`, such as the model card and its pictures, are put next to the generator in the model's folder artifacts/. The
+    SHA-256 of the generator is in the model's tags, metadata and configuration; loading checks it.
     """
     import onnxruntime as ort
     import pandas as pd

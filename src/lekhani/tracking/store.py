@@ -74,8 +74,8 @@ def mlflow_errors(
 def exclusive(name: str) -> Iterator[None]:
     """Keep other processes that use the same local store from changing `name`; the lock of one that dies is free again.
 
-    A tracking server has no locks, so there this does nothing. Raises LekhaniError when it takes longer than
-    LOCK_SECONDS, and OSError where the folder of the store is read-only.
+    A tracking server has no locks, so there this does nothing. Raises LekhaniError when it takes longer than LOCK_SECONDS, and OSError
+    where the folder of the store is read-only.
     """
     uri = mlflow.get_tracking_uri()
     with ExitStack() as locks:

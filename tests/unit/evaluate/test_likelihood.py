@@ -14,8 +14,7 @@ from lekhani import params
 from lekhani.data.spec import Bytes, Labels
 from lekhani.evaluate.likelihood import binarised, nats
 from lekhani.export.weights import load_weights, save_weights
-from lekhani.train.loop import train
-from lekhani.train.reporter import Silent
+from lekhani.train.loop import Trainer, TrainerConfig
 from lekhani.variants import VARIANTS
 from lekhani.variants.base import Variant
 from lekhani.variants.dcgan import Dcgan
@@ -164,25 +163,26 @@ def slow_nats(generator: nn.Module, choice: params.Draw, images: Images, seed: i
 def test_the_file_that_training_leaves_has_the_bound_that_numpy_finds(
     form: dict[str, Any], images: Images, tmp_path: Path
 ) -> None:
-    trained = train(
-        lambda _: draw(lr=2e-2, **form),
-        *images,
+    config = TrainerConfig(
+        build=lambda _: draw(lr=2e-2, **form),
+        images=images[0],
+        labels=images[1],
         images_seen=40 * 16,
         batch_size=16,
         ema_decay=0.9,
         seed=1,
-        choice=params.Train(images_seen=params.Budget(per_class=1), score_every=320),
+        settings=params.Train(images_seen=params.Budget(per_class=1), score_every=320),
         device=CPU,
-        reporter=Silent(),
         score=lambda variant, _: {"judge_fid": float(variant.progress)},  # the first score is the best
     )
+    trained = Trainer(config).fit()
     assert trained.best_step == 20
     save_weights(trained.generator, tmp_path / "generator.safetensors")
     fresh = draw(**form)
     before = nats(fresh, *images, seed=5)
     load_weights(fresh.generator(), tmp_path / "generator.safetensors")
     told = nats(fresh, *images, seed=5)
-    assert told == pytest.approx(slow_nats(trained.generator, fresh.choice, images, 5), rel=1e-5)
+    assert told == pytest.approx(slow_nats(trained.generator, fresh.settings, images, 5), rel=1e-5)
     assert told["nats_per_image"] < 0.8 * before["nats_per_image"]
     live = nats(trained.variant, *images, seed=5)
     assert live["nats_per_image"] != pytest.approx(told["nats_per_image"], rel=1e-3), "the live weights are others"
@@ -273,7 +273,7 @@ def test_the_noise_is_the_seed_s_too(images: Images) -> None:
 
 
 def test_torch_s_random_state_stays_as_it_was(images: Images, tiny: params.Variants) -> None:
-    variant, none = draw(), Dcgan(tiny.dcgan, SIZE, CPU)
+    variant, none = draw(), Dcgan(tiny.dcgan, SIZE, 3, CPU)
     before = torch.get_rng_state()
     assert nats(variant, *images, seed=3)
     assert not nats(none, *images, seed=3)

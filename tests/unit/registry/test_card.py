@@ -17,25 +17,78 @@ from lekhani.registry.card import headline, model_card
 DIGEST, MODEL = "ab" * 32, "cd" * 32
 CLASSES = DEVANAGARI[:14]
 SOURCE = {
-    **{"name": "kaggle", "version": "3", "sha256": "ef" * 32, "origin": "DHCD, by Acharya"},
-    **{"licence": "CC BY 4.0", "citation": "S. Acharya: DHCD. 2015."},
+    "name": "kaggle",
+    "version": "3",
+    "sha256": "ef" * 32,
+    "origin": "DHCD, by Acharya",
+    "licence": "CC BY 4.0",
+    "citation": "S. Acharya: DHCD. 2015.",
 }
-COUNTS, NOTES = {"train": 7820, "test": 1380}, ("Read 9,200 images.",)
-INFO = DatasetInfo("devanagari", "Devanagari", 32, CLASSES, COUNTS, SOURCE, DIGEST, NOTES)
+INFO = DatasetInfo(
+    "devanagari", "Devanagari", 32, CLASSES, {"train": 7820, "test": 1380}, SOURCE, DIGEST, ("Read 9,200 images.",)
+)
 FACTS: dict[str, Any] = {
-    **{"dataset": "devanagari", "variant": "turbo", "conditional": True, "parameters": 663812, "seed": 7},
-    **{"choices": {"turbo": {"lr": 0.001, "steps": 1}}, "profile": "full", "data_digest": DIGEST},
-    **{"generator_sha256": "12" * 32, "images_seen": 240000, "steps": 3750, "best_step": 3700, "findings": []},
-    **{"train_seconds": 791.4, "images_per_second": 303.2, "peak_memory_mb": 860, "device": "cuda"},
-    **{"torch": "2.13.0", "mlflow_run_id": "b1e08ed5"},
+    **{
+        "dataset": "devanagari",
+        "variant": "turbo",
+        "conditional": True,
+        "parameters": 663812,
+        "choices": {"turbo": {"lr": 0.001, "steps": 1}},
+    },
+    **{
+        "seed": 7,
+        "profile": "full",
+        "data_digest": DIGEST,
+        "generator_sha256": "12" * 32,
+        "images_seen": 240000,
+        "steps": 3750,
+        "best_step": 3700,
+    },
+    **{
+        "findings": [],
+        "train_seconds": 791.4,
+        "images_per_second": 303.2,
+        "peak_memory_mb": 860,
+        "device": "cuda",
+        "torch": "2.13.0",
+    },
+    "mlflow_run_id": "b1e08ed5",
 }
 CARD: dict[str, Any] = {
-    **{"dataset": "devanagari", "variant": "turbo", "model_sha256": MODEL, "judge_sha256": "34" * 32},
-    **{"n_generated": 2300, "n_real": 1380, "seed": 7, "sampling_seeds": 3, "images_seen": 240000},
-    **{"fid": 1.5875, "fid_std": 0.0327, "fid_floor": 0.5204, "fid_ratio": 3.049},
-    **{"kid": 0.00796, "kid_subset_std": 0.001, "kid_floor": -0.0016, "recall": 0.69, "recall_floor": 0.82},
-    **{"label_agreement": 0.981, "label_agreement_floor": 0.998, "classes_covered": 14, "classes_covered_floor": 14},
-    **{"near_copies": 0.001, "near_copies_floor": 0.002, "collapsed_classes": 0, "size_mb": 2.802},
+    **{
+        "dataset": "devanagari",
+        "variant": "turbo",
+        "model_sha256": MODEL,
+        "judge_sha256": "34" * 32,
+        "n_generated": 2300,
+        "n_real": 1380,
+        "seed": 7,
+    },
+    **{
+        "sampling_seeds": 3,
+        "fid": 1.5875,
+        "fid_std": 0.0327,
+        "fid_floor": 0.5204,
+        "fid_ratio": 3.049,
+        "kid": 0.00796,
+        "kid_subset_std": 0.001,
+    },
+    **{
+        "kid_floor": -0.0016,
+        "recall": 0.69,
+        "recall_floor": 0.82,
+        "label_agreement": 0.981,
+        "label_agreement_floor": 0.998,
+        "classes_covered": 14,
+    },
+    **{
+        "classes_covered_floor": 14,
+        "near_copies": 0.001,
+        "near_copies_floor": 0.002,
+        "collapsed_classes": 0,
+        "size_mb": 2.802,
+        "images_seen": 240000,
+    },
     **{"usefulness": 0.971, "usefulness_floor": 0.994, "usefulness_floor_std": 0.001},
 }
 ABOUT = """Turbo: a student that makes in one step
@@ -121,25 +174,33 @@ def test_a_licence_by_its_name_on_the_hub(licence: str | None, said: dict[str, s
     assert ("not stated (`data.devanagari.licence`" in section(text, "Licence")) == (licence is None)
 
 
-@pytest.mark.parametrize(
-    ("title", "facts"),
-    [
-        (
-            "Data",
-            ("DHCD, by Acharya", "CC BY 4.0", "DHCD. 2015.", "7,820 train, 1,380 test", "kaggle, version 3", *NOTES),
-        ),
-        (
-            "Training",
-            ("240,000 in 3,750 steps", "step 3,700", "791 s", "cuda", "torch 2.13.0", "663,812", '"lr": 0.001'),
-        ),
-        ("Training", ("in one step what its teacher makes", "Song et al. 2023")),
-        ("Lineage", (MODEL, DIGEST, "34" * 32, "12" * 32, "ef" * 32, "56" * 32, "71a76fb", "b1e08ed5")),
-        ("Licence", ("Cite: S. Acharya: DHCD. 2015.",)),
-    ],
-)
-def test_it_says_where_everything_comes_from(title: str, facts: tuple[str, ...]) -> None:
-    text = section(written(), title)
-    assert [fact for fact in facts if fact not in text] == []
+def test_it_says_where_everything_comes_from() -> None:
+    text = written()
+    for fact in (
+        "DHCD, by Acharya",
+        "CC BY 4.0",
+        "S. Acharya: DHCD. 2015.",
+        "7,820 train, 1,380 test",
+        "kaggle, version 3",
+        "Read 9,200 images.",
+    ):
+        assert fact in section(text, "Data")
+    for fact in (
+        "240,000 in 3,750 steps",
+        "step 3,700",
+        "791 s",
+        "cuda",
+        "torch 2.13.0",
+        "663,812",
+        "in one step what its teacher makes",
+        "Song et al. 2023",
+    ):
+        assert fact in section(text, "Training")
+    assert '"lr": 0.001' in section(text, "Training")
+    for fact in (MODEL, DIGEST, "34" * 32, "12" * 32, "ef" * 32, "56" * 32, "71a76fb", "b1e08ed5"):
+        assert fact in section(text, "Lineage")
+    assert "Cite: S. Acharya: DHCD. 2015." in section(text, "Licence")
+    assert "![Eight glyphs of every class](grid.png)" in text
 
 
 def test_metrics_stand_beside_their_floors() -> None:
@@ -163,11 +224,12 @@ def test_a_metric_that_does_not_apply_is_absent() -> None:
         if not key.startswith(("near_copies", "usefulness", "label_agreement", "collapsed"))
     }
     text = written(card=few)
-    for name in ("near_copies", "usefulness", "label_agreement", "training image again", "OCR model trained"):
+    for name in ("near_copies", "usefulness", "label_agreement", "training image again", "reader trained"):
         assert name not in text
-    assert headline(few) == "Judge FID 1.59, 3.0 times what real images score."
-    copies = "0.10% near copies of training images"
-    assert headline(CARD) == f"{headline(few)[:-1]}; the judge reads 98.1% as the requested label; {copies}."
+    assert headline(few) == "FID 1.59, 3.0 times what real images score."
+    assert headline(CARD) == (
+        "FID 1.59, 3.0 times what real images score; the judge reads 98.1% as what was asked for; 0.10% near copies of training images."
+    )
 
 
 @pytest.mark.parametrize("conditional", [True, False])
@@ -180,7 +242,7 @@ def test_the_worst_classes_come_first_and_the_rest_is_folded(conditional: bool) 
     assert order == [CLASSES[score.label].glyph for score in worst(some, len(some))]
     assert len(first) == 12
     assert ("else mostly" in first[0]) == conditional
-    assert ("read as requested" in first[0]) == conditional
+    assert ("read as asked" in first[0]) == conditional
 
 
 def test_few_classes_need_no_fold() -> None:
@@ -210,10 +272,13 @@ def test_limits_are_named_from_the_numbers() -> None:
     )
     assert "hardly differ: ङ (character\\_5\\_kna)." in text
     assert "weakest in ङ" in text
-    assert "छ (character\\_7\\_chha): 20% right, else mostly character\\_8\\_ja, judge FID 40.0 times its floor" in text
+    assert "छ (character\\_7\\_chha): 20% right, else mostly character\\_8\\_ja, FID 40.0 times its floor" in text
     assert "only 12 of 14 classes" in text
-    assert "1.9% of its images are read as another letter than requested; of real ones it is 0.2%." in text
-    assert "5.00% of its images show a training image again, of real test images 0.20%: what it draws may be" in text
+    assert "1.9% of its images are read as another letter than was asked for; of real test images it is 0.2%." in text
+    assert (
+        "5.00% of its images show a training image again, of real test images 0.20%: what it draws may be somebody's own hand."
+        in text
+    )
     assert "nearer to training images than chance explains (excess 0.300)" in text
     assert "In training: The judge sees \\<few\\> classes." in text
     assert "profile `quick`" in text
@@ -229,8 +294,17 @@ def test_what_is_fine_is_no_limit() -> None:
         "recall": 0.9,
     }
     text = section(written(card=CARD | numbers), "Limits")
-    fine = ("hardly differ", "judge sees", "another letter", "less variety", "chance explains", "somebody", "quick")
-    for word in (*fine, "takes no label", "sampled once"):
+    for word in (
+        "hardly differ",
+        "judge sees",
+        "another letter",
+        "less variety",
+        "chance explains",
+        "somebody",
+        "quick",
+        "takes no label",
+        "sampled once",
+    ):
         assert word not in text
 
 
@@ -241,10 +315,10 @@ def test_a_generator_without_labels_says_so() -> None:
         card={key: value for key, value in CARD.items() if key not in {"label_agreement", "sampling_seeds"}},
     )
     assert yaml.safe_load(text.split("---\n")[1])["pipeline_tag"] == "unconditional-image-generation"
-    assert "It takes no label: the noise decides what it draws." in text
+    assert "It takes no label: which one it draws is up to the noise." in text
     assert "so a classifier must pick the letters" in section(text, "Limits")
     assert "sampled once" in section(text, "Limits")
-    assert "their values are ignored" in section(text, "How to use it")
+    assert "what they say is ignored" in section(text, "How to use it")
 
 
 def test_no_name_breaks_the_page() -> None:

@@ -1,4 +1,4 @@
-"""A registered version is traced to code, data and raw files; each link says what is verified and what is not."""
+"""A registered version is traced to code, data and raw files; each link says what is verified, differs or is missing."""
 
 import hashlib
 import json
