@@ -1,17 +1,21 @@
-"""ONNX Runtime beside torch on the same weights, and writing datasets beside the bare session that draws them, by turns in one process.
+"""ONNX Runtime beside torch on the same weights, and writing datasets beside the bare session, by turns in one process.
 
-    python benchmarks/serve.py models/devanagari/*/generator.onnx [--batch-sizes 1 16 64] [--images N] [--repeats N] [--out FILE.json]
-    python benchmarks/serve.py models/devanagari/*/generator.onnx --provider auto --batch-sizes 1 64 1024 4096 --images 100000     # with a GPU
+    python benchmarks/serve.py models/devanagari/*/generator.onnx [--batch-sizes 1 16 64] [--images N] [--repeats N]
+        [--out FILE.json]
+    python benchmarks/serve.py models/devanagari/*/generator.onnx --provider auto --batch-sizes 1 64 1024 4096
+        --images 100000     # with a GPU
 
 eager    the torch module that was exported, in inference mode, with as many threads as the session has
 compile  the same after torch.compile, once for each batch size
-session  Generator.run over the same noise and labels: the images come as float32 and are dropped; on a GPU in float16 where that does not show
-FORMAT   `lekhani generate` without its start: shards drawn, encoded and written, with their checksums and datasheet
+session  Generator.run with the same noise and labels, whose float32 images are dropped; on a GPU in float16 where
+         that does not show
+FORMAT   `lekhani generate` without its start-up: shards sampled, encoded and written, with checksums and datasheet
 
-Ratios are of medians of images per second: to `eager` for each batch size, and to `session` for each format. Since all ways run by turns, a
-busy machine slows all of them; the processor's own seconds say what each needs by itself. All start from noise in the machine's memory and end
-with images there. The share of the roofline is the session's: its floating-point operations, counted by torch, against a large matrix product
-of the same precision timed here. To be run in a project after `make demo`.
+Ratios are of medians of images per second: to `eager` for each batch size, and to `session` for each format. Since all
+of them run by turns, a busy machine slows all of them; the processor's own seconds show what each needs by itself. All
+start from noise in the machine's memory and end with images there. The share of the roofline is the session's: its
+floating-point operations, counted by torch, against a large matrix product of the same precision timed here. Run it in
+a project after `make demo`.
 """
 
 import argparse
@@ -93,10 +97,10 @@ def _device(generator: Generator) -> torch.device:
     return torch.device("cpu" if generator.device == "CPU" else "cuda")
 
 
-def written(pen: Pen, images: int, form: Any) -> None:
+def write(pen: Pen, images: int, format: Any) -> None:
     """Write a dataset of two shards, and remove it."""
     with tempfile.TemporaryDirectory() as folder:
-        request = DatasetRequest(Plan(counts(pen.classes, total=images), -(-images // 2)), SamplingOptions(), form)
+        request = DatasetRequest(Plan(counts(pen.classes, total=images), -(-images // 2)), SamplingOptions(), format)
         write_dataset(pen, request, f"{folder}/out")
 
 
@@ -112,7 +116,7 @@ def measure(pen: Pen, images: int, repeats: int) -> dict[str, Any]:
     ways: dict[str, Callable[[], None]] = {
         "session": lambda: bare(pen.generator, images, pen.generator.batch_size_for(images))
     }
-    ways |= {form: (lambda form=form: written(pen, images, form)) for form in FORMATS}
+    ways |= {format: (lambda format=format: write(pen, images, format)) for format in FORMATS}
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for turn in range(repeats + 1):
         for name, work in ways.items():
@@ -158,15 +162,13 @@ def main() -> None:
             ratios = " ".join(
                 f"{name} {one[name]:,.0f} ({one[f'{name}_ratio']:.2f})" for name in ("compile", "session")
             )
-            print(
-                f"  batch {size:>4}: images/s: eager {one['eager']:,.0f} {ratios}, {one['roofline_share']:.1%} of the roofline"
-            )
+            share = f"{one['roofline_share']:.1%} of the roofline"
+            print(f"  batch {size:>4}: images/s: eager {one['eager']:,.0f} {ratios}, {share}")
         generator.conditional = True  # a judge's choice is not what is measured
         formats = measure(Pen(generator, None, str(path)), given.images, given.repeats)
         for name, one in formats.items():
-            print(
-                f"  {name:12} {one['images_per_second']:>10,.0f} images/s {one['ratio']:>8.2f} {one['cpu_ratio']:>8.2f} by processor time"
-            )
+            rate = f"{one['images_per_second']:>10,.0f} images/s"
+            print(f"  {name:12} {rate} {one['ratio']:>8.2f} {one['cpu_ratio']:>8.2f} by processor time")
         ran = {"device": generator.device, "precision": generator.precision}
         results[f"{dataset}/{variant}"] = {**ran, "engines": found, "formats": formats}
     if given.out:

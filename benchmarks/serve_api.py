@@ -1,12 +1,13 @@
-"""Requests per second of `lekhani serve` and of `mlflow models serve`, one image each, and the bare session beside them, by turns.
+"""Requests per second of `lekhani serve` and of `mlflow models serve`, one image each, and the session, by turns.
 
-    python benchmarks/serve_api.py models/mnist/turbo/generator.onnx [--connections 64] [--seconds 10] [--out benchmarks/results/serve_api_cpu.json]
+    python benchmarks/serve_api.py models/mnist/turbo/generator.onnx [--connections 64] [--seconds 10]
+        [--out benchmarks/results/serve_api_cpu.json]
 
-session  Generator.run with a batch of as many images as there are connections, in this process: images per second
-api      `lekhani serve`: POST /v1/generate for one image as JSON, from as many connections that ask without a pause
-mlflow   `mlflow models serve` with one worker, the same model and the same question; 64 at once would wait in its queue just so
+session  Generator.run in this process with a batch of as many images as there are connections: images per second
+api      `lekhani serve`: POST /v1/generate for one image as JSON, from that many connections, one request after another
+mlflow   `mlflow models serve` with one worker, the same model and the same requests
 
-Clients, servers and session share this machine's cores, so figures are lower bounds; the ratios are what counts.
+Clients, servers and session share this machine's cores, so the figures are lower bounds; the ratios are what counts.
 """
 
 import argparse
@@ -54,8 +55,8 @@ def running(command: Sequence[str], health: str, folder: Path, environment: dict
         process.wait(60)
 
 
-async def asked(url: str, bodies: Sequence[Any], connections: int, seconds: float) -> dict[str, float]:
-    """What so many connections get that ask without a pause."""
+async def load(url: str, bodies: Sequence[Any], connections: int, seconds: float) -> dict[str, float]:
+    """Requests per second and latencies of so many connections, each with one request after another."""
     taken: list[float] = []
 
     async def one(session: aiohttp.ClientSession, number: int, end: float) -> None:
@@ -80,7 +81,7 @@ async def asked(url: str, bodies: Sequence[Any], connections: int, seconds: floa
     }
 
 
-def drawn(generator: Generator, batch: int, seconds: float) -> dict[str, float]:
+def bare_session(generator: Generator, batch: int, seconds: float) -> dict[str, float]:
     """Images per second of the session, noise included."""
     rng, labels = np.random.default_rng(0), np.arange(batch, dtype=np.int64) % len(generator.classes)
     started, count = time.perf_counter(), 0
@@ -109,6 +110,38 @@ with runs.resume(None, "benchmark", "peer", {}):
     return done.stdout.split()[-1]
 
 
+def requests_of(generator: Generator, api: str, mlflow: str) -> dict[str, tuple[str, list[Any]]]:
+    """The addresses and the bodies of the requests, which mean the same to both servers."""
+    glyphs = [c.glyph for c in generator.classes]
+    labels = [glyphs[seed % len(glyphs)] for seed in range(1000)]
+    ours = [{"model": generator.dataset, "labels": [label], "seed": seed} for seed, label in enumerate(labels)]
+    theirs = [{"dataframe_records": [{"label": one}], "params": {"seed": seed}} for seed, one in enumerate(labels)]
+    return {"api": (f"{api}/v1/generate", ours), "mlflow": (f"{mlflow}/invocations", theirs)}
+
+
+def measure(model: Path, generator: Generator, given: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
+    """The figures of every turn, by name."""
+    api, mlflow = (f"http://127.0.0.1:{port}" for port in given.ports)
+    results: dict[str, list[dict[str, float]]] = {"session": [], "api": [], "mlflow": []}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        store = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        python = [sys.executable, "-m"]
+        serve = [*python, "lekhani", "serve", "--no-page", "--model", str(model), "--port", str(given.ports[0])]
+        peer = [*python, "mlflow", "models", "serve", "--model-uri", log_model(model, store), "--env-manager", "local"]
+        peer += ["--host", "127.0.0.1", "--port", str(given.ports[1])]
+        with running(serve, f"{api}/readyz", folder, {}), running(peer, f"{mlflow}/ping", folder, store):
+            for turn in range(TURNS + 1):
+                seconds = given.seconds if turn else 2.0  # the first one warms up
+                found = {"session": bare_session(generator, given.connections, seconds)}
+                for name, (url, bodies) in requests_of(generator, api, mlflow).items():
+                    found[name] = asyncio.run(load(url, bodies, given.connections, seconds))
+                if turn:
+                    for name, one in found.items():
+                        results[name].append(one)
+    return results
+
+
 def main() -> None:
     """Measure, print a table and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -120,67 +153,14 @@ def main() -> None:
     given = parser.parse_args()
     model = given.model.resolve()
     generator = Generator(model)
-    glyphs = [c.glyph for c in generator.classes]
-    ours, theirs = (f"http://127.0.0.1:{port}" for port in given.ports)
-    seeds = range(1000)
-    questions = {
-        "api": (
-            f"{ours}/v1/generate",
-            [{"model": generator.dataset, "labels": [glyphs[i % len(glyphs)]], "seed": i} for i in seeds],
-        ),
-        "mlflow": (
-            f"{theirs}/invocations",
-            [{"dataframe_records": [{"label": glyphs[i % len(glyphs)]}], "params": {"seed": i}} for i in seeds],
-        ),
-    }
-    results: dict[str, list[dict[str, float]]] = {"session": [], "api": [], "mlflow": []}
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        store = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        uri = log_model(model, store)
-        serve = [
-            sys.executable,
-            "-m",
-            "lekhani",
-            "serve",
-            "--no-page",
-            "--model",
-            str(model),
-            "--port",
-            str(given.ports[0]),
-        ]
-        peer = [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "models",
-            "serve",
-            "--model-uri",
-            uri,
-            "--env-manager",
-            "local",
-            "--port",
-            str(given.ports[1]),
-        ]
-        with (
-            running(serve, f"{ours}/readyz", folder, {}),
-            running([*peer, "--host", "127.0.0.1"], f"{theirs}/ping", folder, store),
-        ):
-            for turn in range(TURNS + 1):
-                seconds = given.seconds if turn else 2.0  # the first one warms up
-                found = {"session": drawn(generator, given.connections, seconds)}
-                for name, (url, bodies) in questions.items():
-                    found[name] = asyncio.run(asked(url, bodies, given.connections, seconds))
-                if turn:
-                    for name, one in found.items():
-                        results[name].append(one)
     middle = {
         name: {key: round(statistics.median(turn[key] for turn in turns), 1) for key in turns[0]}
-        for name, turns in results.items()
+        for name, turns in measure(model, generator, given).items()
     }
+    speed = {name: figures["per_second"] for name, figures in middle.items()}
     ratios = {
-        "api_to_mlflow": round(middle["api"]["per_second"] / middle["mlflow"]["per_second"], 2),
-        "api_to_session": round(middle["api"]["per_second"] / middle["session"]["per_second"], 3),
+        "api_to_mlflow": round(speed["api"] / speed["mlflow"], 2),
+        "api_to_session": round(speed["api"] / speed["session"], 3),
     }
     for name, figures in middle.items():
         print(f"{name:8}" + "".join(f"{key} {value:>10,.1f}   " for key, value in figures.items()))
