@@ -8,15 +8,33 @@ places, never in both, so that what `dvc exp run -S key=value` changes is always
 import difflib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Width = Annotated[
+    int,
+    Field(
+        ge=8,
+        multiple_of=4,
+        description="units of the generator's first hidden layer; the next have two and four times as many",
+    ),
+]
+Channels = Annotated[
+    int,
+    Field(
+        ge=4,
+        le=1024,
+        multiple_of=4,
+        description="channels at the widest resolution that is convolved to an image",
+    ),
+]
 Betas = Annotated[tuple[Fraction, Fraction], Field(description="Adam's decay rates of the first and second moment")]
 Policy = Literal["error", "warn", "off"]
 
@@ -39,14 +57,16 @@ class Kaggle(_Model):
 
 
 class Data(_Model):
-    """Where one dataset comes from and how it is prepared. What can be seen in the files need not be said here."""
+    """Where one dataset comes from and how it is prepared; what the files show can be left out."""
 
     source: Literal["embedded", "kaggle", "openml", "local"] = Field(
-        description="embedded: made by Lekhani; kaggle: needs an account; openml: needs none; local: your own files at `path`"
+        description="embedded: made by Lekhani; kaggle: needs an account; openml: needs none; "
+        "local: your own files at `path`"
     )
     path: str | None = Field(
         None,
-        description="local: a folder, an archive (zip, tar, npz), a CSV or IDX file, or a pattern such as data/dhcd_*.npz",
+        description="local: a folder, an archive (zip, tar, npz), a CSV or IDX file, "
+        "or a pattern such as data/dhcd_*.npz",
     )
     kaggle: Kaggle | None = Field(None, description="kaggle: which dataset")
     openml: Count | None = Field(
@@ -66,25 +86,29 @@ class Data(_Model):
     )
     files: str | None = Field(
         None,
-        description="which files to read when a source holds more than one dataset: a pattern such as Images/** or data.csv",
+        description="which files to read when a source holds more than one dataset: "
+        "a pattern such as Images/** or data.csv",
     )
     label_column: str | None = Field(
         None, description="the column of a CSV that holds the labels, when its name does not tell"
     )
     class_folder: Literal["first", "last", "path"] | None = Field(
         None,
-        description="which folder names the class when folders nest: the first, the last (next to the image), or all of them joined by _",
+        description="which folder names the class when folders nest: the first, the last (next to the image), "
+        "or all of them joined by _",
     )
     polarity: Literal["auto", "white_on_black", "black_on_white", "mixed"] = Field(
         "auto",
-        description="what the source looks like; auto judges the whole dataset by its edges, mixed each image by its own",
+        description="what the source looks like; "
+        "auto decides for the whole dataset by its edges, mixed for each image by its own",
     )
     image_size: int | None = Field(
         None,
         ge=16,
         le=128,
         multiple_of=4,
-        description="height and width of prepared images, pixels; null: as in the source where all are such squares, else 32",
+        description="height and width of prepared images, pixels; "
+        "null: as in the source where all are such squares, else 32",
     )
     per_class_train: Count | None = Field(None, description="at most so many train images per class")
     per_class_test: Count | None = Field(None, description="the same for the test split")
@@ -191,7 +215,7 @@ class Classifier(_Model):
 
 
 class Judge(Classifier):
-    """The classifiers that measure every variant: the judge, and a second one of another make that confirms its labels."""
+    """The judge, which measures every variant, and a classifier of another architecture that confirms its labels."""
 
     second_budget: float = Field(
         1.0, gt=0, description="the second classifier's training budget, in parts of images_seen"
@@ -204,51 +228,80 @@ class Usefulness(Classifier):
     seeds: int = Field(
         3,
         ge=0,
-        description="trainings per figure, each with a seed and a subset of its own, for mean and deviation; 0: leave it out",
+        description="trainings per figure, each with a seed and a subset of its own, for mean and deviation; "
+        "0: leave it out",
     )
     shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = Field(
         (0.01, 0.1, 1.0),
-        description="shares of the real train images to train on, of each class; 1 gives the figure that synthetic images are held to",
+        description="shares of the real train images to train on, of each class; "
+        "1 gives the figure that synthetic images are held to",
     )
 
 
-class Gan(_Model):
-    """What every GAN can be told; a variant's own class adds its networks' sizes and its authors' defaults."""
+class VariantSettings(_Model):
+    """What every variant has. Its subclasses are the settings of one variant each, under `variants` in params.yaml."""
+
+    teacher: ClassVar[str | None] = None
+    """The variant, trained on the same dataset, that this one learns from."""
 
     batch_size: Count = 64
     budget: float = Field(
         1.0, gt=0, description="multiple of train.images_seen; 1 keeps the comparison at equal budget"
     )
-    noise_dim: Count = 100
-    lr_g: Rate = Field(
-        2e-4,
-        description="generator's learning rate; unlike lr_d it makes a two time-scale update rule (Heusel et al. 2017)",
+    ema_decay: Fraction = Field(
+        0.995, description="of the exponential moving average of the weights, which is exported"
     )
-    lr_d: Rate = 2e-4
-    betas: Betas = (0.5, 0.999)
-    schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="learning rates over images seen; cosine falls to a tenth"
-    )
-    n_dis: Count = Field(1, description="discriminator steps per generator step")
-    clip_norm: float = Field(0.0, ge=0, description="largest norm of either player's gradient; 0 leaves it alone")
-    augment: tuple[Literal["brightness", "contrast", "translation", "cutout"], ...] = Field(
-        (), description="DiffAugment (Zhao et al. 2020) on what the discriminator sees, real and generated"
-    )
-    ema_decay: Fraction = 0.995
     ema_start: Fraction = Field(
         0.0, description="share of the budget after which the average starts; until then it copies"
     )
 
 
-class BareBones(_Model):
+Settings = TypeVar("Settings", bound=VariantSettings)
+VARIANT_SETTINGS: dict[str, type[VariantSettings]] = {}
+"""The registry of variants: the settings of each by its name, filled by `register`."""
+
+
+def register(name: str) -> Callable[[type[Settings]], type[Settings]]:
+    """Class decorator that makes a variant of its settings; all else that lists variants follows from it.
+
+    The settings `Toy` registered as `toy` belong to the class `Toy` in lekhani/variants/toy.py. They are here and not
+    in that file because it imports torch, which reading params.yaml must not. Every setting needs a default, so that a
+    variant works without an entry in params.yaml.
+    """
+
+    def add(settings: type[Settings]) -> type[Settings]:
+        VARIANT_SETTINGS[name] = settings
+        return settings
+
+    return add
+
+
+class Gan(VariantSettings):
+    """What every GAN has; the settings of each one add its networks' sizes and its authors' defaults."""
+
+    noise_dim: Count = 100
+    lr_g: Rate = Field(
+        2e-4,
+        description="generator's learning rate; unlike lr_d it makes a two time-scale update rule (Heusel et al. 2017)",
+    )
+    lr_d: Rate = Field(2e-4, description="discriminator's learning rate")
+    betas: Betas = (0.5, 0.999)
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="learning rates over images seen; cosine falls to a tenth"
+    )
+    n_dis: Count = Field(1, description="discriminator steps per generator step")
+    clip_norm: float = Field(0.0, ge=0, description="largest norm of either network's gradient; 0 does not clip")
+    augment: tuple[Literal["brightness", "contrast", "translation", "cutout"], ...] = Field(
+        (), description="DiffAugment (Zhao et al. 2020) on what the discriminator sees, real and generated"
+    )
+
+
+@register("bare_bones")
+class BareBones(VariantSettings):
     """GAN in NumPy alone, with the backward pass by hand."""
 
-    batch_size: Count = 64
-    budget: float = Field(
-        1.0, gt=0, description="multiple of train.images_seen; 1 keeps the comparison at equal budget"
-    )
     noise_dim: Count = 100
-    hidden: Count = Field(128, description="units of the one hidden layer of each player")
+    hidden: Count = Field(128, description="units of the one hidden layer of generator and discriminator")
     leak: Fraction = Field(0.01, description="slope of the discriminator's leaky ReLU below zero")
     lr: Rate = Field(1e-3, description="per image: gradients are summed over the batch, not averaged")
     lr_decay: float = Field(
@@ -257,83 +310,35 @@ class BareBones(_Model):
     ema_decay: Fraction = 0.0
 
 
+@register("mlp_gan")
 class MlpGan(Gan):
     """Fully connected GAN; unconditional."""
 
-    width: int = Field(
-        256,
-        ge=8,
-        multiple_of=4,
-        description="units of the generator's first hidden layer; the next have two and four times as many",
-    )
+    width: Width = 256
     dropout: Fraction = 0.3
     spectral_norm: bool = False
     smoothing_width: Fraction = Field(0.0, description="one-sided: real targets are 1 minus this")
-    noise_dim: Count = 100
-    ema_decay: Fraction = 0.995
 
 
+@register("cgan")
 class Cgan(Gan):
     """Fully connected conditional GAN (Mirza and Osindero 2014)."""
 
-    width: int = Field(
-        256,
-        ge=8,
-        multiple_of=4,
-        description="units of the generator's first hidden layer; the next have two and four times as many",
-    )
+    width: Width = 256
     batch_size: Count = 128
 
 
-class WganGp(Gan):
-    """Wasserstein GAN with gradient penalty (Gulrajani et al. 2017); unconditional."""
-
-    channels: int = Field(
-        ge=4, le=1024, multiple_of=4, description="channels at the widest resolution that is convolved to an image"
-    )
-    gp_weight: float = Field(10.0, ge=0, description="weight of the gradient penalty, the paper's lambda")
-    lr_g: Rate = 1e-4
-    lr_d: Rate = 1e-4
-    betas: Betas = (0.0, 0.9)
-    n_dis: Count = 5
-
-
-class Sngan(Gan):
-    """Spectrally normalised GAN with the hinge loss and a projection discriminator (Miyato et al. 2018); conditional."""
-
-    channels: int = Field(
-        ge=4, le=1024, multiple_of=4, description="channels at the widest resolution that is convolved to an image"
-    )
-    blocks: Literal["residual", "plain"] = "residual"
-    noise_dim: Count = 128
-    betas: Betas = (0.0, 0.9)
-    n_dis: Count = 2
-
-
-class R3gan(Gan):
-    """R3GAN: relativistic pairing with R1 and R2 and no batch normalisation (Huang et al. 2024); conditional."""
-
-    channels: int = Field(
-        ge=4, le=1024, multiple_of=4, description="channels at the widest resolution that is convolved to an image"
-    )
-    blocks: Count = Field(1, description="residual blocks per resolution")
-    gamma: float = Field(1.0, ge=0, description="weight of R1 and R2 each, halved as in the paper")
-    noise_dim: Count = 64
-    betas: Betas = (0.0, 0.99)
-    schedule: Literal["constant", "cosine"] = "cosine"
-
-
+@register("dcgan")
 class Dcgan(Gan):
-    """Deep convolutional GAN (Radford, Metz, Chintala 2016) with stabilising tricks, each with its own switch; unconditional."""
+    """Deep convolutional GAN (Radford et al. 2016) with stabilising tricks, each with its own switch; unconditional."""
 
-    channels: int = Field(
-        ge=4, le=1024, multiple_of=4, description="channels at the widest resolution that is convolved to an image"
-    )
+    channels: Channels = 64
     loss: Literal["non_saturating", "minimax"] = "non_saturating"
     inverted_labels: bool = Field(False, description="the discriminator learns 0 for real and 1 for generated")
     smoothing: Literal["none", "one_sided", "two_sided"] = Field(
         "one_sided",
-        description="random targets: one_sided draws real ones from U(1 - w, 1), two_sided generated ones from U(0, w) too",
+        description="random targets: one_sided draws real ones from U(1 - w, 1), "
+        "two_sided generated ones from U(0, w) too",
     )
     smoothing_width: Fraction = Field(0.1, description="the width w of `smoothing`")
     instance_noise: float = Field(
@@ -342,39 +347,70 @@ class Dcgan(Gan):
     noise_on: Literal["real", "both"] = Field("both", description="which of its inputs get the noise")
 
 
-class Draw(_Model):
+@register("wgan_gp")
+class WganGp(Gan):
+    """Wasserstein GAN with gradient penalty (Gulrajani et al. 2017); unconditional."""
+
+    channels: Channels = 64
+    gp_weight: float = Field(10.0, ge=0, description="weight of the gradient penalty, the paper's lambda")
+    lr_g: Rate = 1e-4
+    lr_d: Rate = 1e-4
+    betas: Betas = (0.0, 0.9)
+    n_dis: Count = 5
+
+
+@register("sngan")
+class Sngan(Gan):
+    """GAN with spectral norm, hinge loss and a projection discriminator (Miyato et al. 2018); conditional."""
+
+    channels: Channels = 64
+    blocks: Literal["residual", "plain"] = "residual"
+    noise_dim: Count = 128
+    betas: Betas = (0.0, 0.9)
+    n_dis: Count = 2
+
+
+@register("r3gan")
+class R3gan(Gan):
+    """R3GAN: relativistic pairing with R1 and R2 and no normalisation (Huang et al. 2024); conditional."""
+
+    channels: Channels = 64
+    blocks: Count = Field(1, description="residual blocks per resolution")
+    gamma: float = Field(1.0, ge=0, description="weight of R1 and R2 each, halved as in the paper")
+    noise_dim: Count = 64
+    betas: Betas = (0.0, 0.99)
+    schedule: Literal["constant", "cosine"] = "cosine"
+
+
+@register("draw")
+class Draw(VariantSettings):
     """DRAW: a recurrent variational autoencoder that paints in steps (Gregor et al. 2015)."""
 
     batch_size: Count = 128
-    budget: float = Field(
-        1.0, gt=0, description="multiple of train.images_seen; 1 keeps the comparison at equal budget"
-    )
     hidden: Count = Field(400, description="units of the encoder's and of the decoder's LSTM")
     steps: int = Field(25, ge=1, le=64, description="glimpses, the paper's T")
     latent_dim: Count = Field(100, description="size of the latent z of each step; noise_dim is steps times this")
     attention: bool = Field(
-        True, description="read and write through a grid of Gaussian filters; False: see and paint the whole canvas"
+        True, description="read and write through a grid of Gaussian filters; False: the whole canvas at once"
     )
     read_size: Count = Field(6, description="filters per side when reading")
     write_size: Count = Field(6, description="filters per side when writing")
-    conditional: bool = Field(False, description="tell encoder and decoder the label")
+    conditional: bool = Field(False, description="give encoder and decoder the label")
     lr: Rate = 1e-3
     betas: Betas = (0.5, 0.999)
-    clip_norm: float = Field(5.0, ge=0)
+    clip_norm: float = Field(5.0, ge=0, description="largest norm of the gradient; 0 does not clip")
     ema_decay: Fraction = 0.998
 
 
-class FlowMatching(_Model):
+@register("flow_matching")
+class FlowMatching(VariantSettings):
     """Class-conditional flow matching, the rectified-flow form (Lipman et al. 2023, Liu et al. 2023)."""
 
     batch_size: Count = 128
-    budget: float = Field(
-        1.0, gt=0, description="multiple of train.images_seen; 1 keeps the comparison at equal budget"
-    )
     channels: Annotated[
         tuple[int, ...],
         Field(min_length=1, max_length=4, description="U-Net channels, one per resolution, finest first"),
-    ]
+    ] = (64, 128, 256)
     blocks: Count = Field(1, description="residual blocks per resolution and direction")
     lr: Rate = 2e-3
     betas: Betas = (0.9, 0.99)
@@ -384,7 +420,7 @@ class FlowMatching(_Model):
     )
     ema_decay: Fraction = 0.998
     solver: Literal["euler", "heun"] = Field(
-        "euler", description="heun looks twice per step and is exact to second order"
+        "euler", description="heun evaluates the network twice per step and is of second order"
     )
     steps: int = Field(8, ge=1, le=32, description="solver steps from noise to image, unrolled in the exported graph")
     guidance: float = Field(
@@ -399,13 +435,13 @@ class FlowMatching(_Model):
     guidance_to: float = Field(1.0, gt=0, le=1, description="and up to this one")
 
 
-class Turbo(_Model):
+@register("turbo")
+class Turbo(VariantSettings):
     """A student of one or two steps, distilled from the trained flow_matching of the same dataset; conditional."""
 
+    teacher: ClassVar[str | None] = "flow_matching"
+
     batch_size: Count = 128
-    budget: float = Field(
-        1.0, gt=0, description="multiple of train.images_seen; 1 keeps the comparison at equal budget"
-    )
     steps: int = Field(1, ge=1, le=2, description="network evaluations per image")
     pairs_per_class: Count = Field(200, description="images that the teacher draws, once, for the student to imitate")
     adversarial: float = Field(
@@ -416,23 +452,28 @@ class Turbo(_Model):
     ema_decay: Fraction = 0.998
 
 
-class Variants(_Model):
-    """One entry per variant; each has its own file in lekhani/variants/."""
+if TYPE_CHECKING:
+    WithoutTeacher: TypeAlias = str
+    WithTeacher: TypeAlias = str
 
-    bare_bones: BareBones
-    mlp_gan: MlpGan
-    cgan: Cgan
-    dcgan: Dcgan
-    wgan_gp: WganGp
-    sngan: Sngan
-    r3gan: R3gan
-    draw: Draw
-    flow_matching: FlowMatching
-    turbo: Turbo
+    class Variants(_Model):
+        """One field per registered variant, called as it is."""
+
+        def __getattr__(self, name: str) -> Any: ...  # noqa: D105
+
+else:
+    WithoutTeacher = Literal[tuple(name for name, one in VARIANT_SETTINGS.items() if not one.teacher)]
+    WithTeacher = Literal[tuple(name for name, one in VARIANT_SETTINGS.items() if one.teacher)]
+    Variants = create_model(
+        "Variants",
+        __base__=_Model,
+        __doc__="Settings of each variant; those left out have their defaults.",
+        **{name: (one, Field(default_factory=one)) for name, one in VARIANT_SETTINGS.items()},
+    )
 
 
 class Budget(_Model):
-    """How many images a variant sees in training, repeats counted: so many per class of the dataset, yet no fewer than `at_least`."""
+    """How many images a variant sees in training, repeats counted: so many per class, yet no fewer than `at_least`."""
 
     per_class: Count
     at_least: Count = 1
@@ -480,7 +521,8 @@ class Evaluate(_Model):
     kid_subset_size: int = Field(ge=10, description="images per KID subset; smaller than both image sets")
     extractors: Annotated[tuple[Literal["judge", "inception"], ...], Field(min_length=1)] = Field(
         ("judge",),
-        description="networks whose features are compared; inception (Inception-v3) adds figures that can be held against papers",
+        description="networks whose features are compared; "
+        "inception (Inception-v3) adds figures that compare with those of papers",
     )
     inception_weights: str | None = Field(
         None, description="torch-fidelity's file of its weights; null: the one in torch's hub folder"
@@ -510,7 +552,8 @@ class Gate(_Model):
     )
     conditional: Literal["any", "required"] = Field(
         "any",
-        description="required: only generators that take a label; any: others too, yet never in place of a champion that takes one",
+        description="required: only generators that take a label; "
+        "any: others too, yet never in place of a champion that takes one",
     )
     max_fid_ratio: float = Field(12.0, gt=0, description="largest judge FID, in parts of its floor")
     min_label_agreement: Fraction = Field(
@@ -548,21 +591,16 @@ class Tracking(_Model):
 class Pipeline(_Model):
     """Which variants dvc.yaml's matrix spans; the datasets are those under `data`."""
 
-    variants: Annotated[
-        tuple[
-            Literal["bare_bones", "mlp_gan", "cgan", "dcgan", "wgan_gp", "sngan", "r3gan", "draw", "flow_matching"], ...
-        ],
-        Field(min_length=1),
-    ]
-    students: tuple[Literal["turbo"], ...] = Field(
+    variants: Annotated[tuple[WithoutTeacher, ...], Field(min_length=1)]
+    students: tuple[WithTeacher, ...] = Field(
         (), description="variants that learn from the trained flow_matching, one stage later"
     )
 
     @model_validator(mode="after")
     def _students_have_a_teacher(self) -> "Pipeline":
-        if self.students and "flow_matching" not in self.variants:
+        for teacher in {VARIANT_SETTINGS[student].teacher for student in self.students} - set(self.variants):
             raise ValueError(
-                "students learn from flow_matching, which is not among `variants`; add it there, or set `students: []`"
+                f"students learn from {teacher}, which is not among `variants`; add it there, or set `students: []`"
             )
         return self
 

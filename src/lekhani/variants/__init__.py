@@ -1,20 +1,14 @@
 """Families of generative model, one file each; `VARIANTS` finds them by name."""
 
-from lekhani.variants.bare_bones import BareBones
+from importlib import import_module
+
+from lekhani import params
 from lekhani.variants.base import Variant
-from lekhani.variants.cgan import Cgan
-from lekhani.variants.dcgan import Dcgan
-from lekhani.variants.draw import Draw
-from lekhani.variants.flow_matching import FlowMatching
-from lekhani.variants.mlp_gan import MlpGan
-from lekhani.variants.r3gan import R3gan
-from lekhani.variants.sngan import Sngan
-from lekhani.variants.turbo import Turbo
-from lekhani.variants.wgan_gp import WganGp
 
 VARIANTS: dict[str, type[Variant]] = {
-    variant.name: variant
-    for variant in (BareBones, MlpGan, Cgan, Dcgan, WganGp, Sngan, R3gan, Draw, FlowMatching, Turbo)
+    name: getattr(import_module(f"{__name__}.{name}"), settings.__name__)
+    for name, settings in params.VARIANT_SETTINGS.items()
 }
+"""The class `FlowMatching` in flow_matching.py for `flow_matching`, and so on: called as its settings in params are."""
 
 __all__ = ["VARIANTS", "Variant"]

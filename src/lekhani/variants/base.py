@@ -1,4 +1,4 @@
-"""What every variant is to the rest of the house."""
+"""The interface that every variant has for training, export and evaluation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -12,10 +12,10 @@ from lekhani import params
 
 
 class Stepwise(nn.Module):
-    """A generator that takes one step over and over: noise -> state, `steps` times state -> state, state -> images.
+    """A generator that repeats one step: noise -> state, `steps` times state -> state, state -> images.
 
-    Written in these three parts, it is exported by tracing one step and repeating it in the graph, with one copy of the weights.
-    Where steps are of several kinds, `move` says which method takes which, and one of each kind is traced.
+    Written in these three parts, it is exported by tracing one step and repeating it in the graph, with one copy of the
+    weights. Where steps are of several kinds, `move` says which method takes which, and one of each kind is traced.
     """
 
     steps: int
@@ -37,12 +37,12 @@ class Stepwise(nn.Module):
         raise NotImplementedError
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """All steps in a row."""
+        """All steps in a row: noise float32 [N, noise_dim], labels int64 [N] -> images float32 [N,1,H,W] in [0,1]."""
         *_, last = self.states(noise, labels)
         return self.finish(last)
 
     def trajectory(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """Each state as it would look if it were the last: float32 [steps+1, N,1,H,W] in [0,1], which ends with the images."""
+        """Each state finished as if it were the last: float32 [steps+1, N,1,H,W] in [0,1]; the images come last."""
         return torch.stack([self.finish(state) for state in self.states(noise, labels)])
 
     def states(self, noise: Tensor, labels: Tensor) -> Iterator[Tensor]:
@@ -62,23 +62,25 @@ class Variant(ABC):
     """
 
     name: ClassVar[str]
+    """As in `params.register`, and the name of its file."""
     conditional: bool
-    """Does the label steer the image?"""
-    teacher: ClassVar[str | None] = None
-    """The variant, trained on the same dataset, that this one learns from; see `learn_from`."""
-
+    """Whether the label steers the image."""
     noise_dim: int
     progress: float = 0.0
     autocast: AbstractContextManager[Any] = nullcontext()
-    """The precision that forward passes run in; the loop sets it, and a step enters it around its networks, not around backward."""
+    """The precision of forward passes; the loop sets it, and a step enters it for its networks, not for backward."""
+
+    @abstractmethod
+    def __init__(self, settings: Any, image_size: int, n_classes: int, device: torch.device) -> None:
+        """For square images of `image_size` pixels, a multiple of 4; `settings` are the variant's own in `params`."""
 
     @classmethod
-    @abstractmethod
-    def build(cls, choice: params.Variants, image_size: int, n_classes: int, device: torch.device) -> "Variant":
-        """A fresh variant for square images of `image_size` pixels (a multiple of 4) and `n_classes` classes."""
+    def build(cls, settings: params.Variants, image_size: int, n_classes: int, device: torch.device) -> "Variant":
+        """A fresh one from the settings of all variants."""
+        return cls(getattr(settings, cls.name), image_size, n_classes, device)
 
     def learn_from(self, teacher: nn.Module) -> None:
-        """Take the trained generator of the variant named by `teacher`, built from the same choices; called once, before the first step."""
+        """Take the trained generator of the settings' `teacher`; called once, before the first step."""
         raise NotImplementedError(f"{self.name} has no teacher")
 
     @abstractmethod
@@ -90,16 +92,18 @@ class Variant(ABC):
 
     @abstractmethod
     def generator(self) -> nn.Module:
-        """The network that ships, sharing its weights with training.
+        """The network that is exported, sharing its weights with training.
 
-        It maps noise float32 [N, noise_dim] (standard normal) and labels int64 [N] to images float32 [N,1,H,W] in [0,1].
+        It maps noise float32 [N, noise_dim] (standard normal) and labels int64 [N] to images float32 [N,1,H,W] in
+        [0,1].
         """
 
     def bound(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Reconstruction and KL divergence, float32 [N] in nats, whose sum bounds -log p(image) from above; None without a likelihood.
+        """Reconstruction and KL divergence, float32 [N] in nats, whose sum is at least -log p(image).
 
-        `images` float32 [N,1,H,W] in [0,1] and `labels` int64 [N] as in `step`; one sample of the latent each, in float32 and with
-        the weights of `generator`. Where labels steer the image, the bound is on -log p(image | label).
+        `images` float32 [N,1,H,W] in [0,1] and `labels` int64 [N] as in `step`; one sample of the latent each, in
+        float32 and with the weights of `generator`. Where labels steer the image, the bound is on
+        -log p(image | label). None without a likelihood.
         """
         return None
 
@@ -116,10 +120,10 @@ class Variant(ABC):
         return [part for part in self._parts().values() if isinstance(part, nn.Module)]
 
     def state_dict(self) -> dict[str, Any]:
-        """All that training needs to go on from here, but for the random state and the data order."""
+        """All that training needs to resume, but for the random state and the data order."""
         return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo `state_dict`."""
+        """Undo `state_dict`; the tensors may lie on another device."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])

@@ -1,28 +1,29 @@
-"""CGAN: a fully connected GAN whose two players are told the label beside their input.
+"""CGAN: a fully connected GAN whose two networks get the label beside their input.
 
-Mirza and Osindero, "Conditional Generative Adversarial Nets", 2014, in the Keras form of the recipe. Generator: z of 100
-beside a Dense(100) of the one-hot label - 256 - 512 - 1024 - H*W tanh, each hidden layer followed by leaky ReLU of 0.2 and
-then BatchNorm. Discriminator: the image beside a Dense(H*W) of the label - 512 - 256 - 1, leaky ReLU of 0.2. With y the
-label of a real image x the players minimise
+Mirza and Osindero, "Conditional Generative Adversarial Nets", 2014, in the Keras form of the recipe. Generator: z of
+100 beside a Dense(100) of the one-hot label - 256 - 512 - 1024 - H*W tanh, each hidden layer followed by leaky ReLU of
+0.2 and then BatchNorm. Discriminator: the image beside a Dense(H*W) of the label - 512 - 256 - 1, leaky ReLU of 0.2.
+With y the label of a real image x they minimise
 
     L_D = -E[log D(x, y)] - E[log(1 - D(G(z, y), y))]        L_G = -E[log D(G(z, y), y)]  (non-saturating)
 
-A Dense layer on a one-hot label picks a row of its weights and adds its bias, so here it is an `nn.Embedding`: exactly such a
-layer without a bias. The bias would be the same for all labels and goes into another linear layer, which has one already;
-what a row and a bias can say together, the row says alone. Keras' choices elsewhere are kept: Glorot-uniform weights, zero
-biases, BatchNorm's momentum of 0.8 (torch counts it from the other end: 0.2) and epsilon of 1e-3.
+A Dense layer on a one-hot label picks a row of its weights and adds its bias, so here it is an `nn.Embedding`: exactly
+such a layer without a bias. The bias would be the same for all labels and goes into another linear layer, which has one
+already; a row and a bias together can express no more than the row alone. Keras' choices elsewhere are kept:
+Glorot-uniform weights, zero biases, BatchNorm's momentum of 0.8 (torch counts it from the other end: 0.2) and epsilon
+of 1e-3.
 
-Different from the recipe: the generator learns from the very images that the discriminator learned from, with the labels of
-the real batch, instead of fresh noise and labels drawn evenly; the discriminator takes one step on real and generated images
-together; Adam's epsilon is torch's 1e-8; an exponential moving average of the generator is what ships; and a batch of one image,
-which has no variance, is normalised by the running statistics.
+Different from the recipe: the generator learns from the very images that the discriminator learned from, with the
+labels of the real batch, instead of fresh noise and labels drawn evenly; the discriminator takes one step on real and
+generated images together; Adam's epsilon is torch's 1e-8; an exponential moving average of the generator is exported;
+and a batch of one image, which has no variance, is normalised by the running statistics.
 """
 
 import torch
 from torch import Tensor, nn
 
 from lekhani import params
-from lekhani.variants.gan import Gan, Verdict
+from lekhani.variants.gan import DiscriminatorLoss, Gan
 from lekhani.variants.losses import cross_entropy
 from lekhani.variants.nets import BatchNorm1d
 
@@ -88,22 +89,17 @@ class Cgan(Gan):
     name = "cgan"
     conditional = True
 
-    def __init__(self, choice: params.Cgan, image_size: int, n_classes: int, device: torch.device) -> None:
-        g = Generator(choice.noise_dim, n_classes, choice.width, image_size)
-        super().__init__(choice, g, Discriminator(n_classes, choice.width, image_size), device)
+    def __init__(self, settings: params.Cgan, image_size: int, n_classes: int, device: torch.device) -> None:
+        g = Generator(settings.noise_dim, n_classes, settings.width, image_size)
+        super().__init__(settings, g, Discriminator(n_classes, settings.width, image_size), device)
 
-    @classmethod
-    def build(cls, choice: params.Variants, image_size: int, n_classes: int, device: torch.device) -> "Cgan":
-        """See Variant.build."""
-        return cls(choice.cgan, image_size, n_classes, device)
-
-    def judge(self, real: Tensor, fake: Tensor, labels: Tensor) -> Verdict:
-        """See Gan.judge."""
+    def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor) -> DiscriminatorLoss:
+        """See Gan.discriminator_loss."""
         on_real, on_fake = self.d(real, labels), self.d(fake, labels)
         loss = cross_entropy(on_real, torch.ones_like(on_real)) + cross_entropy(on_fake, torch.zeros_like(on_fake))
-        return Verdict(loss, on_real, on_fake)
+        return DiscriminatorLoss(loss, on_real, on_fake)
 
-    def forge(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
-        """See Gan.forge; -E[log D(G(z, y), y)]."""
+    def generator_loss(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
+        """See Gan.generator_loss; -E[log D(G(z, y), y)]."""
         on_fake = self.d(fake, labels)
         return cross_entropy(on_fake, torch.ones_like(on_fake))

@@ -19,11 +19,14 @@ from torch import Tensor, nn
 from lekhani import params
 from lekhani.variants.base import Stepwise, Variant
 from lekhani.variants.nets import channels_last
-from lekhani.variants.optimise import cosine, descend, set_rate, warm_up
+from lekhani.variants.optimise import cosine, optimise, set_lr, warm_up
 
 
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions with group normalisation; time and label come in as scale and shift. [N,c_in,h,w] -> [N,c_out,h,w]."""
+    """Two 3x3 convolutions with group normalisation, scaled and shifted by time and label (FiLM).
+
+    [N,c_in,h,w] -> [N,c_out,h,w].
+    """
 
     def __init__(self, c_in: int, c_out: int, embedding: int) -> None:
         super().__init__()
@@ -50,9 +53,7 @@ class Blocks(nn.ModuleList):
     """Residual blocks at one resolution, `count` of them."""
 
     def __init__(self, count: int, c_in: int, c_out: int, embedding: int) -> None:
-        super().__init__(
-            [ResBlock(c_in, c_out, embedding), *(ResBlock(c_out, c_out, embedding) for _ in range(count - 1))]
-        )
+        super().__init__(ResBlock(c_in if i == 0 else c_out, c_out, embedding) for i in range(count))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """See ResBlock."""
@@ -62,7 +63,10 @@ class Blocks(nn.ModuleList):
 
 
 class Encoder(nn.Module):
-    """The way down: x float32 [N,1,H,W], t float32 [N], labels int64 [N] -> embedding [N,E], features [N,C,h,w] per resolution, finest first."""
+    """The way down: x float32 [N,1,H,W], t float32 [N], labels int64 [N] -> embedding [N,E] and features.
+
+    Features are [N,C,h,w] per resolution, finest first.
+    """
 
     def __init__(self, n_classes: int, channels: tuple[int, ...], blocks: int) -> None:
         super().__init__()
@@ -89,9 +93,10 @@ class Encoder(nn.Module):
 
 
 class Velocity(nn.Module):
-    """U-Net on the image unshuffled to half its size: x float32 [N,1,H,W], t float32 [N], labels int64 [N] -> velocity [N,1,H,W].
+    """U-Net on the image unshuffled to half its size.
 
-    Label `n_classes` stands for "not told".
+    x float32 [N,1,H,W], t float32 [N], labels int64 [N] -> velocity [N,1,H,W].
+    Label `n_classes` asks for the unconditional velocity.
     """
 
     def __init__(self, n_classes: int, channels: tuple[int, ...], blocks: int = 1) -> None:
@@ -114,22 +119,19 @@ class Velocity(nn.Module):
 
 
 class Sampler(Stepwise):
-    """Solver steps from noise at t=0 to an image at t=1: noise float32 [N, H*W], labels int64 [N] -> images float32 [N,1,H,W] in [0,1].
+    """Solver steps from noise at t=0 to an image at t=1.
 
-    When guidance is not 1, a step that starts inside its interval is pushed away from where it would go without a label, at twice
-    the cost. Heun's last step is Euler's: the order stays, and nobody looks at t=1, where training never went.
+    noise float32 [N, H*W], labels int64 [N] -> images float32 [N,1,H,W] in [0,1]. When guidance is not 1, a step that
+    starts inside its interval is guided, at twice the cost. Heun's last step is Euler's: the order stays, and the
+    network is not evaluated at t=1, which is outside of what it was trained on.
     """
 
-    def __init__(self, velocity: Velocity, image_size: int, n_classes: int, choice: params.FlowMatching) -> None:
+    def __init__(self, velocity: Velocity, image_size: int, n_classes: int, settings: params.FlowMatching) -> None:
         super().__init__()
         self.velocity = velocity
-        self.image_size, self.n_classes, self.steps, self.guidance = (
-            image_size,
-            n_classes,
-            choice.steps,
-            choice.guidance,
-        )
-        self.interval, self.heun = (choice.guidance_from, choice.guidance_to), choice.solver == "heun"
+        self.image_size, self.n_classes = image_size, n_classes
+        self.steps, self.heun = settings.steps, settings.solver == "heun"
+        self.guidance, self.interval = settings.guidance, (settings.guidance_from, settings.guidance_to)
 
     def begin(self, noise: Tensor, labels: Tensor) -> Tensor:
         """See Stepwise."""
@@ -148,7 +150,7 @@ class Sampler(Stepwise):
 
     def advance_unguided(self, state: Tensor, position: Tensor, labels: Tensor) -> Tensor:
         """The same without."""
-        return state + self._told(state, position, labels) / self.steps
+        return state + self._cond(state, position, labels) / self.steps
 
     def advance_heun(self, state: Tensor, position: Tensor, labels: Tensor) -> Tensor:
         """Heun's step with guidance: Euler's, and once more with the mean of the velocities at both its ends."""
@@ -156,7 +158,7 @@ class Sampler(Stepwise):
 
     def advance_heun_unguided(self, state: Tensor, position: Tensor, labels: Tensor) -> Tensor:
         """The same without."""
-        return self._heun(self._told, state, position, labels)
+        return self._heun(self._cond, state, position, labels)
 
     def _heun(
         self, velocity: Callable[[Tensor, Tensor, Tensor], Tensor], state: Tensor, position: Tensor, labels: Tensor
@@ -165,15 +167,15 @@ class Sampler(Stepwise):
         second = velocity(state + first / self.steps, position + 1 / self.steps, labels)
         return state + (first + second) / (2 * self.steps)
 
-    def _told(self, state: Tensor, position: Tensor, labels: Tensor) -> Tensor:
+    def _cond(self, state: Tensor, position: Tensor, labels: Tensor) -> Tensor:
         return self.velocity(state, position.expand(state.shape[0]), labels)  # type: ignore[no-any-return]
 
     def _guided(self, state: Tensor, position: Tensor, labels: Tensor) -> Tensor:
         n = state.shape[0]
         both = torch.cat([labels, torch.full_like(labels, self.n_classes)])
         velocity = self.velocity(torch.cat([state, state]), position.expand(2 * n), both)
-        told, untold = velocity[:n], velocity[n:]
-        return untold + self.guidance * (told - untold)  # type: ignore[no-any-return]
+        cond, uncond = velocity[:n], velocity[n:]
+        return uncond + self.guidance * (cond - uncond)  # type: ignore[no-any-return]
 
     def finish(self, state: Tensor) -> Tensor:
         """See Stepwise."""
@@ -186,33 +188,28 @@ class FlowMatching(Variant):
     name = "flow_matching"
     conditional = True
 
-    def __init__(self, choice: params.FlowMatching, image_size: int, n_classes: int, device: torch.device) -> None:
-        self.choice = choice
+    def __init__(self, settings: params.FlowMatching, image_size: int, n_classes: int, device: torch.device) -> None:
+        self.settings = settings
         self.n_classes = n_classes
         self.noise_dim = image_size**2
-        self.velocity = channels_last(Velocity(n_classes, choice.channels, choice.blocks), device)
-        self.sampler = Sampler(self.velocity, image_size, n_classes, choice)
+        self.velocity = channels_last(Velocity(n_classes, settings.channels, settings.blocks), device)
+        self.sampler = Sampler(self.velocity, image_size, n_classes, settings)
         self.optimiser = torch.optim.AdamW(
-            self.velocity.parameters(), choice.lr, choice.betas, weight_decay=choice.weight_decay, fused=True
+            self.velocity.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay, fused=True
         )
-
-    @classmethod
-    def build(cls, choice: params.Variants, image_size: int, n_classes: int, device: torch.device) -> "FlowMatching":
-        """See Variant.build."""
-        return cls(choice.flow_matching, image_size, n_classes, device)
 
     def step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Regress the velocity at one random time per image; the learning rate warms up, then falls along a cosine."""
         n = images.shape[0]
-        set_rate(self.optimiser, self.choice.lr * warm_up(self.progress) * cosine(self.progress))
+        set_lr(self.optimiser, self.settings.lr * warm_up(self.progress) * cosine(self.progress))
         target = images * 2 - 1
         noise = torch.randn_like(target)
         t = torch.randn(n, device=images.device).sigmoid()
-        hidden = torch.rand(n, device=images.device) < self.choice.label_dropout
+        hidden = torch.rand(n, device=images.device) < self.settings.label_dropout
         labels = torch.where(hidden, self.n_classes, labels)
         x = torch.lerp(noise, target, t[:, None, None, None]).contiguous(memory_format=torch.channels_last)
         loss = F.mse_loss(self.velocity(x, t, labels), target - noise)
-        norm = descend(loss, self.optimiser, max_norm=1.0)
+        norm = optimise(loss, self.optimiser, max_norm=1.0)
         return {"loss": loss.detach(), "grad_norm": norm}
 
     def generator(self) -> nn.Module:

@@ -1,6 +1,6 @@
-"""What all GANs share: two players, their optimisers, the order of their steps, and the figures a diagnosis needs.
+"""What all GANs share: two networks, their optimisers, the order of their steps, and the metrics a diagnosis needs.
 
-A variant's file says its networks and its two losses; nothing here asks which variant it serves.
+A variant's file defines its networks and its two losses; nothing here asks which variant it serves.
 """
 
 from abc import abstractmethod
@@ -14,85 +14,80 @@ from torch import Tensor, nn
 from lekhani import params
 from lekhani.variants.base import Variant
 from lekhani.variants.nets import channels_last
-from lekhani.variants.optimise import cosine, descend, set_rate
+from lekhani.variants.optimise import cosine, optimise, set_lr
 
 
-class Verdict(NamedTuple):
-    """What the discriminator's turn gives: its loss, its logits [N] on real and generated images, and more figures to log."""
+class DiscriminatorLoss(NamedTuple):
+    """A scalar loss, the logits [N] on real and on generated images that it came from, and further metrics to log."""
 
     loss: Tensor
     real: Tensor
     fake: Tensor
-    more: dict[str, Tensor] = {}  # noqa: RUF012 - never written to
+    metrics: dict[str, Tensor] = {}  # noqa: RUF012 - never written to
 
 
 class Gan(Variant):
-    """A generator `g` and a discriminator `d` over images in [-1,1]; subclasses say what each is to minimise."""
+    """A generator `g` and a discriminator `d` over images in [-1,1]; subclasses define the loss of each."""
 
-    choice: params.Gan
+    settings: params.Gan
 
-    def __init__(self, choice: params.Gan, g: nn.Module, d: nn.Module, device: torch.device) -> None:
-        self.choice = choice
-        self.noise_dim = choice.noise_dim
+    def __init__(self, settings: params.Gan, g: nn.Module, d: nn.Module, device: torch.device) -> None:
+        self.settings = settings
+        self.noise_dim = settings.noise_dim
         self.g, self.d = channels_last(g, device), channels_last(d, device)
-        self.optimiser_g = torch.optim.Adam(self.g.parameters(), choice.lr_g, choice.betas, fused=True)
-        self.optimiser_d = torch.optim.Adam(self.d.parameters(), choice.lr_d, choice.betas, fused=True)
-        self.turns = _Turns()
+        self.optimiser_g = torch.optim.Adam(self.g.parameters(), settings.lr_g, settings.betas, fused=True)
+        self.optimiser_d = torch.optim.Adam(self.d.parameters(), settings.lr_d, settings.betas, fused=True)
+        self.turns = _Turns(device)
 
     @abstractmethod
-    def judge(self, real: Tensor, fake: Tensor, labels: Tensor) -> Verdict:
-        """The discriminator's loss on real and detached generated images [N,1,H,W] in [-1,1], both as it is to see them."""
+    def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor) -> DiscriminatorLoss:
+        """On real and detached generated images float32 [N,1,H,W] in [-1,1], both augmented, with labels int64 [N]."""
 
     @abstractmethod
-    def forge(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
-        """The generator's loss on the same; only `fake` carries a gradient."""
+    def generator_loss(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
+        """On the same, a scalar; only `fake` carries a gradient."""
 
-    def seen(self, images: Tensor) -> Tensor:
-        """Images as the discriminator sees them."""
-        return diff_augment(images, self.choice.augment)
+    def augmented(self, images: Tensor) -> Tensor:
+        """Images [N,1,H,W] in [-1,1] as the discriminator sees them."""
+        return diff_augment(images, self.settings.augment)
 
     def step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """One step of the discriminator, and one of the generator at every n_dis-th call.
+        """One step of the discriminator, and one of the generator at every n_dis-th call. See Variant.step.
 
-        The generated batch that D learns from also teaches G, against the updated D.
+        The generator learns from the same generated batch, against the updated discriminator.
         """
-        self._set_rates()
-        turn = self.turns.take(self.choice.n_dis)
+        self._set_learning_rates()
+        generator_too = self.turns.take(self.settings.n_dis)
         real = images * 2 - 1
-        with self.autocast, torch.set_grad_enabled(turn):
+        with self.autocast, torch.set_grad_enabled(generator_too):
             noise = torch.randn(images.shape[0], self.noise_dim, device=images.device)
             fake = self.g(noise, labels).float() * 2 - 1  # images are float32 in whatever precision they were made
-        with self.autocast:
-            verdict = self.judge(self.seen(real), self.seen(fake.detach()), labels)
-        norm_d = descend(verdict.loss, self.optimiser_d, self.choice.clip_norm)
-        told = {
-            "loss_d": verdict.loss.detach(),
-            "accuracy_real": (verdict.real > 0).float().mean(),
-            "accuracy_fake": (verdict.fake < 0).float().mean(),
-            "logit_gap": (verdict.real.detach() - verdict.fake.detach()).float().mean(),
-            "grad_norm_d": norm_d,
-            **verdict.more,
-        }
-        if turn:
-            self.d.requires_grad_(False)  # G's step needs the gradient through D, not of D's weights
-            with self.autocast:
-                loss = self.forge(self.seen(real), self.seen(fake), labels)
-            self.turns.last = {
-                "loss_g": loss.detach(),
-                "grad_norm_g": descend(loss, self.optimiser_g, self.choice.clip_norm),
-            }
-            self.d.requires_grad_(True)
-        return {
-            **told,
-            **(
-                self.turns.last or {name: torch.zeros_like(verdict.loss.detach()) for name in ("loss_g", "grad_norm_g")}
-            ),
-        }
+        metrics = self._discriminator_step(real, fake.detach(), labels)
+        if generator_too:
+            self.turns.last = self._generator_step(real, fake, labels)
+        zero = torch.zeros_like(metrics["loss_d"])
+        return metrics | (self.turns.last or {"loss_g": zero, "grad_norm_g": zero})
 
-    def _set_rates(self) -> None:
-        share = 1.0 if self.choice.schedule == "constant" else cosine(self.progress, floor=0.1)
-        set_rate(self.optimiser_g, self.choice.lr_g * share)
-        set_rate(self.optimiser_d, self.choice.lr_d * share)
+    def _discriminator_step(self, real: Tensor, fake: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        with self.autocast:
+            loss, on_real, on_fake, metrics = self.discriminator_loss(
+                self.augmented(real), self.augmented(fake), labels
+            )
+        norm = optimise(loss, self.optimiser_d, self.settings.clip_norm)
+        return {"loss_d": loss.detach(), **discrimination(on_real, on_fake), "grad_norm_d": norm, **metrics}
+
+    def _generator_step(self, real: Tensor, fake: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        self.d.requires_grad_(False)  # the gradient through D is needed, not that of its weights
+        with self.autocast:
+            loss = self.generator_loss(self.augmented(real), self.augmented(fake), labels)
+        norm = optimise(loss, self.optimiser_g, self.settings.clip_norm)
+        self.d.requires_grad_(True)
+        return {"loss_g": loss.detach(), "grad_norm_g": norm}
+
+    def _set_learning_rates(self) -> None:
+        share = 1.0 if self.settings.schedule == "constant" else cosine(self.progress, floor=0.1)
+        set_lr(self.optimiser_g, self.settings.lr_g * share)
+        set_lr(self.optimiser_d, self.settings.lr_d * share)
 
     def generator(self) -> nn.Module:
         """See Variant.generator."""
@@ -109,14 +104,15 @@ class Gan(Variant):
 
 
 class _Turns:
-    """Whose turn it is: counts the discriminator's steps, and keeps the generator's last figures for the steps without one."""
+    """Counts the discriminator's steps, and keeps the generator's last metrics for the steps without one."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.taken = 0
         self.last: dict[str, Tensor] = {}
 
     def take(self, n_dis: int) -> bool:
-        """True when the generator moves too."""
+        """Count one step; True when it is the generator's turn as well."""
         self.taken += 1
         return self.taken % n_dis == 0
 
@@ -124,14 +120,25 @@ class _Turns:
         return {"taken": self.taken, "last": self.last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.taken, self.last = state["taken"], state["last"]
+        self.taken = state["taken"]
+        self.last = {name: value.to(self.device) for name, value in state["last"].items()}
+
+
+def discrimination(on_real: Tensor, on_fake: Tensor) -> dict[str, Tensor]:
+    """How well logits [N] tell real from generated images: the share of each that is right, and the mean difference."""
+    return {
+        "accuracy_real": (on_real > 0).float().mean(),
+        "accuracy_fake": (on_fake < 0).float().mean(),
+        "logit_gap": (on_real.detach() - on_fake.detach()).float().mean(),
+    }
 
 
 def diff_augment(images: Tensor, policy: Sequence[str]) -> Tensor:
-    """Random changes of images float32 [N,1,H,W] in [-1,1] through which gradients flow, one draw per image and call.
+    """Random changes of images float32 [N,1,H,W] in [-1,1] that gradients flow through, one draw per image and call.
 
     Zhao et al., "Differentiable Augmentation for Data-Efficient GAN Training", NeurIPS 2020: brightness in +-0.5 and
-    contrast in [0.5, 1.5] for their three colour changes, translation by up to an eighth of the frame, a cutout of half its side.
+    contrast in [0.5, 1.5] for their three colour changes, translation by up to an eighth of the image, a cutout of
+    half its side.
     """
     for name in policy:
         images = _AUGMENTATIONS[name](images)
@@ -155,7 +162,7 @@ def _translation(images: Tensor) -> Tensor:
     n, _, height, width = images.shape
     reach = (round(height / 8), round(width / 8))
     down, right = (torch.randint(-r, r + 1, (n, 1), device=images.device) for r in reach)
-    # Rows and columns are looked up in a copy framed by paper, which is -1.
+    # Rows and columns are looked up in a copy framed by the background, which is -1.
     framed = F.pad(images, (1, 1, 1, 1), value=-1.0)
     rows = (torch.arange(height, device=images.device) + 1 + down).clamp(0, height + 1)
     columns = (torch.arange(width, device=images.device) + 1 + right).clamp(0, width + 1)

@@ -1,17 +1,17 @@
-"""A GAN of fully connected layers: batch normalisation steadies the generator, dropout holds the discriminator back.
+"""A GAN of fully connected layers: batch normalisation in the generator, dropout in the discriminator.
 
-Goodfellow et al., "Generative Adversarial Nets", NeurIPS 2014, in the sizes of the widespread MNIST recipe: z - 256 - 512 -
-1024 - H*W, each hidden layer followed by BatchNorm and ReLU, against H*W - 512 - 256 - 1 with leaky ReLU of 0.2 and
-dropout. With s the width of one-sided label smoothing (Salimans et al. 2016) the players minimise
+Goodfellow et al., "Generative Adversarial Nets", NeurIPS 2014, in the sizes of the widespread MNIST recipe: z - 256 -
+512 - 1024 - H*W, each hidden layer followed by BatchNorm and ReLU, against H*W - 512 - 256 - 1 with leaky ReLU of 0.2
+and dropout. With s the width of one-sided label smoothing (Salimans et al. 2016) they minimise
 
     L_D = E[CE(D(x), 1 - s)] + E[CE(D(G(z)), 0)]        L_G = E[CE(D(G(z)), 1)]  (non-saturating)
 
-CE the cross entropy of a logit and a target. Spectral normalisation of the discriminator (Miyato et al. 2018) is optional.
-Unconditional: the generator ignores its labels.
+CE the cross entropy of a logit and a target. Spectral normalisation of the discriminator (Miyato et al. 2018) is
+optional. Unconditional: the generator ignores its labels.
 
-Different from the recipe: the generator learns from the very images that the discriminator learned from, not from a second
-batch; an exponential moving average of its weights is what ships; the sigmoid is part of the loss; and a last batch of one
-image, which has no variance, is normalised by the running statistics instead of failing.
+Different from the recipe: the generator learns from the very images that the discriminator learned from, not from a
+second batch; an exponential moving average of its weights is exported; the sigmoid is part of the loss; and a last
+batch of one image, which has no variance, is normalised by the running statistics instead of failing.
 """
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from lekhani import params
-from lekhani.variants.gan import Gan, Verdict
+from lekhani.variants.gan import DiscriminatorLoss, Gan
 from lekhani.variants.losses import cross_entropy
 from lekhani.variants.nets import BatchNorm1d
 
@@ -74,26 +74,21 @@ class MlpGan(Gan):
 
     name = "mlp_gan"
     conditional = False
-    choice: params.MlpGan
+    settings: params.MlpGan
 
-    def __init__(self, choice: params.MlpGan, image_size: int, device: torch.device) -> None:
-        g = Generator(choice.noise_dim, choice.width, image_size)
-        d = Discriminator(choice.width, image_size, choice.dropout, choice.spectral_norm)
-        super().__init__(choice, g, d, device)
+    def __init__(self, settings: params.MlpGan, image_size: int, n_classes: int, device: torch.device) -> None:
+        g = Generator(settings.noise_dim, settings.width, image_size)
+        d = Discriminator(settings.width, image_size, settings.dropout, settings.spectral_norm)
+        super().__init__(settings, g, d, device)
 
-    @classmethod
-    def build(cls, choice: params.Variants, image_size: int, n_classes: int, device: torch.device) -> "MlpGan":
-        """See Variant.build."""
-        return cls(choice.mlp_gan, image_size, device)
-
-    def judge(self, real: Tensor, fake: Tensor, labels: Tensor) -> Verdict:
-        """See Gan.judge."""
+    def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor) -> DiscriminatorLoss:
+        """See Gan.discriminator_loss."""
         on_real, on_fake = self.d(real), self.d(fake)
-        targets = torch.full_like(on_real, 1 - self.choice.smoothing_width)
+        targets = torch.full_like(on_real, 1 - self.settings.smoothing_width)
         loss = cross_entropy(on_real, targets) + cross_entropy(on_fake, torch.zeros_like(on_fake))
-        return Verdict(loss, on_real, on_fake)
+        return DiscriminatorLoss(loss, on_real, on_fake)
 
-    def forge(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
-        """See Gan.forge; -E[log D(G(z))]."""
+    def generator_loss(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
+        """See Gan.generator_loss; -E[log D(G(z))]."""
         on_fake = self.d(fake)
         return cross_entropy(on_fake, torch.ones_like(on_fake))

@@ -1,4 +1,4 @@
-"""Building blocks that more than one network uses."""
+"""Building blocks of more than one network."""
 
 from typing import TypeVar
 
@@ -10,7 +10,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class BatchNorm1d(nn.BatchNorm1d):
-    """Batch normalisation of [N,C] that takes N = 1 in training too: by the running statistics, since one image has no variance."""
+    """Batch normalisation of [N,C] that allows N = 1 in training: by running statistics, as one row has no variance."""
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class; the running statistics stay as they are when N is 1."""
@@ -80,10 +80,10 @@ class Projection(nn.Module):
 
 
 def pyramid(image_size: int, channels: int) -> tuple[int, list[int]]:
-    """The side of the coarsest feature map, 4 or 7 pixels for 32 and 28, and the widths from there up to half the image's side.
+    """The side of the coarsest feature map, 4 or 7 pixels for 32 and 28, and the widths from there up.
 
-    There are `channels` at half the image's side, from where one strided convolution leads to the image, and twice as
-    many at each coarser resolution.
+    The finest map has half the image's side, from where one strided convolution leads to the image, and `channels`
+    channels; there are twice as many at each coarser resolution.
     """
     doublings = 2 if image_size % 8 == 0 else 1
     return image_size // 2 ** (doublings + 1), [channels * 2**k for k in range(doublings, -1, -1)]

@@ -1,4 +1,4 @@
-"""What the steps of several variants do alike: schedules of the learning rate over the budget, and one step of descent."""
+"""What the steps of several variants share: schedules of the learning rate, and one step of an optimiser."""
 
 import math
 
@@ -16,14 +16,17 @@ def warm_up(progress: float) -> float:
     return min(1.0, progress / 0.02 + 0.02)
 
 
-def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of all that `optimiser` moves."""
+def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameter groups."""
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = lr
 
 
-def descend(loss: Tensor, optimiser: torch.optim.Optimizer, max_norm: float = 0.0) -> Tensor:
-    """One step of `optimiser` on `loss`; returns the norm of the gradient before it is clipped to `max_norm`, which 0 leaves out."""
+def optimise(loss: Tensor, optimiser: torch.optim.Optimizer, max_norm: float = 0.0) -> Tensor:
+    """One step of `optimiser` on `loss`, the gradient's norm clipped to `max_norm` unless that is 0.
+
+    Returns the norm before clipping, a scalar.
+    """
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     weights = [weight for group in optimiser.param_groups for weight in group["params"]]

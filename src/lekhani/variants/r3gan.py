@@ -1,4 +1,4 @@
-"""R3GAN: each generated image is compared with a real one, and both are where the discriminator's gradient is penalised.
+"""R3GAN: each generated image is compared with a real one, and the discriminator's gradient is penalised at both.
 
 Huang, Gokaslan, Kuleshov and Tompkin, "The GAN is dead; long live the GAN! A Modern GAN Baseline", NeurIPS 2024. With
 f(t) = log(1 + exp(-t)) and pairs of a real image x and a generated one x',
@@ -6,10 +6,10 @@ f(t) = log(1 + exp(-t)) and pairs of a real image x and a generated one x',
     L_D = E[f(D(x) - D(x'))] + gamma/2 E[|grad D(x)|^2] + gamma/2 E[|grad D(x')|^2],   L_G = E[f(D(x') - D(x))].
 
 Networks without normalisation: residual blocks of 1x1, grouped 3x3 and 1x1 convolutions whose last weight starts at
-zero (Zhang et al., "Fixup Initialization", 2019). What differs here: blocks go up to half the image's side, with one strided
-convolution to and from the image, and widths that double where the resolution halves; images end in a tanh; resampling
-by bilinear filters and means; a logit that does not depend on the class beside the paper's projection, since with few
-images no class is seen often.
+zero (Zhang et al., "Fixup Initialization", 2019). What differs here: blocks go up to half the image's side, with one
+strided convolution to and from the image, and widths that double where the resolution halves; images end in a tanh;
+resampling by bilinear filters and means; a logit that does not depend on the class beside the paper's projection, since
+with few images no class is seen often.
 """
 
 from itertools import pairwise
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lekhani import params
-from lekhani.variants.gan import Gan, Verdict
+from lekhani.variants.gan import DiscriminatorLoss, Gan
 from lekhani.variants.losses import squared_gradient_norm
 from lekhani.variants.nets import Projection, pyramid
 
@@ -29,7 +29,7 @@ LEAK = 0.2
 
 
 class Block(nn.Module):
-    """The paper's residual bottleneck turned inside out: wider, and grouped, in its middle. [N,C,h,w] -> [N,C,h,w].
+    """The paper's inverted residual bottleneck: wider, and grouped, in its middle. [N,C,h,w] -> [N,C,h,w].
 
     `depth` is the number of such blocks in the network: the more there are, the smaller each starts.
     """
@@ -56,15 +56,14 @@ class Block(nn.Module):
 class Generator(nn.Module):
     """noise float32 [N, noise_dim], labels int64 [N] -> images float32 [N,1,H,W] in [0,1]."""
 
-    def __init__(self, choice: params.R3gan, image_size: int, n_classes: int) -> None:
+    def __init__(self, settings: params.R3gan, image_size: int, n_classes: int) -> None:
         super().__init__()
-        self.start, widths = pyramid(image_size, choice.channels)
-        self.label = nn.Embedding(n_classes, choice.noise_dim)
-        nn.init.normal_(
-            self.label.weight, std=0.1
-        )  # the noise speaks first: without normalisation G soon stops hearing it
-        self.dense = _linear(nn.Linear(2 * choice.noise_dim, widths[0] * self.start**2, bias=False))
-        self.stages = nn.ModuleList(_stage(width, choice.blocks, len(widths)) for width in widths)
+        self.start, widths = pyramid(image_size, settings.channels)
+        self.label = nn.Embedding(n_classes, settings.noise_dim)
+        # Small beside the noise, which G would soon ignore without normalisation.
+        nn.init.normal_(self.label.weight, std=0.1)
+        self.dense = _linear(nn.Linear(2 * settings.noise_dim, widths[0] * self.start**2, bias=False))
+        self.stages = nn.ModuleList(_stage(width, settings.blocks, len(widths)) for width in widths)
         self.narrow = nn.ModuleList(
             _linear(nn.Conv2d(wide, narrow, 1, bias=False)) for wide, narrow in pairwise(widths)
         )
@@ -82,20 +81,20 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """images float32 [N,1,H,W] in [-1,1], labels int64 [N] -> logits float32 [N], of which only differences mean something."""
+    """images float32 [N,1,H,W] in [-1,1], labels int64 [N] -> logits float32 [N]; only their differences matter."""
 
-    def __init__(self, choice: params.R3gan, image_size: int, n_classes: int) -> None:
+    def __init__(self, settings: params.R3gan, image_size: int, n_classes: int) -> None:
         super().__init__()
-        start, widths = pyramid(image_size, choice.channels)
+        start, widths = pyramid(image_size, settings.channels)
         widths = widths[::-1]
         layers: list[nn.Module] = [_linear(nn.Conv2d(1, widths[0], 4, 2, 1))]
         for narrow, wide in pairwise(widths):
             layers += [
-                _stage(narrow, choice.blocks, len(widths)),
+                _stage(narrow, settings.blocks, len(widths)),
                 nn.AvgPool2d(2),
                 _linear(nn.Conv2d(narrow, wide, 1, bias=False)),
             ]
-        layers.append(_stage(widths[-1], choice.blocks, len(widths)))
+        layers.append(_stage(widths[-1], settings.blocks, len(widths)))
         layers += [_linear(nn.Conv2d(widths[-1], widths[-1], start, groups=widths[-1], bias=False)), nn.Flatten()]
         self.layers = nn.Sequential(*layers)
         self.head = Projection(widths[-1], n_classes)
@@ -110,32 +109,26 @@ class R3gan(Gan):
 
     name = "r3gan"
     conditional = True
-    choice: params.R3gan
+    settings: params.R3gan
 
-    def __init__(self, choice: params.R3gan, image_size: int, n_classes: int, device: torch.device) -> None:
-        super().__init__(
-            choice, Generator(choice, image_size, n_classes), Discriminator(choice, image_size, n_classes), device
-        )
-
-    @classmethod
-    def build(cls, choice: params.Variants, image_size: int, n_classes: int, device: torch.device) -> "R3gan":
-        """See Variant.build."""
-        return cls(choice.r3gan, image_size, n_classes, device)
+    def __init__(self, settings: params.R3gan, image_size: int, n_classes: int, device: torch.device) -> None:
+        g, d = Generator(settings, image_size, n_classes), Discriminator(settings, image_size, n_classes)
+        super().__init__(settings, g, d, device)
 
     def networks(self) -> list[nn.Module]:
         """See Variant.networks; not D, since a compiled network has no second derivative, which the penalty needs."""
         return [self.g]
 
-    def judge(self, real: Tensor, fake: Tensor, labels: Tensor) -> Verdict:
-        """See Gan.judge; the penalties are taken where D looks, on images as they are after augmentation."""
+    def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor) -> DiscriminatorLoss:
+        """See Gan.discriminator_loss; the penalties are taken on images as D sees them, so after augmentation."""
         real, fake = real.detach().requires_grad_(), fake.detach().requires_grad_()
         on_real, on_fake = self.d(real, labels), self.d(fake, labels)
         r1, r2 = squared_gradient_norm(on_real, real).mean(), squared_gradient_norm(on_fake, fake).mean()
-        loss = F.softplus(on_fake - on_real).mean() + self.choice.gamma / 2 * (r1 + r2)
+        loss = F.softplus(on_fake - on_real).mean() + self.settings.gamma / 2 * (r1 + r2)
         middle = (on_real + on_fake).detach().mean() / 2  # logits have no zero of their own
-        return Verdict(loss, on_real - middle, on_fake - middle, {"r1": r1.detach(), "r2": r2.detach()})
+        return DiscriminatorLoss(loss, on_real - middle, on_fake - middle, {"r1": r1.detach(), "r2": r2.detach()})
 
-    def forge(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
+    def generator_loss(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
         """The relativistic loss with the roles exchanged."""
         return F.softplus(self.d(real, labels) - self.d(fake, labels)).mean()
 

@@ -5,10 +5,10 @@ projection discriminator and the conditional batch normalisation of Miyato and K
 Discriminator", ICLR 2018. D minimises the hinge loss E[max(0, 1 - D(x, y))] + E[max(0, 1 + D(G(z, y), y))] and G
 -E[D(G(z, y), y)], where D(x, y) = w f(x) + b + <v_y, f(x)> and f(x) are the last features.
 
-`residual` blocks are the papers' ResNet, `plain` ones their "standard CNN". What differs here: f(x) keeps features where
-they are, as the standard CNN does, while the ResNet sums them over the image; small networks tell glyphs apart by what
-stands where. Blocks go up to half the image's side, with one strided convolution to and from the image, and widths
-double where the resolution halves, as in the authors' networks for larger images.
+`residual` blocks are the papers' ResNet, `plain` ones their "standard CNN". What differs here: f(x) keeps features
+where they are, as the standard CNN does, while the ResNet sums them over the image: small networks tell glyphs apart by
+where features are. Blocks go up to half the image's side, with one strided convolution to and from the image, and
+widths double where the resolution halves, as in the authors' networks for larger images.
 """
 
 from itertools import pairwise
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from lekhani import params
-from lekhani.variants.gan import Gan, Verdict
+from lekhani.variants.gan import DiscriminatorLoss, Gan
+from lekhani.variants.losses import hinge
 from lekhani.variants.nets import Projection, pyramid
 
 
@@ -30,7 +31,7 @@ class ConditionalNorm(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm2d(width, affine=False)
         self.scale, self.shift = nn.Embedding(n_classes, width), nn.Embedding(n_classes, width)
-        # Classes start apart: from equal rows, as in the paper, the label takes thousands of steps to tell.
+        # Classes start apart: from equal rows, as in the paper, the label takes thousands of steps to matter.
         nn.init.normal_(self.scale.weight, 1.0, 0.3)
         nn.init.normal_(self.shift.weight, 0.0, 0.3)
 
@@ -72,11 +73,11 @@ class PlainUp(nn.Module):
 class Generator(nn.Module):
     """noise float32 [N, noise_dim], labels int64 [N] -> images float32 [N,1,H,W] in [0,1]."""
 
-    def __init__(self, choice: params.Sngan, image_size: int, n_classes: int) -> None:
+    def __init__(self, settings: params.Sngan, image_size: int, n_classes: int) -> None:
         super().__init__()
-        block = {"residual": ResidualUp, "plain": PlainUp}[choice.blocks]
-        self.start, widths = pyramid(image_size, choice.channels)
-        self.dense = nn.Linear(choice.noise_dim, widths[0] * self.start**2)
+        block = {"residual": ResidualUp, "plain": PlainUp}[settings.blocks]
+        self.start, widths = pyramid(image_size, settings.channels)
+        self.dense = nn.Linear(settings.noise_dim, widths[0] * self.start**2)
         self.blocks = nn.ModuleList(block(wide, narrow, n_classes) for wide, narrow in pairwise(widths))
         self.leave = nn.Sequential(
             nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True), nn.ConvTranspose2d(widths[-1], 1, 4, 2, 1)
@@ -92,7 +93,7 @@ class Generator(nn.Module):
 
 
 class ResidualDown(nn.Module):
-    """Two 3x3 convolutions beside a 1x1 one, then 2x2 means if `shrink`. [N,c_in,h,w] -> [N,c_out,h/2,w/2] or [N,c_out,h,w]."""
+    """Two 3x3 convolutions beside a 1x1 one. [N,c_in,h,w] -> [N,c_out,h,w], or by 2x2 means half as large."""
 
     def __init__(self, c_in: int, c_out: int, shrink: bool) -> None:
         super().__init__()
@@ -110,7 +111,7 @@ class ResidualDown(nn.Module):
 
 
 class PlainDown(nn.Sequential):
-    """A 3x3 convolution, before it a strided one if `shrink`. [N,c_in,h,w] -> [N,c_out,h/2,w/2] or [N,c_out,h,w]."""
+    """A 3x3 convolution, before it a strided one if `shrink`. [N,c_in,h,w] -> [N,c_out,h,w], or half as large."""
 
     def __init__(self, c_in: int, c_out: int, shrink: bool) -> None:
         layers: list[nn.Module] = [nn.LeakyReLU(0.1)]
@@ -120,12 +121,12 @@ class PlainDown(nn.Sequential):
 
 
 class Discriminator(nn.Module):
-    """images float32 [N,1,H,W] in [-1,1], labels int64 [N] -> logits float32 [N]; every layer is spectrally normalised."""
+    """images float32 [N,1,H,W] in [-1,1], labels int64 [N] -> logits float32 [N]; all layers have spectral norm 1."""
 
-    def __init__(self, choice: params.Sngan, image_size: int, n_classes: int) -> None:
+    def __init__(self, settings: params.Sngan, image_size: int, n_classes: int) -> None:
         super().__init__()
-        block = {"residual": ResidualDown, "plain": PlainDown}[choice.blocks]
-        start, widths = pyramid(image_size, choice.channels)
+        block = {"residual": ResidualDown, "plain": PlainDown}[settings.blocks]
+        start, widths = pyramid(image_size, settings.channels)
         widths = widths[::-1]
         down = (block(narrow, wide, True) for narrow, wide in pairwise(widths))
         self.blocks = nn.Sequential(nn.Conv2d(1, widths[0], 4, 2, 1), *down, block(widths[-1], widths[-1], False))
@@ -144,24 +145,18 @@ class Sngan(Gan):
     name = "sngan"
     conditional = True
 
-    def __init__(self, choice: params.Sngan, image_size: int, n_classes: int, device: torch.device) -> None:
-        super().__init__(
-            choice, Generator(choice, image_size, n_classes), Discriminator(choice, image_size, n_classes), device
-        )
+    def __init__(self, settings: params.Sngan, image_size: int, n_classes: int, device: torch.device) -> None:
+        g, d = Generator(settings, image_size, n_classes), Discriminator(settings, image_size, n_classes)
+        super().__init__(settings, g, d, device)
 
-    @classmethod
-    def build(cls, choice: params.Variants, image_size: int, n_classes: int, device: torch.device) -> "Sngan":
-        """See Variant.build."""
-        return cls(choice.sngan, image_size, n_classes, device)
-
-    def judge(self, real: Tensor, fake: Tensor, labels: Tensor) -> Verdict:
-        """See Gan.judge; both halves in one batch, which normalises D's weights once."""
+    def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor) -> DiscriminatorLoss:
+        """See Gan.discriminator_loss; both halves in one batch, which normalises D's weights once."""
         n = real.shape[0]
         logits = self.d(torch.cat([real, fake]), torch.cat([labels, labels]))
         on_real, on_fake = logits[:n], logits[n:]
-        return Verdict(F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean(), on_real, on_fake)
+        return DiscriminatorLoss(hinge(on_real, on_fake), on_real, on_fake)
 
-    def forge(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
+    def generator_loss(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
         """-E[D(G(z, y), y)]."""
         return -self.d(fake, labels).mean()  # type: ignore[no-any-return]
 

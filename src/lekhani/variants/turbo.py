@@ -1,11 +1,12 @@
-"""Turbo: a student that makes in one step what its teacher, a trained flow_matching, makes in many.
+"""Turbo: a student that does in one step what its teacher, a trained flow_matching, does in many.
 
-The student is the teacher's network and sampler with one step (or two) and no guidance; it starts from the teacher's weights and learns
-from two sides. Pairs: the teacher draws images x from noise z once, and the student is to come to the same image from the same noise,
-in pixels and in the features f of the teacher's encoder, which keeps every letter the teacher knows (Luhman and Luhman, "Knowledge
-Distillation in Iterative Generative Models", 2021). A critic: the teacher's encoder with a head per resolution tells real from
-generated images, both with noise mixed in, which makes them sharp (Sauer et al., "Adversarial Diffusion Distillation" and "Fast
-High-Resolution Image Synthesis with Latent Adversarial Diffusion Distillation", 2024).
+The student is the teacher's network and sampler with one step (or two) and no guidance. It starts from the teacher's
+weights and has two losses. Imitation: the teacher makes images x from noise z once, and the student is to make the same
+image from the same noise, in pixels and in the features f of the teacher's encoder, which preserves all classes (Luhman
+and Luhman, "Knowledge Distillation in Iterative Generative Models", 2021). A critic: the teacher's encoder with a head
+per resolution tells real from generated images, both with noise mixed in, which makes them sharp (Sauer et al.,
+"Adversarial Diffusion Distillation" and "Fast High-Resolution Image Synthesis with Latent Adversarial Diffusion
+Distillation", 2024).
 
 Loss: E |G(z, y) - x|^2 + E |f(G(z, y)) - f(x)|^2 / Var f(x) - a E C(G(z, y), y); the critic's is the hinge loss.
 """
@@ -21,15 +22,20 @@ from torch import Tensor, nn
 from lekhani import params
 from lekhani.variants.base import Variant
 from lekhani.variants.flow_matching import Encoder, Sampler, Velocity
+from lekhani.variants.gan import discrimination
+from lekhani.variants.losses import hinge
 from lekhani.variants.nets import channels_last
-from lekhani.variants.optimise import cosine, descend, set_rate, warm_up
+from lekhani.variants.optimise import cosine, optimise, set_lr, warm_up
 
-NEARLY_CLEAN = 0.9  # the time at which the teacher's features compare two images
-VEILED = 0.4  # the earliest time at which the critic sees an image
+FEATURE_TIME = 0.9  # the time at which the teacher's features compare two images
+MIN_CRITIC_TIME = 0.4  # the earliest, so noisiest, time at which the critic sees an image
 
 
 class Critic(nn.Module):
-    """The teacher's encoder with a head per resolution: x float32 [N,1,H,W] in [-1,1], t float32 [N], labels int64 [N] -> logits [N, resolutions]."""
+    """The teacher's encoder with a head per resolution.
+
+    x float32 [N,1,H,W] in [-1,1], t float32 [N], labels int64 [N] -> logits float32 [N, resolutions].
+    """
 
     def __init__(self, encoder: Encoder, channels: tuple[int, ...], width: int = 64) -> None:
         super().__init__()
@@ -56,87 +62,94 @@ class Turbo(Variant):
 
     name = "turbo"
     conditional = True
-    teacher = "flow_matching"
 
     def __init__(
-        self, choice: params.Turbo, taught: params.FlowMatching, image_size: int, n_classes: int, device: torch.device
+        self,
+        settings: params.Turbo,
+        image_size: int,
+        n_classes: int,
+        device: torch.device,
+        teacher: params.FlowMatching,
     ) -> None:
-        self.choice = choice
+        self.settings = settings
         self.n_classes = n_classes
         self.noise_dim = image_size**2
 
         def sampler(how: params.FlowMatching) -> Sampler:
-            return Sampler(
-                channels_last(Velocity(n_classes, how.channels, how.blocks), device), image_size, n_classes, how
-            )
+            velocity = channels_last(Velocity(n_classes, how.channels, how.blocks), device)
+            return Sampler(velocity, image_size, n_classes, how)
 
-        self.master = sampler(taught).requires_grad_(False)
-        self.student = sampler(taught.model_copy(update={"steps": choice.steps, "solver": "euler", "guidance": 1.0}))
-        self.critic = channels_last(Critic(self.master.velocity.encoder, taught.channels).requires_grad_(True), device)
-        self.optimiser_g = torch.optim.Adam(self.student.parameters(), choice.lr, choice.betas, fused=True)
-        self.optimiser_c = torch.optim.Adam(self.critic.parameters(), choice.lr, choice.betas, fused=True)
+        self.teacher = sampler(teacher).requires_grad_(False)
+        self.student = sampler(teacher.model_copy(update={"steps": settings.steps, "solver": "euler", "guidance": 1.0}))
+        critic = Critic(self.teacher.velocity.encoder, teacher.channels).requires_grad_(True)
+        self.critic = channels_last(critic, device)
+        self.optimiser_g = torch.optim.Adam(self.student.parameters(), settings.lr, settings.betas, fused=True)
+        self.optimiser_c = torch.optim.Adam(self.critic.parameters(), settings.lr, settings.betas, fused=True)
         self.pairs = _Pairs()
 
     @classmethod
-    def build(cls, choice: params.Variants, image_size: int, n_classes: int, device: torch.device) -> "Turbo":
-        """See Variant.build; the networks are as large as flow_matching's."""
-        return cls(choice.turbo, choice.flow_matching, image_size, n_classes, device)
+    def build(cls, settings: params.Variants, image_size: int, n_classes: int, device: torch.device) -> "Turbo":
+        """See Variant.build; the networks are as large as the teacher's."""
+        return cls(settings.turbo, image_size, n_classes, device, settings.flow_matching)
 
     def learn_from(self, teacher: nn.Module) -> None:
-        """See Variant.learn_from; student and critic begin as the teacher."""
-        self.master.load_state_dict(teacher.state_dict())
-        self.student.load_state_dict(self.master.state_dict())
-        self.critic.encoder.load_state_dict(self.master.velocity.encoder.state_dict())
+        """See Variant.learn_from; student and critic start with the teacher's weights."""
+        self.teacher.load_state_dict(teacher.state_dict())
+        self.student.load_state_dict(self.teacher.state_dict())
+        self.critic.encoder.load_state_dict(self.teacher.velocity.encoder.state_dict())
 
     def step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """One step of the critic on real images and of the student on pairs; rates warm up, then fall along a cosine to a tenth."""
+        """One step of the critic on real images and of the student on pairs. See Variant.step.
+
+        Learning rates warm up, then fall along a cosine to a tenth.
+        """
         if not len(self.pairs):
-            self.pairs.make(self.master, self.choice.pairs_per_class, self.n_classes, self.noise_dim)
-        share = warm_up(self.progress) * cosine(self.progress, floor=0.1)
+            self.pairs.make(self.teacher, self.settings.pairs_per_class, self.n_classes, self.noise_dim)
+        lr = self.settings.lr * warm_up(self.progress) * cosine(self.progress, floor=0.1)
         for optimiser in (self.optimiser_g, self.optimiser_c):
-            set_rate(optimiser, self.choice.lr * share)
-        noise, asked, wanted = self.pairs.draw(images.shape[0])
+            set_lr(optimiser, lr)
+        noise, pair_labels, target = self.pairs.draw(images.shape[0])
         with self.autocast:
-            fake = _last(self.student(noise, asked) * 2 - 1)
-        told = self._teach_critic(_last(images * 2 - 1), labels, fake.detach(), asked)
-        self.critic.requires_grad_(False)  # the student needs the gradient through the critic, not of its weights
+            fake = _channels_last(self.student(noise, pair_labels) * 2 - 1)
+        critic_metrics = self._critic_step(_channels_last(images * 2 - 1), labels, fake.detach(), pair_labels)
+        return self._student_step(fake, target, pair_labels) | critic_metrics
+
+    def _student_step(self, fake: Tensor, target: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        self.critic.requires_grad_(False)  # the gradient through the critic is needed, not that of its weights
         with self.autocast:
-            pixels, features = F.mse_loss(fake, wanted), self._feature_loss(fake, wanted, asked)
-            t, veil = self._veil(fake)
-            loss = pixels + features - self.choice.adversarial * self.critic(_mixed(fake, t, veil), t, asked).mean()
-        norm = descend(loss, self.optimiser_g, max_norm=10.0)
+            pixels, features = F.mse_loss(fake, target), self._feature_loss(fake, target, labels)
+            t, noise = _critic_noise(fake)
+            score = self.critic(_noisy(fake, t, noise), t, labels).mean()
+            loss = pixels + features - self.settings.adversarial * score
+        norm = optimise(loss, self.optimiser_g, max_norm=10.0)
         self.critic.requires_grad_(True)
         return {
             "loss_g": loss.detach(),
             "pixels": pixels.detach(),
             "features": features.detach(),
             "grad_norm_g": norm,
-            **told,
         }
 
-    def _teach_critic(self, real: Tensor, labels: Tensor, fake: Tensor, asked: Tensor) -> dict[str, Tensor]:
-        """The critic's step: real images above 1, generated ones below -1, each pair behind the same veil."""
-        t, veil = self._veil(real)
+    def _critic_step(self, real: Tensor, labels: Tensor, fake: Tensor, fake_labels: Tensor) -> dict[str, Tensor]:
+        """The hinge loss; each pair of a real and a generated image gets the same noise."""
+        t, noise = _critic_noise(real)
         with self.autocast:
-            x = torch.cat([_mixed(real, t, veil), _mixed(fake, t, veil)])
-            logits = self.critic(x, torch.cat([t, t]), torch.cat([labels, asked]))
+            x = torch.cat([_noisy(real, t, noise), _noisy(fake, t, noise)])
+            logits = self.critic(x, torch.cat([t, t]), torch.cat([labels, fake_labels]))
             on_real, on_fake = logits[: len(real)], logits[len(real) :]
-            loss = F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
-        descend(loss, self.optimiser_c)
-        accuracies = {"accuracy_real": (on_real > 0).float().mean(), "accuracy_fake": (on_fake < 0).float().mean()}
-        return {"loss_d": loss.detach(), **accuracies, "logit_gap": (on_real - on_fake).detach().float().mean()}
+            loss = hinge(on_real, on_fake)
+        optimise(loss, self.optimiser_c)
+        return {"loss_d": loss.detach(), **discrimination(on_real, on_fake)}
 
-    def _feature_loss(self, fake: Tensor, wanted: Tensor, labels: Tensor) -> Tensor:
-        """Squared error of the teacher's features at every resolution, as a share of their variance."""
-        encoder, t = self.master.velocity.encoder, torch.full_like(labels, NEARLY_CLEAN, dtype=torch.float32)
+    def _feature_loss(self, fake: Tensor, target: Tensor, labels: Tensor) -> Tensor:
+        """Squared error of the teacher's features at every resolution, as a share of their variance; a scalar."""
+        encoder, t = self.teacher.velocity.encoder, torch.full_like(labels, FEATURE_TIME, dtype=torch.float32)
         with torch.no_grad():
-            _, theirs = encoder(wanted, t, labels)
-        _, mine = encoder(fake, t, labels)
-        return torch.stack([F.mse_loss(m, f) / f.var() for m, f in zip(mine, theirs, strict=True)]).sum()
-
-    def _veil(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """How far each image stands out of the noise that it is mixed with, float32 [N] from VEILED to 1, and that noise."""
-        return VEILED + (1 - VEILED) * torch.rand(images.shape[0], device=images.device), torch.randn_like(images)
+            _, wanted = encoder(target, t, labels)
+        _, found = encoder(fake, t, labels)
+        return torch.stack(
+            [F.mse_loss(one, other) / other.var() for one, other in zip(found, wanted, strict=True)]
+        ).sum()
 
     def generator(self) -> nn.Module:
         """See Variant.generator."""
@@ -148,47 +161,51 @@ class Turbo(Variant):
             "critic": self.critic,
             "optimiser_g": self.optimiser_g,
             "optimiser_c": self.optimiser_c,
-            "master": self.master.velocity,
+            "teacher": self.teacher.velocity,
         }
 
 
 class _Pairs:
-    """What the teacher drew: noise float16 [n, noise_dim], labels int64 [n], images float16 [n,1,H,W] in [-1,1].
+    """The teacher's images: noise float16 [n, noise_dim], labels int64 [n], images float16 [n,1,H,W] in [-1,1].
 
-    Drawn from the run's seed in a stream of their own, so that a run that goes on draws the same again and checkpoints stay small.
+    Made from the run's seed with a random generator of their own, so that a resumed run makes the same again and
+    checkpoints stay small.
     """
 
     def __init__(self) -> None:
-        self.held: dict[str, Tensor] = {}
+        self.data: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
-        return len(self.held.get("labels", ()))
+        return len(self.data.get("labels", ()))
 
     @torch.no_grad()
     def make(self, teacher: Sampler, per_class: int, n_classes: int, noise_dim: int) -> None:
-        """Ask the teacher for images, equally many of each class."""
+        """Generate `per_class` pairs of each class with the teacher."""
         device = next(teacher.parameters()).device
         labels = torch.arange(n_classes, device=device).repeat(per_class)
-        stream = torch.Generator(device).manual_seed(torch.initial_seed() + 1)
-        noise = torch.randn(len(labels), noise_dim, device=device, generator=stream).half()
-        some = [slice(start, start + 256) for start in range(0, len(labels), 256)]
-        images = [teacher(noise[rows].float(), labels[rows]).mul(2).sub(1).half() for rows in some]
-        self.held = {"noise": noise, "labels": labels, "images": torch.cat(images)}
+        random = torch.Generator(device).manual_seed(torch.initial_seed() + 1)
+        noise = torch.randn(len(labels), noise_dim, device=device, generator=random).half()
+        batches = zip(torch.split(noise, 256), torch.split(labels, 256), strict=True)
+        images = [teacher(some_noise.float(), some_labels).mul(2).sub(1).half() for some_noise, some_labels in batches]
+        self.data = {"noise": noise, "labels": labels, "images": torch.cat(images)}
 
     def draw(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Noise float32, labels and images float32 of `n` random pairs."""
-        chosen = torch.randint(len(self), (n,), device=self.held["labels"].device)
-        return (
-            self.held["noise"][chosen].float(),
-            self.held["labels"][chosen],
-            _last(self.held["images"][chosen].float()),
-        )
+        """Noise float32 [n, noise_dim], labels int64 [n] and images float32 [n,1,H,W] of random pairs."""
+        chosen = torch.randint(len(self), (n,), device=self.data["labels"].device)
+        noise, labels, images = (self.data[name][chosen] for name in ("noise", "labels", "images"))
+        return noise.float(), labels, _channels_last(images.float())
 
 
-def _last(images: Tensor) -> Tensor:
+def _channels_last(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def _mixed(images: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """Images on the teacher's straight path between noise and image, where its encoder feels at home."""
-    return _last(torch.lerp(noise, images, t[:, None, None, None]))
+def _critic_noise(images: Tensor) -> tuple[Tensor, Tensor]:
+    """The time of each image [N,1,H,W] on the path from noise to image, float32 [N] below 1, and the noise of each."""
+    t = MIN_CRITIC_TIME + (1 - MIN_CRITIC_TIME) * torch.rand(images.shape[0], device=images.device)
+    return t, torch.randn_like(images)
+
+
+def _noisy(images: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """Images at time t on the teacher's straight path from noise to image, where its encoder was trained."""
+    return _channels_last(torch.lerp(noise, images, t[:, None, None, None]))

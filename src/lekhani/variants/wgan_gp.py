@@ -1,6 +1,7 @@
-"""WGAN-GP: a critic with slope one measures how far generated images are from real ones, and the generator shortens the way.
+"""WGAN-GP: a critic of slope one estimates how far generated images are from real ones, which the generator lowers.
 
-Gulrajani, Ahmed, Arjovsky, Dumoulin and Courville, "Improved Training of Wasserstein GANs", NeurIPS 2017. The critic minimises
+Gulrajani, Ahmed, Arjovsky, Dumoulin and Courville, "Improved Training of Wasserstein GANs", NeurIPS 2017. The critic
+minimises
 
     E[D(fake)] - E[D(real)] + lambda E[(|grad D(x)| - 1)^2],  x = e real + (1 - e) fake,  e ~ U(0, 1) per image,
 
@@ -12,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from lekhani import params
-from lekhani.variants.gan import Gan, Verdict
+from lekhani.variants.gan import DiscriminatorLoss, Gan
 from lekhani.variants.losses import squared_gradient_norm
 from lekhani.variants.nets import DcganGenerator
 
 
 class Critic(nn.Module):
-    """images float32 [N,1,H,W] in [-1,1] -> scores float32 [N], higher for more real; only differences of scores mean something."""
+    """images float32 [N,1,H,W] in [-1,1] -> scores float32 [N], higher for real; only their differences matter."""
 
     def __init__(self, channels: int, image_size: int) -> None:
         super().__init__()
@@ -43,38 +44,31 @@ class WganGp(Gan):
 
     name = "wgan_gp"
     conditional = False
-    choice: params.WganGp
+    settings: params.WganGp
 
-    def __init__(self, choice: params.WganGp, image_size: int, device: torch.device) -> None:
-        super().__init__(
-            choice,
-            DcganGenerator(choice.noise_dim, choice.channels, image_size),
-            Critic(choice.channels, image_size),
-            device,
-        )
-
-    @classmethod
-    def build(cls, choice: params.Variants, image_size: int, n_classes: int, device: torch.device) -> "WganGp":
-        """See Variant.build."""
-        return cls(choice.wgan_gp, image_size, device)
+    def __init__(self, settings: params.WganGp, image_size: int, n_classes: int, device: torch.device) -> None:
+        g = DcganGenerator(settings.noise_dim, settings.channels, image_size)
+        super().__init__(settings, g, Critic(settings.channels, image_size), device)
 
     def networks(self) -> list[nn.Module]:
         """See Variant.networks; not D, since a compiled network has no second derivative, which the penalty needs."""
         return [self.g]
 
-    def judge(self, real: Tensor, fake: Tensor, labels: Tensor) -> Verdict:
-        """See Gan.judge; `distance` is the critic's estimate of the Wasserstein distance, and `slope` should stay near 1."""
+    def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor) -> DiscriminatorLoss:
+        """See Gan.discriminator_loss.
+
+        Of its metrics, `distance` is the critic's estimate of the Wasserstein distance, and `slope` should stay near 1.
+        """
         on_real, on_fake = self.d(real), self.d(fake)
         between = torch.lerp(fake, real, torch.rand(real.shape[0], 1, 1, 1, device=real.device)).requires_grad_()
         # The floor keeps the root's gradient finite where D is flat.
         slope = squared_gradient_norm(self.d(between), between).clamp_min(1e-12).sqrt()
         distance = on_real.mean() - on_fake.mean()
-        loss = -distance + self.choice.gp_weight * (slope - 1).square().mean()
+        loss = -distance + self.settings.gp_weight * (slope - 1).square().mean()
         middle = (on_real + on_fake).detach().mean() / 2  # scores have no zero of their own
-        return Verdict(
-            loss, on_real - middle, on_fake - middle, {"distance": distance.detach(), "slope": slope.detach().mean()}
-        )
+        metrics = {"distance": distance.detach(), "slope": slope.detach().mean()}
+        return DiscriminatorLoss(loss, on_real - middle, on_fake - middle, metrics)
 
-    def forge(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
+    def generator_loss(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
         """-E[D(fake)]."""
         return -self.d(fake).mean()  # type: ignore[no-any-return]

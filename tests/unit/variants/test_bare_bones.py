@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lekhani import params
 from lekhani.variants import Variant, bare_bones
-from lekhani.variants.bare_bones import BareBones, Player, discriminator_gradients, generator_gradients, player
+from lekhani.variants.bare_bones import BareBones, NumpyMlp, discriminator_gradients, generator_gradients, numpy_view
 
 N, SIZE = 64, 28
 
@@ -23,7 +23,7 @@ def _seed() -> None:
 
 
 def gan(size: int = SIZE, **choices: float) -> BareBones:
-    return BareBones(params.BareBones.model_validate(choices), size)
+    return BareBones(params.BareBones.model_validate(choices), size, 3, torch.device("cpu"))
 
 
 def batch(n: int = N, size: int = SIZE) -> tuple[Tensor, Tensor]:
@@ -63,7 +63,7 @@ def test_gradients_of_the_discriminator(dtype: torch.dtype, relative: float) -> 
     real, fake = flat(batch()[0]).to(dtype), drawn_by(variant, torch.randn(N, 100, dtype=dtype)).detach()
     on_real, on_fake = variant.d(real).squeeze(1), variant.d(fake).squeeze(1)
     (F.softplus(-on_real).sum() + F.softplus(on_fake).sum()).backward()
-    d = player(variant.d)
+    d = numpy_view(variant.d)
     close(
         discriminator_gradients(d, d.forward(real.numpy()), d.forward(fake.numpy())),
         list(variant.d.parameters()),
@@ -76,7 +76,7 @@ def test_gradients_of_the_generator(dtype: torch.dtype, relative: float) -> None
     variant = trained(dtype)
     noise = torch.randn(N, 100, dtype=dtype)
     F.softplus(-variant.d(drawn_by(variant, noise))).sum().backward()
-    g, d = player(variant.g.layers), player(variant.d)
+    g, d = numpy_view(variant.g.layers), numpy_view(variant.d)
     drawn = g.forward(noise.numpy())
     close(generator_gradients(g, d, drawn, d.forward(np.tanh(drawn.out))), list(variant.g.parameters()), relative)
 
@@ -85,11 +85,11 @@ def test_activations_of_the_wrong_pass_would_be_noticed() -> None:
     """The original kept one set of activations, so that the gradient on real images saw those of generated ones."""
     variant = trained(torch.float64)
     real, fake = flat(batch()[0]).double(), drawn_by(variant, torch.randn(N, 100, dtype=torch.float64)).detach()
-    d = player(variant.d)
+    d = numpy_view(variant.d)
     on_real, on_fake = d.forward(real.numpy()), d.forward(fake.numpy())
     right = discriminator_gradients(d, on_real, on_fake)
     wrong = discriminator_gradients(d, on_fake._replace(x=on_real.x, out=on_real.out), on_fake)
-    for name, one, other in zip(Player._fields, right, wrong, strict=False):
+    for name, one, other in zip(NumpyMlp._fields, right, wrong, strict=False):
         if name == "b2":  # no activation stands between this bias and the loss
             assert np.array_equal(one, other)
         else:
@@ -138,7 +138,7 @@ def test_training_uses_no_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
     variant = gan()
     monkeypatch.setattr(torch.Tensor, "backward", refuse)
     monkeypatch.setattr(torch.autograd, "backward", refuse)
-    monkeypatch.setattr(bare_bones.TwoLayers, "forward", refuse)
+    monkeypatch.setattr(bare_bones.Mlp, "forward", refuse)
     variant.step(*batch())
     assert all(p.grad is None for network in (variant.g, variant.d) for p in network.parameters())
     assert variant.optimisers() == [], "several processes would have no gradients to share"
@@ -146,7 +146,7 @@ def test_training_uses_no_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_numpy_and_torch_share_their_memory() -> None:
     variant = gan()
-    w1 = player(variant.g.layers).w1
+    w1 = numpy_view(variant.g.layers).w1
     assert w1.dtype == np.float32
     assert np.shares_memory(w1, variant.generator().layers.first.weight.detach().numpy())
     w1[0, 0] = 42.0
@@ -171,7 +171,7 @@ def test_the_averaged_copy_stays_behind() -> None:
 
 def test_the_rate_falls_by_epochs_of_sixty_thousand_images(monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []
-    monkeypatch.setattr(Player, "descend", lambda self, gradients, rate: rates.append(rate))
+    monkeypatch.setattr(NumpyMlp, "descend", lambda self, gradients, rate: rates.append(rate))
     variant = gan(lr=1e-3, lr_decay=0.5)
     for seen in (0, 59_999, 60_000, 600_000):
         variant.seen.images = seen

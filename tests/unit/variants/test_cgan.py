@@ -54,7 +54,7 @@ def test_the_recipe_as_it_stands() -> None:
     assert leaky == [0.2] * 5
     for optimiser in (variant.optimiser_g, variant.optimiser_d):
         assert (optimiser.param_groups[0]["lr"], tuple(optimiser.param_groups[0]["betas"])) == (2e-4, (0.5, 0.999))
-    assert variant.choice.batch_size == 128
+    assert variant.settings.batch_size == 128
 
 
 def test_the_embedding_is_a_dense_layer_on_the_one_hot_label() -> None:
@@ -78,12 +78,12 @@ def test_weights_start_as_in_keras() -> None:
 def test_losses_by_hand() -> None:
     variant = gan()
     real, fake, labels = torch.rand(5, 1, 28, 28) * 2 - 1, torch.rand(5, 1, 28, 28) * 2 - 1, torch.arange(5) % K
-    verdict = variant.judge(real, fake, labels)
+    verdict = variant.discriminator_loss(real, fake, labels)
     a, b = variant.d(real, labels), variant.d(fake, labels)
     torch.testing.assert_close(verdict.loss, -F.logsigmoid(a).mean() - F.logsigmoid(-b).mean())
     torch.testing.assert_close(verdict.real, a)
     torch.testing.assert_close(verdict.fake, b)
-    torch.testing.assert_close(variant.forge(real, fake, labels), -F.logsigmoid(b).mean())
+    torch.testing.assert_close(variant.generator_loss(real, fake, labels), -F.logsigmoid(b).mean())
 
 
 def test_the_discriminator_heeds_the_label() -> None:

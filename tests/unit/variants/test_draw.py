@@ -132,7 +132,7 @@ def test_the_lstm_is_torch_s() -> None:
     i, f, o, g = mine.bias.detach().chunk(4)
     theirs.bias_ih.data, theirs.bias_hh.data = torch.cat([i, f, g, o]), torch.zeros(28)
     inputs, output, cell = torch.randn(3, 5), torch.randn(3, 7), torch.randn(3, 7)
-    got = mine.move(mine.weigh(torch.cat([inputs, output], 1), mine.bias.expand(3, -1)), cell)
+    got = mine.advance(torch.cat([inputs, output], 1), cell, mine.bias.expand(3, -1))
     for one, other in zip(got, theirs(inputs, (output, cell)), strict=True):
         torch.testing.assert_close(one, other)
 
@@ -153,13 +153,13 @@ def test_the_bound_is_the_slow_one(form: dict[str, Any]) -> None:
     variant = trained(**form)
     images, labels, noise = torch.bernoulli(torch.rand(5, 1, 28, 28)), torch.arange(5) % K, torch.randn(4, 5, 3)
     posteriors: list[Normal] = []
-    variant.painter.encoder.posterior.register_forward_hook(
+    variant.decoder.encoder.posterior.register_forward_hook(
         lambda _, __, out: posteriors.append(Normal(out[:, :3], out[:, 3:].exp()))
     )
     with torch.no_grad():
         reconstruction, kl = variant.autoencoder(images, labels, noise)
         # Samples of the posteriors, given to the generator that ships, lead to the same canvas.
-        painted = variant.painter(
+        painted = variant.decoder(
             torch.cat([q.mean + q.stddev * e for q, e in zip(posteriors, noise, strict=True)], 1), labels
         )
     assert reconstruction.shape == kl.shape == (5,)
@@ -263,7 +263,7 @@ def test_the_generator_keeps_its_encoder_but_no_exported_file_does(tmp_path: Pat
     variant = trained(conditional=True)
     weights = {name: value.numpy().tobytes() for name, value in variant.generator().state_dict().items()}
     encoder = {name for name in weights if name.startswith("encoder.")}
-    assert encoder == {f"encoder.{name}" for name in variant.painter.encoder.state_dict()}
+    assert encoder == {f"encoder.{name}" for name in variant.decoder.encoder.state_dict()}
     assert len(encoder) == 9
     export_onnx(
         variant.generator(), generator_inputs(variant.noise_dim, K), ["images"], tmp_path / "generator.onnx", {}
@@ -279,11 +279,11 @@ def test_the_trajectory_ends_with_the_images(form: dict[str, Any], size: int) ->
     assert variant.noise_dim == 12
     noise, labels = torch.randn(3, 12), torch.arange(3)
     with torch.no_grad():
-        path, images = variant.painter.trajectory(noise, labels), variant.painter(noise, labels)
+        path, images = variant.decoder.trajectory(noise, labels), variant.decoder(noise, labels)
     assert path.shape == (5, 3, 1, size, size)
     assert torch.equal(path[-1], images)
     torch.testing.assert_close(
-        path[0], torch.sigmoid(variant.painter.canvas.detach()).reshape(1, 1, size, size).expand(3, -1, -1, -1)
+        path[0], torch.sigmoid(variant.decoder.canvas.detach()).reshape(1, 1, size, size).expand(3, -1, -1, -1)
     )
     assert all((before - after).abs().max() > 0 for before, after in pairwise(path))
     assert 0 <= path.min() <= path.max() <= 1
@@ -296,7 +296,7 @@ def test_each_step_takes_its_own_share_of_the_noise() -> None:
     other[:, 6:9] += 1  # the third step's
     with torch.no_grad():
         difference = (
-            (variant.painter.trajectory(noise, labels) - variant.painter.trajectory(other, labels))
+            (variant.decoder.trajectory(noise, labels) - variant.decoder.trajectory(other, labels))
             .abs()
             .amax((1, 2, 3, 4))
         )
@@ -310,7 +310,7 @@ def test_labels_steer_where_they_are_asked_for() -> None:
         variant = trained(conditional=conditional)
         assert variant.conditional is conditional
         with torch.no_grad():
-            spread = float((variant.painter(noise, labels) - variant.painter(noise, labels[:1].expand(K))).abs().max())
+            spread = float((variant.decoder(noise, labels) - variant.decoder(noise, labels[:1].expand(K))).abs().max())
         assert (spread > 1e-4) is conditional
 
 
@@ -322,5 +322,5 @@ def test_a_label_is_learned() -> None:
     for _ in range(150):
         variant.step(images, labels)
     with torch.no_grad():
-        painted = variant.painter(torch.randn(K, 12), torch.arange(K))
+        painted = variant.decoder(torch.randn(K, 12), torch.arange(K))
     assert painted[:, 0, :, :27].reshape(K, 28, K, 9).mean((1, 3)).argmax(1).tolist() == [0, 1, 2]

@@ -19,7 +19,7 @@ def _seed() -> None:
 
 
 def gan(**choices: Any) -> Dcgan:
-    return Dcgan(params.Dcgan(**{"batch_size": 8, "noise_dim": 6, "channels": 4, **choices}), 28, CPU)
+    return Dcgan(params.Dcgan(**{"batch_size": 8, "noise_dim": 6, "channels": 4, **choices}), 28, 3, CPU)
 
 
 def weights(network: torch.nn.Module) -> Tensor:

@@ -21,7 +21,7 @@ def _seed() -> None:
 
 
 def gan(size: int = 28, **choices: Any) -> MlpGan:
-    return MlpGan(params.MlpGan(**{"width": 8, "noise_dim": 6, **choices}), size, CPU)
+    return MlpGan(params.MlpGan(**{"width": 8, "noise_dim": 6, **choices}), size, 3, CPU)
 
 
 def batch(n: int = 8, size: int = 28) -> tuple[Tensor, Tensor]:
@@ -33,7 +33,7 @@ def dense(network: nn.Module) -> list[tuple[int, int]]:
 
 
 def test_the_recipe_as_it_stands() -> None:
-    variant = MlpGan(params.MlpGan(), 28, CPU)
+    variant = MlpGan(params.MlpGan(), 28, 3, CPU)
     assert dense(variant.g) == [(100, 256), (256, 512), (512, 1024), (1024, 784)]
     assert dense(variant.d) == [(784, 512), (512, 256), (256, 1)]
     assert [type(layer).__name__ for layer in variant.g.layers] == ["Linear", "BatchNorm1d", "ReLU"] * 3 + ["Linear"]
@@ -41,7 +41,7 @@ def test_the_recipe_as_it_stands() -> None:
     assert [layer.negative_slope for layer in variant.d.modules() if isinstance(layer, nn.LeakyReLU)] == [0.2, 0.2]
     for optimiser in (variant.optimiser_g, variant.optimiser_d):
         assert (optimiser.param_groups[0]["lr"], tuple(optimiser.param_groups[0]["betas"])) == (2e-4, (0.5, 0.999))
-    assert variant.choice.batch_size == 64
+    assert variant.settings.batch_size == 64
 
 
 @pytest.mark.parametrize("width", [0.0, 0.1])
@@ -52,13 +52,13 @@ def test_losses_by_hand(width: float) -> None:
         torch.rand(5, 1, 28, 28) * 2 - 1,
         torch.zeros(5, dtype=torch.int64),
     )
-    verdict = variant.judge(real, fake, labels)
+    verdict = variant.discriminator_loss(real, fake, labels)
     a, b = variant.d(real), variant.d(fake)
     log_yes, log_no = F.logsigmoid(a), F.logsigmoid(-a)
     torch.testing.assert_close(verdict.loss, -((1 - width) * log_yes + width * log_no).mean() - F.logsigmoid(-b).mean())
     torch.testing.assert_close(verdict.real, a)
     torch.testing.assert_close(verdict.fake, b)
-    torch.testing.assert_close(variant.forge(real, fake, labels), -F.logsigmoid(b).mean())
+    torch.testing.assert_close(variant.generator_loss(real, fake, labels), -F.logsigmoid(b).mean())
 
 
 def test_smoothing_is_one_sided() -> None:
@@ -68,7 +68,7 @@ def test_smoothing_is_one_sided() -> None:
         for layer in (m for m in variant.d.modules() if isinstance(m, nn.Linear)):
             layer.weight.zero_()
             layer.bias.fill_(-20.0)  # sure of "generated"
-    loss = variant.judge(images, images, labels).loss
+    loss = variant.discriminator_loss(images, images, labels).loss
     assert float(loss.detach()) == pytest.approx(0.6 * 20, rel=1e-3), (
         "only the answer on real images costs, and 0.6 as much"
     )

@@ -50,21 +50,21 @@ def test_losses_by_hand() -> None:
     variant = r3gan(gamma=0.5)
     variant.d = Quadratic(2.0)
     real, fake = two(1.0, 4.0), two(2.0, 0.5)  # logits are the squared norms, and squared gradients four times those
-    verdict = variant.judge(real, fake, LABELS)
+    verdict = variant.discriminator_loss(real, fake, LABELS)
     relativistic = (softplus(2.0 - 1.0) + softplus(0.5 - 4.0)) / 2
-    assert float(verdict.more["r1"]) == pytest.approx(4 * 2.5, rel=1e-4)
-    assert float(verdict.more["r2"]) == pytest.approx(4 * 1.25, rel=1e-4)
+    assert float(verdict.metrics["r1"]) == pytest.approx(4 * 2.5, rel=1e-4)
+    assert float(verdict.metrics["r2"]) == pytest.approx(4 * 1.25, rel=1e-4)
     assert verdict.loss.item() == pytest.approx(relativistic + 0.25 * (10 + 5), rel=1e-4)
     assert (verdict.real - verdict.fake).mean().item() == pytest.approx(2.5 - 1.25, rel=1e-4)
     opposite = (softplus(1.0 - 2.0) + softplus(4.0 - 0.5)) / 2
-    assert variant.forge(real, fake, LABELS).item() == pytest.approx(opposite, rel=1e-4)
+    assert variant.generator_loss(real, fake, LABELS).item() == pytest.approx(opposite, rel=1e-4)
 
 
 def test_the_penalties_gradient_reaches_the_discriminator() -> None:
     variant = r3gan(gamma=0.5)
     variant.d = Quadratic(2.0)
     same = two(1.0, 4.0)
-    variant.judge(same, same, LABELS).loss.backward()  # type: ignore[no-untyped-call]
+    variant.discriminator_loss(same, same, LABELS).loss.backward()  # type: ignore[no-untyped-call]
     # Equal pairs say nothing, and d/da gamma/2 (a^2 |x|^2 + a^2 |x|^2) = 2 gamma a |x|^2.
     assert float(variant.d.a.grad) == pytest.approx(2 * 0.5 * 2.0 * 2.5, rel=1e-4)  # type: ignore[arg-type]
 
@@ -75,7 +75,7 @@ def test_both_penalties_reach_every_weight_that_shapes_the_slope() -> None:
         if isinstance(block, Block):  # they start as the identity, which would hide what stands before their last layer
             nn.init.normal_(block.shrink.weight, std=0.1)
     image, labels = torch.rand(2, 1, 28, 28), torch.tensor([0, 1])
-    variant.judge(image, image, labels).loss.backward()  # type: ignore[no-untyped-call]
+    variant.discriminator_loss(image, image, labels).loss.backward()  # type: ignore[no-untyped-call]
     grads = {name: p.grad for name, p in variant.d.named_parameters() if name.endswith("weight")}
     assert all(grad is not None and float(grad.abs().sum()) > 0 for grad in grads.values()), (
         "equal pairs leave nothing but the penalties"
@@ -85,7 +85,7 @@ def test_both_penalties_reach_every_weight_that_shapes_the_slope() -> None:
 def test_the_real_batch_carries_no_gradient_to_the_generator_s_turn() -> None:
     variant = r3gan()
     images, labels = torch.rand(4, 1, 28, 28), torch.arange(4) % K
-    variant.judge(images, torch.rand_like(images), labels)
+    variant.discriminator_loss(images, torch.rand_like(images), labels)
     assert not images.requires_grad
 
 

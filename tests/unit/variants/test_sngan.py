@@ -75,18 +75,18 @@ def test_hinge_by_hand() -> None:
     variant.d = Scores()
     real, fake = with_first_pixels(2.0, 0.5, -1.0), with_first_pixels(-3.0, -0.5, 1.0)
     labels = torch.zeros(3, dtype=torch.int64)
-    verdict = variant.judge(real, fake, labels)
+    verdict = variant.discriminator_loss(real, fake, labels)
     assert verdict.loss.item() == pytest.approx((0 + 0.5 + 2) / 3 + (0 + 0.5 + 2) / 3)
     assert verdict.real.tolist() == [2.0, 0.5, -1.0]
     assert verdict.fake.tolist() == [-3.0, -0.5, 1.0]
-    assert variant.forge(real, fake, labels).item() == pytest.approx((3 + 0.5 - 1) / 3)
+    assert variant.generator_loss(real, fake, labels).item() == pytest.approx((3 + 0.5 - 1) / 3)
 
 
 def test_an_image_beyond_the_margin_teaches_nothing() -> None:
     variant = sngan()
     variant.d = Scores()
     real, fake = with_first_pixels(1.5, 0.5).requires_grad_(), with_first_pixels(-1.5, -0.5).requires_grad_()
-    variant.judge(real, fake, torch.zeros(2, dtype=torch.int64)).loss.backward()  # type: ignore[no-untyped-call]
+    variant.discriminator_loss(real, fake, torch.zeros(2, dtype=torch.int64)).loss.backward()  # type: ignore[no-untyped-call]
     assert real.grad is not None
     assert fake.grad is not None
     assert real.grad[:, 0, 0, 0].tolist() == [0.0, -0.5]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lekhani import params
 from lekhani.variants.flow_matching import FlowMatching
-from lekhani.variants.turbo import VEILED, Turbo
+from lekhani.variants.turbo import MIN_CRITIC_TIME, Turbo
 
 K, SIZE = 3, 28
 CPU = torch.device("cpu")
@@ -50,10 +50,10 @@ def test_the_student_begins_with_the_teacher_s_weights(tiny: params.Variants, te
     variant = taught(tiny, teacher)
     for name, value in teacher.velocity.state_dict().items():
         assert torch.equal(value, variant.student.velocity.state_dict()[name]), name
-        assert torch.equal(value, variant.master.velocity.state_dict()[name]), name
+        assert torch.equal(value, variant.teacher.velocity.state_dict()[name]), name
         if name.startswith("encoder."):
             assert torch.equal(value, variant.critic.state_dict()[name]), name
-    assert torch.equal(ask(variant.master), ask(teacher.generator()))
+    assert torch.equal(ask(variant.teacher), ask(teacher.generator()))
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -69,23 +69,23 @@ def test_pairs_are_what_the_teacher_draws(tiny: params.Variants, teacher: FlowMa
     variant = taught(tiny, teacher, pairs_per_class=5)
     variant.step(*batch())
     assert len(variant.pairs) == 5 * K
-    assert torch.equal(variant.pairs.held["labels"].bincount(), torch.full((K,), 5))
+    assert torch.equal(variant.pairs.data["labels"].bincount(), torch.full((K,), 5))
     noise, labels, images = variant.pairs.draw(9)
     with torch.no_grad():
         torch.testing.assert_close(images, teacher.generator()(noise, labels) * 2 - 1, atol=2e-3, rtol=0)
-    held = variant.pairs.held["noise"]
+    held = variant.pairs.data["noise"]
     variant.step(*batch())
-    assert variant.pairs.held["noise"] is held, "the teacher is asked once"
+    assert variant.pairs.data["noise"] is held, "the teacher is asked once"
 
 
 def test_a_step_leaves_the_teacher_alone(tiny: params.Variants, teacher: FlowMatching) -> None:
     variant = taught(tiny, teacher)
-    before = {name: value.clone() for name, value in variant.master.state_dict().items()}
+    before = {name: value.clone() for name, value in variant.teacher.state_dict().items()}
     for _ in range(3):
         variant.step(*batch())
-    assert all(torch.equal(value, before[name]) for name, value in variant.master.state_dict().items())
-    assert all(value.grad is None for value in variant.master.parameters())
-    assert torch.equal(ask(teacher.generator()), ask(variant.master)), "and its own object, too"
+    assert all(torch.equal(value, before[name]) for name, value in variant.teacher.state_dict().items())
+    assert all(value.grad is None for value in variant.teacher.parameters())
+    assert torch.equal(ask(teacher.generator()), ask(variant.teacher)), "and its own object, too"
 
 
 def test_imitation_alone_comes_close_to_the_teacher(tiny: params.Variants, teacher: FlowMatching) -> None:
@@ -125,7 +125,7 @@ def test_real_and_drawn_stand_behind_the_same_veil(tiny: params.Variants, teache
     variant.step(images, labels)
     x, t = seen[0]
     assert torch.equal(t[:8], t[8:])
-    assert float(t.min()) >= VEILED
+    assert float(t.min()) >= MIN_CRITIC_TIME
     noise = (x[:8] - t[:8, None, None, None] * (images * 2 - 1)) / (1 - t[:8, None, None, None])
     assert float(noise.std()) == pytest.approx(1, abs=0.05)
 
@@ -136,10 +136,10 @@ def test_one_that_goes_on_draws_the_same_pairs(tiny: params.Variants, teacher: F
     fresh.load_state_dict(variant.state_dict())
     torch.randn(100)  # wherever the global stream stands by then
     fresh.step(*batch())
-    assert {name: value.tolist() for name, value in fresh.pairs.held.items()} == {
-        name: value.tolist() for name, value in variant.pairs.held.items()
+    assert {name: value.tolist() for name, value in fresh.pairs.data.items()} == {
+        name: value.tolist() for name, value in variant.pairs.data.items()
     }
-    assert torch.equal(ask(fresh.master), ask(teacher.generator())), "one that goes on needs no teacher"
+    assert torch.equal(ask(fresh.teacher), ask(teacher.generator())), "one that goes on needs no teacher"
 
 
 def test_a_teacher_of_another_size_is_refused(tiny: params.Variants) -> None:

@@ -37,7 +37,7 @@ def weights(variant: Variant) -> list[Tensor]:
 
 
 def dcgan(tiny: params.Variants, **choices: Any) -> Dcgan:
-    return Dcgan(tiny.dcgan.model_copy(update=choices), 28, CPU)
+    return Dcgan(tiny.dcgan.model_copy(update=choices), 28, K, CPU)
 
 
 def flow(tiny: params.Variants, **choices: Any) -> FlowMatching:
@@ -248,7 +248,7 @@ def test_minimax_is_the_game_s_own_loss(tiny: params.Variants) -> None:
     fake = torch.rand(6, 1, 28, 28) * 2 - 1
     variant.d.eval()
     expected = torch.log(1 - torch.sigmoid(variant.d(fake))).mean()
-    torch.testing.assert_close(variant.forge(fake, fake, torch.zeros(6, dtype=torch.int64)), expected)
+    torch.testing.assert_close(variant.generator_loss(fake, fake, torch.zeros(6, dtype=torch.int64)), expected)
 
 
 def test_clipping_bounds_the_gradients_of_both_players(tiny: params.Variants) -> None:

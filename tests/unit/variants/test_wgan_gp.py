@@ -29,7 +29,10 @@ class Linear(nn.Module):
 
 def wgan(**choices: object) -> WganGp:
     return WganGp(
-        params.WganGp.model_validate({"batch_size": 8, "noise_dim": 6, "channels": 4, "n_dis": 1, **choices}), 28, CPU
+        params.WganGp.model_validate({"batch_size": 8, "noise_dim": 6, "channels": 4, "n_dis": 1, **choices}),
+        28,
+        3,
+        CPU,
     )
 
 
@@ -54,19 +57,21 @@ def test_loss_by_hand(slope: float) -> None:
     weight = torch.randn(1, 1, 28, 28)
     variant.d = Linear(slope * weight / weight.norm())
     real, fake = torch.rand(4, 1, 28, 28), torch.rand(4, 1, 28, 28)
-    verdict = variant.judge(real, fake, NO_LABELS)
+    verdict = variant.discriminator_loss(real, fake, NO_LABELS)
     distance = (variant.d(real) - variant.d(fake)).mean().item()
     assert verdict.loss.item() == pytest.approx(-distance + 10 * (slope - 1) ** 2, abs=1e-4)
-    assert float(verdict.more["distance"]) == pytest.approx(distance, abs=1e-5)
-    assert float(verdict.more["slope"]) == pytest.approx(slope, rel=1e-5)
-    assert variant.forge(real, fake, NO_LABELS).item() == pytest.approx(-variant.d(fake).mean().item(), abs=1e-6)
+    assert float(verdict.metrics["distance"]) == pytest.approx(distance, abs=1e-5)
+    assert float(verdict.metrics["slope"]) == pytest.approx(slope, rel=1e-5)
+    assert variant.generator_loss(real, fake, NO_LABELS).item() == pytest.approx(
+        -variant.d(fake).mean().item(), abs=1e-6
+    )
 
 
 def test_the_penalty_s_gradient_reaches_the_critic() -> None:
     variant = wgan()
     variant.d = Linear(torch.full((1, 1, 28, 28), 3 / 28))  # its norm is 3
     same = picture(0.5)
-    variant.judge(same, same, NO_LABELS).loss.backward()  # type: ignore[no-untyped-call]
+    variant.discriminator_loss(same, same, NO_LABELS).loss.backward()  # type: ignore[no-untyped-call]
     # d/dw 10 (|w| - 1)^2 = 20 (|w| - 1) w / |w|; real and fake are equal, so that the distance has no gradient.
     weight = variant.d.weight
     assert isinstance(weight, nn.Parameter)
@@ -76,7 +81,7 @@ def test_the_penalty_s_gradient_reaches_the_critic() -> None:
 def test_a_flat_critic_has_a_finite_gradient() -> None:
     variant = wgan()
     variant.d = Linear(torch.zeros(1, 1, 28, 28))
-    verdict = variant.judge(picture(1.0), picture(-1.0), NO_LABELS)
+    verdict = variant.discriminator_loss(picture(1.0), picture(-1.0), NO_LABELS)
     verdict.loss.backward()  # type: ignore[no-untyped-call]
     assert verdict.loss.item() == pytest.approx(10, rel=1e-4)
     assert torch.isfinite(variant.d.weight.grad).all()  # type: ignore[arg-type]
@@ -86,7 +91,7 @@ def test_the_penalty_is_taken_between_real_and_fake() -> None:
     variant = wgan()
     seen: list[Tensor] = []
     variant.d.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
-    variant.judge(picture(1.0, 200), picture(-1.0, 200), torch.zeros(200, dtype=torch.int64))
+    variant.discriminator_loss(picture(1.0, 200), picture(-1.0, 200), torch.zeros(200, dtype=torch.int64))
     shares = (seen[2] + 1) / 2
     assert torch.equal(shares.amin(dim=(1, 2, 3)), shares.amax(dim=(1, 2, 3))), "one draw per image"
     each = shares[:, 0, 0, 0]
@@ -102,7 +107,7 @@ def test_the_critic_finds_the_distance() -> None:
     labels = torch.zeros(8, dtype=torch.int64)
     told = []
     for _ in range(150):
-        verdict = variant.judge(real, fake, labels)
+        verdict = variant.discriminator_loss(real, fake, labels)
         variant.optimiser_d.zero_grad()
         verdict.loss.backward()  # type: ignore[no-untyped-call]
         variant.optimiser_d.step()
@@ -110,7 +115,7 @@ def test_the_critic_finds_the_distance() -> None:
     # All mass moves by `gap` in each of 28 x 28 pixels; the penalised critic overshoots the slope of 1 a little:
     # the best s of -s L + 10 (s - 1)^2 is 1 + L / 20.
     length = gap * 28
-    settled = torch.stack([verdict.more["distance"] for verdict in told[-50:]]).mean()
+    settled = torch.stack([verdict.metrics["distance"] for verdict in told[-50:]]).mean()
     assert float(settled) == pytest.approx(length * (1 + length / 20), rel=0.1)
     assert float((told[-1].real > 0).float().mean()) == float((told[-1].fake < 0).float().mean()) == 1
 
