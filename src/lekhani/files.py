@@ -74,7 +74,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file that an earlier stage wrote; a missing or broken one is a LekhaniError that names the stage's output."""
+    """Read a JSON file that an earlier stage wrote; a LekhaniError names one that is missing or broken."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -84,7 +84,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file that an earlier stage wrote, by the names in its first line; a missing one is a LekhaniError."""
+    """Rows of a CSV file that an earlier stage wrote, by its column names; a missing one is a LekhaniError."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
@@ -93,7 +93,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> None:
-    """Write rows as CSV atomically, columns in the order of the first row; `names` are those of a table without rows."""
+    """Write rows as CSV atomically, columns in the order of the first row, or `names` where there are no rows."""
     write_text(path, csv_text(rows, rows[0] if rows else names))
 
 
@@ -107,13 +107,12 @@ def csv_text(rows: Iterable[Mapping[str, Any]], names: Iterable[str]) -> str:
 
 
 def sha256(path: Path, without: Path | None = None) -> str:
-    """SHA-256 of a file, or of a folder's file names and contents in sorted order, as hex; the file `without` is left out."""
+    """SHA-256, as hex, of a file, or of a folder's file names and contents in sorted order but for `without`."""
     digest = hashlib.sha256()
     members = sorted(p for p in path.rglob("*") if p.is_file() and p != without) if path.is_dir() else [path]
     for member in members:
         if path.is_dir():
             digest.update(os.fsencode(member.relative_to(path).as_posix()) + b"\0")
         with member.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()

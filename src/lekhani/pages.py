@@ -28,18 +28,28 @@ figcaption b { font-weight: 600; }
 
 
 def page(title: str, style: str, body: Iterable[str]) -> str:
-    """A whole page from lines of HTML, with the rules of `style` after those that all pages share; nothing here is escaped."""
-    head = (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{_STYLE}{style.lstrip()}</style>\n</head>\n<body>\n"
-    )
-    return head + "\n".join(line for line in body if line) + "\n</body>\n</html>\n"
+    """A whole page from lines of HTML, with the rules of `style` after those of all pages; nothing is escaped here."""
+    content = "\n".join(line for line in body if line)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{_STYLE}{style.lstrip()}</style>
+</head>
+<body>
+{content}
+</body>
+</html>
+"""
 
 
 def image(png: bytes, alt: str) -> str:
-    """An image that lies within the page, a pixel of it as a CSS pixel; `png` is the content of a PNG file, and `alt` must be escaped."""
+    """The content of a PNG file as an image within the page, one CSS pixel per pixel; `alt` must be escaped."""
     width, height = struct.unpack(">II", png[16:24])  # a PNG file begins with its size
-    return f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" width="{width}" height="{height}" alt="{alt}">'
+    data = base64.b64encode(png).decode()
+    return f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" alt="{alt}">'
 
 
 def glyph_image(picture: Picture, alt: str) -> str:

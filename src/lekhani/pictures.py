@@ -19,7 +19,10 @@ def to_uint8(images: npt.NDArray[Any]) -> Picture:
 
 
 def grid(images: Picture, columns: int, gap: int = 1) -> Picture:
-    """Lay uint8 [N,H,W] out row by row, `gap` grey pixels between cells -> uint8 [rows*(H+gap)-gap, columns*(W+gap)-gap]."""
+    """Images uint8 [N,H,W] row by row, `gap` grey pixels between them.
+
+    -> uint8 [rows*(H+gap)-gap, columns*(W+gap)-gap].
+    """
     n, height, width = images.shape
     rows = -(-n // columns)
     sheet = np.full((rows * (height + gap), columns * (width + gap)), 48, np.uint8)

@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-_ODD = re.compile(r"[^\S ]|[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNPRINTABLE = re.compile(r"[^\S ]|[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: Any) -> str:
-    """`text` without what would steer a terminal, break a line or turn the direction of reading; file names may hold anything."""
-    return _ODD.sub("�", str(text))
+    """`text` without what controls a terminal, breaks a line or turns the direction of reading."""
+    return _UNPRINTABLE.sub("�", str(text))
 
 
 def escaped(text: Any) -> str:

@@ -1,1 +1,1 @@
-"""What ships: safetensors and ONNX, with proof of parity."""
+"""Trained generators as safetensors and as ONNX, checked for parity."""

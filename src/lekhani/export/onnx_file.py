@@ -1,4 +1,4 @@
-"""From a torch module to an ONNX file with one common signature, and the proof that both compute the same."""
+"""From a torch module to an ONNX file with one common signature, and the check that both compute the same."""
 
 import logging
 import time
@@ -23,7 +23,10 @@ MAX_BATCH = 4096
 def export_onnx(
     module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path, metadata: dict[str, str]
 ) -> None:
-    """Write `module` as ONNX with the first axis of every input and output free (1 to 4096), and `metadata` as metadata_props."""
+    """Write `module` as ONNX with the first axis of every input and output free, 1 to 4096.
+
+    `metadata` becomes metadata_props. Raises LekhaniError where torch cannot trace it or the disk refuses.
+    """
     model = _unrolled(module, inputs, outputs) if isinstance(module, Stepwise) else _traced(module, inputs, outputs)
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
@@ -52,12 +55,12 @@ def _traced(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str]) ->
             "torch.onnx could not trace the generator; this is a bug, please report it with the params you used."
         )
     model: onnx.ModelProto = program.model_proto
-    _forget_origin(model)
+    _drop_source_locations(model)
     return model
 
 
-def _forget_origin(model: onnx.ModelProto) -> None:
-    """Drop what the exporter notes of source files, their folders and lines, so that the same weights give the same bytes anywhere."""
+def _drop_source_locations(model: onnx.ModelProto) -> None:
+    """Drop the exporter's notes of source files and lines, so that the same weights give the same bytes anywhere."""
     parts = [model, model.graph, *model.functions, *model.graph.input, *model.graph.output, *model.graph.initializer]
     for graph in (model.graph, *model.functions):
         parts += [*graph.node, *graph.value_info]
@@ -66,16 +69,16 @@ def _forget_origin(model: onnx.ModelProto) -> None:
 
 
 class _Part(nn.Module):
-    """One method of a Stepwise generator as a module of its own, since modules are what can be traced."""
+    """One method of a Stepwise generator as a module, since only modules can be traced."""
 
     def __init__(self, whole: Stepwise, method: Callable[..., Tensor]) -> None:
         super().__init__()
         self.whole = whole
-        self.forward = method  # the method's own arguments are what the tracer sees
+        self.forward = method  # itself, so that the tracer sees its arguments
 
 
 def _unrolled(module: Stepwise, inputs: dict[str, Tensor], outputs: list[str]) -> onnx.ModelProto:
-    """Trace the three parts once and lay the middle one out `steps` times; equal weights stand in the graph once.
+    """Trace the three parts once and repeat the middle one `steps` times; equal weights are in the graph once.
 
     Tracing all steps would take as many times longer and give the same graph. States and nodes are named as
     `inference.stepwise` finds them.
@@ -93,9 +96,8 @@ def _unrolled(module: Stepwise, inputs: dict[str, Tensor], outputs: list[str]) -
         _share(part.graph, weights)
     nodes = _renamed(begin.graph, "begin/", {"noise": "noise", "labels": "labels"}, state_name(0))
     for i, move in enumerate(moves):
-        if any(
-            "position" in node.input for node in advance[move].graph.node
-        ):  # ONNX Runtime grumbles about what nobody reads
+        # ONNX Runtime warns of values that no node reads.
+        if any("position" in node.input for node in advance[move].graph.node):
             position = onnx.numpy_helper.from_array(np.array([i / module.steps], np.float32))
             nodes.append(onnx.helper.make_node("Constant", [], [f"position_{i}"], value=position))
         given = {"state": state_name(i), "position": f"position_{i}", "labels": "labels"}
@@ -143,7 +145,8 @@ def parity(module: nn.Module, path: Path, inputs: dict[str, Tensor], batches: tu
     """Largest absolute difference between torch and ONNX Runtime over fresh inputs of several batch sizes.
 
     `inputs` shows the form: float tensors are drawn anew from N(0, 1), integer ones from 0 to their largest value.
-    Several sizes, because an export that froze the batch size fails only at another one; such a failure is a LekhaniError.
+    Several sizes, because an export that froze the batch size fails only at another one; such a failure is a
+    LekhaniError.
     """
     import onnxruntime as ort
 
@@ -168,7 +171,8 @@ def require_parity(difference: float, tolerance: float, path: Path) -> None:
     """Raise LekhaniError when the model at `path` differs from torch by more than `tolerance`; NaN differs."""
     if not difference <= tolerance:
         raise LekhaniError(
-            f"{path} differs from torch by {difference:.2g}, more than {tolerance:.2g}, so it is not fit to ship; please report the params you used."
+            f"{path} differs from torch by {difference:.2g}, more than {tolerance:.2g}, so it is not fit to ship; "
+            "please report the params you used."
         )
 
 
@@ -188,7 +192,7 @@ def latency_ms(path: Path, inputs: dict[str, Tensor], batch: int = 1, repeats: i
 
 
 def generator_inputs(noise_dim: int, n_classes: int) -> dict[str, Tensor]:
-    """Example inputs of the common signature: `noise` float32 [3, noise_dim], `labels` int64 [3] reaching to the last class."""
+    """Example inputs of the common signature: `noise` float32 [3, noise_dim] and `labels` int64 [3] up to the last."""
     return {"noise": torch.zeros(3, noise_dim), "labels": torch.tensor([0, n_classes // 2, n_classes - 1])}
 
 

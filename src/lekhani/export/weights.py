@@ -10,7 +10,7 @@ from lekhani.files import replacing
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
-    """Write a module's state; the same weights give the same bytes, whatever layout they have in memory."""
+    """Write a module's state; the same weights give the same bytes, whatever their layout in memory."""
     with replacing(path) as temporary:
         # Written by Python, so that a full disk is an OSError like any other.
         temporary.write_bytes(save({name: value.contiguous() for name, value in module.state_dict().items()}))

@@ -21,10 +21,9 @@ from lekhani.stages.trained import load_trained, unlogged
 from lekhani.train import distributed
 from lekhani.train.checkpoint import Checkpoints
 from lekhani.train.devices import pick_device
-from lekhani.train.loop import StoppedError, Trained
-from lekhani.train.loop import train as run_loop
+from lekhani.train.loop import StoppedError, Trained, Trainer, TrainerConfig
 from lekhani.train.progress import ProgressBar
-from lekhani.train.reporter import Fanout, LossFile, Reporter, Silent
+from lekhani.train.reporter import Fanout, LossFile, Reporter
 from lekhani.variants import VARIANTS, Variant
 
 log = logging.getLogger("lekhani")
@@ -35,8 +34,8 @@ def train(p: Params, dataset: str, variant: str) -> None:
     data = validated_data(dataset)
     choice = getattr(p.variants, variant)
     choices, teacher = _teacher(p, dataset, variant)
-    device = distributed.device_of(pick_device(p.train.device))
-    leads = distributed.ranks().leads
+    device = distributed.local_device(pick_device(p.train.device))
+    is_main = distributed.ranks().is_main
     images_seen = _budget(p, variant, data.info.n_classes)
     checkpoints = Checkpoints(
         CHECKPOINTS / dataset / variant,
@@ -44,9 +43,9 @@ def train(p: Params, dataset: str, variant: str) -> None:
         p.train.keep_checkpoints,
     )
     run_id = None
-    if leads and p.tracking.backend == "mlflow":
+    if is_main and p.tracking.backend == "mlflow":
         run_id = _tracked_run(p, dataset, variant, images_seen, data.info, checkpoints)
-    reporter = _reporter(dataset, variant, images_seen, run_id) if leads else Silent()
+    reporter = _reporter(dataset, variant, images_seen, run_id) if is_main else Reporter()
 
     def build(device: torch.device) -> Variant:
         built = VARIANTS[variant].build(choices, data.info.image_size, data.info.n_classes, device)
@@ -54,21 +53,24 @@ def train(p: Params, dataset: str, variant: str) -> None:
             built.learn_from(teacher)
         return built
 
+    images, labels = data.split("train")
+    config = TrainerConfig(
+        build=build,
+        images=images,
+        labels=labels,
+        images_seen=images_seen,
+        batch_size=choice.batch_size,
+        ema_decay=choice.ema_decay,
+        ema_start=choice.ema_start,
+        seed=p.train_seed,
+        settings=p.train,
+        device=device,
+        reporter=reporter,
+        checkpoints=checkpoints,
+        score=_quick_score(p, data, device) if is_main and p.train.score_every else None,
+    )
     try:
-        trained = run_loop(
-            build,
-            *data.split("train"),
-            images_seen=images_seen,
-            batch_size=choice.batch_size,
-            ema_decay=choice.ema_decay,
-            ema_start=getattr(choice, "ema_start", 0.0),
-            seed=p.train_seed,
-            choice=p.train,
-            device=device,
-            reporter=reporter,
-            checkpoints=checkpoints,
-            score=_quick_score(p, data, device) if leads and p.train.score_every else None,
-        )
+        trained = Trainer(config).fit()
     except BaseException as error:
         if run_id:
             from lekhani.tracking import runs
@@ -77,14 +79,14 @@ def train(p: Params, dataset: str, variant: str) -> None:
         raise
     finally:
         reporter.close()
-    if leads:
+    if is_main:
         _save(p, data.info, choices, trained, run_id)
         checkpoints.clear()
 
 
 def _teacher(p: Params, dataset: str, variant: str) -> tuple[Variants, nn.Module | None]:
     """The choices to build `variant` with, and the trained generator that it learns from, if it learns from one."""
-    name = VARIANTS[variant].teacher
+    name = getattr(p.variants, variant).teacher
     if name is None:
         return p.variants, None
     weights = MODELS / dataset / name / "generator.safetensors"
@@ -103,7 +105,7 @@ def _budget(p: Params, variant: str, n_classes: int) -> int:
 
 def _made_with(p: Params, dataset: str, variant: str, info: spec.DatasetInfo, images_seen: int) -> dict[str, Any]:
     """Every choice that the weights of a run depend on, by the name it has in params.yaml."""
-    teacher = VARIANTS[variant].teacher
+    teacher = getattr(p.variants, variant).teacher
     taught = {}
     if teacher:
         taught[f"the weights of {teacher}"] = files.sha256(MODELS / dataset / teacher / "generator.safetensors")[:16]
@@ -178,7 +180,11 @@ def _save(p: Params, info: spec.DatasetInfo, choices: Variants, trained: Trained
         "noise_dim": variant.noise_dim,
         "conditional": variant.conditional,
         "parameters": sum(weight.numel() for weight in trained.generator.parameters()),
-        "choices": {name: getattr(choices, name).model_dump() for name in (variant.name, variant.teacher) if name},
+        "choices": {
+            name: getattr(choices, name).model_dump()
+            for name in (variant.name, getattr(choices, variant.name).teacher)
+            if name
+        },
         "seed": p.train_seed,
         "profile": p.profile,
         "data_digest": info.digest,

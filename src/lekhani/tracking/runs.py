@@ -25,6 +25,7 @@ from lekhani.errors import first_line
 from lekhani.files import read_json, remove, sha256, write_json
 from lekhani.pictures import Picture, enlarged
 from lekhani.tracking.store import MISSING, connect, mlflow_errors, use_experiment
+from lekhani.train.reporter import Reporter
 
 log = logging.getLogger("lekhani")
 
@@ -61,7 +62,7 @@ def start_run(
     return str(run.info.run_id)
 
 
-class MlflowReporter:
+class MlflowReporter(Reporter):
     """Logs the curves and sample grids of a training run to MLflow as they come.
 
     While MLflow does not answer, training goes on and they wait in memory; they are logged once it is back. What is

@@ -1,1 +1,1 @@
-"""The one training loop and those who listen to it."""
+"""The one training loop, its checkpoints and its reporters."""

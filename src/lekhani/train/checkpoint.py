@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, the last few kept, a damaged one passed over, another run's refused."""
+"""Checkpoints: written whole or not at all, the last few kept, a damaged one skipped, another run's refused."""
 
 import hashlib
 import io
@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from lekhani.errors import UsageError
+from lekhani.errors import UsageError, first_line
 from lekhani.files import remove, replacing
 
 log = logging.getLogger("lekhani")
 
 
 class Checkpoints:
-    """The folder checkpoints/D/V. `made_with` names every choice that training depends on; a run with others is not resumed.
+    """The folder checkpoints/D/V. `made_with` names all that training depends on; a run with other values is refused.
 
     A file is called STEP-DIGEST.pt, where DIGEST is the start of its SHA-256, so that a damaged one is recognised.
     """
@@ -31,30 +31,30 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save({"made_with": self.made_with, "state": state}, buffer)
         content = buffer.getvalue()
-        path = self.folder / f"{step:09d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+        path = self.folder / f"{step:09d}-{_digest(content)}.pt"
         with replacing(path) as temporary:
             temporary.write_bytes(content)
         for old in self._files()[: -self.keep]:
             remove(old)
 
     def load(self) -> dict[str, Any] | None:
-        """The newest state that is whole, or None; raises UsageError naming the choice that has changed since."""
+        """The newest undamaged state, all tensors on the CPU, or None.
+
+        Raises UsageError naming the value that has changed since.
+        """
         for path in reversed(self._files()):
             try:
                 content = path.read_bytes()
-                if hashlib.sha256(content).hexdigest()[:16] != path.stem.split("-")[1]:
+                if _digest(content) != path.stem.split("-")[1]:
                     raise ValueError("its digest is wrong")
-                found = torch.load(io.BytesIO(content), weights_only=True)  # no code comes in, whoever wrote the file
-                self._same(found["made_with"])
+                # weights_only, since code must not come in with a file, whoever wrote it.
+                found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+                self._check_same(found["made_with"])
+                state: dict[str, Any] = found["state"]
             except (OSError, ValueError, KeyError, RuntimeError, EOFError) as error:
-                log.warning(
-                    "The checkpoint %s is damaged (%s); going on from the one before.",
-                    path,
-                    str(error).splitlines()[0] if str(error) else error,
-                )
-                continue
-            state: dict[str, Any] = found["state"]
-            return state
+                log.warning("The checkpoint %s is damaged (%s); going on from the one before.", path, first_line(error))
+            else:
+                return state
         return None
 
     def clear(self) -> None:
@@ -64,11 +64,15 @@ class Checkpoints:
     def _files(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("*.pt") if re.fullmatch(r"\d{9,}-[0-9a-f]{16}", path.stem))
 
-    def _same(self, before: Mapping[str, str]) -> None:
+    def _check_same(self, before: Mapping[str, str]) -> None:
         for key in sorted({*before, *self.made_with}):
             old, new = before.get(key, "not set"), self.made_with.get(key, "not set")
             if old != new:
                 raise UsageError(
-                    f"{self.folder} holds an unfinished run with {key} {old}, and now it is {new}; put it back to go on with that run, "
-                    f"or remove {self.folder} to start afresh."
+                    f"{self.folder} holds an unfinished run with {key} {old}, and now it is {new}; "
+                    f"put it back to go on with that run, or remove {self.folder} to start afresh."
                 )
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The one training loop: it draws batches, sequences steps, keeps the average and the best, saves, and reports. Losses are the variants' own."""
+"""The one training loop: it draws batches, calls the variant's step, averages weights, scores, saves and reports."""
 
 import copy
 import logging
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lekhani import params
 from lekhani.data.spec import Bytes, Labels
-from lekhani.errors import LekhaniError
+from lekhani.errors import LekhaniError, UsageError, first_line
 from lekhani.machine import peak_memory
 from lekhani.pictures import grid, to_uint8
 from lekhani.train import distributed
@@ -34,12 +34,31 @@ from lekhani.variants.base import Variant
 log = logging.getLogger("lekhani")
 
 Score = Callable[[Variant, nn.Module], Mapping[str, float]]
-"""Measures the generator of a variant, its average as it is now; `judge_fid`, lower is better, picks the best."""
+"""Measures a variant by its averaged generator; the lowest `judge_fid` picks the best weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """All that one training run depends on."""
+
+    build: Callable[[torch.device], Variant]
+    images: Bytes  # uint8 [N,H,W]
+    labels: Labels  # int64 [N]
+    images_seen: int  # the budget, repeats counted; the last batch may exceed it
+    batch_size: int
+    ema_decay: float
+    ema_start: float = 0.0  # share of the budget
+    seed: int
+    settings: params.Train
+    device: torch.device
+    reporter: Reporter = field(default_factory=Reporter)
+    checkpoints: Checkpoints | None = None
+    score: Score | None = None
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training leaves: the averaged generator on the CPU, at its best moment where it was scored, and figures of the run."""
+    """The averaged generator on the CPU, from when it scored best if it was scored, and figures of the run."""
 
     generator: nn.Module
     variant: Variant
@@ -54,290 +73,270 @@ class Trained:
 
 
 class StoppedError(LekhaniError):
-    """Training was asked to stop, and has saved; the same command goes on from there."""
+    """Training was stopped by a signal, and has saved; the same command goes on from there."""
 
     def __init__(self, name: str, step: int, number: int) -> None:
         super().__init__(f"{name} stopped after step {step} and saved; run the same command to go on.")
         self.exit_code = 128 + number
 
 
-def train(
-    build: Callable[[torch.device], Variant],
-    images: Bytes,
-    labels: Labels,
-    *,
-    images_seen: int,
-    batch_size: int,
-    ema_decay: float,
-    seed: int,
-    choice: params.Train,
-    device: torch.device,
-    reporter: Reporter,
-    ema_start: float = 0.0,
-    checkpoints: Checkpoints | None = None,
-    score: Score | None = None,
-) -> Trained:
-    """Train what `build` makes on uint8 images [N,H,W] with int64 labels [N] until `images_seen` images were shown.
-
-    Same arguments, same machine kind: same weights on the CPU, also when the run was killed and goes on from `checkpoints`.
-    Under torchrun each process takes its share of every batch, and only the first one reports, scores and saves.
-    Raises LekhaniError when a loss stops being finite, and StoppedError on Ctrl-C and SIGTERM, once the state is saved.
-    """
-    session = _Session(build, images, labels, images_seen, batch_size, (ema_decay, ema_start), seed, choice, device)
-    session.reporter, session.checkpoints, session.score = reporter, checkpoints, score
-    session.restore()
-    with _signals() as asked:
-        while session.run.step < session.steps:
-            session.step()
-            session.report()
-            if session.run.step < session.steps:
-                session.save(at_once=bool(asked))
-                if asked:
-                    distributed.leave()
-                    raise StoppedError(session.variant.name, session.run.step, asked[0])
-    distributed.leave()
-    return session.result()
-
-
 @dataclass
-class _Run:
-    """Where a run stands: all that is neither in the variant nor in the average, and goes into a checkpoint with them."""
+class _Progress:
+    """The part of a checkpoint that is neither in the variant nor in the average."""
 
     step: int = 0
-    pending: list[dict[str, Tensor]] = field(default_factory=list)  # figures of the steps since the last report
+    pending: list[dict[str, Tensor]] = field(default_factory=list)  # metrics of the steps since the last report
     rows: list[dict[str, float]] = field(default_factory=list)
     scores: list[dict[str, float]] = field(default_factory=list)
-    told: dict[str, str] = field(default_factory=dict)  # findings, by name
+    findings: dict[str, str] = field(default_factory=dict)  # sentences by name
     best: dict[str, Tensor] | None = None  # weights of the average when it scored best
     best_step: int = 0
     seconds: float = 0.0  # of earlier sessions
-    started: float = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
 
 
-class _Session:
-    """One training run from its start, or from its checkpoint, to its end."""
+class Trainer:
+    """One training run from its start, or from its newest checkpoint, to its end.
 
-    reporter: Reporter
-    checkpoints: Checkpoints | None
-    score: Score | None
+    The same config on the same kind of machine gives the same weights on the CPU, also when the run was killed and goes
+    on from a checkpoint. Under torchrun each process takes its share of every batch, and only the first one reports,
+    scores and saves.
+    """
 
-    def __init__(
-        self,
-        build: Callable[[torch.device], Variant],
-        images: Bytes,
-        labels: Labels,
-        images_seen: int,
-        batch_size: int,
-        ema: tuple[float, float],
-        seed: int,
-        choice: params.Train,
-        device: torch.device,
-    ) -> None:
-        self.here = distributed.join(device)
-        torch.manual_seed(seed)
+    def __init__(self, config: TrainerConfig) -> None:
+        self.config, self.settings, self.device = config, config.settings, config.device
+        self.ranks = distributed.init(config.device)
+        torch.manual_seed(config.seed)
         torch.set_flush_denormal(True)  # a step over subnormal numbers is many times slower and no better
-        self.choice, self.device, self.seed = choice, device, seed
-        self.variant = build(device)
-        self.ema, self.ema_start = Ema(self.variant.generator(), ema[0]), ema[1]
-        distributed.share_gradients(self.variant, self.here)
-        speed_up(self.variant, choice, device)
-        self.pixels = torch.from_numpy(images).to(device)
-        self.classes = torch.from_numpy(labels).to(device)
-        self.batch_size = min(batch_size, len(images)) // self.here.world * self.here.world
+        self.variant = config.build(config.device)
+        self.ema = Ema(self.variant.generator(), config.ema_decay)
+        distributed.average_gradients(self.variant, self.ranks)
+        speed_up(self.variant, config.settings, config.device)
+        self.images = torch.from_numpy(config.images).to(config.device)
+        self.labels = torch.from_numpy(config.labels).to(config.device)
+        world = self.ranks.world
+        self.batch_size = min(config.batch_size, len(config.images)) // world * world
         if not self.batch_size:
-            raise LekhaniError(
-                f"A batch is smaller than the {self.here.world} processes that are to share it; raise batch_size or start fewer."
-            )
-        self.steps = max(1, math.ceil(images_seen / self.batch_size))
-        noise, sample_labels = fixed_inputs(self.variant.noise_dim, int(labels.max()) + 1, seed)
-        self.noise, self.sample_labels = noise.to(device), sample_labels.to(device)
-        self.run = _Run()
+            raise LekhaniError(f"A batch is smaller than its {world} processes; raise batch_size or start fewer.")
+        self.steps = max(1, math.ceil(config.images_seen / self.batch_size))
+        noise, labels = fixed_inputs(self.variant.noise_dim, int(config.labels.max()) + 1, config.seed)
+        self.sample_noise, self.sample_labels = noise.to(config.device), labels.to(config.device)
+        self.progress = _Progress()
+
+    def fit(self) -> Trained:
+        """Train until the budget is spent.
+
+        Raises LekhaniError when a loss stops being finite, and StoppedError on Ctrl-C and SIGTERM, once it has saved.
+        """
+        self.restore()
+        with _signals() as received:
+            while self.progress.step < self.steps:
+                self.step()
+                self.report()
+                if self.progress.step < self.steps:
+                    self.save(now=bool(received))
+                    if received:
+                        distributed.shutdown()
+                        raise StoppedError(self.variant.name, self.progress.step, received[0])
+        distributed.shutdown()
+        return self._result()
 
     def restore(self) -> None:
-        """Go on from the newest checkpoint, if there is one."""
-        state = self.checkpoints.load() if self.checkpoints else None
-        if state is not None:
-            self.variant.load_state_dict(state["variant"])
-            self.ema.load_state_dict(state["ema"])
-            self.run = _Run(**state["run"])
-            log.info("%s goes on from step %d of %d.", self.variant.name, self.run.step, self.steps)
-        if self.here.rank:  # every process its own noise; the first has the same as when it is alone
-            torch.manual_seed(self.seed + self.here.rank + self.here.world * self.run.step)
+        """Go on from the newest checkpoint, if there is one, on whatever device it was saved."""
+        checkpoints = self.config.checkpoints
+        state = checkpoints.load() if checkpoints else None
+        if checkpoints and state is not None:
+            try:
+                self.variant.load_state_dict(state["variant"])
+                self.ema.load_state_dict(state["ema"])
+                self.progress = _Progress(**state["run"])
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                raise UsageError(
+                    f"{checkpoints.folder} holds an unfinished run that this version of Lekhani cannot go on with "
+                    f"({first_line(error)}); remove {checkpoints.folder} to start afresh."
+                ) from error
+            log.info("%s goes on from step %d of %d.", self.variant.name, self.progress.step, self.steps)
+        self._restore_random(state)
+        self.rows = self._rows()
+        self.config.reporter.resume(self.progress.step)
+        self.saved = self.started = time.perf_counter()
+
+    def _restore_random(self, state: dict[str, Any] | None) -> None:
+        cuda = self.device.type == "cuda"
+        moved = state is not None and ("random_cuda" in state) != cuda
+        if moved:
+            log.warning(
+                "The checkpoint of %s was saved on another kind of device, so its random numbers start anew: "
+                "the result will differ from that of an unbroken run.",
+                self.variant.name,
+            )
+        if self.ranks.rank or moved:  # every process its own noise; the first has the same as when it is alone
+            torch.manual_seed(self.config.seed + self.ranks.rank + self.ranks.world * self.progress.step)
         elif state is not None:
             torch.set_rng_state(state["random"])
-            if self.device.type == "cuda":
+            if cuda:
                 torch.cuda.set_rng_state(state["random_cuda"], self.device)
-        self.rows = self._rows()
-        self.reporter.resume(self.run.step)
-        self.saved = self.run.started = time.perf_counter()
 
     def step(self) -> None:
-        """Show the next batch, or this process's share of it."""
+        """Train on the next batch, or on this process's share of it."""
         chosen = next(self.rows)
-        self.variant.progress = self.run.step / self.steps
-        self.run.pending.append(
-            self.variant.step(self.pixels[chosen].unsqueeze(1).float().div_(255), self.classes[chosen])
-        )
-        if self.run.step >= self.ema_start * self.steps:
+        self.variant.progress = self.progress.step / self.steps
+        images = self.images[chosen].unsqueeze(1).float().div_(255)
+        self.progress.pending.append(self.variant.step(images, self.labels[chosen]))
+        if self.progress.step >= self.config.ema_start * self.steps:
             self.ema.update()
         else:
             self.ema.copy()
-        self.run.step += 1
+        self.progress.step += 1
 
     def _rows(self) -> Iterator[Tensor]:
-        """Row numbers of each batch from here on, on the device: many batches come over at once, since each crossing waits for the device."""
-        order = islice(batches(len(self.pixels), self.batch_size, self.seed), self.run.step, None)
+        """Row numbers of each batch from here on, int64 on the device; 64 batches per transfer, as each one waits."""
+        order = islice(batches(len(self.images), self.batch_size, self.config.seed), self.progress.step, None)
         while True:
-            yield from torch.from_numpy(
-                np.stack(list(islice(order, 64)))[:, self.here.rank :: self.here.world].copy()
-            ).to(self.device)
+            some = np.stack(list(islice(order, 64)))[:, self.ranks.rank :: self.ranks.world]
+            yield from torch.from_numpy(some.copy()).to(self.device)
 
     def report(self) -> None:
-        """Tell figures, scores, samples and findings when their time has come."""
-        run, choice = self.run, self.choice
-        seen, last = run.step * self.batch_size, run.step == self.steps
-        figures = run.step % choice.log_every == 0 or last
-        if figures:
-            self._tell_figures(seen)
-        if not self.here.leads:
+        """Report metrics, scores, samples and findings when they are due."""
+        step, last = self.progress.step, self.progress.step == self.steps
+        with_metrics = step % self.settings.log_every == 0 or last
+        if with_metrics:
+            self._report_metrics()
+        if not self.ranks.is_main:
             return
-        scores = self.score is not None and choice.score_every > 0 and (self._passed(choice.score_every) or last)
-        if self.score and scores:
-            self._keep_best(self.score, seen)
-        if figures or scores:
-            self._tell_findings()
-        if self._passed(choice.sample_every) or last:
-            self.reporter.images(run.step, sample(self.ema.average, self.noise, self.sample_labels))
+        score_every = self.settings.score_every
+        if self.config.score and score_every and (self._passed(score_every) or last):
+            self._score(self.config.score)
+            self._report_findings()
+        elif with_metrics:
+            self._report_findings()
+        if self._passed(self.settings.sample_every) or last:
+            self.config.reporter.images(step, sample(self.ema.average, self.sample_noise, self.sample_labels))
 
-    def save(self, at_once: bool) -> None:
-        """Write a checkpoint, when it is time or `at_once`."""
-        every = self.choice.checkpoint_steps
-        due = time.perf_counter() - self.saved > self.choice.checkpoint_seconds or (
-            every and self.run.step % every == 0
-        )
-        if not self.checkpoints or not self.here.leads or not (due or at_once):
+    def save(self, now: bool) -> None:
+        """Write a checkpoint, when it is due or at once."""
+        every = self.settings.checkpoint_steps
+        overdue = time.perf_counter() - self.saved > self.settings.checkpoint_seconds
+        due = overdue or (every and self.progress.step % every == 0)
+        if not self.config.checkpoints or not self.ranks.is_main or not (due or now):
             return
-        _check_finite(self.variant.name, self.run)
-        self.run.seconds = self._seconds()
-        self.run.started = time.perf_counter()
+        self._check_finite()
+        self.progress.seconds = self._seconds()
+        self.started = time.perf_counter()
         state = {
             "variant": self.variant.state_dict(),
             "ema": self.ema.state_dict(),
-            "run": self.run.state_dict(),
+            "run": vars(self.progress),
             "random": torch.get_rng_state(),
         }
         if self.device.type == "cuda":
             state["random_cuda"] = torch.cuda.get_rng_state(self.device)
-        self.checkpoints.save(self.run.step, state)
+        self.config.checkpoints.save(self.progress.step, state)
         self.saved = time.perf_counter()
 
-    def result(self) -> Trained:
-        """What is left when all steps are done."""
-        run, seconds, total = self.run, self._seconds(), self.steps * self.batch_size
-        if run.best is not None:
-            self.ema.average.load_state_dict(run.best)
+    def _result(self) -> Trained:
+        progress, seconds, total = self.progress, self._seconds(), self.steps * self.batch_size
+        if progress.best is not None:
+            self.ema.average.load_state_dict(progress.best)
         return Trained(
             generator=self.ema.average.cpu(),
             variant=self.variant,
             images_seen=total,
             steps=self.steps,
-            best_step=run.best_step if run.best is not None else self.steps,
+            best_step=progress.best_step if progress.best is not None else self.steps,
             seconds=seconds,
             images_per_second=total / seconds,
             peak_memory_mb=_peak_memory_mb(self.device),
             device=str(self.device),
-            findings=tuple(Finding(name, sentence) for name, sentence in run.told.items()),
+            findings=tuple(Finding(name, sentence) for name, sentence in progress.findings.items()),
         )
 
     def _seconds(self) -> float:
         """Seconds of training so far, over all sessions."""
-        return self.run.seconds + time.perf_counter() - self.run.started
+        return self.progress.seconds + time.perf_counter() - self.started
 
     def _passed(self, every: int) -> bool:
         """True when the last batch carried the images seen beyond a multiple of `every`."""
-        seen = self.run.step * self.batch_size
+        seen = self.progress.step * self.batch_size
         return seen // every > (seen - self.batch_size) // every
 
-    def _tell_figures(self, seen: int) -> None:
-        _check_finite(self.variant.name, self.run)
-        means = _means(self.run.pending)  # the only place that waits for the device
-        self.run.pending.clear()
-        self.run.rows.append(means)
+    def _report_metrics(self) -> None:
+        table = self._check_finite().mean(0).tolist()  # the only place that waits for the device
+        means = dict(zip(self.progress.pending[0], table, strict=True))
+        self.progress.pending.clear()
+        self.progress.rows.append(means)
+        seen = self.progress.step * self.batch_size
         speed = seen / self._seconds()
         left = (self.steps * self.batch_size - seen) / speed
-        self.reporter.metrics(
-            self.run.step, {"images_seen": seen, **means, "images_per_second": speed, "seconds_left": left}
-        )
+        values = {"images_seen": seen, **means, "images_per_second": speed, "seconds_left": left}
+        self.config.reporter.metrics(self.progress.step, values)
 
-    def _tell_findings(self) -> None:
-        """Say what the curves and the scores tell by now, each thing once."""
-        run = self.run
-        for finding in diagnose(run.rows, run.scores):
-            if finding.name not in run.told:
-                run.told[finding.name] = finding.sentence
-                log.warning("%s at step %d: %s", self.variant.name, run.step, finding.sentence)
+    def _report_findings(self) -> None:
+        """Log what the curves and the scores show by now, each thing once."""
+        for finding in diagnose(self.progress.rows, self.progress.scores):
+            if finding.name not in self.progress.findings:
+                self.progress.findings[finding.name] = finding.sentence
+                log.warning("%s at step %d: %s", self.variant.name, self.progress.step, finding.sentence)
 
-    def _keep_best(self, score: Score, seen: int) -> None:
+    def _score(self, score: Score) -> None:
         """Score the average as it is, and keep its weights when they are the best so far."""
-        run, found = self.run, dict(score(self.variant, self.ema.average))
-        if run.best is None or found["judge_fid"] < min(earlier["judge_fid"] for earlier in run.scores):
-            run.best, run.best_step = copy.deepcopy(self.ema.average.state_dict()), run.step
-        run.scores.append(found)
-        self.reporter.scores(run.step, {"images_seen": seen, **found})
+        progress, found = self.progress, dict(score(self.variant, self.ema.average))
+        if progress.best is None or found["judge_fid"] < min(earlier["judge_fid"] for earlier in progress.scores):
+            progress.best, progress.best_step = copy.deepcopy(self.ema.average.state_dict()), progress.step
+        progress.scores.append(found)
+        self.config.reporter.scores(progress.step, {"images_seen": progress.step * self.batch_size, **found})
+
+    def _check_finite(self) -> Tensor:
+        """Pending metrics, float32 [steps, metrics]; a LekhaniError for the first one that is not finite."""
+        pending = self.progress.pending
+        if not pending:
+            return torch.empty(0)
+        rows = [torch.stack([value.float() for value in row.values()]) for row in pending]
+        table = torch.stack([row.to(rows[-1].device) for row in rows])  # those of a checkpoint are on the CPU
+        if not bool(torch.isfinite(table).all()):
+            row, column = (~torch.isfinite(table)).nonzero()[0].tolist()
+            step = self.progress.step - len(pending) + 1 + row
+            raise LekhaniError(
+                f"{list(pending[0])[column]} is {table[row, column].item()} at step {step}; lower the learning rate of "
+                f"{self.variant.name} in params.yaml or set clip_norm, and train again."
+            )
+        return table
 
 
-def speed_up(variant: Variant, choice: params.Train, device: torch.device) -> None:
-    """Half precision where the device is made for it, and compiled networks where that was asked for."""
-    variant.autocast = torch.autocast(device.type, torch.bfloat16) if takes_bf16(choice, device) else nullcontext()
+def speed_up(variant: Variant, settings: params.Train, device: torch.device) -> None:
+    """Half precision where the settings and the device allow it, and compiled networks where the settings say so."""
+    variant.autocast = torch.autocast(device.type, torch.bfloat16) if takes_bf16(settings, device) else nullcontext()
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
-    if choice.compile:
+    if settings.compile:
         for network in variant.networks():
             network.compile()
 
 
-def _check_finite(name: str, run: _Run) -> None:
-    """Find the first step whose figures are not finite."""
-    if not run.pending:
-        return
-    table = torch.stack([torch.stack([value.float() for value in row.values()]) for row in run.pending])
-    if bool(torch.isfinite(table).all()):
-        return
-    row, column = (~torch.isfinite(table)).nonzero()[0].tolist()
-    key, step = list(run.pending[0])[column], run.step - len(run.pending) + 1 + row
-    raise LekhaniError(
-        f"{key} is {table[row, column].item()} at step {step}; lower the learning rate of {name} in params.yaml or set clip_norm, and train again."
-    )
-
-
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Yields a list that holds the signal, once Ctrl-C or SIGTERM has come; a second Ctrl-C interrupts at once."""
-    asked: list[int] = []
+    """Yields a list that holds the signal, once Ctrl-C or SIGTERM has come; a second one interrupts at once."""
+    received: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:
-        if asked:
+        if received:
             raise KeyboardInterrupt
-        asked.append(number)
+        received.append(number)
 
     try:
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread, which alone may listen
-        yield asked
+    except ValueError:  # only the main thread may handle signals
+        yield received
         return
     try:
-        yield asked
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def fixed_inputs(noise_dim: int, n_classes: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Noise and labels of the sample grid: the classes in order, as often as fills about a hundred cells."""
+    """Noise float32 [N, noise_dim] and labels int64 [N] of the sample grid: about a hundred cells, classes in order."""
     labels = torch.arange(n_classes).repeat(max(1, 100 // n_classes))
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(len(labels), noise_dim, generator=generator), labels
@@ -345,14 +344,9 @@ def fixed_inputs(noise_dim: int, n_classes: int, seed: int) -> tuple[Tensor, Ten
 
 @torch.no_grad()
 def sample(generator: nn.Module, noise: Tensor, labels: Tensor) -> npt.NDArray[np.uint8]:
-    """A grid of what `generator` makes of the fixed inputs, uint8 [H,W]."""
+    """A grid of the images that `generator` makes of the fixed inputs, uint8 [H,W]."""
     n_classes = int(labels.max()) + 1
     return grid(to_uint8(generator(noise, labels).float().cpu().numpy()), columns=n_classes if n_classes <= 16 else 23)
-
-
-def _means(rows: list[dict[str, Tensor]]) -> dict[str, float]:
-    stacked = torch.stack([torch.stack([value.float() for value in row.values()]) for row in rows]).mean(0).tolist()
-    return dict(zip(rows[0], stacked, strict=True))
 
 
 def _peak_memory_mb(device: torch.device) -> float:

@@ -1,18 +1,17 @@
-"""How training tells what happens: one small protocol, implemented by the progress bar, losses.csv and MLflow."""
+"""Who hears how training goes: the progress bar, losses.csv and MLflow are reporters."""
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 from lekhani.errors import LekhaniError
 from lekhani.files import remove, write_text
 from lekhani.pictures import Picture, save_png
 
 
-class Reporter(Protocol):
-    """Whoever wants to know how training goes."""
+class Reporter:
+    """Ignores everything; subclasses override what they are interested in."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Means since the last call; `values` always holds images_seen, images_per_second and seconds_left."""
@@ -21,7 +20,7 @@ class Reporter(Protocol):
         """A grid of samples from fixed noise, uint8 [H,W]."""
 
     def scores(self, step: int, values: Mapping[str, float]) -> None:
-        """What the judge says of the generator now; `values` always holds images_seen and judge_fid."""
+        """The judge's scores of the generator now; `values` always holds images_seen and judge_fid."""
 
     def resume(self, step: int) -> None:
         """Training starts, or goes on after `step`; what was reported beyond it will be reported again."""
@@ -30,27 +29,8 @@ class Reporter(Protocol):
         """Training has ended, well or not."""
 
 
-class Silent:
-    """Tells nobody: for the processes that only help."""
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """See Reporter."""
-
-    def images(self, step: int, grid: Picture) -> None:
-        """See Reporter."""
-
-    def scores(self, step: int, values: Mapping[str, float]) -> None:
-        """See Reporter."""
-
-    def resume(self, step: int) -> None:
-        """See Reporter."""
-
-    def close(self) -> None:
-        """See Reporter."""
-
-
-class Fanout:
-    """Tells several reporters the same."""
+class Fanout(Reporter):
+    """Passes everything on to several reporters."""
 
     def __init__(self, reporters: Sequence[Reporter]) -> None:
         self.reporters = reporters
@@ -81,10 +61,11 @@ class Fanout:
             reporter.close()
 
 
-class LossFile:
+class LossFile(Reporter):
     """losses.csv and scores.csv, one row per report with `step` first, and samples/STEP.png.
 
-    Rows are flushed as they come, so that a killed run keeps its curve; when it goes on, rows beyond its checkpoint are dropped.
+    Rows are flushed as they come, so that a killed run keeps its curve; when it goes on, rows beyond its checkpoint are
+    dropped.
     """
 
     def __init__(self, losses: Path, scores: Path, samples: Path) -> None:
@@ -106,17 +87,13 @@ class LossFile:
         """See Reporter."""
         with _writing(self.losses):
             self.samples.mkdir(parents=True, exist_ok=True)
-            for picture in self.samples.glob("*.png"):  # grids of another run would pass for this one's
-                if step == 0 or not picture.stem.isdecimal() or int(picture.stem) > step:
-                    remove(picture)
+            for path in self.samples.glob("*.png"):  # grids of another run would pass for this one's
+                if step == 0 or not path.stem.isdecimal() or int(path.stem) > step:
+                    remove(path)
             for path in (self.losses, self.score_file):
                 lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if step and path.exists() else []
-                write_text(
-                    path, "".join(line for i, line in enumerate(lines) if i == 0 or float(line.split(",")[0]) <= step)
-                )
-
-    def close(self) -> None:
-        """See Reporter."""
+                kept = [line for i, line in enumerate(lines) if i == 0 or float(line.split(",")[0]) <= step]
+                write_text(path, "".join(kept))
 
     def _append(self, path: Path, row: Mapping[str, float]) -> None:
         with _writing(path), path.open("a", newline="", encoding="utf-8") as file:

@@ -13,8 +13,7 @@ from lekhani import params
 from lekhani.data.spec import Bytes, Labels
 from lekhani.evaluate.likelihood import binarised, nats
 from lekhani.export.weights import load_weights, save_weights
-from lekhani.train.loop import train
-from lekhani.train.reporter import Silent
+from lekhani.train.loop import Trainer, TrainerConfig
 from lekhani.variants import VARIANTS
 from lekhani.variants.base import Variant
 from lekhani.variants.dcgan import Dcgan
@@ -74,18 +73,19 @@ class FakeVariant(Variant):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_weights_that_training_leaves_are_measured(form: dict[str, Any], images: Images, tmp_path: Path) -> None:
-    trained = train(
-        lambda _: draw(lr=2e-2, **form),
-        *images,
+    config = TrainerConfig(
+        build=lambda _: draw(lr=2e-2, **form),
+        images=images[0],
+        labels=images[1],
         images_seen=40 * 16,
         batch_size=16,
         ema_decay=0.9,
         seed=1,
-        choice=params.Train(images_seen=params.Budget(per_class=1), score_every=320),
+        settings=params.Train(images_seen=params.Budget(per_class=1), score_every=320),
         device=CPU,
-        reporter=Silent(),
         score=lambda variant, _: {"judge_fid": float(variant.progress)},  # the first score is the best
     )
+    trained = Trainer(config).fit()
     assert trained.best_step == 20
     save_weights(trained.generator, tmp_path / "generator.safetensors")
     fresh = draw(**form)
@@ -178,7 +178,7 @@ def test_the_noise_is_the_seed_s_too(images: Images) -> None:
 
 
 def test_torch_s_random_state_stays_as_it_was(images: Images, tiny: params.Variants) -> None:
-    variant, none = draw(), Dcgan(tiny.dcgan, SIZE, CPU)
+    variant, none = draw(), Dcgan(tiny.dcgan, SIZE, 3, CPU)
     before = torch.get_rng_state()
     assert nats(variant, *images, seed=3)
     assert not nats(none, *images, seed=3)

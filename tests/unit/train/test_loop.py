@@ -1,7 +1,6 @@
-"""The loop: the same seed gives the same bytes, everyone hears what happens, and models do learn."""
+"""The loop: the same seed gives the same bytes, and variants, reporters and scores get what they are promised."""
 
 import csv
-import math
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -13,26 +12,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_training import Run, same_weights
 from torch import Tensor, nn
 
 from lekhani import params
-from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import LekhaniError
-from lekhani.export.weights import save_weights
 from lekhani.pictures import Picture
 from lekhani.train.batches import batches
 from lekhani.train.devices import pick_device
 from lekhani.train.ema import Ema
-from lekhani.train.loop import Trained, fixed_inputs, sample, speed_up, train
-from lekhani.train.reporter import Fanout, LossFile
-from lekhani.variants import VARIANTS, Variant
-from lekhani.variants.flow_matching import FlowMatching
-
-K = 3
-CPU = torch.device("cpu")
+from lekhani.train.loop import fixed_inputs, sample, speed_up
+from lekhani.train.reporter import Fanout, LossFile, Reporter
+from lekhani.variants import Variant
 
 
-class Recorder:
+class Recorder(Reporter):
     """Remembers all it hears."""
 
     def __init__(self) -> None:
@@ -58,95 +52,55 @@ class Recorder:
         self.closed += 1
 
 
-class Stub(Variant):
-    """Notes what it is given; its loss is what `losses` says."""
+class FakeVariant(Variant):
+    """Remembers the batches that it is given; its loss at each step is what `losses` says. Images are 2x2."""
 
-    name = "stub"
+    name = "fake"
     conditional = True
     noise_dim = 2
 
     def __init__(self, losses: Callable[[int], float] = float) -> None:
         self.losses = losses
-        self.net = nn.Linear(2, 4)
+        self.net = nn.Sequential(nn.Linear(2, 4), nn.Sigmoid(), nn.Unflatten(1, (1, 2, 2)))
         self.given: list[tuple[Tensor, Tensor, float]] = []
-
-    @classmethod
-    def build(cls, choice: params.Variants, image_size: int, n_classes: int, device: torch.device) -> "Stub":
-        return cls()
 
     def step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         self.given.append((images, labels, self.progress))
         return {"loss": torch.tensor(self.losses(len(self.given)))}
 
     def generator(self) -> nn.Module:
-        return Picture4(self.net)
+        return FakeGenerator(self.net)
 
     def _parts(self) -> dict[str, Any]:
         return {"net": self.net}
 
 
-class Picture4(nn.Module):
+class FakeGenerator(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
-        return self.net(noise).reshape(-1, 1, 2, 2).sigmoid()  # type: ignore[no-any-return]
-
-
-@pytest.fixture
-def data() -> tuple[Bytes, Labels]:
-    rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (20, 28, 28), np.uint8), np.arange(20, dtype=np.int64) % K
-
-
-def run(
-    build: Callable[[torch.device], Variant], data: tuple[Bytes, Labels], reporter: Any = None, **choices: Any
-) -> Trained:
-    own = {
-        key: choices.pop(key)
-        for key in list(choices)
-        if key in params.Train.model_fields and key not in {"images_seen", "seed"}
-    }
-    choice = params.Train(images_seen=params.Budget(per_class=1), **{"log_every": 2, "sample_every": 1000, **own})
-    settings: dict[str, Any] = {"images_seen": 24, "batch_size": 8, "ema_decay": 0.9, "seed": 5}
-    return train(build, *data, **{**settings, **choices}, choice=choice, device=CPU, reporter=reporter or Recorder())
+        return self.net(noise)  # type: ignore[no-any-return]
 
 
 # --- the same again ---
 
 
-@pytest.mark.parametrize("name", list(VARIANTS))
-def test_the_same_seed_gives_the_same_bytes(
-    name: str, tiny: params.Variants, data: tuple[Bytes, Labels], tmp_path: Path
-) -> None:
-    def weights(seed: int, file: str) -> bytes:
-        torch.rand(seed + len(file))  # whatever happened before must not matter
-        trained = run(lambda device: VARIANTS[name].build(tiny, 28, K, device), data, seed=seed)
-        save_weights(trained.generator, tmp_path / file)
-        return (tmp_path / file).read_bytes()
-
-    first = weights(5, "a")
-    assert weights(5, "again") == first
-    assert weights(6, "b") != first
-
-
-def test_reporting_more_often_changes_no_weight(tiny: params.Variants, data: tuple[Bytes, Labels]) -> None:
-    often, rarely = (
-        run(
-            lambda device: VARIANTS["dcgan"].build(tiny, 28, K, device), data, log_every=every, sample_every=8 * every
-        ).generator.state_dict()
-        for every in (1, 1000)
-    )
-    assert all(torch.equal(often[key], rarely[key]) for key in often)
+def test_the_seed_alone_decides_the_weights(run: Run) -> None:
+    first = run()
+    torch.rand(7)  # whatever happened before must not matter
+    assert same_weights(run(log_every=1000, sample_every=8), first), "nor how often it reports"
+    falling = iter(range(100, 0, -1))
+    assert same_weights(run(score=lambda *_: {"judge_fid": next(falling)}, score_every=8), first), "nor scores"
+    assert not same_weights(run(seed=6), first)
 
 
 # --- batches ---
 
 
 def test_each_pass_shows_every_image_once() -> None:
-    indices = np.concatenate(list(islice(batches(10, 4, seed=1), 25)))
-    passes = indices.reshape(10, 10)
+    passes = np.concatenate(list(islice(batches(10, 4, seed=1), 25))).reshape(10, 10)
     assert (np.sort(passes, axis=1) == np.arange(10)).all()
     assert len({tuple(one) for one in passes.tolist()}) > 5, "each pass has an order of its own"
 
@@ -181,16 +135,6 @@ def test_the_average_against_hand_computed_values() -> None:
     assert live.weight.item() == 7.0
 
 
-def test_the_warm_up_caps_a_high_decay() -> None:
-    live = nn.Linear(1, 1, bias=False)
-    live.weight.data.fill_(1.0)
-    ema = Ema(live, decay=0.999)
-    live.weight.data.fill_(0.0)
-    for _ in range(3):
-        ema.update()
-    assert float(ema.average.weight) == pytest.approx(2 / 11 * 3 / 12 * 4 / 13)
-
-
 def test_buffers_are_copied_and_the_average_stays_in_evaluation() -> None:
     live = nn.BatchNorm1d(2)
     ema = Ema(live, 0.9)
@@ -202,44 +146,50 @@ def test_buffers_are_copied_and_the_average_stays_in_evaluation() -> None:
     assert not ema.average.training
 
 
-def test_training_ships_the_average(tiny: params.Variants, data: tuple[Bytes, Labels]) -> None:
-    trained = run(lambda device: VARIANTS["flow_matching"].build(tiny, 28, K, device), data)
-    live = trained.variant.generator().state_dict()
-    assert any(not torch.equal(value, live[key]) for key, value in trained.generator.state_dict().items())
-    assert not trained.generator.training
+def test_the_average_is_the_result_and_copies_until_its_start(run: Run) -> None:
+    def is_live(start: float) -> bool:
+        trained = run(ema_start=start)
+        assert not trained.generator.training
+        live = trained.variant.generator().state_dict()
+        return all(torch.equal(value, live[key]) for key, value in trained.generator.state_dict().items())
+
+    assert not is_live(0.0)
+    assert is_live(0.99)
 
 
 # --- what the loop hands out ---
 
 
-def test_a_variant_is_given_images_between_0_and_1_with_their_labels(data: tuple[Bytes, Labels]) -> None:
-    stub = Stub()
-    trained = run(lambda _: stub, data, images_seen=41)
+def test_a_variant_is_given_images_between_0_and_1_with_their_labels(run: Run) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (20, 28, 28), np.uint8), np.arange(20, dtype=np.int64) % 3
+    fake = FakeVariant()
+    trained = run(build=lambda _: fake, images=images, labels=labels, images_seen=41)
     assert (trained.steps, trained.images_seen) == (6, 48), "the budget is reached, at most one batch beyond it"
-    assert len(stub.given) == 6
-    by_bytes = {image.tobytes(): label for image, label in zip(*data, strict=True)}
-    for images, labels, _ in stub.given:
-        assert images.shape == (8, 1, 28, 28)
-        assert images.dtype == torch.float32
-        assert labels.dtype == torch.int64
-        for image, label in zip(images, labels.tolist(), strict=True):
-            assert by_bytes[(image[0] * 255).round().to(torch.uint8).numpy().tobytes()] == label
-    assert [progress for *_, progress in stub.given] == pytest.approx([i / 6 for i in range(6)])
+    label_of = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
+    for batch, batch_labels, _ in fake.given:
+        assert batch.shape == (8, 1, 28, 28)
+        assert batch.dtype == torch.float32
+        assert batch_labels.dtype == torch.int64
+        for image, label in zip((batch[:, 0] * 255).round().to(torch.uint8), batch_labels.tolist(), strict=True):
+            assert label_of[image.numpy().tobytes()] == label
+    assert [progress for *_, progress in fake.given] == pytest.approx([i / 6 for i in range(6)])
     assert trained.device == "cpu"
     assert trained.images_per_second == pytest.approx(48 / trained.seconds)
     assert trained.peak_memory_mb > 50
 
 
-def test_fewer_images_than_a_batch(data: tuple[Bytes, Labels]) -> None:
-    stub = Stub()
-    trained = run(lambda _: stub, (data[0][:5], data[1][:5]), images_seen=12)
-    assert {len(images) for images, *_ in stub.given} == {5}
+def test_fewer_images_than_a_batch(run: Run) -> None:
+    fake = FakeVariant()
+    few = {"images": np.zeros((5, 2, 2), np.uint8), "labels": np.arange(5)}
+    trained = run(build=lambda _: fake, **few, images_seen=12)
+    assert {len(images) for images, *_ in fake.given} == {5}
     assert (trained.steps, trained.images_seen) == (3, 15)
 
 
-def test_reporters_hear_means_and_see_grids(data: tuple[Bytes, Labels]) -> None:
+def test_reporters_hear_means_and_see_grids(run: Run) -> None:
     recorder = Recorder()
-    run(lambda _: Stub(), data, recorder, images_seen=40, log_every=2, sample_every=16)
+    run(build=lambda _: FakeVariant(), reporter=recorder, images_seen=40, log_every=2, sample_every=16)
     assert [(step, values["images_seen"], values["loss"]) for step, values in recorder.rows] == [
         (2, 16, 1.5),
         (4, 32, 3.5),
@@ -250,6 +200,7 @@ def test_reporters_hear_means_and_see_grids(data: tuple[Bytes, Labels]) -> None:
         assert values["images_per_second"] > 0
     assert recorder.rows[-1][1]["seconds_left"] == 0
     assert [step for step, _ in recorder.grids] == [2, 4, 5]
+    assert recorder.resumed == [0]
     assert recorder.closed == 0, "whoever made a reporter closes it"
     for _, grid in recorder.grids:
         assert grid.shape == (33 * 3 - 1, 3 * 3 - 1), "33 rows of 3 classes, 2 pixels each, with a gap"
@@ -272,12 +223,12 @@ def test_sample_grids_show_classes_in_order(k: int, rows: int, columns: int) -> 
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_loss_that_is_no_number_stops_training(data: tuple[Bytes, Labels], value: float) -> None:
-    recorder, stub = Recorder(), Stub(lambda step: value if step == 3 else 0.0)
-    with pytest.raises(LekhaniError, match=r"loss is -?(nan|inf) at step 3; lower the learning rate of stub"):
-        run(lambda _: stub, data, recorder, images_seen=800)
-    assert len(stub.given) == 4
-    assert [step for step, _ in recorder.rows] == [2], "what is no number is not logged"
+def test_a_loss_that_is_not_finite_stops_training(run: Run, value: float) -> None:
+    recorder, fake = Recorder(), FakeVariant(lambda step: value if step == 3 else 0.0)
+    with pytest.raises(LekhaniError, match=r"loss is -?(nan|inf) at step 3; lower the learning rate of fake"):
+        run(build=lambda _: fake, reporter=recorder, images_seen=800, log_every=2)
+    assert len(fake.given) == 4
+    assert [step for step, _ in recorder.rows] == [2], "what is not finite is not logged"
 
 
 def test_cuda_without_a_gpu_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,36 +270,22 @@ def test_losses_csv_on_a_full_disk(tmp_path: Path, full_disk: Callable[[], Abstr
     assert list((tmp_path / "samples").iterdir()) == []
 
 
-def test_fanout_tells_everyone() -> None:
+def test_fanout_passes_everything_on() -> None:
     recorders = Recorder(), Recorder()
     fanout = Fanout(recorders)
     fanout.metrics(1, {"a": 2.0})
+    fanout.scores(1, {"b": 3.0})
     fanout.images(1, np.zeros((2, 2), np.uint8))
+    fanout.resume(4)
     fanout.close()
     for recorder in recorders:
         assert recorder.rows == [(1, {"a": 2.0})]
+        assert recorder.scored == [(1, {"b": 3.0})]
+        assert recorder.resumed == [4]
         assert len(recorder.grids) == recorder.closed == 1
 
 
-# --- learning ---
-
-
-def test_flow_matching_learns_a_handful_of_images(tiny: params.Variants) -> None:
-    images = np.zeros((8, 28, 28), np.uint8)
-    for i in range(8):
-        images[i, 4:24, 2 + 3 * i : 5 + 3 * i] = 255
-    recorder = Recorder()
-    choice = tiny.flow_matching.model_copy(update={"lr": 1e-2, "label_dropout": 0.0})
-    run(
-        lambda device: FlowMatching(choice, 28, 8, device),
-        (images, np.arange(8, dtype=np.int64)),
-        recorder,
-        images_seen=150 * 8,
-        log_every=10,
-    )
-    losses = [values["loss"] for _, values in recorder.rows]
-    assert np.mean(losses[-3:]) < 0.5 * losses[0]
-    assert all(math.isfinite(loss) for loss in losses)
+# --- precision and compilation ---
 
 
 @pytest.mark.parametrize(
@@ -359,20 +296,17 @@ def test_half_precision_where_it_pays(
     monkeypatch: pytest.MonkeyPatch, tiny: params.Variants, precision: str, capable: bool, half: bool
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": capable})
-    variant = VARIANTS["mlp_gan"].build(tiny, 28, K, CPU)
-    speed_up(variant, params.Train.model_validate({"images_seen": {"per_class": 1}, "precision": precision}), CPU)
+    cpu, variant = torch.device("cpu"), FakeVariant()
+    speed_up(variant, params.Train.model_validate({"images_seen": {"per_class": 1}, "precision": precision}), cpu)
     with variant.autocast:
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (torch.bfloat16 if half else torch.float32)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_networks_learn_the_same(tiny: params.Variants, data: tuple[Bytes, Labels]) -> None:
+def test_compiled_networks_learn_the_same(run: Run) -> None:
     plain, compiled = (
-        run(lambda device: VARIANTS["cgan"].build(tiny, 28, K, device), data, compile=on, precision="fp32")
-        for on in (False, True)
+        run("cgan", compile=on, precision="fp32", images_seen=24).generator.state_dict() for on in (False, True)
     )
-    for (name, one), (other_name, other) in zip(
-        plain.generator.state_dict().items(), compiled.generator.state_dict().items(), strict=True
-    ):
-        assert name == other_name
-        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-2)
+    assert plain.keys() == compiled.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, atol=1e-3, rtol=1e-2)
