@@ -58,12 +58,16 @@ demo: setup ## the whole pipeline on the embedded data: judge, train, export, sc
 	@echo "Write     source $(VENV)/bin/activate && lekhani generate --dataset devanagari --label क=8 --out my_glyphs"
 	@echo "dvc.lock now records this run: commit it, or 'git checkout dvc.lock' to go back to the one in the repository."
 
+# How many processes share the tests; each takes whole files, in the order of tests/conftest.py.
+WORKERS ?= 2
+PYTEST = pytest -q -n $(WORKERS) --dist loadscope --no-loadscope-reorder
+
 test: setup ## all tests but the slow ones
 	@echo "==> Running the tests"
-	@pytest -q -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 test-slow: setup ## the slow tests
-	@pytest -q -m slow
+	@$(PYTEST) -m slow
 
 lint: setup ## ruff and the import contracts
 	@ruff check .

@@ -1,4 +1,4 @@
-"""What tests of several rooms share: a tiny configuration, a toy generator, a disk that is full, one MLflow store."""
+"""What all tests share: a tiny configuration, a toy generator, a full disk, one MLflow store, and how they are run."""
 
 import json
 import os
@@ -14,9 +14,19 @@ import pytest
 from lekhani import params
 from lekhani.data.spec import MNIST, GlyphClass
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the workers of pytest-xdist share the cores
+
+HEAVY = ["pipeline", "tracking_server", "deploy", "docs", "model", "web", "data"]  # folders by the time a file takes
+
 Metadata = dict[str, str | None]  # None leaves the key out
 ToyGenerator = Callable[..., Path]
 FullDisk = Callable[[], AbstractContextManager[None]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files come first, so that no worker starts one when the others are done."""
+    rank = {folder: place for place, folder in enumerate(HEAVY)}
+    items.sort(key=lambda item: rank.get(item.path.relative_to(Path(__file__).parent).parts[0], len(rank)))
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer import Argument, Option
 
 from lekhani import __version__
 
@@ -25,28 +26,28 @@ app = typer.Typer(
 )
 STAGES, PEOPLE, REGISTRY = "Stages (dvc.yaml runs them in order)", "For people", "The registry"
 
-Dataset = Annotated[str, typer.Option("--dataset", "-d", help="A dataset described under `data` in params.yaml.")]
-Variant = Annotated[str, typer.Option("--variant", "-v", help="A variant listed under `variants` in params.yaml.")]
+Dataset = Annotated[str, Option("--dataset", "-d", help="A dataset described under `data` in params.yaml.")]
+Variant = Annotated[str, Option("--variant", "-v", help="A variant listed under `variants` in params.yaml.")]
 WANTED = "WHAT=COUNT, where WHAT is a glyph, a class name or a label number; repeat."
-Wanted = Annotated[list[str] | None, typer.Option("--label", "-l", help=WANTED)]
+Wanted = Annotated[list[str] | None, Option("--label", "-l", help=WANTED)]
 Datasets = Annotated[
-    list[str] | None, typer.Option("--dataset", "-d", help="Repeat for several; all of params.yaml when left out.")
+    list[str] | None, Option("--dataset", "-d", help="Repeat for several; all of params.yaml when left out.")
 ]
-Reason = Annotated[str | None, typer.Option("--reason", help="Why, for those who read it later.")]
+Reason = Annotated[str | None, Option("--reason", help="Why, for those who read it later.")]
 Registered = Annotated[
-    str, typer.Option("--dataset", "-d", help="Whose registered generator to use: D, D@ALIAS or D:VERSION.")
+    str, Option("--dataset", "-d", help="Whose registered generator to use: D, D@ALIAS or D:VERSION.")
 ]
 Model = Annotated[
-    Path | None, typer.Option("--model", "-m", help="An exported generator.onnx instead of the registered one.")
+    Path | None, Option("--model", "-m", help="An exported generator.onnx instead of the registered one.")
 ]
 Judge = Annotated[
     Path | None,
-    typer.Option("--judge", help="judge.onnx, needed by --model to filter, or when the generator takes no label."),
+    Option("--judge", help="judge.onnx, needed by --model to filter, or when the generator takes no label."),
 ]
-Seed = Annotated[int, typer.Option("--seed", "-s", min=0, help="Same seed, same pictures.")]
-Scale = Annotated[int, typer.Option("--scale", min=1, max=64, help="Size of one pixel.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.", show_default=False)]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out when it exists.")]
+Seed = Annotated[int, Option("--seed", "-s", min=0, help="Same seed, same pictures.")]
+Scale = Annotated[int, Option("--scale", min=1, max=64, help="Size of one pixel.")]
+AsJson = Annotated[bool, Option("--json", help="Print JSON.", show_default=False)]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace --out when it exists.")]
 
 
 class _State:
@@ -61,9 +62,9 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def options(
-    params: Annotated[Path, typer.Option("--params", "-p", help="The params file.")] = Path("params.yaml"),
+    params: Annotated[Path, Option("--params", "-p", help="The params file.")] = Path("params.yaml"),
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool, Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Options before the command."""
@@ -184,7 +185,7 @@ def evaluate(dataset: Dataset, variant: Variant) -> None:
 def compare(
     repeats: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--repeats",
             help="Pool the training seeds of DVC experiments, and write to reports/repeats/.",
             show_default=False,
@@ -201,7 +202,7 @@ def compare(
 def register(
     dataset: Datasets = None,
     variant: Annotated[
-        str | None, typer.Option("--variant", "-v", help="This one instead of the leaderboard's best.")
+        str | None, Option("--variant", "-v", help="This one instead of the leaderboard's best.")
     ] = None,
 ) -> None:
     """Register the best variant of each dataset in MLflow as lekhani-<dataset>, alias challenger."""
@@ -216,13 +217,13 @@ def register(
 def promote(
     dataset: Datasets = None,
     version: Annotated[
-        str | None, typer.Option("--version", metavar="N", help="This version instead of the challenger.")
+        str | None, Option("--version", metavar="N", help="This version instead of the challenger.")
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Only decide: exit code 0 would promote, 3 refuses.", show_default=False)
+        bool, Option("--check", help="Only decide: exit code 0 would promote, 3 refuses.", show_default=False)
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Promote whatever the gate says; needs --reason.", show_default=False)
+        bool, Option("--force", help="Promote whatever the gate says; needs --reason.", show_default=False)
     ] = False,
     reason: Reason = None,
 ) -> None:
@@ -257,10 +258,10 @@ def rollback(dataset: Dataset, reason: Reason = None) -> None:
 @app.command(rich_help_panel=REGISTRY)
 def lineage(
     model: Annotated[
-        str | None, typer.Argument(help="lekhani-D, lekhani-D@ALIAS or lekhani-D:VERSION.", show_default=False)
+        str | None, Argument(help="lekhani-D, lekhani-D@ALIAS or lekhani-D:VERSION.", show_default=False)
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", metavar="DIGEST", help="Which versions were trained on these prepared data.")
+        str | None, Option("--data", metavar="DIGEST", help="Which versions were trained on these prepared data.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -279,42 +280,42 @@ def lineage(
 
 @app.command(rich_help_panel=PEOPLE)
 def generate(
-    out: Annotated[str, typer.Option("--out", "-o", help="A new folder, or an address such as s3://bucket/folder.")],
+    out: Annotated[str, Option("--out", "-o", help="A new folder, or an address such as s3://bucket/folder.")],
     label: Wanted = None,
     each: Annotated[
-        int | None, typer.Option("--each", min=1, help="So many of every class that --label does not name.")
+        int | None, Option("--each", min=1, help="So many of every class that --label does not name.")
     ] = None,
     total: Annotated[
         int | None,
-        typer.Option("--total", min=1, help="So many in all; what --label leaves is spread over the other classes."),
+        Option("--total", min=1, help="So many in all; what --label leaves is spread over the other classes."),
     ] = None,
     from_csv: Annotated[
-        Path | None, typer.Option("--from-csv", help="A CSV file with the columns label and, if wanted, count.")
+        Path | None, Option("--from-csv", help="A CSV file with the columns label and, if wanted, count.")
     ] = None,
     dataset: Registered = "devanagari",
     model: Model = None,
     judge: Judge = None,
     format: Annotated[
-        Literal["png", "parquet", "webdataset", "idx", "npz"], typer.Option("--format", "-f", help="What to write.")
+        Literal["png", "parquet", "webdataset", "idx", "npz"], Option("--format", "-f", help="What to write.")
     ] = "png",
     seed: Seed = 0,
     min_confidence: Annotated[
         float | None,
-        typer.Option(
-            "--min-confidence", help="Keep what the judge reads as its label at least so surely, from 0 to 1."
+        Option(
+            "--min-confidence",
+            help="Keep what the judge classifies as its label with at least this confidence, 0 to 1.",
         ),
     ] = None,
     truncation: Annotated[
-        float | None, typer.Option("--truncation", help="Likelier shapes: noise within so many standard deviations.")
+        float | None, Option("--truncation", help="Likelier shapes: noise within so many standard deviations.")
     ] = None,
-    shard_size: Annotated[int, typer.Option("--shard-size", min=1, help="Images in a shard, at most.")] = 10_000,
+    shard_size: Annotated[int, Option("--shard-size", min=1, help="Images in a shard, at most.")] = 10_000,
     engine: Annotated[
-        Literal["local", "ray"],
-        typer.Option("--engine", help="Where to draw: here, or on the machines of a Ray cluster."),
+        Literal["local", "ray"], Option("--engine", help="Where to draw: here, or on the machines of a Ray cluster.")
     ] = "local",
     overwrite: Overwrite = False,
 ) -> None:
-    """Write labelled glyphs by the million with ONNX Runtime; asked for again, it goes on where it was stopped."""
+    """Write labelled glyphs by the million with ONNX Runtime; the same command again resumes."""
     from lekhani.errors import UsageError
     from lekhani.generate.shards import DatasetRequest
     from lekhani.generate.write import counts, write_dataset
@@ -334,36 +335,29 @@ def generate(
 @app.command(rich_help_panel=PEOPLE)
 def serve(
     dataset: Annotated[
-        list[str] | None,
-        typer.Option("--dataset", "-d", help="Repeat for several; all that are registered when left out."),
+        list[str] | None, Option("--dataset", "-d", help="Repeat for several; all that are registered when left out.")
     ] = None,
     model: Annotated[
-        list[Path] | None,
-        typer.Option("--model", "-m", help="Exported generators instead of the registered ones; repeat."),
+        list[Path] | None, Option("--model", "-m", help="Exported generators instead of the registered ones; repeat.")
     ] = None,
-    judge: Annotated[list[Path] | None, typer.Option("--judge", help="The judges of --model; repeat.")] = None,
+    judge: Annotated[list[Path] | None, Option("--judge", help="The judges of --model; repeat.")] = None,
     host: Annotated[
-        str, typer.Option("--host", help="The address to listen on; any but loopback needs --keys.")
+        str, Option("--host", help="The address to listen on; any but loopback needs --keys.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
-    keys: Annotated[
-        Path | None, typer.Option("--keys", help="A file of keys, one of which each request must bring.")
-    ] = None,
+    port: Annotated[int, Option("--port", min=1, max=65535)] = 8000,
+    keys: Annotated[Path | None, Option("--keys", help="A file of keys, one of which each request must bring.")] = None,
     new_key: Annotated[
-        str | None, typer.Option("--new-key", metavar="NAME", help="Print a new key and its line for --keys, and end.")
+        str | None, Option("--new-key", metavar="NAME", help="Print a new key and its line for --keys, and end.")
     ] = None,
     cors: Annotated[
-        list[str] | None,
-        typer.Option("--cors", metavar="ORIGIN", help="Let pages of this origin call the API; repeat."),
+        list[str] | None, Option("--cors", metavar="ORIGIN", help="Let pages of this origin call the API; repeat.")
     ] = None,
     limit: Annotated[
-        list[str] | None, typer.Option("--limit", metavar="NAME=VALUE", help="Change a limit (docs/serve.md); repeat.")
+        list[str] | None, Option("--limit", metavar="NAME=VALUE", help="Change a limit (docs/serve.md); repeat.")
     ] = None,
-    poll: Annotated[
-        float, typer.Option("--poll", min=0.1, help="Seconds between two looks for a new champion.")
-    ] = 30.0,
-    reports: Annotated[Path, typer.Option("--reports", help="Where the daily report goes.")] = Path("reports/serving"),
-    page: Annotated[bool, typer.Option("--page/--no-page", help="A page to try it, at /.")] = True,
+    poll: Annotated[float, Option("--poll", min=0.1, help="Seconds between two looks for a new champion.")] = 30.0,
+    reports: Annotated[Path, Option("--reports", help="Where the daily report goes.")] = Path("reports/serving"),
+    page: Annotated[bool, Option("--page/--no-page", help="A page to try it, at /.")] = True,
 ) -> None:
     """Serve generators over HTTP: glyphs, lines, recognition and translation, and a page to try them."""
     from lekhani.serve.keys import new_key as make_key
@@ -394,43 +388,38 @@ def serve(
 
 @app.command(rich_help_panel=PEOPLE)
 def compose(
-    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder, or a new .png for a single line.")],
-    text: Annotated[
-        list[str] | None, typer.Option("--text", "-t", help="What to write; repeat for several lines.")
-    ] = None,
+    out: Annotated[Path, Option("--out", "-o", help="A new folder, or a new .png for a single line.")],
+    text: Annotated[list[str] | None, Option("--text", "-t", help="What to write; repeat for several lines.")] = None,
     pattern: Annotated[
-        str | None,
-        typer.Option("--pattern", help="Draw texts from a regular expression, or pin_code, amount, date, phone."),
+        str | None, Option("--pattern", help="Draw texts from a regular expression, or pin_code, amount, date, phone.")
     ] = None,
-    lines: Annotated[Path | None, typer.Option("--lines", help="A UTF-8 file with a text a line.")] = None,
+    lines: Annotated[Path | None, Option("--lines", help="A UTF-8 file with a text a line.")] = None,
     count: Annotated[
-        int | None, typer.Option("--count", "-n", min=1, max=1_000_000, help="How many lines; texts are taken in turn.")
+        int | None, Option("--count", "-n", min=1, max=1_000_000, help="How many lines; texts are taken in turn.")
     ] = None,
     dataset: Registered = "devanagari",
     model: Model = None,
     judge: Judge = None,
     layout: Annotated[
-        Literal["tesseract", "paddleocr", "huggingface"], typer.Option("--layout", help="Where transcripts go.")
+        Literal["tesseract", "paddleocr", "huggingface"], Option("--layout", help="Where transcripts go.")
     ] = "tesseract",
     seed: Seed = 0,
-    height: Annotated[int, typer.Option("--height", min=16, max=512, help="Of the pictures, in pixels.")] = 64,
+    height: Annotated[int, Option("--height", min=16, max=512, help="Of the pictures, in pixels.")] = 64,
     variety: Annotated[
-        float, typer.Option("--variety", min=0, max=1, help="How much the glyphs of one line differ in style.")
+        float, Option("--variety", min=0, max=1, help="How much the glyphs of one line differ in style.")
     ] = 0.3,
-    join: Annotated[bool, typer.Option("--join/--no-join", help="Draw the head line from letter to letter.")] = True,
+    join: Annotated[bool, Option("--join/--no-join", help="Draw the head line from letter to letter.")] = True,
     augment: Annotated[
-        Literal["none", "light", "strong"], typer.Option("--augment", help="How much paper, ink and camera do.")
+        Literal["none", "light", "strong"], Option("--augment", help="How much paper, ink and camera do.")
     ] = "light",
     without: Annotated[
         list[str] | None,
-        typer.Option("--without", help="An effect to leave out: rotation, ink, paper, blur or noise; repeat."),
+        Option("--without", help="An effect to leave out: rotation, ink, paper, blur or noise; repeat."),
     ] = None,
-    light_on_dark: Annotated[
-        bool, typer.Option("--light-on-dark", help="As on a blackboard.", show_default=False)
-    ] = False,
+    light_on_dark: Annotated[bool, Option("--light-on-dark", help="As on a blackboard.", show_default=False)] = False,
     min_confidence: Annotated[
         float,
-        typer.Option(
+        Option(
             "--min-confidence", min=0, max=1, help="Redraw a glyph until the judge, if there is one, is so sure of it."
         ),
     ] = 0.5,
@@ -449,12 +438,12 @@ def compose(
 
 @app.command(rich_help_panel=PEOPLE)
 def recognise(
-    images: Annotated[list[Path], typer.Argument(help="Pictures of one glyph each.", show_default=False)],
+    images: Annotated[list[Path], Argument(help="Pictures of one glyph each.", show_default=False)],
     dataset: Annotated[
-        str, typer.Option("--dataset", "-d", help="Whose registered judge to use: D, D@ALIAS or D:VERSION.")
+        str, Option("--dataset", "-d", help="Whose registered judge to use: D, D@ALIAS or D:VERSION.")
     ] = "devanagari",
-    judge: Annotated[Path | None, typer.Option("--judge", help="A judge.onnx instead of the registered one.")] = None,
-    top: Annotated[int, typer.Option("--top", min=1, max=100, help="How many guesses to show.")] = 3,
+    judge: Annotated[Path | None, Option("--judge", help="A judge.onnx instead of the registered one.")] = None,
+    top: Annotated[int, Option("--top", min=1, max=100, help="How many guesses to show.")] = 3,
     as_json: AsJson = False,
 ) -> None:
     """Say which glyph each picture shows, how sure that is, and what else it may be."""
@@ -481,25 +470,23 @@ def recognise(
 
 @app.command(rich_help_panel=PEOPLE)
 def translate(
-    image: Annotated[Path, typer.Argument(help="A picture of one digit, or of a row of them.", show_default=False)],
-    to: Annotated[str, typer.Option("--to", help="Whose registered generator writes: D, D@ALIAS or D:VERSION.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A new .png: the digits side by side, white on black.")],
+    image: Annotated[Path, Argument(help="A picture of one digit, or of a row of them.", show_default=False)],
+    to: Annotated[str, Option("--to", help="Whose registered generator writes: D, D@ALIAS or D:VERSION.")],
+    out: Annotated[Path, Option("--out", "-o", help="A new .png: the digits side by side, white on black.")],
     source: Annotated[
         str | None,
-        typer.Option("--from", help="Whose registered judge reads; devanagari, or mnist where --to is devanagari."),
+        Option("--from", help="Whose registered judge reads; devanagari, or mnist where --to is devanagari."),
     ] = None,
     reader: Annotated[
-        Path | None, typer.Option("--reader", help="A judge.onnx that reads instead of the registered one.")
+        Path | None, Option("--reader", help="A judge.onnx that reads instead of the registered one.")
     ] = None,
     model: Model = None,
-    judge: Annotated[
-        Path | None, typer.Option("--judge", help="A judge.onnx that reads over what --model wrote.")
-    ] = None,
+    judge: Annotated[Path | None, Option("--judge", help="A judge.onnx that reads over what --model wrote.")] = None,
     seed: Seed = 0,
     scale: Scale = 1,
     min_confidence: Annotated[
         float,
-        typer.Option(
+        Option(
             "--min-confidence", min=0, max=1, help="Redraw a digit until the judge, if there is one, is so sure of it."
         ),
     ] = 0.95,
@@ -519,21 +506,15 @@ def translate(
 
 @app.command(rich_help_panel=PEOPLE)
 def animate(
-    out: Annotated[Path, typer.Option("--out", "-o", help="A new .gif or .webp file.")],
-    label: Annotated[list[str], typer.Option("--label", "-l", help=WANTED)],
+    out: Annotated[Path, Option("--out", "-o", help="A new .gif or .webp file.")],
+    label: Annotated[list[str], Option("--label", "-l", help=WANTED)],
     dataset: Registered = "devanagari",
     model: Model = None,
     judge: Judge = None,
-    seed: Annotated[
-        int, typer.Option("--seed", "-s", min=0, help="Same seed, same glyphs as those of `generate`.")
-    ] = 0,
-    columns: Annotated[
-        int | None, typer.Option("--columns", min=1, help="Glyphs a row; at most ten when left out.")
-    ] = None,
+    seed: Annotated[int, Option("--seed", "-s", min=0, help="Same seed, same glyphs as those of `generate`.")] = 0,
+    columns: Annotated[int | None, Option("--columns", min=1, help="Glyphs a row; at most ten when left out.")] = None,
     scale: Scale = 4,
-    fps: Annotated[
-        float, typer.Option("--fps", min=0.1, max=50, help="Frames a second; the last one stays longer.")
-    ] = 8,
+    fps: Annotated[float, Option("--fps", min=0.1, max=50, help="Frames a second; the last one stays longer.")] = 8,
     overwrite: Overwrite = False,
 ) -> None:
     """Show glyphs come about, step by step, as a GIF or WebP."""
@@ -546,9 +527,7 @@ def animate(
 
 @app.command(rich_help_panel=PEOPLE)
 def params(
-    schema: Annotated[
-        bool, typer.Option("--schema", help="Print the JSON Schema of the resolved params instead.")
-    ] = False,
+    schema: Annotated[bool, Option("--schema", help="Print the JSON Schema of the resolved params instead.")] = False,
 ) -> None:
     """Check params.yaml and print it with the profile laid over it."""
     from lekhani import params as types
@@ -563,20 +542,16 @@ app.add_typer(data, name="data", rich_help_panel=PEOPLE)
 
 @data.command("diff")
 def data_diff(
-    revision: Annotated[str, typer.Argument(metavar="REV", help="A commit, tag, branch, HEAD~1 or DVC experiment.")],
+    revision: Annotated[str, Argument(metavar="REV", help="A commit, tag, branch, HEAD~1 or DVC experiment.")],
     dataset: Annotated[
-        list[str] | None, typer.Option("--dataset", "-d", help="Repeat for several; all of params.yaml when left out.")
+        list[str] | None, Option("--dataset", "-d", help="Repeat for several; all of params.yaml when left out.")
     ] = None,
     to: Annotated[
-        str | None, typer.Option("--to", metavar="REV2", help="Compare with this revision instead of the working tree.")
+        str | None, Option("--to", metavar="REV2", help="Compare with this revision instead of the working tree.")
     ] = None,
-    format: Annotated[
-        Literal["text", "md", "json"], typer.Option("--format", help="How to print what differs.")
-    ] = "text",
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
-    examples: Annotated[
-        int, typer.Option("--examples", min=0, help="At most so many images for each kind of change.")
-    ] = 5,
+    format: Annotated[Literal["text", "md", "json"], Option("--format", help="How to print what differs.")] = "text",
+    as_json: Annotated[bool, Option("--json", help="The same as --format json.")] = False,
+    examples: Annotated[int, Option("--examples", min=0, help="At most so many images for each kind of change.")] = 5,
 ) -> None:
     """Say which images were added, removed, relabelled or moved since REV, and what changed in dataset.json."""
     from lekhani.data import diff

@@ -555,9 +555,9 @@ class Gate(_Model):
         description="required: only generators that take a label; "
         "any: others too, yet never in place of a champion that takes one",
     )
-    max_fid_ratio: float = Field(12.0, gt=0, description="largest FID, in parts of its floor")
+    max_fid_ratio: float = Field(12.0, gt=0, description="largest judge FID, in parts of its floor")
     min_label_agreement: Fraction = Field(
-        description="smallest share of images that the judge reads as the letter asked for"
+        description="smallest share of images that the judge reads as the requested label"
     )
     min_label_agreement_second: Fraction = Field(description="the same by the second classifier")
     max_label_agreement_drop: Fraction = Field(

@@ -201,7 +201,9 @@ def test_names_for_classes_come_along(project: Any, kaggle: KaggleSite) -> None:
 
 @pytest.mark.parametrize("kind", ["IntrospectToken", "GetDataset", "DownloadDataset", "storage"])
 @pytest.mark.parametrize(
-    "fault", [status(429), status(429, Retry_After="1"), status(500), status(503), reset, cut], ids=str
+    "fault",
+    [status(429), status(429, Retry_After="1"), status(500), status(503), reset, cut],
+    ids=["429", "429, Retry-After", "500", "503", "reset", "cut"],
 )
 def test_faults_that_pass_are_waited_for(
     project: Any, kaggle: KaggleSite, kind: str, fault: Any, caplog: pytest.LogCaptureFixture

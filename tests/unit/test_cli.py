@@ -153,11 +153,7 @@ def test_a_stage_before_its_inputs_is_one_sentence(
     ],
 )
 def test_wrong_params(
-    content: str | None,
-    words: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    content: str | None, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if content is not None:
@@ -240,7 +236,7 @@ def test_every_stage_of_the_graph_is_a_command() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (("promote", "--version", "3"), "--version is of one registered model"),
         (("promote", "--check", "--force", "--reason", "why not", "-d", "mnist"), "there is nothing to --force"),
@@ -253,13 +249,13 @@ def test_every_stage_of_the_graph_is_a_command() -> None:
 )
 def test_wrong_use_of_the_registry(
     words: tuple[str, ...],
-    said: str,
+    expected: str,
     project: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert call(monkeypatch, *words) == 2
-    assert said in sentence(capsys.readouterr().err)
+    assert expected in sentence(capsys.readouterr().err)
 
 
 def test_the_gate_refuses_with_exit_code_3(

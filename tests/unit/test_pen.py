@@ -3,7 +3,7 @@
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -36,26 +36,19 @@ def pen(toy_generator: ToyGenerator, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.parametrize(
-    ("wanted", "runs"),
+    ("wanted", "classes", "runs"),
     [
-        (["क=2"], [(0, 2)]),
-        (["character_2_kha"], [(1, 1)]),
-        (["ज्ञ", "digit_9=1", "0=3"], [(35, 1), (45, 1), (0, 3)]),
-        (["०=1"], [(36, 1)]),
-        (["45", "क=001", "45=1000000"], [(45, 1), (0, 1), (45, 1000000)]),
+        (["क=2", "character_2_kha"], DEVANAGARI, [(0, 2), (1, 1)]),
+        (["ज्ञ", "digit_9=1", "0=3", "०=1"], DEVANAGARI, [(35, 1), (45, 1), (0, 3), (36, 1)]),
+        (["45", "क=001", "45=1000000"], DEVANAGARI, [(45, 1), (0, 1), (45, 1000000)]),
+        (["3"], tuple(GlyphClass(9 - i, f"digit_{i}", str(i)) for i in range(10))[::-1], [(6, 1)]),  # the glyph 3
+        (["a=b=2"], [GlyphClass(0, "a=b", "a=b")], [(0, 2)]),
     ],
 )
-def test_labels_by_glyph_name_and_number(wanted: list[str], runs: list[tuple[int, int]]) -> None:
-    assert parse_runs(wanted, DEVANAGARI) == runs
-
-
-def test_a_glyph_goes_before_a_number() -> None:
-    digits = tuple(GlyphClass(9 - i, f"digit_{i}", str(i)) for i in range(10))[::-1]
-    assert parse_runs(["3"], digits) == [(6, 1)]
-
-
-def test_a_class_may_hold_an_equals_sign() -> None:
-    assert parse_runs(["a=b=2"], [GlyphClass(0, "a=b", "a=b")]) == [(0, 2)]
+def test_labels_by_glyph_name_and_number(
+    wanted: list[str], classes: Sequence[GlyphClass], runs: list[tuple[int, int]]
+) -> None:
+    assert parse_runs(wanted, classes) == runs
 
 
 @pytest.mark.parametrize("count", ["0", "-1", "1.5", "", "many", "1000000001", "9" * 5000, "٣", "²", "1e3", " 2", "+2"])
@@ -154,12 +147,12 @@ def test_a_model_file_without_labels_needs_a_judge(
         find("whatever", model, tmp_path / "j.onnx")
 
 
-class Registry:
-    """Stands in for registry.models, with versions 3 (challenger) and 4."""
+class FakeRegistry:
+    """Replaces registry.models, with versions 3 (challenger) and 4."""
 
     def __init__(self, generator: Path, judge: Path | None) -> None:
         self.generator, self.judge, self.alias = generator, judge, "challenger"
-        self.asked: list[Any] = []
+        self.fetched: list[Any] = []
 
     def model_name(self, dataset: str) -> str:
         return f"lekhani-{dataset}"
@@ -171,15 +164,15 @@ class Registry:
         return self.fetch(dataset, "3", self.alias)
 
     def fetch(self, dataset: str, number: str, alias: str = "") -> Any:
-        self.asked.append((dataset, number, alias))
+        self.fetched.append((dataset, number, alias))
         return SimpleNamespace(
             name=f"lekhani-{dataset}", version=number, alias=alias, generator=self.generator, judge=self.judge
         )
 
 
 @pytest.fixture
-def registry(toy_generator: ToyGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    stub = Registry(toy_generator(tmp_path / "g.onnx", conditional=False), tmp_path / "j.onnx")
+def registry(toy_generator: ToyGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRegistry:
+    stub = FakeRegistry(toy_generator(tmp_path / "g.onnx", conditional=False), tmp_path / "j.onnx")
     monkeypatch.setitem(sys.modules, "lekhani.registry.models", stub)
     monkeypatch.setattr("lekhani.registry.models", stub, raising=False)
     return stub
@@ -192,8 +185,8 @@ def judges(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return opened
 
 
-def test_without_a_file_the_registry_is_asked(
-    registry: Registry, judges: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_without_a_file_the_model_comes_from_the_registry(
+    registry: FakeRegistry, judges: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "lekhani"):
         pen = find("mnist")
@@ -202,15 +195,15 @@ def test_without_a_file_the_registry_is_asked(
         registry.alias = "champion"
         load("mnist", tmp_path / "mine.onnx")
         assert caplog.text == ""
-    assert registry.asked == [("mnist", "3", "challenger"), ("mnist", "3", "champion")]
+    assert registry.fetched == [("mnist", "3", "challenger"), ("mnist", "3", "champion")]
     assert (pen.origin, pen.version) == ("lekhani-mnist version 3", "lekhani-mnist:3")
     assert judges == [tmp_path / "j.onnx", tmp_path / "mine.onnx"], "a judge that the user names goes first"
 
 
-def test_by_alias_and_by_version(registry: Registry, judges: list[Path]) -> None:
+def test_by_alias_and_by_version(registry: FakeRegistry, judges: list[Path]) -> None:
     load("mnist@challenger")
     load("lekhani-mnist:4")
-    assert registry.asked == [("mnist", "3", "challenger"), ("mnist", "4", "")]
+    assert registry.fetched == [("mnist", "3", "challenger"), ("mnist", "4", "")]
     with pytest.raises(UsageError, match="lekhani-mnist has no alias 'best'; it has challenger"):
         load("mnist@best")
     for name in ("mnist:", "mnist:x", "a@b:3", "@champion", ""):
@@ -218,7 +211,7 @@ def test_by_alias_and_by_version(registry: Registry, judges: list[Path]) -> None
             load(name)
 
 
-def test_a_judge_by_name(registry: Registry, judges: list[Path], tmp_path: Path) -> None:
+def test_a_judge_by_name(registry: FakeRegistry, judges: list[Path], tmp_path: Path) -> None:
     assert load_judge("mnist").classes == MNIST[:3]
     load_judge(tmp_path / "other.onnx")
     assert judges == [tmp_path / "j.onnx", tmp_path / "other.onnx"]

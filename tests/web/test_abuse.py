@@ -105,7 +105,7 @@ def malformed(rng: random.Random) -> tuple[str, bytes]:
             "/v1/compose": {"text": "0" * rng.choice([201, 10**5])},
         }
         return path, json.dumps(good | huge.get(path, {"image": "A" * rng.choice([8, 10**6])})).encode()
-    if kind == 2:  # what nobody asked for
+    if kind == 2:  # an unknown field
         return path, json.dumps(good | {rng.choice(["extra", "__proto__", "क", ""]): rng.choice(odd)}).encode()
     if kind == 3:  # cut off
         body = json.dumps(good).encode()

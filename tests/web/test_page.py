@@ -66,26 +66,26 @@ def opened(browser: "Browser", address: str, **settings: Any) -> tuple["Page", l
     """The page, what it asks for, and what its console complains of."""
     page = browser.new_page(**settings)
     page.set_default_timeout(SECONDS)
-    asked: list[str] = []
+    requests: list[str] = []
     complaints: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: requests.append(request.url))
     page.on(
         "console", lambda message: complaints.append(message.text) if message.type in {"error", "warning"} else None
     )
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(address)
     page.wait_for_selector("#write")
-    return page, asked, complaints
+    return page, requests, complaints
 
 
 @pytest.fixture
 def page(browser: "Browser", server: str) -> Iterator["Page"]:
     """The page with its letters; afterwards no request went elsewhere, and the console shows no error."""
-    page, asked, complaints = opened(browser, server)
+    page, urls, complaints = opened(browser, server)
     page.wait_for_selector("#letters button")
     yield page
     page.close()
-    strange = [url for url in asked if not url.startswith((f"{server}/", "data:", "blob:"))]
+    strange = [url for url in urls if not url.startswith((f"{server}/", "data:", "blob:"))]
     assert strange == []
     assert complaints == []
 
@@ -214,13 +214,13 @@ def test_an_uploaded_picture_is_read(page: "Page", tmp_path: Path) -> None:
 
 
 def test_errors_are_the_sentences_of_the_api(page: "Page", server: str) -> None:
-    def told(place: str) -> str:
+    def shown(place: str) -> str:
         page.wait_for_selector(f"{place} .wrong")
         return str(page.locator(f"{place} .wrong").inner_text())
 
     page.get_by_label("Text").fill("<b>Z")
     page.click("#write")
-    assert told("#written") == sentence(server, "compose", model="devanagari", text="<b>Z")
+    assert shown("#written") == sentence(server, "compose", model="devanagari", text="<b>Z")
     page.locator("#count input").fill("0")
     page.get_by_label("Text").fill("क")
     page.click("#write")
@@ -229,7 +229,7 @@ def test_errors_are_the_sentences_of_the_api(page: "Page", server: str) -> None:
     page.click("#translate")
     blank = io.BytesIO()
     Image.new("L", (480, 240), 255).save(blank, "PNG")
-    assert told("#read") == sentence(server, "translate", image=base64.b64encode(blank.getvalue()).decode())
+    assert shown("#read") == sentence(server, "translate", image=base64.b64encode(blank.getvalue()).decode())
 
 
 def test_devanagari_is_shown_by_the_font_that_is_served(page: "Page") -> None:
@@ -263,7 +263,7 @@ def test_people_at_once_get_their_own(page: "Page", browser: "Browser", server: 
         one.wait_for_selector("#written figcaption")
     assert page.locator("#written figcaption").all_inner_texts() == ["क"]
     assert other.locator("#written figcaption").all_inner_texts() == ["२", "२"]
-    assert other.locator("#key").count() == 0, "asked for, though there are no keys"
+    assert other.locator("#key").count() == 0, "a field for a key, though there are no keys"
     assert complaints == []
     other.close()
 

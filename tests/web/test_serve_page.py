@@ -22,7 +22,7 @@ def test_the_curl_examples_run(server: str, tmp_path: Path) -> None:
         pytest.skip("curl is not installed: apt-get install curl")
     examples = [block for block in re.findall(r"```bash\n(.*?)```", PAGE, re.S) if "curl" in block]
     assert len(examples) == 5
-    said = []
+    outputs = []
     for example in examples:
         script = example.replace("http://127.0.0.1:8000", server).replace("curl -s", "curl -s --fail-with-body")
         if (
@@ -36,11 +36,11 @@ def test_the_curl_examples_run(server: str, tmp_path: Path) -> None:
             ["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == 0, example + done.stdout + done.stderr
-        said.append(done.stdout)
-    assert json.loads(said[0])[0]["dataset"] == "mnist"
+        outputs.append(done.stdout)
+    assert json.loads(outputs[0])[0]["dataset"] == "mnist"
     assert Image.open(tmp_path / "glyphs.png").size == (19, 19)
     assert Image.open(tmp_path / "line.png").height == 64
-    assert json.loads(said[-1])["glyph"] in "012"
+    assert json.loads(outputs[-1])["glyph"] in "012"
     assert (tmp_path / "glyphs.zip").read_bytes().startswith(b"PK")
 
 

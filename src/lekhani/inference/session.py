@@ -98,7 +98,7 @@ def _threads() -> int:
 
 
 def _gpu_present() -> bool:
-    # onnxruntime-gpu lists CUDA on machines without a GPU too, and logs an error when it is then asked for.
+    # onnxruntime-gpu lists CUDA on machines without a GPU too, and logs an error when it is then requested.
     return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidia0").exists()
 
 

@@ -264,7 +264,7 @@ def self_test(pen: Pen, agreement: float) -> None:
     share, chance = float((predicted == labels).mean()), 3 * math.sqrt(agreement * (1 - agreement) / len(labels))
     if share < agreement - chance:
         raise LekhaniError(
-            f"The judge reads {share:.1%} of what {pen.origin} draws as asked, and the gate wants {agreement:.1%}."
+            f"The judge reads {share:.1%} of what {pen.origin} draws as requested, and the gate wants {agreement:.1%}."
         )
 
 

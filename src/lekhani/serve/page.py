@@ -131,11 +131,11 @@ def _blocks(app: FastAPI, asks_key: bool) -> Any:
             with gr.Column(scale=3, min_width=300):
                 read = gr.HTML("<p class='empty'>Draw a digit, or several side by side.</p>", elem_id="read")
 
-        asked: dict[str, Any] = {"api_visibility": "private"}
-        shown = {"scroll_to_output": True, **asked}
+        private: dict[str, Any] = {"api_visibility": "private"}
+        shown = {"scroll_to_output": True, **private}
         drawn = "(pad, ...others) => [document.querySelector('#pad canvas').picture(), ...others]"
         for when in (blocks.load, model.change, key.blur, key.submit):
-            when(reading.letters, [key, model], letters, show_progress="hidden", **asked)
+            when(reading.letters, [key, model], letters, show_progress="hidden", **private)
         for press in (go.click, text.submit):
             press(reading.write, [key, model, text, style, count, seed], written, **shown)
         translate.click(reading.translate, [pad, key, source, target, chance], read, js=drawn, **shown)
@@ -146,7 +146,7 @@ def _blocks(app: FastAPI, asks_key: bool) -> Any:
 
 
 class _Caller:
-    """What the buttons do: each asks the API and gives HTML, a sentence where that refuses."""
+    """What the buttons do: each calls the API and returns HTML, or the API's sentence for an error."""
 
     def __init__(self, app: FastAPI) -> None:
         self.app = app
@@ -202,9 +202,10 @@ class _Caller:
             body = {"model": source, "to": target, "image": _sent(picture), "seed": seed}
             done = (await self._post(request, key, "translate", body)).json()
             images = "".join(_figure(base64.b64decode(one["png"]), one["glyph"]) for one in done["images"])
-            told = "".join(_reading(one) for one in done["digits"])
+            readings = "".join(_reading(one) for one in done["digits"])
             return (
-                f"<h3>Read as <b class='number'>{html.escape(done['read'])}</b></h3><ul class='readings'>{told}</ul>"
+                f"<h3>Read as <b class='number'>{html.escape(done['read'])}</b></h3>"
+                f"<ul class='readings'>{readings}</ul>"
                 f"<h3>Written again in {html.escape(target)}</h3><div class='glyphs'>{images}</div>"
             )
 

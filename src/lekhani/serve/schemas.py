@@ -42,7 +42,9 @@ class Generate(_Body):
     )
     n: int = Field(1, ge=1, le=10_000)
     seed: Seed = 0
-    min_confidence: float | None = Field(None, ge=0, le=1, description="keep only what the judge recognises so surely")
+    min_confidence: float | None = Field(
+        None, ge=0, le=1, description="keep only what the judge recognises with at least this confidence"
+    )
     truncation: float | None = Field(
         None, gt=0, le=100, description="keep the noise within so many standard deviations"
     )

@@ -17,7 +17,7 @@ WritePrepared = Callable[..., Path]
 
 @pytest.fixture
 def write_prepared(tmp_path: Path) -> WritePrepared:
-    """Writes three classes of 12 train and 10 test images, all different, after `plant` had its way with images, labels, splits and members."""
+    """Writes three classes of 12 train and 10 test images, all different but for what `plant` changes in the arrays."""
 
     def write(
         plant: Plant | None = None,
@@ -36,16 +36,8 @@ def write_prepared(tmp_path: Path) -> WritePrepared:
         images, labels, splits, members = images[order], labels[order], splits[order], [members[i] for i in order]
         counts = {split: int((splits == split).sum()) for split in ("train", "test")}
         classes = classes or tuple(GlyphClass(i, name, name) for i, name in enumerate("abc"))
-        info = DatasetInfo(
-            "own",
-            "Latin",
-            16,
-            classes,
-            counts,
-            {"name": "local", **facts},
-            digest(images, labels, counts),
-            ("Two <b>notes</b>.",),
-        )
+        source, notes = {"name": "local", **facts}, ("Two <b>notes</b>.",)
+        info = DatasetInfo("own", "Latin", 16, classes, counts, source, digest(images, labels, counts), notes)
         target = tmp_path / folder
         target.mkdir()
         np.save(target / "images.npy", images)

@@ -31,6 +31,11 @@ def version(rows: Sequence[Row], size: int = 16, **facts: Any) -> Version:
     return Version(table(rows), DatasetInfo(**{**vars(info), **facts}))
 
 
+def compared(before: Sequence[Row], after: Sequence[Row], **facts: Any) -> diff.DatasetDiff:
+    """Two versions called a and b, of which the second has other `facts` in its dataset.json."""
+    return diff.diff_versions("d", version(before), version(after, **facts), ("a", "b"))
+
+
 def counts(found: diff.ImageDiff) -> dict[str, int]:
     return {kind: found.count(kind) for kind in (*diff.CHANGES, "unchanged") if found.count(kind)}
 
@@ -41,13 +46,6 @@ BASE: list[Row] = [
     ("p3", "kha", "train", "m3"),
     ("p4", "kha", "test", "m4"),
 ]
-
-
-def test_the_same_in_another_order_is_no_difference() -> None:
-    found = diff.diff_images(table(BASE), table(BASE[::-1]))
-    assert found.same
-    assert counts(found) == {"unchanged": 4}
-    assert list(found.rows["member_after"]) == ["m4", "m3", "m2", "m1"]  # the newer order
 
 
 def test_every_kind_of_change() -> None:
@@ -65,55 +63,51 @@ def test_every_kind_of_change() -> None:
         "ga": dict(zip(diff.COUNTS, (0, 1, 1, 0, 0, 0, 0, 0), strict=True)),
     }
     rows = found.rows.set_index("kind")
-    assert (rows.loc["moved", "split_before"], rows.loc["moved", "split_after"]) == ("train", "test")
-    assert (rows.loc["relabelled", "class_before"], rows.loc["relabelled", "class_after"]) == ("ka", "kha")
+    assert rows.loc["moved", ["split_before", "split_after"]].tolist() == ["train", "test"]
+    assert rows.loc["relabelled", ["class_before", "class_after"]].tolist() == ["ka", "kha"]
     assert rows.loc["added", "member_before"] is None
     assert rows.loc["removed", "member_after"] is None
 
 
-def test_relabelled_and_moved_at_once_is_relabelled() -> None:
-    found = diff.diff_images(table([("p", "ka", "train", "m")]), table([("p", "kha", "test", "m")]))
-    assert counts(found) == {"relabelled": 1}
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (BASE, BASE[::-1], {"unchanged": 4}),
+        ([], BASE, {"added": 4}),
+        (BASE, [], {"removed": 4}),
+        ([], [], {}),
+        ([("p", "ka", "train", "m")], [("p", "kha", "test", "m")], {"relabelled": 1}),  # and moved
+        # A copy under two labels is not relabelled.
+        (
+            [("p", "ka", "train", "a"), ("p", "kha", "train", "b")],
+            [("p", "kha", "train", "b")],
+            {"removed": 1, "unchanged": 1},
+        ),
+    ],
+)
+def test_what_counts_as_which_change(before: list[Row], after: list[Row], expected: dict[str, int]) -> None:
+    found = diff.diff_images(table(before), table(after))
+    assert counts(found) == expected
+    assert list(found.rows["member_after"].dropna()) == [row[3] for row in after], "the newer order"
+    assert found.same == (set(expected) <= {"unchanged"})
 
 
 def test_copies_are_matched_as_often_as_both_have_them() -> None:
     before = table([("p", "ka", "train", "a"), ("p", "ka", "train", "b"), ("p", "ka", "train", "c")])
     after = table([("p", "ka", "train", "b"), ("p", "ka", "test", "c")])
-    found = diff.diff_images(before, after)
-    assert counts(found) == {"removed": 1, "moved": 1, "unchanged": 1}
-    rows = found.rows.set_index("kind")
     # The copy that stayed, the one that moved and the one that went are told apart by their member.
-    assert (
-        rows.loc["unchanged", "member_before"],
-        rows.loc["moved", "member_before"],
-        rows.loc["removed", "member_before"],
-    ) == ("b", "c", "a")
-
-
-def test_a_copy_under_two_labels_is_not_relabelled() -> None:
-    conflict: list[Row] = [("p", "ka", "train", "a"), ("p", "kha", "train", "b")]
-    assert diff.diff_images(table(conflict), table(conflict[::-1])).same
-    assert counts(diff.diff_images(table(conflict), table(conflict[1:]))) == {"removed": 1, "unchanged": 1}
-
-
-def test_empty_manifests() -> None:
-    empty = table([])
-    assert diff.diff_images(empty, empty).same
-    assert counts(diff.diff_images(empty, table(BASE))) == {"added": 4}
-    assert counts(diff.diff_images(table(BASE), empty)) == {"removed": 4}
+    members = diff.diff_images(before, after).rows.set_index("kind")["member_before"]
+    assert members.to_dict() == {"unchanged": "b", "moved": "c", "removed": "a"}
 
 
 def test_other_pixels_under_one_member_are_counted() -> None:
-    after: list[Row] = [("q1", "ka", "train", "m1"), *BASE[1:]]
-    found = diff.diff_images(table(BASE), table(after))
+    found = diff.diff_images(table(BASE), table([("q1", "ka", "train", "m1"), *BASE[1:]]))
     assert counts(found) == {"added": 1, "removed": 1, "unchanged": 3}
     assert found.same_member == 1
 
 
 _rows = st.lists(
-    st.tuples(
-        st.sampled_from("pqr"), st.sampled_from("ABC"), st.sampled_from(["train", "test"]), st.sampled_from("xyz")
-    ),
+    st.tuples(*map(st.sampled_from, ("pqr", "ABC", ["train", "test"], "xyz"))),
     max_size=12,
 )
 
@@ -122,50 +116,40 @@ _rows = st.lists(
 @given(_rows, _rows)
 def test_it_agrees_with_counting_by_hand(before: list[Row], after: list[Row]) -> None:
     found = diff.diff_images(table(before), table(after))
-    want: Counter[str] = Counter()
+    expected: Counter[str] = Counter()
     for pixels in "pqr":
         old, new = (Counter((c, s) for p, c, s, _ in rows if p == pixels) for rows in (before, after))
-        want["unchanged"] += (old & new).total()
+        expected["unchanged"] += (old & new).total()
         old, new = (
             Counter({c: sum(n for (k, _), n in side.items() if k == c) for c in "ABC"})
             for side in (old - new, new - old)
         )
-        want["moved"] += (old & new).total()
+        expected["moved"] += (old & new).total()
         old, new = old - new, new - old
         same = min(old.total(), new.total())
-        want.update({"relabelled": same, "removed": old.total() - same, "added": new.total() - same})
-    assert counts(found) == {kind: n for kind, n in want.items() if n}
+        expected.update({"relabelled": same, "removed": old.total() - same, "added": new.total() - same})
+    assert counts(found) == {kind: n for kind, n in expected.items() if n}
     sums = found.per_class
     assert (sums["before"] == sums["unchanged"] + sums["moved"] + sums["relabelled_out"] + sums["removed"]).all()
     assert (sums["after"] == sums["unchanged"] + sums["moved"] + sums["relabelled_in"] + sums["added"]).all()
-    assert (sums["before"].sum(), sums["after"].sum()) == (len(before), len(after))
     # Every image of either side is in exactly one row.
-    assert Counter(found.rows["member_before"].dropna()) == Counter(row[3] for row in before)
-    assert Counter(found.rows["member_after"].dropna()) == Counter(row[3] for row in after)
+    for side, rows in (("before", before), ("after", after)):
+        assert sums[side].sum() == len(rows)
+        assert Counter(found.rows[f"member_{side}"].dropna()) == Counter(row[3] for row in rows)
 
 
 def test_classes_and_facts_that_changed() -> None:
-    before, after = (
-        version(BASE),
-        version([*BASE[:2], ("p5", "ga", "train", "m5")], notes=("One image is blank.",), digest="other"),
-    )
-    found = diff.diff_versions("d", before, after, ("HEAD~1", "the working tree"))
+    notes = ("One image is blank.",)
+    found = compared(BASE, [*BASE[:2], ("p5", "ga", "train", "m5")], notes=notes, digest="other")
     assert (found.status, found.images.key) == ("changed", "sha256")
     assert (found.classes_added, found.classes_removed) == (("ga",), ("kha",))
-    assert found.facts == {
-        "images.test": (2, 1),
-        "notes": ([], ["One image is blank."]),
-        "digest": ("digest", "other"),
-    }
+    assert found.facts == {"images.test": (2, 1), "notes": ([], list(notes)), "digest": ("digest", "other")}
 
 
 def test_a_source_and_a_glyph_that_changed() -> None:
-    before = version(BASE)
-    ka, kha = before.info.classes
-    after = version(
-        BASE, source={"name": "local", "version": "2", "path": "x"}, classes=(GlyphClass(0, "ka", "क"), kha)
-    )
-    found = diff.diff_versions("d", before, after, ("a", "b"))
+    ka, kha = version(BASE).info.classes
+    source = {"name": "local", "version": "2", "path": "x"}
+    found = compared(BASE, BASE, source=source, classes=(GlyphClass(0, "ka", "क"), kha))
     assert found.facts == {
         "source.version": ("1", "2"),
         "source.sha256": ("0", None),
@@ -178,26 +162,20 @@ def test_a_source_and_a_glyph_that_changed() -> None:
 
 def test_another_image_size_is_matched_by_member() -> None:
     after: list[Row] = [(f"other {p}", c, "train" if m == "m2" else s, m) for p, c, s, m in BASE]
-    found = diff.diff_versions("d", version(BASE), version(after, size=32, digest="other"), ("a", "b"))
+    found = compared(BASE, after, size=32, digest="other")
     assert found.images.key == "member"
     assert counts(found.images) == {"moved": 1, "unchanged": 3}
     assert found.facts["image_size"] == (16, 32)
-    said = diff.text(found)
-    assert (
-        "The image size changed from 16 to 32, so that all pixels differ: images are matched by where in the source they were found."
-        in said
-    )
+    why = "so that all pixels differ: images are matched by where in the source they were found."
+    assert f"The image size changed from 16 to 32, {why}" in diff.text(found)
 
 
-def test_no_difference_is_said_plainly() -> None:
-    found = diff.diff_versions("d", version(BASE), version(BASE), ("HEAD", "the working tree"))
+def test_no_difference_and_another_order_are_said_plainly() -> None:
+    found = compared(BASE, BASE)
     assert found.status == "same"
-    assert diff.text(found) == "d, from HEAD to the working tree\nNo difference: 4 images."
-    assert diff.markdown(found) == "## d, from HEAD to the working tree\n\nNo difference: 4 images."
-
-
-def test_another_order_is_said() -> None:
-    found = diff.diff_versions("d", version(BASE), version(BASE[::-1], digest="other"), ("a", "b"))
+    assert diff.text(found) == "d, from a to b\nNo difference: 4 images."
+    assert diff.markdown(found) == "## d, from a to b\n\nNo difference: 4 images."
+    found = compared(BASE, BASE[::-1], digest="other")
     assert found.status == "changed"
     assert "their order or the label numbers changed" in diff.text(found)
 
@@ -217,83 +195,46 @@ def test_a_dataset_that_only_one_has(sides: tuple[int, int], status: str, words:
 
 def test_text_lines_up_and_lists_examples() -> None:
     after: list[Row] = [(f"n{i}", "ka", "train", f"new/{i}") for i in range(1200)] + BASE[2:]
-    said = diff.text(
-        diff.diff_versions("d", version(BASE), version(after, digest="other"), ("HEAD~1", "the working tree")),
-        examples=2,
-    )
-    assert "4 images before and 1,202 after: 1,200 added, 2 removed, 2 unchanged." in said
-    assert "Added, 2 of 1,200\n\n  member  class  split\n  new/0   ka     train\n  new/1   ka     train" in said
-    assert "  class  before  after  added  removed  glyph\n  ka          2  1,200  1,200        2  <ka>" in said
-    assert "kha " not in said  # nothing happened to it
-    assert all(line == line.rstrip() for line in said.splitlines())
-    assert "\x1b" not in said
-    assert "Added, " not in diff.text(diff.diff_versions("d", version(BASE), version(after), ("a", "b")), examples=0)
+    found = compared(BASE, after, digest="other")
+    text = diff.text(found, examples=2)
+    assert "4 images before and 1,202 after: 1,200 added, 2 removed, 2 unchanged." in text
+    assert "Added, 2 of 1,200\n\n  member  class  split\n  new/0   ka     train\n  new/1   ka     train" in text
+    assert "  class  before  after  added  removed  glyph\n  ka          2  1,200  1,200        2  <ka>" in text
+    assert "kha " not in text  # nothing happened to it
+    assert all(line == line.rstrip() for line in text.splitlines())
+    assert "\x1b" not in text
+    assert "Added, " not in diff.text(found, examples=0)
 
 
 def test_examples_are_spread_over_classes() -> None:
     after: list[Row] = [(f"{c}{i}", c, "train", f"{c}/{i}") for c in ("ka", "kha", "ga") for i in range(9)]
-    found = diff.as_dict(diff.diff_versions("d", version([]), version(after), ("a", "b")), examples=4)
+    found = diff.as_dict(compared([], after), examples=4)
     assert [one["member"] for one in found["examples"]["added"]] == ["ka/0", "kha/0", "ga/0", "ka/1"]
 
 
 def test_markdown_is_a_table() -> None:
-    after: list[Row] = [("p5", "ga", "train", "a|b"), *BASE]
-    said = diff.markdown(diff.diff_versions("d", version(BASE), version(after, digest="other"), ("a", "b")))
-    assert said.startswith(
-        "## d, from a to b\n\n4 images before and 5 after: 1 added, 4 unchanged. New classes: ga.\n\n### Classes\n\n| class |"
-    )
-    assert "| member | class | split |\n| --- | --- | --- |\n| a\\|b | ga | train |" in said
-    assert "| digest | digest | other |" in said
+    text = diff.markdown(compared(BASE, [("p5", "ga", "train", "a|b"), *BASE], digest="other"))
+    summary = "4 images before and 5 after: 1 added, 4 unchanged. New classes: ga."
+    assert text.startswith(f"## d, from a to b\n\n{summary}\n\n### Classes\n\n| class |")
+    assert "| member | class | split |\n| --- | --- | --- |\n| a\\|b | ga | train |" in text
+    assert "| digest | digest | other |" in text
 
 
 def test_json_keys_are_stable() -> None:
-    found = diff.as_dict(
-        diff.diff_versions(
-            "d", version(BASE), version([("p1", "kha", "test", "m1"), *BASE[1:]], digest="other"), ("a", "b")
-        )
-    )
+    found = diff.as_dict(compared(BASE, [("p1", "kha", "test", "m1"), *BASE[1:]], digest="other"))
     assert json.loads(json.dumps(found)) == found
-    assert list(found) == [
-        "status",
-        "before",
-        "after",
-        "matched_by",
-        "images",
-        "classes",
-        "facts",
-        "per_class",
-        "examples",
-    ]
-    assert found["images"] == {
-        "before": 4,
-        "after": 4,
-        "added": 0,
-        "removed": 0,
-        "relabelled": 1,
-        "moved": 0,
-        "unchanged": 3,
-        "same_member": 0,
-    }
+    keys = "status before after matched_by images classes facts per_class examples"
+    assert list(found) == keys.split()
+    nothing = {"added": 0, "removed": 0, "moved": 0, "same_member": 0}
+    assert found["images"] == {**nothing, "before": 4, "after": 4, "relabelled": 1, "unchanged": 3}
     assert found["per_class"]["ka"]["relabelled_out"] == found["per_class"]["kha"]["relabelled_in"] == 1
     assert found["facts"]["digest"] == {"before": "digest", "after": "other"}
-    assert found["examples"] == {
-        "added": [],
-        "removed": [],
-        "relabelled": [
-            {
-                "member": "m1",
-                "class": "kha",
-                "split": "test",
-                "class_before": "ka",
-                "split_before": "train",
-                "member_before": "m1",
-            }
-        ],
-        "moved": [],
-    }
+    example = {"member": "m1", "class": "kha", "split": "test"}
+    example |= {"class_before": "ka", "split_before": "train", "member_before": "m1"}
+    assert found["examples"] == {"added": [], "removed": [], "relabelled": [example], "moved": []}
 
 
-def test_between_knows_who_has_the_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_diff_revisions_knows_who_has_the_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
     there = {"old": version(BASE), "new": version(BASE[:3])}
 
     def at(dataset: str, revision: str) -> Version:
@@ -301,17 +242,16 @@ def test_between_knows_who_has_the_dataset(monkeypatch: pytest.MonkeyPatch) -> N
             raise NoDatasetError(f"not in {revision}")
         return there[revision]
 
-    def here(dataset: str) -> Version:
+    def current(dataset: str) -> Version:
         raise UsageError("not here")
 
     monkeypatch.setattr(diff.versions, "version_at", at)
-    monkeypatch.setattr(diff.versions, "current_version", here)
+    monkeypatch.setattr(diff.versions, "current_version", current)
     assert diff.diff_revisions("d", "old", "new").images.count("removed") == 1
     assert diff.diff_revisions("d", "old", "x").status == "removed"
     assert diff.diff_revisions("d", "x", "new").status == "added"
-    with pytest.raises(NoDatasetError, match="not in x"):
-        diff.diff_revisions("d", "x", "y")
-    with pytest.raises(NoDatasetError, match="not in x"):
-        diff.diff_revisions("d", "x")
+    for to in ("y", None):
+        with pytest.raises(NoDatasetError, match="not in x"):
+            diff.diff_revisions("d", "x", to)
     with pytest.raises(UsageError, match="not here"):
         diff.diff_revisions("d", "old")

@@ -139,16 +139,23 @@ def test_the_contact_sheet_grows_with_the_classes(write_prepared: WritePrepared,
         assert np.asarray(sheet.convert("L"))[0, 0] == 255
 
 
+def without_glyphs(folder: Path) -> None:
+    path = folder / "manifest.parquet"
+    pd.read_parquet(path).drop(columns="glyph").to_parquet(path)
+
+
+def changed(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    return lambda folder: np.save(folder / name, change(np.load(folder / name)))
+
+
 @pytest.mark.parametrize(
     "harm",
     [
-        lambda folder: np.save(folder / "images.npy", np.load(folder / "images.npy")[:-1]),
-        lambda folder: np.save(folder / "images.npy", np.load(folder / "images.npy").astype(np.float32)),
-        lambda folder: np.save(folder / "labels.npy", np.load(folder / "labels.npy")[:-1]),
-        lambda folder: np.save(folder / "labels.npy", np.load(folder / "labels.npy") + 100),
-        lambda folder: (
-            pd.read_parquet(folder / "manifest.parquet").drop(columns="glyph").to_parquet(folder / "manifest.parquet")
-        ),
+        changed("images.npy", lambda images: images[:-1]),
+        changed("images.npy", lambda images: images.astype(np.float32)),
+        changed("labels.npy", lambda labels: labels[:-1]),
+        changed("labels.npy", lambda labels: labels + 100),
+        without_glyphs,
     ],
 )
 def test_broken_data_have_their_pages_too(

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,19 +67,13 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def run(environment: dict[str, str]) -> Run:
-    def run(folder: Path, *words: str, code: int = 0) -> str:
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GIT_"))}
-        done = subprocess.run(
-            words,
-            cwd=folder,
-            env={**inherited, **environment},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == code, f"{words} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
-        return done.stdout + done.stderr
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GIT_"))}
+    options: Any = {"env": {**inherited, **environment}, "capture_output": True, "text": True, "timeout": 300}
+
+    def run(folder: Path, *words: str) -> str:
+        done = subprocess.run(words, cwd=folder, check=False, **options)
+        assert done.returncode == 0, f"{words} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return str(done.stdout + done.stderr)
 
     return run
 
@@ -89,10 +84,7 @@ def history(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     path = tmp_path_factory.mktemp("history") / "project"
     path.mkdir()
     run(path, "git", "init", "-q")
-    for key, value in (
-        ("user.name", "t"),
-        ("user.email", "t@example.org"),
-    ):  # in the repository: DVC reads no GIT_CONFIG_GLOBAL
+    for key, value in {"user.name": "t", "user.email": "t@example.org"}.items():  # DVC reads no GIT_CONFIG_GLOBAL
         run(path, "git", "config", key, value)
     run(path, "dvc", "init", "-q")
     (path / "dvc.yaml").write_text(GRAPH)
@@ -113,13 +105,21 @@ def history(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
 
 
 @pytest.fixture
-def project(history: Path, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the history to change, and the folder we are in."""
-    shutil.copytree(history, tmp_path / "project")
+def here(environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that we are in, without settings from outside."""
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
-    monkeypatch.chdir(tmp_path / "project")
-    return tmp_path / "project"
+    path = tmp_path / "project"
+    path.mkdir()
+    monkeypatch.chdir(path)
+    return path
+
+
+@pytest.fixture
+def project(history: Path, here: Path) -> Path:
+    """A copy of the history to change, and the folder we are in."""
+    shutil.copytree(history, here, dirs_exist_ok=True)
+    return here
 
 
 def sizes(*revisions: str) -> list[int]:
@@ -144,13 +144,10 @@ def test_the_name_of_an_experiment(project: Path, run: Run) -> None:
     assert sizes("seven", "HEAD") == [7, 5]
 
 
-def test_inside_a_running_stage(project: Path) -> None:
+def test_inside_a_running_stage(project: Path, run: Run) -> None:
     before, after = json.loads((project / "seen.json").read_text())
     assert before == "NoDatasetError: There is no data/prepared/d in HEAD; name a revision whose dvc.lock has it."
     assert after == "3"
-
-
-def test_inside_a_stage_of_a_repro_that_pulls(project: Path, run: Run) -> None:
     run(project, "dvc", "repro", "--pull", "--force")
     assert (project / "seen.txt").read_text() == "5"
 
@@ -175,25 +172,21 @@ def test_the_remote_stands_in_for_the_cache(project: Path, run: Run, tmp_path: P
     shutil.rmtree(project / ".dvc/cache")
     assert sizes("HEAD", "HEAD~1") == [5, 3]
     assert not (project / ".dvc/cache").exists()
-
-
-def test_a_remote_that_came_later_serves_earlier_commits(project: Path, run: Run, tmp_path: Path) -> None:
+    # It is committed, and serves commits from before too.
+    (project / ".dvc/config.local").unlink()
     run(project, "dvc", "remote", "add", "-d", "store", "../store")
     run(project, "git", "commit", "-qam", "remote")
-    shutil.copytree(project / ".dvc/cache/files", tmp_path / "store/files")
-    shutil.rmtree(project / ".dvc/cache")
     assert sizes("HEAD", "three") == [5, 3]
 
 
 def test_data_that_is_nowhere(project: Path, run: Run, tmp_path: Path) -> None:
     shutil.rmtree(project / ".dvc/cache")
-    with pytest.raises(
-        UsageError, match="of three is neither in DVC's cache nor on its default remote; run `dvc push --all-commits`"
-    ) as error:
+    problem = "of three is neither in DVC's cache nor on its default remote; run `dvc push --all-commits`"
+    with pytest.raises(UsageError, match=problem) as error:
         version_at("d", "three")
     assert not isinstance(error.value, NoVersionError)
     run(project, "dvc", "remote", "add", "-d", "store", str(tmp_path / "empty"))
-    with pytest.raises(UsageError, match="neither in DVC's cache nor on its default remote"):
+    with pytest.raises(UsageError, match=problem):
         version_at("d", "three")
 
 
@@ -221,103 +214,80 @@ def test_a_remote_that_cannot_be_read(
     assert not isinstance(error.value, NoVersionError)
 
 
-def test_a_configuration_that_cannot_be_read(project: Path) -> None:
+def test_unknown_revisions_and_datasets(project: Path) -> None:
+    for revision in ("nope", "HEAD~9", "--help", "0" * 40, "HEAD:x"):
+        with pytest.raises(UsageError, match="Git knows no revision") as error:
+            version_at("d", revision)
+        assert not isinstance(error.value, NoVersionError), revision
+    for dataset, revision in (("other", "HEAD"), ("d", "graph"), ("other", "graph")):
+        with pytest.raises(NoDatasetError, match=f"There is no data/prepared/{dataset} in {revision}"):
+            version_at(dataset, revision)
+
+
+def test_what_cannot_be_read_is_a_sentence(project: Path, run: Run) -> None:
+    (project / "made/dataset.json").write_text("{}")
+    run(project, "dvc", "repro", "prepare")
+    run(project, "git", "commit", "-qam", "a file of another form")
+    with pytest.raises(UsageError, match="data/prepared/d of HEAD cannot be read"):
+        version_at("d", "HEAD")
+    (project / "dvc.yaml").write_text("stages: [")
+    run(project, "git", "commit", "-qam", "a graph that cannot be read")
+    with pytest.raises(UsageError, match=r"DVC cannot read HEAD \(.*dvc.yaml"):
+        version_at("d", "HEAD")
+    assert sizes("HEAD~2") == [5]
     (project / ".dvc/config.local").write_text("[core")
     with pytest.raises(UsageError, match="DVC cannot read its configuration"):
         version_at("d", "HEAD")
 
 
-def test_revisions_that_git_does_not_know(project: Path) -> None:
-    for revision in ("nope", "HEAD~9", "--help", "0000000000000000000000000000000000000000", "HEAD:x"):
-        with pytest.raises(UsageError, match="Git knows no revision") as error:
-            version_at("d", revision)
-        assert not isinstance(error.value, NoVersionError), revision
-
-
-@pytest.mark.parametrize(("dataset", "revision"), [("other", "HEAD"), ("d", "graph"), ("other", "graph")])
-def test_a_dataset_that_is_not_in_the_revision(project: Path, dataset: str, revision: str) -> None:
-    with pytest.raises(NoDatasetError, match=f"There is no data/prepared/{dataset} in {revision}"):
-        version_at(dataset, revision)
-
-
-def test_a_graph_that_cannot_be_read(project: Path, run: Run) -> None:
-    (project / "dvc.yaml").write_text("stages: [")
-    run(project, "git", "commit", "-qam", "broken")
-    with pytest.raises(UsageError, match=r"DVC cannot read HEAD \(.*dvc.yaml"):
-        version_at("d", "HEAD")
-    assert sizes("HEAD~1") == [5]
-    run(project, "git", "checkout", "-q", "HEAD~1", "--", "dvc.yaml")
-
-
-def test_a_file_of_another_form(project: Path, run: Run) -> None:
-    (project / "made/dataset.json").write_text("{}")
-    run(project, "dvc", "repro", "prepare")
-    run(project, "git", "commit", "-qam", "odd")
-    with pytest.raises(UsageError, match="data/prepared/d of HEAD cannot be read"):
-        version_at("d", "HEAD")
-
-
-def test_a_project_below_the_top_of_its_repository(
-    tmp_path: Path, environment: dict[str, str], run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "top/deep"
-    path.mkdir(parents=True)
-    run(tmp_path / "top", "git", "init", "-q")
+def test_a_project_below_the_top_of_its_repository(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = here / "deep"
+    path.mkdir()
+    run(here, "git", "init", "-q")
     run(path, "dvc", "init", "-q", "--subdir")
     make(path / "made", 3)
     (path / "dvc.yaml").write_text(GRAPH.split("  check:")[0])
     run(path, "dvc", "repro")
     run(path, "git", "add", "-A", ".")
     run(path, "git", "commit", "-qm", "1")
-    for key, value in environment.items():
-        monkeypatch.setenv(key, value)
     monkeypatch.chdir(path)
     assert sizes("HEAD") == [3]
 
 
-def test_where_nothing_can_be_earlier(
-    tmp_path: Path, environment: dict[str, str], run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for key, value in environment.items():
-        monkeypatch.setenv(key, value)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    with pytest.raises(NoVersionError, match="not in a git repository with DVC"):
-        version_at("d", "HEAD")
-    run(tmp_path, "dvc", "init", "-q", "--no-scm")
-    with pytest.raises(NoVersionError, match="not in a git repository with DVC"):
-        version_at("d", "HEAD")
-    run(tmp_path, "git", "init", "-q")
-    with pytest.raises(NoVersionError, match="not in a git repository with DVC"):
-        version_at("d", "HEAD")  # `no_scm` still stands in DVC's configuration
-    shutil.rmtree(tmp_path / ".dvc")
-    with pytest.raises(NoVersionError, match="not in a git repository with DVC"):
-        version_at("d", "HEAD")
-    run(tmp_path, "dvc", "init", "-q")
-    with pytest.raises(NoVersionError, match="no commit yet"):
-        version_at("d", "HEAD")
-    run(tmp_path, "git", "commit", "-qm", "1")
-    with pytest.raises(NoDatasetError):
-        version_at("d", "HEAD")
-    shutil.rmtree(tmp_path / ".git")
-    with pytest.raises(NoVersionError, match="not in a git repository with DVC"):
-        version_at("d", "HEAD")
+def test_where_nothing_can_be_earlier(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(here.parent))
+
+    def refused(match: str, kind: type[NoVersionError] = NoVersionError) -> None:
+        with pytest.raises(kind, match=match):
+            version_at("d", "HEAD")
+
+    refused("not in a git repository with DVC")
+    run(here, "dvc", "init", "-q", "--no-scm")
+    refused("not in a git repository with DVC")
+    run(here, "git", "init", "-q")
+    refused("not in a git repository with DVC")  # `no_scm` still stands in DVC's configuration
+    shutil.rmtree(here / ".dvc")
+    refused("not in a git repository with DVC")
+    run(here, "dvc", "init", "-q")
+    refused("no commit yet")
+    run(here, "git", "commit", "-qm", "1")
+    refused("There is no data/prepared/d", NoDatasetError)
+    shutil.rmtree(here / ".git")
+    refused("not in a git repository with DVC")
 
 
-def test_the_working_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        UsageError, match="data/prepared/d is not here; run `dvc pull data/prepared/d` or `dvc repro prepare@d`"
-    ):
+def test_the_working_tree(here: Path) -> None:
+    remedy = "run `dvc pull data/prepared/d` or `dvc repro prepare@d`"
+    with pytest.raises(UsageError, match=f"data/prepared/d is not here; {remedy}"):
         versions.current_version("d")
-    (tmp_path / "data/prepared").mkdir(parents=True)
-    make(tmp_path / "data/prepared/d", 4)
+    (here / "data/prepared").mkdir(parents=True)
+    make(here / "data/prepared/d", 4)
     assert len(versions.current_version("d").manifest) == 4
 
 
 def test_importing_it_imports_no_dvc() -> None:
-    code = "import sys, lekhani.data.versions, lekhani.data.diff; print([name for name in sys.modules if name.split('.')[0].startswith('dvc')])"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
-        == "[]\n"
+    code = (
+        "import sys, lekhani.data.diff; print([name for name in sys.modules if name.split('.')[0].startswith('dvc')])"
     )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"

@@ -40,7 +40,7 @@ def frames(path: Path) -> tuple[list[Any], list[int], dict[str, Any]]:
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".GIF"])
 def test_an_animation_shows_the_steps_and_holds_the_last_frame(pen: Pen, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / "new" / f"film{suffix}"
-    said = write_animation(pen, ["1=2", "2", "0=2"], 7, out, columns=3, scale=2, fps=5)
+    sentence = write_animation(pen, ["1=2", "2", "0=2"], 7, out, columns=3, scale=2, fps=5)
     pictures, durations, info = frames(out)
     assert len(pictures) == STEPS + 1
     assert durations == [200, 200, 200, 200 + HOLD_MS]
@@ -52,7 +52,7 @@ def test_an_animation_shows_the_steps_and_holds_the_last_frame(pen: Pen, tmp_pat
     np.testing.assert_array_equal(
         pictures[1], enlarged(grid(to_uint8(StepwiseSession(pen.generator).run(noise, labels)[1]), 3), 2)
     )
-    assert said == f"Wrote 4 frames of 5 glyphs, 28 x 18 pixels, to {out} with the toy, seed 7."
+    assert sentence == f"Wrote 4 frames of 5 glyphs, 28 x 18 pixels, to {out} with the toy, seed 7."
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 

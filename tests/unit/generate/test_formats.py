@@ -85,26 +85,17 @@ def test_no_class_name_leads_out_of_the_folder(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*evil*") if path.parent != tmp_path / "deep" / "out"] == []
 
 
-def test_parquet_with_pandas(tmp_path: Path) -> None:
+def test_parquet(tmp_path: Path) -> None:
     (file,) = written(tmp_path, "parquet")
     assert file == tmp_path / "data" / "train-00001-of-00003.parquet"
     table = pd.read_parquet(file)
     assert table.columns.tolist() == ["image", "label", "glyph", "confidence"]
     assert table["label"].tolist() == LABELS.tolist()
-    assert table["glyph"].tolist() == ["ग", "क", "ख", "ग", "९"]
     np.testing.assert_array_equal(np.stack([opened(one["bytes"]) for one in table["image"]]), IMAGES)
-
-
-def test_parquet_with_datasets(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets", reason="datasets is not installed")
-    for number in range(2):
-        (tmp_path / f"{number}").mkdir()
-        FORMATS["parquet"].write(tmp_path / f"{number}", shard(number, 2), IMAGES, SURE)
-    files = sorted(map(str, tmp_path.rglob("*.parquet")))
-    loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
-    assert len(loaded) == 10
+    loaded = datasets.load_dataset("parquet", data_files=str(file), split="train", cache_dir=str(tmp_path / "cache"))
     assert loaded.features["label"].names == [c.name for c in DEVANAGARI]
-    row = loaded[5]
+    row = loaded[0]
     np.testing.assert_array_equal(np.asarray(row["image"]), IMAGES[0])
     assert (row["label"], row["glyph"], row["confidence"]) == (2, "ग", 0.5)
 
@@ -115,8 +106,8 @@ def test_webdataset(tmp_path: Path) -> None:
         members = tar.getmembers()
         assert {(one.mtime, one.uid, one.gid, one.uname) for one in members} == {(0, 0, 0, "")}
         assert [one.name for one in members[:3]] == ["000000070.cls", "000000070.json", "000000070.png"]
-        told = json.loads(tar.extractfile("000000074.json").read())  # type: ignore[union-attr]
-    assert told == {"label": 45, "name": "digit_9", "glyph": "९", "confidence": 0.25}
+        facts = json.loads(tar.extractfile("000000074.json").read())  # type: ignore[union-attr]
+    assert facts == {"label": 45, "name": "digit_9", "glyph": "९", "confidence": 0.25}
     webdataset = pytest.importorskip("webdataset", reason="webdataset is not installed")
     samples = list(webdataset.WebDataset(str(file), shardshuffle=False).decode("l8").to_tuple("png", "cls"))
     assert [label for _, label in samples] == LABELS.tolist()

@@ -22,7 +22,6 @@ from PIL import Image
 from lekhani.data.spec import MNIST
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.generate import shards
-from lekhani.generate.formats import FORMATS
 from lekhani.generate.shards import DatasetRequest
 from lekhani.generate.store import Store
 from lekhani.generate.write import counts, write_dataset
@@ -71,7 +70,7 @@ def test_counts_by_label_each_and_total(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "said"),
+    ("wanted", "sentence"),
     [
         ({}, "nothing to generate: all counts are 0"),
         ({"each": 1, "total": 3}, "--each and --total both say"),
@@ -79,13 +78,13 @@ def test_counts_by_label_each_and_total(tmp_path: Path) -> None:
         ({"labels": ["0=5", "1", "2"], "total": 30}, r"--total 30 is not what .* \(7\)"),
     ],
 )
-def test_contradictory_counts(wanted: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_contradictory_counts(wanted: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
         counts(THREE, **wanted)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "sentence"),
     [
         (b"glyph,count\n1,2\n", "has no column label"),
         (b"", "has no column label"),
@@ -96,10 +95,10 @@ def test_contradictory_counts(wanted: dict[str, Any], said: str) -> None:
         (None, "cannot be read"),
     ],
 )
-def test_a_malformed_table(text: bytes | None, said: str, tmp_path: Path) -> None:
+def test_a_malformed_table(text: bytes | None, sentence: str, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "t.csv").write_bytes(text)
-    with pytest.raises(UsageError, match=said) as caught:
+    with pytest.raises(UsageError, match=sentence) as caught:
         counts(THREE, table=tmp_path / "t.csv")
     assert "--from-csv" in str(caught.value)
 
@@ -109,7 +108,7 @@ def test_a_malformed_table(text: bytes | None, said: str, tmp_path: Path) -> Non
 
 def test_a_folder_of_pngs_with_their_labels(pen: Pen, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
-    said = write_dataset(pen, request("2=2", "0"), str(out))
+    sentence = write_dataset(pen, request("2=2", "0"), str(out))
     rows = list(csv.DictReader((out / "labels.csv").open(encoding="utf-8", newline="")))
     assert [(row["label"], row["name"], row["glyph"]) for row in rows] == [
         ("2", "2", "2"),
@@ -122,23 +121,27 @@ def test_a_folder_of_pngs_with_their_labels(pen: Pen, tmp_path: Path) -> None:
     for row, image in zip(rows, pen.generate(["2", "2", "0"], seed=7).images, strict=True):
         with Image.open(out / row["file"]) as picture:
             np.testing.assert_array_equal(np.asarray(picture), image)
-    assert said == f"Wrote 3 images of 2 classes to {out} with the toy, seed 7."
+    assert sentence == f"Wrote 3 images of 2 classes to {out} with the toy, seed 7."
 
 
 def test_the_datasheet(pen: Pen, tmp_path: Path) -> None:
     write_dataset(pen, request("2=9", "0=3", shard_size=5, format="npz", min_confidence=0.9), str(tmp_path / "out"))
-    told = sheet(tmp_path / "out")
-    assert (told["images"], told["image_size"], told["licence"]) == (12, 4, None)
-    assert told["model"]["sha256"] == pen.generator.sha256
-    assert told["judge_sha256"] == FakeJudge().sha256
-    assert told["request"]["labels"] == [["2", 9], ["0", 3]]
-    assert (told["request"]["seed"], told["request"]["min_confidence"], told["request"]["truncation"]) == (7, 0.9, None)
-    zero, one, two = told["classes"]
+    record = sheet(tmp_path / "out")
+    assert (record["images"], record["image_size"], record["licence"]) == (12, 4, None)
+    assert record["model"]["sha256"] == pen.generator.sha256
+    assert record["judge_sha256"] == FakeJudge().sha256
+    assert record["request"]["labels"] == [["2", 9], ["0", 3]]
+    assert (record["request"]["seed"], record["request"]["min_confidence"], record["request"]["truncation"]) == (
+        7,
+        0.9,
+        None,
+    )
+    zero, one, two = record["classes"]
     assert (zero["count"], one["count"], two["count"]) == (3, 0, 9)
     assert 0 < two["rate"] == round(two["good"] / two["seen"], 4) < 1
     assert two["good"] >= 9
     assert "rate" not in one
-    assert [shard["images"] for shard in told["shards"]] == [4, 4, 4]
+    assert [shard["images"] for shard in record["shards"]] == [4, 4, 4]
     page = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     head = yaml.safe_load(page.split("---")[1])
     assert head["license"] == "unknown"
@@ -163,25 +166,16 @@ def test_the_datasheet_holds_the_lineage_of_a_registered_model(
         lineage, "trace", lambda name: lineage.Lineage(name, "3", links) if name == "lekhani-mnist:3" else None
     )
     write_dataset(replace(pen, version="lekhani-mnist:3"), request("0"), str(tmp_path / "out"))
-    told = sheet(tmp_path / "out")
-    assert told["licence"] == "CC BY 4.0"
-    assert told["model"]["lineage"]["commit"] == {"id": "c1", "dirty": False}
-    assert told["model"]["lineage"]["source"] == {"name": "openml", "version": None, "sha256": None}
+    record = sheet(tmp_path / "out")
+    assert record["licence"] == "CC BY 4.0"
+    assert record["model"]["lineage"]["commit"] == {"id": "c1", "dirty": False}
+    assert record["model"]["lineage"]["source"] == {"name": "openml", "version": None, "sha256": None}
     page = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert yaml.safe_load(page.split("---")[1])["license"] == "cc-by-4.0"
     assert "| data digest | `d1` |" in page
 
 
 # --- the same bytes ---
-
-
-@pytest.mark.parametrize("format", FORMATS)
-def test_the_batch_size_changes_no_byte(pen: Pen, format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = request(format=format, shard_size=9)
-    for size in (128, 1, 4):
-        monkeypatch.setattr(type(pen.generator), "batch_size_for", lambda *_, size=size: size)
-        write_dataset(pen, whole, str(tmp_path / f"{size}"))
-    assert digests(tmp_path / "128") == digests(tmp_path / "1") == digests(tmp_path / "4")
 
 
 SCRIPT = """
@@ -224,12 +218,12 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     died = subprocess.run(command, env={"PYTHONPATH": paths}, capture_output=True, text=True, timeout=300, check=False)
     assert died.returncode == -9, died.stderr
     assert not (out / "dataset.json").exists()
-    said = write_dataset(pen, whole, str(out))
+    sentence = write_dataset(pen, whole, str(out))
     assert digests(out) == digests(tmp_path / "whole")
     assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
     finished = {0: 0, 1: 0, 4: 1, 7: 0 if format == "png" else 3, 8: 3}[renames]
     was = "was" if finished == 1 else "were"
-    assert (f"({finished} of 3 shards {was} there already)" in said) == (finished > 0)
+    assert (f"({finished} of 3 shards {was} there already)" in sentence) == (finished > 0)
 
 
 def test_a_damaged_shard_is_written_again(pen: Pen, tmp_path: Path) -> None:
@@ -269,8 +263,11 @@ def test_files_of_others_are_never_touched(pen: Pen, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("precious")
-    for overwrite, said in ((False, r"out exists already; .* --overwrite"), (True, r"holds no dataset\.json of ours")):
-        with pytest.raises(UsageError, match=said):
+    for overwrite, sentence in (
+        (False, r"out exists already; .* --overwrite"),
+        (True, r"holds no dataset\.json of ours"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
             write_dataset(pen, request(), str(out), overwrite=overwrite)
     (out / "dataset.json").write_text('{"name": "mnist"}')
     with pytest.raises(UsageError, match=r"holds no dataset\.json of ours"):
@@ -361,8 +358,8 @@ def test_the_command(
         cli.main()
     assert ended.value.code == 0
     assert "Wrote 10 images of 3 classes" in capsys.readouterr().out
-    told = sheet(tmp_path / "out")["request"]
-    assert (told["labels"], told["truncation"], told["shard_size"]) == ([["2", 4], ["0", 3], ["1", 3]], 2.0, 6)
+    record = sheet(tmp_path / "out")["request"]
+    assert (record["labels"], record["truncation"], record["shard_size"]) == ([["2", 4], ["0", 3], ["1", 3]], 2.0, 6)
     write_dataset(
         find("", model),
         DatasetRequest(Plan(((2, 4), (0, 3), (1, 3)), 6), SamplingOptions(3, None, 2.0), "npz"),

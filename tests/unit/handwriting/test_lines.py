@@ -103,9 +103,9 @@ def assert_tesseract(folder: Path) -> list[str]:
 
 
 def test_tesseract(tmp_path: Path) -> None:
-    said = write_lines(pen(), LineRequest(TEXTS, 7), tmp_path / "out")
+    sentence = write_lines(pen(), LineRequest(TEXTS, 7), tmp_path / "out")
     assert assert_tesseract(tmp_path / "out") == list(TEXTS)
-    assert said == f"Wrote 3 lines for tesseract to {tmp_path / 'out'} with the typeface, seed 7."
+    assert sentence == f"Wrote 3 lines for tesseract to {tmp_path / 'out'} with the typeface, seed 7."
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -153,8 +153,8 @@ def test_the_datasheet(tmp_path: Path) -> None:
 
 
 def test_a_single_picture(tmp_path: Path) -> None:
-    said = write_lines(pen(), LineRequest(["घर"], 7), tmp_path / "new" / "a.png")
-    assert said.startswith("Wrote 'घर' to ")
+    sentence = write_lines(pen(), LineRequest(["घर"], 7), tmp_path / "new" / "a.png")
+    assert sentence.startswith("Wrote 'घर' to ")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
     with Image.open(tmp_path / "new" / "a.png") as image:
         assert image.height == 64

@@ -140,12 +140,9 @@ def test_a_model_with_missing_or_malformed_metadata(
     assert "\n" not in str(caught.value)
 
 
-def test_a_judge_is_no_generator(judge_file: Path) -> None:
+def test_a_judge_is_no_generator_and_a_model_without_metadata_no_judge(judge_file: Path, tmp_path: Path) -> None:
     with pytest.raises(LekhaniError, match="no generator exported by lekhani"):
         Generator(judge_file, "cpu")
-
-
-def test_a_model_without_metadata_is_no_judge(judge_file: Path, tmp_path: Path) -> None:
     model = onnx.load(judge_file)
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "j.onnx")
@@ -179,19 +176,13 @@ def test_the_fastest_batch_size_within_the_limits() -> None:
         best({16: -1})
 
 
-def test_the_batch_size_is_measured_once(
+def test_the_batch_size_is_measured_once_and_only_for_many_images_on_the_cpu(
     toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = Generator(toy_generator(tmp_path / "g.onnx"), "cpu")
     assert generator.fastest_batch_size in BATCH_SIZES
     monkeypatch.setattr("lekhani.inference.session.fastest_batch_size", lambda *_: 0)
     assert generator.fastest_batch_size in BATCH_SIZES
-
-
-def test_the_batch_size_is_measured_only_for_many_images_on_the_cpu(
-    toy_generator: Callable[..., Path], tmp_path: Path
-) -> None:
-    generator = Generator(toy_generator(tmp_path / "g.onnx"), "cpu")
     generator.__dict__["fastest_batch_size"] = 7
     assert [generator.batch_size_for(n) for n in (1, 4999, 5000, 10**6)] == [128, 128, 7, 7]
     generator.device = "CUDA"
