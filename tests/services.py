@@ -103,8 +103,8 @@ def mlflow_server(
 
 
 @contextmanager
-def s3(bucket: str) -> Iterator[str]:
-    """The address of a stand-in for S3 in this process, with one empty bucket; any credentials will do."""
+def fake_s3(bucket: str) -> Iterator[str]:
+    """The address of a fake S3 in this process, with one empty bucket; any credentials will do."""
     import boto3  # type: ignore[import-untyped]
     from moto.server import ThreadedMotoServer
 

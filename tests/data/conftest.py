@@ -10,15 +10,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fake_sites
 import pytest
-import standins
 import yaml
 
 from lekhani import params
 from lekhani.data.sources import transfer
 
 ROOT = Path(__file__).resolve().parents[2]
-# What a command needs to meet the stand-ins instead of the world.
+# What a command needs to meet the fakes instead of the world.
 _PATCHED = """
 import os, sys
 import kagglesdk.kaggle_env as kaggle
@@ -60,7 +60,7 @@ class Project:
 
     def holds_no_secret(self, *texts: str) -> None:
         """Assert that no secret stands in `texts`, nor in any file's name or content."""
-        for secret in standins.SECRETS:
+        for secret in fake_sites.SECRETS:
             assert all(secret not in text for text in texts)
             for path in self.path.rglob("*"):
                 assert secret not in str(path)
@@ -88,7 +88,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 @pytest.fixture
-def kaggle(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[standins.KaggleSite]:
+def kaggle(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_sites.FakeKaggle]:
     """Kaggle on a loopback port, for this process and for `project.run`; a token lies in the environment."""
     from kagglesdk import kaggle_env
 
@@ -98,8 +98,8 @@ def kaggle(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     # Found when the package was imported, maybe for the home of another test.
     monkeypatch.setattr(KaggleApi, "config_dir", str(tmp_path / "home" / ".kaggle"))
     monkeypatch.setattr(KaggleApi, "config", str(tmp_path / "home" / ".kaggle" / "kaggle.json"))
-    monkeypatch.setenv("KAGGLE_API_TOKEN", standins.TOKEN)
-    site = standins.KaggleSite()
+    monkeypatch.setenv("KAGGLE_API_TOKEN", fake_sites.TOKEN)
+    site = fake_sites.FakeKaggle()
     with site.running():
         monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, site.url)
         project.kaggle_url = site.url
@@ -107,11 +107,11 @@ def kaggle(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def openml(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[standins.OpenmlSite]:
+def openml(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_sites.FakeOpenml]:
     """OpenML on a loopback port, for this process."""
     from sklearn.datasets import _openml
 
-    site = standins.OpenmlSite()
+    site = fake_sites.FakeOpenml()
     with site.running():
         for name in ("_DATA_INFO", "_DATA_FEATURES", "_DATA_QUALITIES"):
             monkeypatch.setattr(_openml, name, getattr(_openml, name).replace("https://www.openml.org", site.url))
@@ -127,5 +127,5 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
     return {
         (layout, kind): make
         for layout in layouts
-        for kind, make in (("made", standins.made(layout)), ("real", standins.real(layout, folder)))
+        for kind, make in (("made", fake_sites.made(layout)), ("real", fake_sites.real(layout, folder)))
     }

@@ -1,4 +1,4 @@
-"""Kaggle as a user meets it, against a stand-in on a loopback port: what arrives, what is kept and what every failure says."""
+"""Kaggle as a user meets it, against a fake on a loopback port: what arrives, what is kept and what every failure says."""
 
 import json
 import logging
@@ -7,10 +7,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import fake_sites
 import pytest
-import standins
+from fake_sites import KEY, TOKEN, USER, FakeKaggle, cut, hidden_status, page, reset, status
 from services import free_port
-from standins import KEY, TOKEN, USER, KaggleSite, cut, hidden_status, page, reset, status
 
 from lekhani.data.sources import fetch as sources
 from lekhani.data.sources import transfer
@@ -27,8 +27,8 @@ COPIES = [
     ("berlinsweird/devanagari", "dhcd-folders"),
     ("hojjatk/mnist-dataset", "mnist-idx"),
 ]
-LITTLE = standins.packed({"data.csv": b"pixel_0000,character\n0,digit_0\n"})
-OTHER = standins.packed({"data.csv": b"pixel_0000,character\n9,digit_0\n"})
+LITTLE = fake_sites.packed({"data.csv": b"pixel_0000,character\n0,digit_0\n"})
+OTHER = fake_sites.packed({"data.csv": b"pixel_0000,character\n9,digit_0\n"})
 
 
 def fetch(project: Any, version: int | None = None, slug: str = SLUG, **data: Any) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def found() -> dict[str, bytes]:
     ids=lambda value: value if isinstance(value, str) else value[0],
 )
 def test_every_known_copy_is_fetched_and_prepared(
-    project: Any, kaggle: KaggleSite, archives: Any, copy: tuple[str, str], kind: str
+    project: Any, kaggle: FakeKaggle, archives: Any, copy: tuple[str, str], kind: str
 ) -> None:
     slug, layout = copy
     archive = archives[layout, kind]
@@ -74,7 +74,7 @@ def test_every_known_copy_is_fetched_and_prepared(
     assert prepared.info.source == source
 
 
-def test_the_command_shows_one_download_and_no_secret(project: Any, kaggle: KaggleSite) -> None:
+def test_the_command_shows_one_download_and_no_secret(project: Any, kaggle: FakeKaggle) -> None:
     kaggle.archives[SLUG, 1] = LITTLE
     project.describe("devanagari", source="kaggle", kaggle={"slug": SLUG, "version": None})
     done = project.run("fetch", "--dataset", "devanagari")
@@ -87,7 +87,7 @@ def test_the_command_shows_one_download_and_no_secret(project: Any, kaggle: Kagg
     assert again.stderr == f"devanagari: version 1 of {SLUG} is already here\n"
 
 
-def test_a_terminal_sees_a_bar(project: Any, kaggle: KaggleSite) -> None:
+def test_a_terminal_sees_a_bar(project: Any, kaggle: FakeKaggle) -> None:
     kaggle.archives[SLUG, 1] = LITTLE
     project.describe("devanagari", source="kaggle", kaggle={"slug": SLUG, "version": 1})
     done = project.run("fetch", "--dataset", "devanagari", FORCE_COLOR="1", COLUMNS="150", VERBOSE="true")
@@ -97,14 +97,14 @@ def test_a_terminal_sees_a_bar(project: Any, kaggle: KaggleSite) -> None:
     project.holds_no_secret(done.stderr)
 
 
-def test_a_version_may_be_pinned(project: Any, kaggle: KaggleSite) -> None:
+def test_a_version_may_be_pinned(project: Any, kaggle: FakeKaggle) -> None:
     kaggle.archives |= {(SLUG, 1): OTHER, (SLUG, 2): LITTLE}
     assert fetch(project, 1)["version"] == 1
     assert found()["devanagari-character-set.zip"] == OTHER
     assert kaggle.count("GetDataset") == 0
 
 
-def test_what_is_here_stays_byte_for_byte(project: Any, kaggle: KaggleSite, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_here_stays_byte_for_byte(project: Any, kaggle: FakeKaggle, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     kaggle.archives[SLUG, 1] = LITTLE
     fetch(project)
@@ -122,7 +122,7 @@ def test_what_is_here_stays_byte_for_byte(project: Any, kaggle: KaggleSite, capl
     assert OUT.stat().st_ino == inode
 
 
-def test_a_newer_version_replaces_the_older_one(project: Any, kaggle: KaggleSite) -> None:
+def test_a_newer_version_replaces_the_older_one(project: Any, kaggle: FakeKaggle) -> None:
     kaggle.archives[SLUG, 1] = LITTLE
     fetch(project)
     kaggle.archives[SLUG, 2] = OTHER
@@ -131,7 +131,7 @@ def test_a_newer_version_replaces_the_older_one(project: Any, kaggle: KaggleSite
     assert fetch(project, 1)["version"] == 1
 
 
-def test_a_newer_version_is_noticed_before_it_is_fetched(project: Any, kaggle: KaggleSite) -> None:
+def test_a_newer_version_is_noticed_before_it_is_fetched(project: Any, kaggle: FakeKaggle) -> None:
     def newer(version: int | None = None, **data: Any) -> int | None:
         choices = project.describe(
             "devanagari", **{"source": "kaggle", "kaggle": {"slug": SLUG, "version": version}, **data}
@@ -157,7 +157,7 @@ def test_a_newer_version_is_noticed_before_it_is_fetched(project: Any, kaggle: K
 
 
 def test_files_that_someone_changed_are_fetched_again(
-    project: Any, kaggle: KaggleSite, caplog: pytest.LogCaptureFixture
+    project: Any, kaggle: FakeKaggle, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     kaggle.archives[SLUG, 1] = LITTLE
@@ -171,7 +171,7 @@ def test_files_that_someone_changed_are_fetched_again(
 
 @pytest.mark.parametrize("fault", [status(503), status(403), "offline", "no account"])
 def test_what_is_here_stays_when_kaggle_cannot_be_asked(
-    project: Any, kaggle: KaggleSite, fault: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    project: Any, kaggle: FakeKaggle, fault: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kaggle.archives[SLUG, 1] = LITTLE
     fetch(project)
@@ -188,7 +188,7 @@ def test_what_is_here_stays_when_kaggle_cannot_be_asked(
     project.holds_no_secret(caplog.text)
 
 
-def test_names_for_classes_come_along(project: Any, kaggle: KaggleSite) -> None:
+def test_names_for_classes_come_along(project: Any, kaggle: FakeKaggle) -> None:
     kaggle.archives[SLUG, 1] = LITTLE
     fetch(project)
     Path("names.csv").write_text("name,glyph\ndigit_0,०\n")
@@ -206,7 +206,7 @@ def test_names_for_classes_come_along(project: Any, kaggle: KaggleSite) -> None:
     ids=["429", "429, Retry-After", "500", "503", "reset", "cut"],
 )
 def test_faults_that_pass_are_waited_for(
-    project: Any, kaggle: KaggleSite, kind: str, fault: Any, caplog: pytest.LogCaptureFixture
+    project: Any, kaggle: FakeKaggle, kind: str, fault: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     kaggle.archives[SLUG, 1] = LITTLE
     kaggle.faults[kind] = [fault, fault]
@@ -217,7 +217,7 @@ def test_faults_that_pass_are_waited_for(
 
 
 def test_the_wait_is_the_server_s(
-    project: Any, kaggle: KaggleSite, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    project: Any, kaggle: FakeKaggle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
     monkeypatch.setattr("tenacity.nap.time.sleep", waited.append)
@@ -273,7 +273,7 @@ ALWAYS: dict[str, tuple[str, Any, type[LekhaniError], str]] = {
 @pytest.mark.parametrize("earlier", [False, True])
 def test_every_failure_is_a_sentence_and_leaves_what_was_there(
     project: Any,
-    kaggle: KaggleSite,
+    kaggle: FakeKaggle,
     case: str,
     earlier: bool,
     caplog: pytest.LogCaptureFixture,
@@ -315,7 +315,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, url: str = "") -> None:
 
 
 def test_a_machine_that_is_offline_hears_it_at_once(
-    project: Any, kaggle: KaggleSite, monkeypatch: pytest.MonkeyPatch
+    project: Any, kaggle: FakeKaggle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for url in ("", "http://no-such-host.invalid"):
         offline(monkeypatch, url)
@@ -335,7 +335,7 @@ def test_a_machine_that_is_offline_hears_it_at_once(
 
 
 def test_a_server_that_falls_silent_is_not_waited_for(
-    project: Any, kaggle: KaggleSite, monkeypatch: pytest.MonkeyPatch
+    project: Any, kaggle: FakeKaggle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over = threading.Event()
     monkeypatch.setattr("lekhani.data.sources.kaggle.TIMEOUT", 0.1)
@@ -349,7 +349,7 @@ def test_a_server_that_falls_silent_is_not_waited_for(
 @pytest.mark.parametrize(
     "way", ["token", "token file", "token in a file named", "user and key", "kaggle.json", "KAGGLE_CONFIG_DIR"]
 )
-def test_credentials_are_found_where_kaggle_documents_them(project: Any, kaggle: KaggleSite, way: str) -> None:
+def test_credentials_are_found_where_kaggle_documents_them(project: Any, kaggle: FakeKaggle, way: str) -> None:
     home = project.path.parent / "home"
     (home / ".kaggle").mkdir()
     environment = {"KAGGLE_API_TOKEN": ""}
@@ -402,7 +402,7 @@ def test_credentials_are_found_where_kaggle_documents_them(project: Any, kaggle:
     ],
 )
 def test_the_command_says_one_sentence(
-    project: Any, kaggle: KaggleSite, environment: dict[str, str], code: int, match: str
+    project: Any, kaggle: FakeKaggle, environment: dict[str, str], code: int, match: str
 ) -> None:
     project.describe("devanagari", source="kaggle", kaggle={"slug": SLUG, "version": None})
     done = project.run("fetch", "-d", "devanagari", **environment)
@@ -414,7 +414,7 @@ def test_the_command_says_one_sentence(
     project.holds_no_secret(done.stderr)
 
 
-def test_a_full_disk_leaves_what_was_there(project: Any, kaggle: KaggleSite, full_disk: Any) -> None:
+def test_a_full_disk_leaves_what_was_there(project: Any, kaggle: FakeKaggle, full_disk: Any) -> None:
     kaggle.archives |= {(SLUG, 1): LITTLE, (SLUG, 2): OTHER}
     fetch(project, 1)
     before = found()
@@ -425,7 +425,7 @@ def test_a_full_disk_leaves_what_was_there(project: Any, kaggle: KaggleSite, ful
     assert [path.name for path in OUT.parent.iterdir()] == ["devanagari"]
 
 
-def test_a_dataset_of_one_s_own_is_told_no_other_source(project: Any, kaggle: KaggleSite) -> None:
+def test_a_dataset_of_one_s_own_is_told_no_other_source(project: Any, kaggle: FakeKaggle) -> None:
     choices = project.describe("own", source="kaggle", kaggle={"slug": "me/letters"})
     with pytest.raises(
         UsageError,

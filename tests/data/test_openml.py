@@ -1,4 +1,4 @@
-"""OpenML as a user meets it, against a stand-in on a loopback port: no account, and every failure a sentence."""
+"""OpenML as a user meets it, against a fake on a loopback port: no account, and every failure a sentence."""
 
 import errno
 import json
@@ -8,11 +8,11 @@ import urllib.error
 from pathlib import Path
 from typing import Any
 
+import fake_sites
 import numpy as np
 import pytest
-import standins
+from fake_sites import FakeOpenml, arff, cut, reset, status
 from services import free_port
-from standins import OpenmlSite, arff, cut, reset, status
 
 from lekhani.data.sources import openml
 from lekhani.data.spec import load_prepared
@@ -24,8 +24,8 @@ OUT = Path("data/raw/devanagari")
 WORDS = ("character_01_ka", "character_10_yna", "digit_9")
 
 
-def serve(site: OpenmlSite, number: int = 40923, count: int = 60, **more: Any) -> np.ndarray:
-    images = standins.glyphs(count, 32)
+def serve(site: FakeOpenml, number: int = 40923, count: int = 60, **more: Any) -> np.ndarray:
+    images = fake_sites.glyphs(count, 32)
     site.add(number, *arff(images, [WORDS[i % 3] for i in range(count)]), "character", **more)
     return images
 
@@ -39,7 +39,7 @@ def found() -> dict[str, bytes]:
     return {path.relative_to(OUT).as_posix(): path.read_bytes() for path in OUT.rglob("*") if path.is_file()}
 
 
-def test_dhcd_comes_as_arrays_and_is_prepared(project: Any, openml: OpenmlSite) -> None:
+def test_dhcd_comes_as_arrays_and_is_prepared(project: Any, openml: FakeOpenml) -> None:
     images = serve(openml)
     source = fetch(project)
     assert list(source) == ["name", "id", "version", "sha256", "path", "origin", "licence", "citation"]
@@ -61,24 +61,24 @@ def test_dhcd_comes_as_arrays_and_is_prepared(project: Any, openml: OpenmlSite) 
     assert len(prepared.images) == 60
 
 
-def test_mnist_comes_with_its_digits(project: Any, openml: OpenmlSite) -> None:
+def test_mnist_comes_with_its_digits(project: Any, openml: FakeOpenml) -> None:
     words = [str(i % 10) for i in range(60)]
-    openml.add(554, *arff(standins.glyphs(60, 28), words, "class"), "class")
+    openml.add(554, *arff(fake_sites.glyphs(60, 28), words, "class"), "class")
     assert fetch(project, 554, "mnist")["licence"] == "CC BY-SA 3.0"
     prepare(project.describe("mnist", source="openml", openml=554), "mnist")
     assert [c.name for c in load_prepared(Path("data/prepared/mnist")).info.classes] == [str(i) for i in range(10)]
 
 
-def test_quotes_around_a_class_are_no_part_of_it(project: Any, openml: OpenmlSite) -> None:
-    openml.add(7, *arff(standins.glyphs(6, 16), ["'ka kha'", "ga"] * 3), "character")
+def test_quotes_around_a_class_are_no_part_of_it(project: Any, openml: FakeOpenml) -> None:
+    openml.add(7, *arff(fake_sites.glyphs(6, 16), ["'ka kha'", "ga"] * 3), "character")
     fetch(project, 7, "own")
     with np.load("data/raw/own/openml_7.npz", allow_pickle=False) as arrays:
         assert arrays["class_names"].tolist() == ["ga", "ka kha"]
 
 
-def test_numbers_as_classes_count_as_people_do(project: Any, openml: OpenmlSite) -> None:
+def test_numbers_as_classes_count_as_people_do(project: Any, openml: FakeOpenml) -> None:
     words = [str(i % 12) for i in range(24)]
-    content, columns = arff(standins.glyphs(24, 16), words, "class")
+    content, columns = arff(fake_sites.glyphs(24, 16), words, "class")
     openml.add(7, content, [*columns[:-1], ("class", "numeric")], "class")
     fetch(project, 7, "own", image_size=16)
     with np.load("data/raw/own/openml_7.npz", allow_pickle=False) as arrays:
@@ -87,7 +87,7 @@ def test_numbers_as_classes_count_as_people_do(project: Any, openml: OpenmlSite)
 
 
 def test_what_is_here_stays_and_needs_no_network(
-    project: Any, openml: OpenmlSite, caplog: pytest.LogCaptureFixture
+    project: Any, openml: FakeOpenml, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     serve(openml)
@@ -102,7 +102,7 @@ def test_what_is_here_stays_and_needs_no_network(
     assert set(found()) == {"openml_41000.npz", "source.json"}
 
 
-def test_a_withdrawn_data_set_is_told(project: Any, openml: OpenmlSite, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_withdrawn_data_set_is_told(project: Any, openml: FakeOpenml, caplog: pytest.LogCaptureFixture) -> None:
     serve(openml, status="deactivated")
     fetch(project)
     assert "is marked `deactivated`" in caplog.text
@@ -114,7 +114,7 @@ def test_a_withdrawn_data_set_is_told(project: Any, openml: OpenmlSite, caplog: 
     [(status(429, Retry_After="0"), 5), (status(503), 5), (reset, 3), (cut, 3)],
     ids=["429", "503", "reset", "cut"],
 )
-def test_faults_that_pass_are_waited_for(project: Any, openml: OpenmlSite, kind: str, fault: Any, times: int) -> None:
+def test_faults_that_pass_are_waited_for(project: Any, openml: FakeOpenml, kind: str, fault: Any, times: int) -> None:
     images = serve(openml)
     openml.faults[kind] = [fault] * times
     fetch(project)
@@ -135,13 +135,13 @@ ALWAYS: dict[str, tuple[str, Any, type[LekhaniError], str]] = {
     "500": ("file", status(500), LekhaniError, r"OpenML has an error of its own \(500\); run again later"),
     "cut": ("file", cut, LekhaniError, "OpenML's data set 40923 arrived damaged or incomplete; check the connection"),
     "reset": ("file", reset, LekhaniError, "OpenML.*(broke|damaged)"),
-    "page": ("about", standins.page, LekhaniError, "arrived damaged"),
+    "page": ("about", fake_sites.page, LekhaniError, "arrived damaged"),
 }
 
 
 @pytest.mark.parametrize("case", ALWAYS)
 def test_every_failure_is_a_sentence_and_leaves_what_was_there(
-    project: Any, openml: OpenmlSite, case: str, recwarn: Any
+    project: Any, openml: FakeOpenml, case: str, recwarn: Any
 ) -> None:
     kind, fault, error, match = ALWAYS[case]
     serve(openml)
@@ -160,18 +160,18 @@ def test_every_failure_is_a_sentence_and_leaves_what_was_there(
     fetch(project)  # nothing damaged was kept for the next time
 
 
-def test_an_unknown_number_is_a_sentence(project: Any, openml: OpenmlSite) -> None:
+def test_an_unknown_number_is_a_sentence(project: Any, openml: FakeOpenml) -> None:
     with pytest.raises(UsageError, match=r"^data\.devanagari\.openml: OpenML has no data set 41"):
         fetch(project, 41)
 
 
-def test_another_checksum_is_damage(project: Any, openml: OpenmlSite) -> None:
+def test_another_checksum_is_damage(project: Any, openml: FakeOpenml) -> None:
     serve(openml, md5_checksum="0" * 32)
     with pytest.raises(LekhaniError, match="arrived damaged or incomplete"):
         fetch(project)
 
 
-def test_a_machine_that_is_offline_hears_it(project: Any, openml: OpenmlSite, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_is_offline_hears_it(project: Any, openml: FakeOpenml, monkeypatch: pytest.MonkeyPatch) -> None:
     from sklearn.datasets import _openml
 
     for url in (
@@ -184,15 +184,15 @@ def test_a_machine_that_is_offline_hears_it(project: Any, openml: OpenmlSite, mo
         with pytest.raises(LekhaniError, match=r"^OpenML cannot be reached \((there is no connection|its certificate)"):
             fetch(project)
     monkeypatch.setattr(_openml, "_DATA_INFO", "https://no-such-host.invalid/{}")
-    monkeypatch.setenv("HTTPS_PROXY", f"http://me:{standins.KEY}@127.0.0.1:{free_port()}")
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:{fake_sites.KEY}@127.0.0.1:{free_port()}")
     with pytest.raises(LekhaniError, match="OpenML cannot be reached") as caught:
         fetch(project)
-    assert standins.KEY not in str(caught.value)
+    assert fake_sites.KEY not in str(caught.value)
     assert socket.getdefaulttimeout() is None
 
 
 def test_a_folder_that_cannot_be_written_is_named(
-    project: Any, openml: OpenmlSite, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    project: Any, openml: FakeOpenml, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     serve(openml)
     (tmp_path / "file").write_text("x")
@@ -222,7 +222,7 @@ def test_what_urllib_and_the_disk_say(error: Exception, match: str) -> None:
 
 
 def table(kind: str) -> tuple[bytes, list[tuple[str, str]]]:
-    content, columns = arff(standins.glyphs(6, 16), ["a", "b"] * 3)
+    content, columns = arff(fake_sites.glyphs(6, 16), ["a", "b"] * 3)
     lines = content.decode().splitlines()
     if kind == "no square":
         return arff(np.zeros((6, 16, 15), np.uint8), ["a", "b"] * 3)
@@ -263,7 +263,7 @@ def table(kind: str) -> tuple[bytes, list[tuple[str, str]]]:
         ("ragged", "is no table that scikit-learn reads"),
     ],
 )
-def test_a_data_set_that_holds_no_images(project: Any, openml: OpenmlSite, kind: str, match: str) -> None:
+def test_a_data_set_that_holds_no_images(project: Any, openml: FakeOpenml, kind: str, match: str) -> None:
     content, columns = table(kind)
     openml.add(7, content, columns, "" if kind == "no target" else "character")
     with pytest.raises(UsageError, match=rf"^data\.own\.openml: data set 7 .*{match}.*https://www\.openml\.org/d/7"):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from outside import without_settings
+from isolation import isolated_environment
 
 from lekhani import files
 
@@ -28,7 +28,7 @@ class Project:
         self.environment = {
             key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GIT_", "AWS_"))
         }
-        self.environment |= without_settings(settings)
+        self.environment |= isolated_environment(settings)
 
     def run(self, *words: str, code: int = 0) -> str:
         done = subprocess.run(
@@ -91,7 +91,7 @@ def project(origin: Project, tmp_path: Path) -> Project:
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """The address of a stand-in for S3 in this process, with an empty bucket `lekhani`."""
+    """The address of a fake S3 in this process, with an empty bucket `lekhani`."""
     if not (find_spec("moto") and find_spec("dvc_s3")):
         pytest.skip("moto and dvc-s3 are not installed: pip install -e '.[dev]'")
     import boto3

@@ -217,7 +217,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
             subprocess.run(
                 [str(program("psql")), uri, "--quiet", "--set", "ON_ERROR_STOP=1", *words], timeout=60, check=True
             )
-        found = Here(project, int(re.findall(r":(\d+)/", admin)[0]), stack.enter_context(services.s3("mlflow")))
+        found = Here(project, int(re.findall(r":(\d+)/", admin)[0]), stack.enter_context(services.fake_s3("mlflow")))
         bucket(found, "dvc").create()
         for name in ("mlflow", "prefect", "deployments", "worker"):
             if name == "deployments":

@@ -74,7 +74,7 @@ def test_from_training_to_a_scorecard(project: tuple[params.Params, str], varian
     assert not Path(f"checkpoints/{dataset}/{variant}").exists()
 
 
-class OtherEyes:
+class FakeInception:
     """In the place of Inception-v3, whose weights are 96 MB: two plain features."""
 
     sha256 = "ab"
@@ -93,7 +93,7 @@ def test_inception_adds_its_own_figures(project: tuple[params.Params, str], monk
         stage(choices, dataset, "cgan")
     path = Path(f"reports/{dataset}/cgan/scorecard.json")
     alone = json.loads(path.read_text())
-    monkeypatch.setattr(fidelity, "Inception", OtherEyes)
+    monkeypatch.setattr(fidelity, "Inception", FakeInception)
     changes = {"extractors": ("judge", "inception"), "inception_weights": "weights.pth"}
     evaluate(choices.model_copy(update={"evaluate": choices.evaluate.model_copy(update=changes)}), dataset, "cgan")
     card = json.loads(path.read_text())

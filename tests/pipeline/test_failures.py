@@ -14,10 +14,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import fake_sites
 import numpy as np
 import psutil
 import pytest
-import standins
 import yaml
 from prefect_server import Prefect
 from services import free_port, mlflow_server, serving
@@ -239,35 +239,35 @@ def archive(prepared: Path) -> bytes:
         members[f"{prefix}-labels.idx1-ubyte"] = (
             struct.pack(">II", 0x801, len(labels[part])) + labels[part].astype(np.uint8).tobytes()
         )
-    return standins.packed(members)
+    return fake_sites.packed(members)
 
 
 @pytest.mark.slow
 def test_kaggle_has_a_bad_day(space: Workspace, prefect: Prefect, tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(PATCHED)
-    site = standins.KaggleSite()
+    site = fake_sites.FakeKaggle()
     site.archives["hojjatk/mnist-dataset", 1] = archive(space.path / "data/prepared/mnist")
     paths = [str(tmp_path / "site"), space.environment.get("PYTHONPATH", "")]
     space.environment |= {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "HOME": str(tmp_path),
-        "KAGGLE_API_TOKEN": standins.TOKEN,
+        "KAGGLE_API_TOKEN": fake_sites.TOKEN,
     }
     params = space.params()
     params["data"]["mnist"]["source"] = "kaggle"
     space.write_params(params)
     with site.running():
         space.environment["STANDIN_KAGGLE"] = site.url
-        site.faults["GetDataset"] = [standins.status(500)] * 2
-        site.faults["DownloadDataset"] = [standins.status(500)] * 7  # more than the stage itself has patience for
+        site.faults["GetDataset"] = [fake_sites.status(500)] * 2
+        site.faults["DownloadDataset"] = [fake_sites.status(500)] * 7  # more than the stage itself has patience for
         sentence = retrain(space)
         assert (site.count("GetDataset"), site.count("DownloadDataset")) == (4, 8)
         assert prefect.tasks(latest(prefect))["fetch@mnist"] == "Completed"
         fetched = space.json("data/raw/mnist/source.json")
         assert (fetched["name"], fetched["version"]) == ("kaggle", 1)
 
-        site.always["GetDataset"] = standins.status(500)
+        site.always["GetDataset"] = fake_sites.status(500)
         assert retrain(space) == "nothing changed", "what is here stays"
         all_is_well(space, sentence)
 

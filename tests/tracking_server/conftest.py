@@ -27,7 +27,7 @@ def bucket() -> Iterator[Any]:
         pytest.skip("moto is not installed: pip install -e '.[dev]'")
     import boto3  # type: ignore[import-untyped]
 
-    with services.s3("lekhani") as address:
+    with services.fake_s3("lekhani") as address:
         access = {"aws_access_key_id": "team", "aws_secret_access_key": SECRET, "region_name": "us-east-1"}
         yield boto3.resource("s3", endpoint_url=address, **access).Bucket("lekhani")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from outside import without_settings
+from isolation import isolated_environment
 
 from lekhani.data import versions
 from lekhani.data.prepare import manifest
@@ -62,7 +62,7 @@ def make(folder: Path, n: int) -> None:
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """No settings and no index of DVC from outside."""
-    return without_settings(tmp_path_factory.mktemp("settings"))
+    return isolated_environment(tmp_path_factory.mktemp("settings"))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from datasets_on_disk import digests, failing_at
-from services import s3
+from services import fake_s3
 
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.generate import shards
@@ -40,7 +40,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A fake S3, and a file system that reads it."""
     pytest.importorskip("moto", reason="moto is not installed")
     s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed (lekhani[s3])")
-    with s3("glyphs") as address:
+    with fake_s3("glyphs") as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

@@ -16,7 +16,7 @@ from urllib.request import url2pathname
 import mlflow
 import pytest
 import yaml
-from outside import without_settings
+from isolation import isolated_environment
 
 from lekhani import files
 from lekhani.data.spec import MNIST, DatasetInfo
@@ -62,7 +62,7 @@ def project(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     for key in [key for key in os.environ if key.startswith(("DVC_", "GIT_"))]:
         monkeypatch.delenv(key)
     (tmp_path / "settings").mkdir()
-    for key, value in without_settings(tmp_path / "settings").items():
+    for key, value in isolated_environment(tmp_path / "settings").items():
         monkeypatch.setenv(key, value)
     path = tmp_path / "project"
     (path / ".dvc").mkdir(parents=True)

@@ -1,11 +1,11 @@
-"""An environment for child processes in which nothing of the user's own DVC and git settings counts."""
+"""An environment for child processes in which no settings of DVC and git count but those of the test."""
 
 import os
 import sys
 from pathlib import Path
 
 
-def without_settings(place: Path) -> dict[str, str]:
+def isolated_environment(place: Path) -> dict[str, str]:
     """Variables that keep DVC's and git's settings in the folder `place`, where a git user is written down."""
     (place / "gitconfig").write_text("[user]\nname = t\nemail = t@example.org\n[init]\ndefaultBranch = main\n")
     return {

@@ -1,4 +1,4 @@
-"""Loopback stand-ins for Kaggle and OpenML, and the archives that they serve: all bounded in time, none beyond this machine."""
+"""Fakes of Kaggle and OpenML on this machine, and the archives that they serve."""
 
 import base64
 import gzip
@@ -31,10 +31,10 @@ Fault = Callable[["Handler", bytes], None]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request; what it answers is decided by the stand-in that the server belongs to."""
+    """One request; what it answers is decided by the fake that the server belongs to."""
 
     timeout = 10
-    site: "Site"
+    site: "FakeSite"
 
     def do_GET(self) -> None:
         self.site.handle(self, b"")
@@ -91,8 +91,8 @@ def reset(handler: Handler, body: bytes) -> None:
     handler.connection.close()
 
 
-class Site:
-    """What both stand-ins share: a server in a thread, a record of requests, and faults to come per kind of request."""
+class FakeSite:
+    """What both fakes share: a server in a thread, a record of requests, and faults to come per kind of request."""
 
     def __init__(self) -> None:
         handler = type("BoundHandler", (Handler,), {"site": self})
@@ -119,12 +119,12 @@ class Site:
         raise NotImplementedError
 
     @contextmanager
-    def running(self) -> Iterator["Site"]:
+    def running(self) -> Iterator["FakeSite"]:
         with serving(self.server):
             yield self
 
 
-class KaggleSite(Site):
+class FakeKaggle(FakeSite):
     """Kaggle's API as its package calls it, and the storage that it redirects to, on another host name."""
 
     def __init__(self) -> None:
@@ -169,7 +169,7 @@ class KaggleSite(Site):
             handler.answer(302, b"", Location=target)
 
 
-class OpenmlSite(Site):
+class FakeOpenml(FakeSite):
     """OpenML's JSON API and its files: one data set under one number."""
 
     def __init__(self) -> None:
