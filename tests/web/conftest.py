@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import live_server
 import pytest
-import toys
+from toy_judge import toy_judge
 
 ToyGenerator = Callable[..., Path]
 
@@ -13,11 +14,11 @@ ToyGenerator = Callable[..., Path]
 def models(toy_generator: ToyGenerator, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options of `lekhani serve` for a generator and a judge of three classes."""
     folder = tmp_path_factory.mktemp("models")
-    return ["--model", str(toy_generator(folder / "g.onnx")), "--judge", str(toys.judge(folder / "j.onnx"))]
+    return ["--model", str(toy_generator(folder / "g.onnx")), "--judge", str(toy_judge(folder / "j.onnx"))]
 
 
 @pytest.fixture(scope="module")
 def server(models: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server that the tests of a file share."""
-    with toys.server(tmp_path_factory.mktemp("server"), *models) as (address, _):
+    with live_server.server(tmp_path_factory.mktemp("server"), *models) as (address, _):
         yield address

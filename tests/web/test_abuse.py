@@ -22,12 +22,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import live_server
 import numpy as np
 import psutil
 import pytest
 import requests
 import services
-import toys
 from PIL import Image
 
 SECONDS = float(os.environ.get("LEKHANI_LOAD_SECONDS", "5"))
@@ -169,7 +169,7 @@ def test_a_thousand_malformed_requests_get_a_sentence_each(server: str) -> None:
 )
 def test_broken_http(server: str, content: bytes, status: bytes) -> None:
     try:
-        answer = toys.raw_answer(server, content)
+        answer = live_server.raw_answer(server, content)
     except (ConnectionResetError, BrokenPipeError):  # it hung up on the rest
         answer = b"HTTP/1.1 " + status
     assert answer.startswith(b"HTTP/1.1 " + status), answer[:300]
@@ -214,7 +214,7 @@ def guarded(models: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iter
         "answer_seconds": 600,
     }
     words = [word for name, value in limits.items() for word in ("--limit", f"{name}={value}")]
-    with toys.server(folder, *models, *words) as (address, pid):
+    with live_server.server(folder, *models, *words) as (address, pid):
         yield address, pid, folder
 
 
@@ -241,7 +241,7 @@ def test_slow_loris_does_not_slow_others(guarded: tuple[str, int, Path]) -> None
     assert memory(pid) - before < 50 << 20
     answers = []
     for connection in slow:
-        answers.append(toys.receive(connection, ConnectionResetError))
+        answers.append(live_server.receive(connection, ConnectionResetError))
         connection.close()
     assert time.monotonic() - began < 30, "all were hung up on"
     assert all(
@@ -270,10 +270,10 @@ def test_a_disconnect_cancels_the_work(guarded: tuple[str, int, Path]) -> None:
         with socket.create_connection((host, int(port)), timeout=20) as connection:
             connection.sendall(head("/v1/generate", len(body)) + body)
             time.sleep(0.02)
-    toys.until(lambda: sum(line.get("status") == 499 for line in toys.logged(folder)) == 10)
-    toys.until(lambda: toys.metric(address, "lekhani_images_waiting") == 0)
+    live_server.until(lambda: sum(line.get("status") == 499 for line in live_server.logged(folder)) == 10)
+    live_server.until(lambda: live_server.metric(address, "lekhani_images_waiting") == 0)
     given_up = time.monotonic() - started
-    assert toys.metric(address, "lekhani_batch_images_sum") < 90_000 / 2, (
+    assert live_server.metric(address, "lekhani_batch_images_sum") < 90_000 / 2, (
         f"after {given_up:.1f} s most of it was never drawn"
     )
     assert statistics.median(latencies(address, 5)) < 1
@@ -285,7 +285,7 @@ def test_an_overload_is_refused_with_a_time(models: list[str], tmp_path: Path) -
         for value in ("waiting_images=3000", "images=3000", "batch=1", "answer_seconds=100")
         for word in ("--limit", value)
     ]
-    with toys.server(tmp_path, *models, *limits) as (address, _):
+    with live_server.server(tmp_path, *models, *limits) as (address, _):
         seen: list[requests.Response] = []
 
         def ask() -> None:
@@ -312,21 +312,21 @@ def test_an_overload_is_refused_with_a_time(models: list[str], tmp_path: Path) -
 
 def test_sigterm_lets_requests_finish(models: list[str], tmp_path: Path) -> None:
     limits = [word for value in ("batch=1", "answer_seconds=100") for word in ("--limit", value)]
-    with toys.server(tmp_path, *models, *limits) as (address, pid):
+    with live_server.server(tmp_path, *models, *limits) as (address, pid):
         answers: list[requests.Response] = []
         client = threading.Thread(
             target=lambda: answers.append(requests.post(f"{address}/v1/generate", json=ASK | {"n": 300}, timeout=90))
         )
         client.start()
-        toys.until(lambda: toys.metric(address, "lekhani_images_waiting") > 0)
+        live_server.until(lambda: live_server.metric(address, "lekhani_images_waiting") > 0)
         (server,) = psutil.Process(pid).children()
         server.send_signal(signal.SIGTERM)
-        toys.until(lambda: requests.get(f"{address}/readyz", timeout=20).status_code == 503)
+        live_server.until(lambda: requests.get(f"{address}/readyz", timeout=20).status_code == 503)
         assert requests.get(f"{address}/readyz", timeout=20).json()["status"] == "leaving"
         client.join()
         assert answers[0].status_code == 200
         assert len(answers[0].json()["images"]) == 900
-        toys.until(lambda: not services.answers(f"{address}/healthz"))
+        live_server.until(lambda: not services.answers(f"{address}/healthz"))
         server.wait(20)
     assert list((tmp_path / "reports" / "serving").glob("*.md")), "the day's report was written"
 
@@ -335,7 +335,7 @@ def test_a_killed_server_comes_back_with_the_same_glyphs(models: list[str], tmp_
     port = services.free_port()
     answers = []
     for _ in range(2):
-        with toys.server(tmp_path, *models, port=port, end=signal.SIGKILL) as (address, pid):
+        with live_server.server(tmp_path, *models, port=port, end=signal.SIGKILL) as (address, pid):
             answers.append(requests.post(f"{address}/v1/generate", json=ASK, timeout=30).json())
             os.killpg(pid, signal.SIGKILL)
     assert answers[0] == answers[1]
@@ -390,14 +390,14 @@ def saturated(address: str, pid: int, seconds: float) -> dict[str, float]:
 
 
 def check_saturation(models: list[str], folder: Path, seconds: float) -> None:
-    with toys.server(folder, *models) as (address, pid):
+    with live_server.server(folder, *models) as (address, pid):
         figures = saturated(address, pid, seconds)
         print(f"64 connections for {seconds:g} s: {figures}")  # noqa: T201 - the figure is what the test is for
         assert figures["grown_megabytes"] < 20, figures
-        assert toys.metric(address, "lekhani_batch_images_sum") > 1.5 * toys.metric(
+        assert live_server.metric(address, "lekhani_batch_images_sum") > 1.5 * live_server.metric(
             address, "lekhani_batch_images_count"
         ), "runs are shared"
-        toys.until(lambda: toys.metric(address, "lekhani_images_waiting") == 0)
+        live_server.until(lambda: live_server.metric(address, "lekhani_images_waiting") == 0)
 
 
 def test_saturation_for_seconds(models: list[str], tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import toys
 from fastapi.testclient import TestClient
 from PIL import Image
+from toy_judge import toy_judge
 from typer.testing import CliRunner
 
 from lekhani.cli import app as cli
@@ -36,7 +36,7 @@ ASK = {"model": "mnist", "labels": ["1", "2"], "n": 3, "seed": 7}
 @pytest.fixture(scope="module")
 def source(toy_generator: ToyGenerator, tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
     folder = tmp_path_factory.mktemp("models")
-    return ModelSource("mnist", toy_generator(folder / "g.onnx"), toys.judge(folder / "j.onnx"))
+    return ModelSource("mnist", toy_generator(folder / "g.onnx"), toy_judge(folder / "j.onnx"))
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +127,7 @@ def test_only_unfiltered_images_are_monitored(source: ModelSource) -> None:
 
 
 def test_an_unconditional_generator_serves_labels_too(toy_generator: ToyGenerator, tmp_path: Path) -> None:
-    source = ModelSource(
-        "mnist", toy_generator(tmp_path / "g.onnx", conditional=False), toys.judge(tmp_path / "j.onnx")
-    )
+    source = ModelSource("mnist", toy_generator(tmp_path / "g.onnx", conditional=False), toy_judge(tmp_path / "j.onnx"))
     with TestClient(create_app([source])) as client:
         value = client.post("/v1/generate", json=ASK).json()
         assert [one["label"] for one in value["images"]] == [1, 1, 1, 2, 2, 2]

@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import live_server
 import mlflow
 import numpy as np
 import onnx
 import pytest
-import toys
 from fastapi.testclient import TestClient
 from onnx import numpy_helper
 from onnx_generators import with_swapped_labels
+from toy_judge import toy_judge
 
 from lekhani import files
 from lekhani.errors import LekhaniError
@@ -53,7 +54,7 @@ class Registry:
 
     def __init__(self, folder: Path, good: Path) -> None:
         self.folder, self.good = folder, good
-        self.judge = toys.judge(folder / "judge.onnx")
+        self.judge = toy_judge(folder / "judge.onnx")
         self.numbers: dict[str, str] = {}
         self.reader = Reader(self.judge)
         real = load(good).generate(["0", "1", "2"], n=700, seed=100).images
@@ -132,11 +133,11 @@ def test_a_new_champion_is_swapped_in_without_a_failed_request(registry: Registr
         threads = [threading.Thread(target=client_runs, args=(client,)) for _ in range(4)]
         for thread in threads:
             thread.start()
-        toys.until(lambda: len(seen) > 8)
+        live_server.until(lambda: len(seen) > 8)
         registry.promote("second")
-        toys.until(lambda: version(client) == registry.numbers["second"])
+        live_server.until(lambda: version(client) == registry.numbers["second"])
         more = len(seen) + 8
-        toys.until(lambda: len(seen) > more)
+        live_server.until(lambda: len(seen) > more)
         stop.set()
         for thread in threads:
             thread.join()
@@ -146,7 +147,7 @@ def test_a_new_champion_is_swapped_in_without_a_failed_request(registry: Registr
         about = {"version": registry.numbers["second"], "variant": "flow_matching", "sha256": files.sha256(second)}
         assert metric(client, "lekhani_model_info", **about) == 1
         registry.promote("first")  # a rollback
-        toys.until(lambda: version(client) == registry.numbers["first"])
+        live_server.until(lambda: version(client) == registry.numbers["first"])
 
 
 def test_damaged_confused_and_nan_models_are_not_served(
@@ -167,7 +168,7 @@ def test_damaged_confused_and_nan_models_are_not_served(
         ):
             before = metric(client, "lekhani_models_kept_out_total", reason=reason)
             registry.promote(name)
-            toys.until(lambda sentence=sentence: sentence in str(client.get("/readyz").json()["trouble"]))
+            live_server.until(lambda sentence=sentence: sentence in str(client.get("/readyz").json()["trouble"]))
             assert client.get("/readyz").status_code == 200, "the old one is still served"
             assert version(client) == registry.numbers["first"]
             assert metric(client, "lekhani_models_kept_out_total", reason=reason) > before
@@ -181,7 +182,7 @@ def test_damaged_confused_and_nan_models_are_not_served(
                 "a version that failed is not tested again"
             )
         registry.promote("first")
-        toys.until(lambda: client.get("/readyz").json()["trouble"] == {})
+        live_server.until(lambda: client.get("/readyz").json()["trouble"] == {})
 
 
 def test_the_server_goes_on_while_the_registry_is_away(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,14 +191,14 @@ def test_the_server_goes_on_while_the_registry_is_away(registry: Registry, monke
         def away(_: str) -> dict[str, str]:
             raise LekhaniError("MLflow does not answer.")
 
-        toys.until(lambda: metric(client, "lekhani_registry_up") == 1)
+        live_server.until(lambda: metric(client, "lekhani_registry_up") == 1)
         with monkeypatch.context() as patch:
             patch.setattr(models, "aliases", away)
-            toys.until(lambda: client.get("/readyz").json()["trouble"] == {DATASET: "MLflow does not answer."})
+            live_server.until(lambda: client.get("/readyz").json()["trouble"] == {DATASET: "MLflow does not answer."})
             assert client.get("/readyz").status_code == 200
             assert metric(client, "lekhani_registry_up") == 0
             assert client.post("/v1/generate", json=ASK).status_code == 200
-        toys.until(lambda: client.get("/readyz").json()["trouble"] == {})
+        live_server.until(lambda: client.get("/readyz").json()["trouble"] == {})
         assert metric(client, "lekhani_registry_up") == 1
 
 
@@ -212,7 +213,7 @@ def test_a_blurred_model_with_a_good_models_scorecard_raises_the_alarm(
 ) -> None:
     registry.register("blurred", constant(registry.good, tmp_path / "b.onnx", "little", 0.008))
     with serving(monitor_seconds=0.01, folder=tmp_path / "reports") as client:
-        toys.until(lambda: "drift" in client.get("/v1/models").json()[0]["watch"])
+        live_server.until(lambda: "drift" in client.get("/v1/models").json()[0]["watch"])
         client.post("/v1/generate", json=ASK | {"n": 50})
         time.sleep(0.5)
         measures = client.get("/v1/models").json()[0]["watch"]
@@ -220,7 +221,7 @@ def test_a_blurred_model_with_a_good_models_scorecard_raises_the_alarm(
         assert metric(client, "lekhani_watch_alarm", measure="drift") == 0
         with caplog.at_level(logging.WARNING, "lekhani"):
             registry.promote("blurred")
-            toys.until(lambda: metric(client, "lekhani_watch_alarm", measure="drift") == 1)
+            live_server.until(lambda: metric(client, "lekhani_watch_alarm", measure="drift") == 1)
             assert metric(client, "lekhani_watch", measure="drift") > 2 * metric(
                 client, "lekhani_watch_promised", measure="drift"
             )

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import live_server
 import numpy as np
 import pytest
 import requests
-import toys
 from PIL import Image, ImageDraw
+from toy_judge import toy_judge
 from typer.testing import CliRunner
 
 from lekhani.cli import app as cli
@@ -47,7 +48,7 @@ def models(toy_generator: ToyGenerator, tmp_path_factory: pytest.TempPathFactory
     words = ["--page"]
     for dataset, classes in (("devanagari", CLASSES), ("mnist", MNIST[:4])):
         model = toy_generator(folder / dataset / "g.onnx", classes=classes, size=16, metadata={"dataset": dataset})
-        words += ["--model", str(model), "--judge", str(toys.judge(folder / dataset / "j.onnx", classes, 16, dataset))]
+        words += ["--model", str(model), "--judge", str(toy_judge(folder / dataset / "j.onnx", classes, 16, dataset))]
     return words
 
 
@@ -285,7 +286,7 @@ def test_with_keys_it_asks_for_one_and_takes_no_files(browser: "Browser", models
     (tmp_path / "keys").write_text(line)
     (tmp_path / "gradio").mkdir()
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path / "gradio")}
-    with toys.server(tmp_path, *models, "--keys", str(tmp_path / "keys"), env=environment) as (address, pid):
+    with live_server.server(tmp_path, *models, "--keys", str(tmp_path / "keys"), env=environment) as (address, pid):
         refused = requests.post(
             f"{address}/page/gradio_api/upload", files={"files": ("a.png", b"1" * 1000)}, timeout=60
         )

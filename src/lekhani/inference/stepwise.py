@@ -13,10 +13,11 @@ import onnxruntime as ort
 
 from lekhani.data.spec import Labels
 from lekhani.errors import UsageError
-from lekhani.inference.session import Floats, Generator
 
 if TYPE_CHECKING:
     import onnx
+
+    from lekhani.inference.session import Floats, Generator
 
 FINISH = "finish/"
 
@@ -29,7 +30,7 @@ def state_name(step: int) -> str:
 class StepwiseSession:
     """A generator whose states are outputs: (noise, labels) -> images after each step. `steps` says how many."""
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: "Generator") -> None:
         """Split the graph into the steps and the finish; raises UsageError for a generator that has no steps."""
         import onnx
 
@@ -48,14 +49,14 @@ class StepwiseSession:
         self._finish = _session(model, finish, [_tensor(self._states[-1])], [model.graph.output[0].name], generator)
         self._inputs = {entry.name for entry in self._begin.get_inputs()}
 
-    def run(self, noise: Floats, labels: Labels, batch_size: int = 128) -> Floats:
+    def run(self, noise: "Floats", labels: Labels, batch_size: int = 128) -> "Floats":
         """Noise float32 [N, noise_dim], labels int64 [N] -> images float32 [steps+1, N,1,H,W] in [0,1]."""
         parts = [
             self._run(noise[i : i + batch_size], labels[i : i + batch_size]) for i in range(0, len(labels), batch_size)
         ]
         return np.concatenate(parts, 1)
 
-    def _run(self, noise: Floats, labels: Labels) -> Floats:
+    def _run(self, noise: "Floats", labels: Labels) -> "Floats":
         feed = {"noise": noise, "labels": labels}
         states = self._begin.run(self._states, {name: value for name, value in feed.items() if name in self._inputs})
         return np.stack([self._finish.run(None, {self._states[-1]: state})[0] for state in states])
@@ -66,7 +67,7 @@ def _session(
     nodes: "list[onnx.NodeProto]",
     inputs: "list[onnx.ValueInfoProto]",
     outputs: list[str],
-    generator: Generator,
+    generator: "Generator",
 ) -> ort.InferenceSession:
     """A session for some nodes of `model` with the weights that they use, on the device of `generator`."""
     import onnx

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from toy_judge import toy_judge
 
 from lekhani.data.spec import MNIST, Bytes
 from lekhani.errors import LekhaniError
@@ -24,29 +24,7 @@ def generator(toy_generator: Callable[..., Path], tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="module")
 def judge_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """features = 128 times the mean brightness; logits of 3 classes favour the nearest of 0, 0.5 and 1."""
-    path = tmp_path_factory.mktemp("judge") / "judge.onnx"
-    helper, kinds = onnx.helper, onnx.TensorProto
-    nodes = [
-        helper.make_node("ReduceMean", ["images", "axes"], ["mean"], keepdims=0),
-        helper.make_node("Mul", ["mean", "ones"], ["features"]),
-        helper.make_node("Sub", ["mean", "anchors"], ["away"]),
-        helper.make_node("Abs", ["away"], ["distance"]),
-        helper.make_node("Mul", ["distance", "minus"], ["logits"]),
-    ]
-    constants = [
-        helper.make_tensor("axes", kinds.INT64, [2], [2, 3]),
-        helper.make_tensor("ones", kinds.FLOAT, [1, 128], [1.0] * 128),
-        helper.make_tensor("anchors", kinds.FLOAT, [1, 3], [0.0, 0.5, 1.0]),
-        helper.make_tensor("minus", kinds.FLOAT, [], [-100.0]),
-    ]
-    value = helper.make_tensor_value_info
-    outputs = [value("features", kinds.FLOAT, ["batch", 128]), value("logits", kinds.FLOAT, ["batch", 3])]
-    graph = helper.make_graph(nodes, "judge", [value("images", kinds.FLOAT, ["batch", 1, 4, 4])], outputs, constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    helper.set_model_props(model, {"dataset": "mnist", "classes": json.dumps([asdict(c) for c in MNIST[:3]])})
-    onnx.save(model, path)
-    return path
+    return toy_judge(tmp_path_factory.mktemp("judge") / "judge.onnx")
 
 
 def drawn(generator: Generator, labels: list[int], seed: int = 1, batch_size: int = 128) -> Bytes:
@@ -92,13 +70,12 @@ def test_an_input_that_the_exporter_dropped_is_not_fed(toy_generator: Callable[.
     assert drawn(Generator(path, "cpu"), [2, 0]).shape == (2, 4, 4)
 
 
-def test_the_reader_reads(judge_file: Path) -> None:
+def test_features_and_logits_of_a_judge(judge_file: Path) -> None:
     reader = Reader(judge_file, "cpu")
     assert reader.classes == MNIST[:3]
     images = np.stack([np.full((4, 4), shade, np.uint8) for shade in (250, 3, 128, 120, 255)])
     features, logits = reader.read(images, batch_size=2)
-    assert features.shape == (5, 128)
-    np.testing.assert_allclose(features[:, 0], images[:, 0, 0] / 255, rtol=1e-5)
+    np.testing.assert_allclose(features, images.reshape(5, 16) / 255, rtol=1e-5)
     assert logits.argmax(1).tolist() == [2, 0, 1, 1, 2]
 
 
