@@ -10,7 +10,7 @@ import yaml
 from dvc.repo import Repo
 from workspace import ROOT, Workspace
 
-from lekhani.variants import VARIANTS
+from lekhani.params import VARIANT_SETTINGS
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
@@ -85,12 +85,13 @@ def test_a_stage_depends_on_what_it_imports() -> None:
     for stage, body in STAGES.items():
         command, matrix = body["cmd"].split()[1], body.get("matrix", {})
         is_student = matrix.get("variant") == "${pipeline.students}"
-        variants = [name for name, variant in VARIANTS.items() if bool(variant.teacher) == is_student]
+        variants = [name for name, settings in VARIANT_SETTINGS.items() if bool(settings.teacher) == is_student]
         for variant in variants if "variant" in matrix else [""]:
             listed = code_of(stage, variant)
             start = {f"stages.{command}"} | {f"variants.{variant}"} & set(listed)
             left_out = NOWHERE | LEFT_OUT.get(command, {})
-            found, behind = imports_of(start, graph, left_out), imports_of(start, graph)
+            found = imports_of(start, graph, left_out)
+            behind = imports_of(start | {f"variants.{name}" for name in variants if "variant" in matrix}, graph)
             behind |= {module.rpartition(".")[0] for module in behind}  # a package comes with its modules
             to_do |= {f"{stage}: add {module}" for module in found - set(listed) - set(left_out)}
             to_do |= {f"{stage}: remove {listed[module]}" for module in set(listed) - behind}
