@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import shlex
 import shutil
 import signal
 import subprocess
@@ -29,14 +30,11 @@ class Team:
     def start(self) -> None:
         database = self.database.url.render_as_string(hide_password=False)
         # By a name that only the server can reach, as when S3 is in another network: clients must not be sent there.
-        way = {
-            "MLFLOW_S3_ENDPOINT_URL": "http://storage-of-the-team",
-            "http_proxy": self.bucket.meta.client.meta.endpoint_url,
-            "no_proxy": "",
-        }
+        network = {"MLFLOW_S3_ENDPOINT_URL": "http://storage-of-the-team", "no_proxy": ""}
+        network["http_proxy"] = self.bucket.meta.client.meta.endpoint_url
         keys = {"AWS_ACCESS_KEY_ID": "team", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1"}
         self.pid = self.server.enter_context(
-            services.mlflow_server(self.folder, self.port, database, f"s3://{self.bucket.name}", way | keys)
+            services.mlflow_server(self.folder, self.port, database, f"s3://{self.bucket.name}", network | keys)
         )
 
     def stop(self) -> None:
@@ -70,30 +68,14 @@ def postgres() -> Iterator[str]:
         if who:
             shutil.chown(folder, who["user"])
         (folder / "password").write_text(PASSWORD)
-        choices = [
-            "-U",
-            "mlflow",
-            "--pwfile",
-            "password",
-            "-A",
-            "scram-sha-256",
-            "-E",
-            "UTF8",
-            "--locale=C",
-            "--no-sync",
-        ]
-        command = [str(program("initdb")), "-D", "data", *choices]
+        options = shlex.split("-U mlflow --pwfile password -A scram-sha-256 -E UTF8 --locale=C --no-sync")
+        command = [str(program("initdb")), "-D", "data", *options]
         made = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False, **who)
         assert made.returncode == 0, made.stdout + made.stderr
 
         uri = f"postgresql+psycopg://mlflow:{PASSWORD}@127.0.0.1:{port}/postgres"
-        settings = {
-            "listen_addresses": "127.0.0.1",
-            "port": port,
-            "unix_socket_directories": "",
-            "fsync": "off",
-            "shared_buffers": "32MB",
-        }
+        settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": ""}
+        settings |= {"fsync": "off", "shared_buffers": "32MB"}
         command = [str(program("postgres")), "-D", "data", *(f"--{key}={value}" for key, value in settings.items())]
         with services.running(command, lambda: _answers(uri), folder / "log", end=signal.SIGINT, cwd=folder, **who):
             yield uri

@@ -147,20 +147,8 @@ def test_a_champion_comes_and_goes(workspace: Workspace, team: Team, client: mlf
 
 
 def test_the_champion_writes_for_whoever_knows_the_address(elsewhere: Workspace, first: Path, tmp_path: Path) -> None:
-    said = elsewhere.run(
-        "lekhani",
-        "generate",
-        "--dataset",
-        "mnist",
-        "--label",
-        "3=2",
-        "--label",
-        "7=1",
-        "--seed",
-        "5",
-        "--out",
-        "glyphs",
-    )
+    options = ("--label", "3=2", "--label", "7=1", "--seed", "5", "--out", "glyphs")
+    said = elsewhere.run("lekhani", "generate", "--dataset", "mnist", *options)
     assert f"{NAME} version 1" in said
     pen = find("mnist", first)
     write_dataset(

@@ -15,8 +15,11 @@ log = logging.getLogger("lekhani")
 
 
 def baseline(p: Params, dataset: str) -> None:
-    """Prepared data -> reports/D/usefulness_real.json: accuracy of an OCR model after training on real images alone."""
-    points = trainings(p, validated_data(dataset), dataset).on_real()
+    """Prepared data -> reports/D/usefulness_real.json: accuracy of an OCR model after training on real images alone.
+
+    With `usefulness.seeds: 0` it has no points.
+    """
+    points = trainings(p, validated_data(dataset), dataset).on_real() if p.usefulness.seeds else []
     files.write_json(REPORTS / dataset / "usefulness_real.json", {"points": [asdict(point) for point in points]})
 
 

@@ -4,11 +4,10 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pytest
 import requests
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
+from services import answers, free_port, running
 
 from lekhani.data.spec import DEVANAGARI, GlyphClass
 from lekhani.files import sha256
@@ -110,22 +110,29 @@ def test_text_means_the_glyph_and_an_integer_the_number(
     assert loaded.predict(pd.DataFrame({"label": [2, 0]}))["label"].tolist() == [2, 0]
 
 
-@pytest.mark.parametrize("wrong", ["Q", -1, 3, 1.5, True, None])
-def test_an_unknown_label_is_a_sentence(model: PyFuncModel, wrong: Any) -> None:
-    with pytest.raises(
-        MlflowException, match=r"There is no class '.+'; valid are क ख ग, names such as character_1_ka, and 0 to 2\."
-    ) as caught:
-        model.predict(pd.DataFrame({"label": pd.Series(["क", wrong], dtype=object)}))
+NO_CLASS = r"There is no class '.+'; valid are क ख ग, names such as character_1_ka, and 0 to 2\."
+NO_NOISE = r"The column noise must hold 16 finite numbers in each row\."
+
+
+@pytest.mark.parametrize(
+    ("table", "seed", "sentence"),
+    [
+        *(({"label": ["क", wrong]}, 0, NO_CLASS) for wrong in ("Q", -1, 3, 1.5, True, None)),
+        *(({"label": [0], "noise": [wrong]}, 0, NO_NOISE) for wrong in ([0.0] * 15, [float("nan")] * 16)),
+        ({"label": ["क"]}, -1, r"The seed is -1; it must be 0 or more\."),
+    ],
+)
+def test_what_cannot_be_drawn_is_a_sentence(
+    model: PyFuncModel, table: dict[str, list[Any]], seed: int, sentence: str
+) -> None:
+    columns = {name: pd.Series(values, dtype=object) for name, values in table.items()}
+    with pytest.raises(MlflowException, match=sentence) as caught:
+        model.predict(pd.DataFrame(columns), params={"seed": seed})
     assert "\n" not in str(caught.value)
     assert caught.value.get_http_status_code() == 400
 
 
-def test_a_negative_seed_is_a_sentence(model: PyFuncModel) -> None:
-    with pytest.raises(MlflowException, match=r"The seed is -1; it must be 0 or more\."):
-        model.predict({"label": "क"}, params={"seed": -1})
-
-
-def test_nothing_asked_for_is_nothing_drawn(model: PyFuncModel) -> None:
+def test_an_empty_table_gives_an_empty_table(model: PyFuncModel) -> None:
     found = model.predict(pd.DataFrame({"label": []}))
     assert list(found.columns) == ["label", "class_name", "glyph", "image"]
     assert len(found) == 0
@@ -140,12 +147,6 @@ def test_raw_tensors(model: PyFuncModel, conditional: Path) -> None:
     np.testing.assert_array_equal(pictures(own), np.rint(raw[:, 0] * 255))
     one = model.predict({"label": ["क", "ग"], "noise": noise[0].tolist()})
     assert len(one) == 2, "one vector of noise for several letters"
-
-
-@pytest.mark.parametrize("noise", [[0.0] * 15, [float("nan")] * 16])
-def test_noise_of_another_size_is_a_sentence(model: PyFuncModel, noise: list[float]) -> None:
-    with pytest.raises(MlflowException, match=r"The column noise must hold 16 finite numbers in each row\."):
-        model.predict(pd.DataFrame({"label": [0], "noise": [noise]}))
 
 
 def test_an_unconditional_one_ignores_the_label_and_says_so(
@@ -206,7 +207,7 @@ def test_it_needs_neither_torch_nor_lekhani(
 
 
 def elsewhere() -> dict[str, str]:
-    """The environment without the way to this project's source."""
+    """The environment without the path of this project's source."""
     return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {
         "PYTHONSAFEPATH": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -215,49 +216,14 @@ def elsewhere() -> dict[str, str]:
 
 @pytest.fixture
 def served(register: Callable[[str, Path], str], conditional: Path, tmp_path: Path) -> Iterator[str]:
-    """The address of `mlflow models serve`, ended afterwards with all that it started."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [
-        "models",
-        "serve",
-        "-m",
-        register("served", conditional),
-        "-h",
-        "127.0.0.1",
-        "-p",
-        str(port),
-        "--env-manager",
-        "local",
-    ]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    with (tmp_path / "log").open("w+") as log:
-        command = [sys.executable, "-m", "mlflow", *words]
-        server = subprocess.Popen(
-            command, cwd=tmp_path, env=elsewhere() | {"PATH": path}, stdout=log, stderr=log, start_new_session=True
-        )
-        try:
-            limit = time.monotonic() + 90
-            while not _answers(f"http://127.0.0.1:{port}/ping"):
-                assert server.poll() is None, (tmp_path / "log").read_text()[-2000:]
-                assert time.monotonic() < limit, (tmp_path / "log").read_text()[-2000:]
-                time.sleep(0.3)
-            yield f"http://127.0.0.1:{port}/invocations"
-        finally:
-            os.killpg(server.pid, signal.SIGTERM)
-            try:
-                server.wait(10)
-            except subprocess.TimeoutExpired:
-                os.killpg(server.pid, signal.SIGKILL)
-                server.wait(10)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return requests.get(url, timeout=2).ok
-    except requests.RequestException:
-        return False
+    """The address of `mlflow models serve`."""
+    port, uri = free_port(), register("served", conditional)
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", uri, "-h", "127.0.0.1", "-p", str(port)]
+    command += ["--env-manager", "local"]
+    settings = elsewhere() | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    ready = partial(answers, f"http://127.0.0.1:{port}/ping")
+    with running(command, ready, tmp_path / "log", end=signal.SIGTERM, cwd=tmp_path, env=settings):
+        yield f"http://127.0.0.1:{port}/invocations"
 
 
 def test_mlflow_serves_it(served: str, conditional: Path) -> None:
@@ -276,29 +242,26 @@ def test_mlflow_serves_it(served: str, conditional: Path) -> None:
     assert "There is no class 'Q'" in wrong.json()["message"]
 
 
-def test_signature_example_and_requirements(register: Callable[[str, Path], str], conditional: Path) -> None:
-    uri = register("told", conditional)
+def test_what_is_logged_with_it(store: Path, conditional: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a folder # of 50%25"
+    folder.mkdir()
+    for name in ("model_card.md", "grid.png"):
+        (folder / name).write_text(name)
+    shutil.copy(conditional, folder / "generator.onnx")
+    use_experiment(EXPERIMENT)
+    with mlflow.start_run():
+        uri = runs.log_model(folder / "generator.onnx", [folder / "model_card.md", folder / "grid.png"])
     info = mlflow.models.get_model_info(uri)
     assert [(spec.name, spec.required) for spec in info.signature.inputs] == [("label", True), ("noise", False)]
     assert info.signature.outputs.input_names() == ["label", "class_name", "glyph", "image"]
     assert [(spec.name, spec.default) for spec in info.signature.params] == [("seed", 0)]
     assert info.metadata["model_sha256"] == sha256(conditional)
-    folder = Path(mlflow.artifacts.download_artifacts(uri))
-    wanted = [line.split("==")[0] for line in (folder / "requirements.txt").read_text().split()]
-    assert sorted(wanted) == ["mlflow", "numpy", "onnxruntime", "pandas"]
-    assert mlflow.pyfunc.load_model(uri).input_example["label"].tolist() == ["क", "ख", "ग"]
-    assert not list(folder.rglob("*.pkl"))
-
-
-def test_what_lies_beside_travels_along(store: Path, conditional: Path, tmp_path: Path) -> None:
-    strange = tmp_path / "a folder # of 50%25"
-    strange.mkdir()
-    for name in ("model_card.md", "grid.png"):
-        (strange / name).write_text(name)
-    shutil.copy(conditional, strange / "generator.onnx")
-    use_experiment(EXPERIMENT)
-    with mlflow.start_run():
-        uri = runs.log_model(strange / "generator.onnx", [strange / "model_card.md", strange / "grid.png"])
-    folder = Path(mlflow.artifacts.download_artifacts(uri)) / "artifacts"
-    assert sorted(path.name for path in folder.iterdir()) == ["generator.onnx", "grid.png", "model_card.md"]
-    assert len(mlflow.pyfunc.load_model(uri).predict({"label": "क"})) == 1
+    stored = Path(mlflow.artifacts.download_artifacts(uri))
+    required = [line.split("==")[0] for line in (stored / "requirements.txt").read_text().split()]
+    assert sorted(required) == ["mlflow", "numpy", "onnxruntime", "pandas"]
+    names = sorted(path.name for path in (stored / "artifacts").iterdir())
+    assert names == ["generator.onnx", "grid.png", "model_card.md"]
+    assert not list(stored.rglob("*.pkl"))
+    loaded = mlflow.pyfunc.load_model(uri)
+    assert loaded.input_example["label"].tolist() == ["क", "ख", "ग"]
+    assert len(loaded.predict({"label": "क"})) == 1
