@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _PATCHED = """
 import os, sys
 import kagglesdk.kaggle_env as kaggle
-kaggle._env_to_endpoint[kaggle.KaggleEnv.PROD] = os.environ["STANDIN_KAGGLE"]
+kaggle._env_to_endpoint[kaggle.KaggleEnv.PROD] = os.environ["FAKE_KAGGLE"]
 from lekhani.data.sources import transfer
 transfer.MIN_WAIT = transfer.MAX_WAIT = 0.001
 from lekhani.cli import main
@@ -47,7 +47,7 @@ class Project:
 
     def run(self, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         """Run the command line in a process of its own."""
-        environment = {**os.environ, "STANDIN_KAGGLE": self.kaggle_url, **environment}
+        environment = {**os.environ, "FAKE_KAGGLE": self.kaggle_url, **environment}
         return subprocess.run(
             [sys.executable, "-c", _PATCHED, *words],
             cwd=self.path,

@@ -1,4 +1,4 @@
-"""Whatever bytes lie in the folder, reading ends soon, in images that keep their promises or in one sentence for people."""
+"""Whatever bytes lie in the folder, reading ends soon: in images that keep their promises, or in one sentence."""
 
 import io
 import tarfile
@@ -63,23 +63,9 @@ def endures(files: dict[str, bytes], name: str = "own") -> bool:
 
 # --- any bytes at all ---
 
-names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12) | st.sampled_from(
-    [
-        "a/1.png",
-        "../x.png",
-        "/etc/x.png",
-        "a\\1.png",
-        "C:x.png",
-        "a/./1.png",
-        "a\n/1.png",
-        "a//1.png",
-        "\x00",
-        "a/1.png/2.png",
-        "x.zip",
-        "data.csv",
-        ".",
-    ]
-)
+HOSTILE_NAMES = ["a/1.png", "../x.png", "/etc/x.png", "a\\1.png", "C:x.png", "a/./1.png", "a\n/1.png", "a//1.png"]
+HOSTILE_NAMES += ["\x00", "a/1.png/2.png", "x.zip", "data.csv", "."]
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12) | st.sampled_from(HOSTILE_NAMES)
 contents = st.binary(max_size=40) | st.just(encoded(glyph())) | st.just(encoded(255 - glyph()))
 magic = st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"BM", b"GIF89a", b"II*\0", b"MM\0*", b""])
 
@@ -172,20 +158,13 @@ def test_any_zip(members: dict[str, bytes]) -> None:
     )  # zipfile writes no empty name
 
 
+TAR_TYPES = [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, tarfile.GNUTYPE_SPARSE]
+
+
 @few
 @given(
     st.dictionaries(names, contents, max_size=4),
-    st.sampled_from(
-        [
-            tarfile.REGTYPE,
-            tarfile.SYMTYPE,
-            tarfile.FIFOTYPE,
-            tarfile.DIRTYPE,
-            tarfile.GNUTYPE_SPARSE,
-            tarfile.XHDTYPE,
-            b"?",
-        ]
-    ),
+    st.sampled_from([*TAR_TYPES, tarfile.XHDTYPE, b"?"]),
     st.integers(0, 8**11 - 1),
 )
 def test_any_tar(members: dict[str, bytes], kind: bytes, size: int) -> None:
@@ -196,13 +175,11 @@ def test_any_tar(members: dict[str, bytes], kind: bytes, size: int) -> None:
     endures({"own.tar": content})
 
 
+FILES = ["x.zip", "x.tar", "x.tar.gz", "x.tgz", "x.npz", "x.csv", "x.csv.gz", "x-images.idx3-ubyte", "a/x.png"]
+
+
 @few
-@given(
-    st.sampled_from(
-        ["x.zip", "x.tar", "x.tar.gz", "x.tgz", "x.npz", "x.csv", "x.csv.gz", "x-images.idx3-ubyte", "a/x.png"]
-    ),
-    st.binary(max_size=200),
-)
+@given(st.sampled_from(FILES), st.binary(max_size=200))
 def test_any_file(name: str, content: bytes) -> None:
     endures({name: content})
 
@@ -273,33 +250,21 @@ def _repeat(content: bytes, random: _Random) -> bytes:
 def _resize(content: bytes, random: _Random) -> bytes:
     """Numbers near the start or the end, where headers and tables of contents say how large things are."""
     changed = bytearray(content)
+    values = [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\x80", b"9999", b"\1\0\0\0"]
     for _ in range(random.integers(1, 4)):
-        at = (
-            random.integers(min(len(content), 160))
-            if random.random() < 0.5
-            else len(content) - random.integers(1, min(len(content), 600))
-        )
-        value = [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\x80", b"9999", b"\1\0\0\0"][
-            random.integers(6)
-        ]
-        changed[at : at + 4] = value[: len(changed) - at]
+        from_start = random.random() < 0.5
+        place = int(random.integers(min(len(content), 160))) if from_start else -int(random.integers(1, 600))
+        at = place % len(content)
+        changed[at : at + 4] = values[random.integers(6)][: len(changed) - at]
     return bytes(changed)
 
 
 def _rename(content: bytes, random: _Random) -> bytes:
     """Names of members as long as before, or words of a text."""
-    old = [b"ka/1.png", b"Train", b"data.csv", b"images.npy", b"pixel7", b"label", b"name", b"kha"][random.integers(8)]
-    hostile = [
-        b"../../..",
-        b"/etc/pwd",
-        b"a\n\r\x1b[2Jb",
-        b"\xff\xfe\xfd\xfc",
-        b"\0\0\0",
-        b"C:\\x\\y\\z",
-        b"........",
-        "क्".encode(),
-    ][random.integers(8)]
-    return content.replace(old, hostile.ljust(len(old), b"x")[: len(old)]) if old in content else _flip(content, random)
+    words = [b"ka/1.png", b"Train", b"data.csv", b"images.npy", b"pixel7", b"label", b"name", b"kha"]
+    hostile = [b"../../..", b"/etc/pwd", b"a\n\r\x1b[2Jb", b"\xff\xfe\xfd\xfc", b"\0\0\0", b"C:\\x\\y\\z", b"........"]
+    old, new = words[random.integers(8)], [*hostile, "क्".encode()][random.integers(8)]
+    return content.replace(old, new.ljust(len(old), b"x")[: len(old)]) if old in content else _flip(content, random)
 
 
 MUTATIONS: list[Callable[[bytes, _Random], bytes]] = [_truncate, _flip, _splice, _repeat, _resize, _rename]
@@ -314,12 +279,11 @@ def test_the_sources_are_sound() -> None:
 def test_hundreds_of_damaged_sources() -> None:
     endured = read = 0
     for number, (kind, (file, content, beside)) in enumerate(SOURCES.items()):
+        name = "devanagari" if "idx" not in kind else "mnist"
         for at, mutation in enumerate(MUTATIONS):
             for turn in range(ROUNDS):
-                random = np.random.default_rng([number, at, turn])
-                read += endures(
-                    {file: mutation(content, random), **beside}, "devanagari" if "idx" not in kind else "mnist"
-                )
+                damaged = mutation(content, np.random.default_rng([number, at, turn]))
+                read += endures({file: damaged, **beside}, name)
                 endured += 1
     assert endured == len(SOURCES) * len(MUTATIONS) * ROUNDS >= 300
     assert read < endured / 2  # most of them were damaged indeed

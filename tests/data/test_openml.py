@@ -1,4 +1,4 @@
-"""OpenML as a user meets it, against a fake on a loopback port: no account, and every failure a sentence."""
+"""OpenML as a user meets it, on a loopback port: no account, and every failure a sentence."""
 
 import errno
 import json
@@ -32,7 +32,7 @@ def serve(site: FakeOpenml, number: int = 40923, count: int = 60, **more: Any) -
 
 def fetch(project: Any, number: int = 40923, name: str = "devanagari", **data: Any) -> dict[str, Any]:
     fetch_stage.fetch(project.describe(name, source="openml", openml=number, **data), name)
-    return json.loads(Path("data/raw", name, "source.json").read_text())  # type: ignore[no-any-return]
+    return dict(json.loads(Path("data/raw", name, "source.json").read_text()))
 
 
 def found() -> dict[str, bytes]:
@@ -43,13 +43,8 @@ def test_dhcd_comes_as_arrays_and_is_prepared(project: Any, openml: FakeOpenml) 
     images = serve(openml)
     source = fetch(project)
     assert list(source) == ["name", "id", "version", "sha256", "path", "origin", "licence", "citation"]
-    assert (source["name"], source["id"], source["version"], source["path"], source["licence"]) == (
-        "openml",
-        40923,
-        1,
-        None,
-        "CC BY 4.0",
-    )
+    facts = [source[key] for key in ("name", "id", "version", "path", "licence")]
+    assert facts == ["openml", 40923, 1, None, "CC BY 4.0"]
     with np.load(OUT / "openml_40923.npz", allow_pickle=False) as arrays:
         assert np.array_equal(arrays["images"], images)
         assert arrays["images"].dtype == np.uint8
@@ -69,21 +64,17 @@ def test_mnist_comes_with_its_digits(project: Any, openml: FakeOpenml) -> None:
     assert [c.name for c in load_prepared(Path("data/prepared/mnist")).info.classes] == [str(i) for i in range(10)]
 
 
-def test_quotes_around_a_class_are_no_part_of_it(project: Any, openml: FakeOpenml) -> None:
+def test_classes_in_quotes_and_classes_that_are_numbers(project: Any, openml: FakeOpenml) -> None:
+    def labelled(number: int) -> tuple[list[str], list[int]]:
+        fetch(project, number, "own", image_size=16)
+        with np.load(f"data/raw/own/openml_{number}.npz", allow_pickle=False) as arrays:
+            return arrays["class_names"].tolist(), arrays["labels"].tolist()
+
     openml.add(7, *arff(fake_sites.glyphs(6, 16), ["'ka kha'", "ga"] * 3), "character")
-    fetch(project, 7, "own")
-    with np.load("data/raw/own/openml_7.npz", allow_pickle=False) as arrays:
-        assert arrays["class_names"].tolist() == ["ga", "ka kha"]
-
-
-def test_numbers_as_classes_count_as_people_do(project: Any, openml: FakeOpenml) -> None:
-    words = [str(i % 12) for i in range(24)]
-    content, columns = arff(fake_sites.glyphs(24, 16), words, "class")
-    openml.add(7, content, [*columns[:-1], ("class", "numeric")], "class")
-    fetch(project, 7, "own", image_size=16)
-    with np.load("data/raw/own/openml_7.npz", allow_pickle=False) as arrays:
-        assert arrays["class_names"].tolist() == [str(i) for i in range(12)]
-        assert arrays["labels"].tolist() == [i % 12 for i in range(24)]
+    assert labelled(7) == (["ga", "ka kha"], [1, 0] * 3)
+    content, columns = arff(fake_sites.glyphs(24, 16), [str(i % 12) for i in range(24)], "class")
+    openml.add(8, content, [*columns[:-1], ("class", "numeric")], "class")
+    assert labelled(8) == ([str(i) for i in range(12)], [i % 12 for i in range(24)])
 
 
 def test_what_is_here_stays_and_needs_no_network(
@@ -122,14 +113,10 @@ def test_faults_that_pass_are_waited_for(project: Any, openml: FakeOpenml, kind:
         assert np.array_equal(arrays["images"], images)
 
 
+UNKNOWN = r"^data\.devanagari\.openml: OpenML has no data set 40923; take the number from its address"
 ALWAYS: dict[str, tuple[str, Any, type[LekhaniError], str]] = {
-    "404": (
-        "about",
-        status(404),
-        UsageError,
-        r"^data\.devanagari\.openml: OpenML has no data set 40923; take the number from its address",
-    ),
-    "404 of the file": ("file", status(404), UsageError, "OpenML has no data set 40923"),
+    "404": ("about", status(404), UsageError, UNKNOWN),
+    "404 of the file": ("file", status(404), UsageError, UNKNOWN),
     "403": ("about", status(403), LekhaniError, r"OpenML answers 403 .*https://www\.openml\.org/d/40923"),
     "429": ("about", status(429), LekhaniError, "OpenML asks to slow down .*run again later"),
     "500": ("file", status(500), LekhaniError, r"OpenML has an error of its own \(500\); run again later"),
@@ -160,12 +147,9 @@ def test_every_failure_is_a_sentence_and_leaves_what_was_there(
     fetch(project)  # nothing damaged was kept for the next time
 
 
-def test_an_unknown_number_is_a_sentence(project: Any, openml: FakeOpenml) -> None:
+def test_an_unknown_number_and_another_checksum(project: Any, openml: FakeOpenml) -> None:
     with pytest.raises(UsageError, match=r"^data\.devanagari\.openml: OpenML has no data set 41"):
         fetch(project, 41)
-
-
-def test_another_checksum_is_damage(project: Any, openml: FakeOpenml) -> None:
     serve(openml, md5_checksum="0" * 32)
     with pytest.raises(LekhaniError, match="arrived damaged or incomplete"):
         fetch(project)
@@ -174,11 +158,8 @@ def test_another_checksum_is_damage(project: Any, openml: FakeOpenml) -> None:
 def test_a_machine_that_is_offline_hears_it(project: Any, openml: FakeOpenml, monkeypatch: pytest.MonkeyPatch) -> None:
     from sklearn.datasets import _openml
 
-    for url in (
-        f"http://127.0.0.1:{free_port()}",
-        "http://no-such-host.invalid",
-        openml.url.replace("http:", "https:"),
-    ):
+    no_tls = openml.url.replace("http:", "https:")
+    for url in (f"http://127.0.0.1:{free_port()}", "http://no-such-host.invalid", no_tls):
         monkeypatch.setattr(_openml, "_DATA_INFO", url + "/api/v1/json/data/{}")
         openml.server.socket.settimeout(5)
         with pytest.raises(LekhaniError, match=r"^OpenML cannot be reached \((there is no connection|its certificate)"):
@@ -222,29 +203,20 @@ def test_what_urllib_and_the_disk_say(error: Exception, match: str) -> None:
 
 
 def table(kind: str) -> tuple[bytes, list[tuple[str, str]]]:
-    content, columns = arff(fake_sites.glyphs(6, 16), ["a", "b"] * 3)
+    """A table of six images with a fault."""
+    shape = (6, 16, 15) if kind == "no square" else (6, 16, 16)
+    content, columns = arff(np.zeros(shape, np.uint8), ["a", "b"] * 3)
     lines = content.decode().splitlines()
-    if kind == "no square":
-        return arff(np.zeros((6, 16, 15), np.uint8), ["a", "b"] * 3)
-    if kind == "word":
-        columns[0] = ("pixel_0000", "nominal")
-        lines[-1] = "ka" + lines[-1][1:]
-    elif kind == "fraction":
-        lines[-1] = "0.5" + lines[-1][1:]
-    elif kind == "negative":
-        lines[-1] = "-1" + lines[-1][1:]
-    elif kind == "large":
-        lines[-1] = "300" + lines[-1][1:]
-    elif kind == "gap":
-        lines[-1] = "?" + lines[-1][1:]
+    first = {"word": "ka", "text": "ka", "fraction": "0.5", "negative": "-1", "large": "300", "gap": "?"}.get(kind)
+    if first:
+        lines[-1] = first + lines[-1][1:]
+    if kind in {"word", "text"}:
+        columns[0] = ("pixel_0000", {"word": "nominal", "text": "string"}[kind])
     elif kind == "ragged":
         lines[-1] += ",1,2,3"
     elif kind == "real target":
         columns[-1] = ("character", "numeric")
         lines[-6:] = [line[:-1] + "0.5" for line in lines[-6:]]
-    elif kind == "text":
-        columns[0] = ("pixel_0000", "string")
-        lines[-1] = "ka" + lines[-1][1:]
     return "\n".join(lines).encode() + b"\n", columns
 
 

@@ -1,7 +1,6 @@
-"""Versions of real data leave this machine and come back byte for byte: a folder and S3 as remotes, clones, and `lekhani data diff`."""
+"""Real data leave this machine and come back byte for byte: a folder and S3 as remotes, clones, and diffs."""
 
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import services
 import yaml
 from isolation import isolated_environment
 
@@ -60,7 +60,8 @@ class Project:
         return {name: files.sha256(self.path / name) for name in DATA}
 
     def diff(self, *words: str) -> dict[str, Any]:
-        return json.loads(self.run("lekhani", "data", "diff", *words, "--json"))["datasets"]["mnist"]  # type: ignore[no-any-return]
+        found = json.loads(self.run("lekhani", "data", "diff", *words, "--json"))
+        return dict(found["datasets"]["mnist"])
 
 
 @pytest.fixture(scope="module")
@@ -91,25 +92,10 @@ def project(origin: Project, tmp_path: Path) -> Project:
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """The address of a fake S3 in this process, with an empty bucket `lekhani`."""
     if not (find_spec("moto") and find_spec("dvc_s3")):
         pytest.skip("moto and dvc-s3 are not installed: pip install -e '.[dev]'")
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        address = f"http://{host}:{port}"
-        client = boto3.client(
-            "s3", endpoint_url=address, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test"
-        )
-        client.create_bucket(Bucket="lekhani")
+    with services.fake_s3("lekhani") as address:
         yield address
-    finally:
-        server.stop()
 
 
 def with_s3(project: Project, address: str, *where: str) -> None:
@@ -124,9 +110,8 @@ def with_s3(project: Project, address: str, *where: str) -> None:
 
 
 def test_data_goes_to_a_folder_and_comes_back(project: Project, tmp_path: Path) -> None:
-    project.run(
-        "dvc", "remote", "add", "-d", "store", "../store"
-    )  # relative to the working folder; DVC keeps it relative to .dvc
+    # Relative to the working folder; DVC keeps it relative to .dvc.
+    project.run("dvc", "remote", "add", "-d", "store", "../store")
     project.run("git", "commit", "-qam", "remote")
     before = project.digests()
     project.run("dvc", "push", "-q", "prepare")
@@ -167,9 +152,8 @@ def test_data_goes_to_s3_and_comes_back(project: Project, s3: str, tmp_path: Pat
 
 
 def test_a_diff_through_s3_needs_no_cache(project: Project, s3: str, tmp_path: Path) -> None:
-    with_s3(
-        project, s3, "--local"
-    )  # a committed remote would not do: `--all-commits` asks each commit's own configuration
+    # A committed remote would not do: `--all-commits` asks each commit's own configuration.
+    with_s3(project, s3, "--local")
     project.run("dvc", "push", "-q", "--all-commits")
     other = project.clone(tmp_path / "clone")
     with_s3(other, s3, "--local")
@@ -194,52 +178,33 @@ def test_a_worker_s_runs_come_through_the_run_cache(project: Project, tmp_path: 
     assert third.digests() == worker.digests() == project.digests()
 
 
-def test_fewer_classes_show_in_a_diff(project: Project) -> None:
+def test_what_changed_shows_in_a_diff(project: Project) -> None:
     found = project.diff("HEAD~1")
-    assert found["status"] == "changed"
-    assert found["matched_by"] == "sha256"
+    assert (found["status"], found["matched_by"]) == ("changed", "sha256")
     assert found["classes"] == {"added": [], "removed": ["5", "6", "7", "8", "9"]}
     images = found["images"]
     assert (images["before"], images["after"], images["removed"], images["unchanged"]) == (1797, 901, 896, 901)
-    assert found["per_class"]["9"] == {"before": 180, "after": 0, "removed": 180} | dict.fromkeys(
-        ("added", "relabelled_out", "relabelled_in", "moved", "unchanged"), 0
-    )
+    nothing = dict.fromkeys(("after", "added", "relabelled_out", "relabelled_in", "moved", "unchanged"), 0)
+    assert found["per_class"]["9"] == {**nothing, "before": 180, "removed": 180}
     assert [len(found["examples"][kind]) for kind in ("added", "removed")] == [0, 5]
     assert {one["class"] for one in found["examples"]["removed"]} == {"5", "6", "7", "8", "9"}
     text = project.run("lekhani", "data", "diff", "HEAD~1", "--examples", "1")
-    assert (
-        "mnist, from HEAD~1 to the working tree\n1,797 images before and 901 after: 896 removed, 901 unchanged." in text
-    )
+    title = "mnist, from HEAD~1 to the working tree"
+    assert f"{title}\n1,797 images before and 901 after: 896 removed, 901 unchanged." in text
     assert "Classes gone: 5, 6, 7, 8, 9." in text
-    assert project.run("lekhani", "data", "diff", "HEAD~1", "--format", "md").startswith(
-        "## mnist, from HEAD~1 to the working tree"
-    )
+    assert project.run("lekhani", "data", "diff", "HEAD~1", "--format", "md").startswith(f"## {title}")
+    said = project.run("lekhani", "data", "diff", "HEAD", "-d", "mnist")
+    assert said == "mnist, from HEAD to the working tree\nNo difference: 901 images.\n"
 
-
-def test_another_seed_moves_images_between_splits(project: Project) -> None:
-    assert (
-        project.run("lekhani", "data", "diff", "HEAD", "-d", "mnist")
-        == "mnist, from HEAD to the working tree\nNo difference: 901 images.\n"
-    )
     params = yaml.safe_load((project.path / "params.yaml").read_text(encoding="utf-8"))
     (project.path / "params.yaml").write_text(yaml.safe_dump({**params, "seed": 8}, sort_keys=False), encoding="utf-8")
-    project.run("dvc", "repro", "-q", "prepare")
-    found = project.diff("HEAD")
-    assert found["images"]["moved"] > 100
-    assert found["images"]["moved"] + found["images"]["unchanged"] == 901
-    assert "digest" in found["facts"]
-    assert "image_size" not in found["facts"]
-
-
-def test_another_image_size_is_compared_by_member(project: Project) -> None:
-    project.change(image_size=32)
+    project.change(image_size=32)  # and another seed moves images between splits
     found = project.diff("HEAD~1", "--to", "HEAD")
     assert found["matched_by"] == "member"
-    assert found["images"]["unchanged"] == 901
+    assert found["images"]["moved"] > 100
+    assert found["images"]["moved"] + found["images"]["unchanged"] == 901
     assert found["facts"]["image_size"] == {"before": 28, "after": 32}
 
-
-def test_data_that_is_nowhere_is_one_sentence(project: Project) -> None:
     shutil.rmtree(project.path / ".dvc/cache")
     (line,) = project.run("lekhani", "data", "diff", "HEAD~1", code=2).strip().splitlines()
     assert "neither in DVC's cache nor on its default remote" in line

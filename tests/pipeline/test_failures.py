@@ -221,7 +221,7 @@ PATCHED = """
 import os, sys
 if "fetch" in sys.orig_argv or "pipelines/retrain.py" in sys.orig_argv:
     import kagglesdk.kaggle_env as kaggle
-    kaggle._env_to_endpoint[kaggle.KaggleEnv.PROD] = os.environ["STANDIN_KAGGLE"]
+    kaggle._env_to_endpoint[kaggle.KaggleEnv.PROD] = os.environ["FAKE_KAGGLE"]
     from lekhani.data.sources import transfer
     transfer.MIN_WAIT = transfer.MAX_WAIT = 0.1
 """
@@ -258,7 +258,7 @@ def test_kaggle_has_a_bad_day(space: Workspace, prefect: Prefect, tmp_path: Path
     params["data"]["mnist"]["source"] = "kaggle"
     space.write_params(params)
     with site.running():
-        space.environment["STANDIN_KAGGLE"] = site.url
+        space.environment["FAKE_KAGGLE"] = site.url
         site.faults["GetDataset"] = [fake_sites.status(500)] * 2
         site.faults["DownloadDataset"] = [fake_sites.status(500)] * 7  # more than the stage itself has patience for
         sentence = retrain(space)
