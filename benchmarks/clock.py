@@ -1,4 +1,4 @@
-"""Seconds of every `lekhani` process below a command, wall clock and CPU, as the process itself counts them at its end."""
+"""Seconds of every `lekhani` process below a command, wall clock and CPU, as the process counts them at its end."""
 
 import json
 import os

@@ -2,8 +2,8 @@
 
     python benchmarks/demo.py [--threads 1] [--out benchmarks/results/demo.json]
 
-Runs what the target `demo` runs, installation aside, in a fresh clone of the commit at hand. Where other work shares the
-cores, CPU seconds with one thread are what to compare.
+Runs what the target `demo` runs, installation aside, in a fresh clone of the commit at hand. Where other work shares
+the cores, CPU seconds with one thread are what to compare.
 """
 
 import argparse

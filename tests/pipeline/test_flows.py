@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -141,45 +142,55 @@ def test_a_stage_runs_once(toy: Workspace) -> None:
     assert run_stage(toy, "first").name == "Cached", "what DVC's run cache restores has not run either"
 
 
-def test_a_stage_that_fails_says_why_and_whether_to_try_again(toy: Workspace) -> None:
-    def again(state: Any, count: int = 1) -> bool:
-        return commands.is_worth_retrying(None, TaskRun(task_key="t", dynamic_key="0", run_count=count), state)
+def retried(state: Any, count: int = 1) -> bool:
+    return commands.is_worth_retrying(None, TaskRun(task_key="t", dynamic_key="0", run_count=count), state)
 
-    wrong = run_stage(toy, "wrong")
-    assert (wrong.name, wrong.message, again(wrong)) == ("Failed", "mnist is not fit to train on.", False)
-    away = run_stage(toy, "fetch@mnist")
-    assert (away.name, away.message, again(away)) == ("Unreachable", "Kaggle is away.", True)
-    killed = run_stage(toy, "killed")
-    assert (killed.name, again(killed), again(killed, 4)) == ("Killed", True, False)
-    assert "SIGKILL" in killed.message
-    unknown = run_stage(toy, "third")
-    assert (unknown.name, again(unknown)) == ("Failed", False)
-    misused = commands.failed_state(
-        commands.CommandResult(255, ("lekhani: No dataset 'x'.", "ERROR: failed to run: lekhani fetch, exited with 2"))
-    )
-    assert (misused.name, misused.message, again(misused)) == ("Invalid", "No dataset 'x'.", False)
+
+@pytest.mark.parametrize(
+    ("stage", "name", "message", "tries"),
+    [
+        ("wrong", "Failed", "mnist is not fit to train on.", 1),
+        ("fetch@mnist", "Unreachable", "Kaggle is away.", 9),
+        ("killed", "Killed", "The process was killed by SIGKILL; ", 4),
+        ("third", "Failed", "Stage 'third' not found", 1),
+    ],
+)
+def test_a_stage_that_fails_says_why_and_whether_to_try_again(
+    toy: Workspace, stage: str, name: str, message: str, tries: int
+) -> None:
+    state = run_stage(toy, stage)
+    assert state.name == name
+    assert message in state.message
+    assert [retried(state, count) for count in range(1, 10)] == [count < tries or tries == 9 for count in range(1, 10)]
+
+
+def test_files_that_another_process_works_on(toy: Workspace) -> None:
     lock = {"write": {str(toy.path / "second.txt"): {"pid": os.getpid(), "cmd": "dvc repro -s second"}}, "read": {}}
     (toy.path / ".dvc/tmp/rwlock").write_text(json.dumps(lock))
     try:
         busy = run_stage(toy, "second", force=True)
         needs, due = retrain.graph_and_changes(toy.path)
-        assert due == set(needs), (
-            "DVC does not say what changed while others are at work, so every stage is looked at in its turn"
-        )
     finally:
         (toy.path / ".dvc/tmp/rwlock").unlink()
-    assert (busy.name, again(busy)) == ("Busy", True)
+    assert due == set(needs), "DVC does not say what changed meanwhile, so every stage is due"
+    assert (busy.name, retried(busy)) == ("Busy", True)
     assert f"Process {os.getpid()} (dvc repro -s second) is working on the same files" in busy.message
 
 
-def test_an_unreachable_mlflow_is_worth_another_try() -> None:
-    said = "lekhani: Could not register lekhani-mnist in MLflow at http://127.0.0.1:1: no answer"
-    assert commands.failed_state(commands.CommandResult(1, ("Scoring", said, ""))).name == "Unreachable"
-    said = "lekhani: Could not use MLflow at sqlite:///mlruns/mlflow.db: database or disk is full"
-    assert commands.failed_state(commands.CommandResult(1, (said,))).name == "Failed", (
-        "a file does not come back by waiting"
-    )
-    assert commands.failed_state(commands.CommandResult(1, ())).message == "it ended with exit code 1"
+@pytest.mark.parametrize(
+    ("code", "lines", "name", "message"),
+    [
+        (1, ["Scoring", "lekhani: MLflow at http://127.0.0.1:1 is away.", ""], "Unreachable", None),
+        (1, ["lekhani: MLflow at sqlite:///mlruns/mlflow.db: disk is full."], "Failed", None),
+        (1, [], "Failed", "it ended with exit code 1"),
+        (255, ["lekhani: No 'x'.", "ERROR: failed to run: lekhani fetch, exited with 2"], "Invalid", "No 'x'."),
+    ],
+    ids=["a server comes back", "a file does not", "no output", "wrong use"],
+)
+def test_the_state_of_a_failed_command(code: int, lines: list[str], name: str, message: str | None) -> None:
+    state = commands.failed_state(commands.CommandResult(code, tuple(lines)))
+    assert (state.name, retried(state)) == (name, name == "Unreachable")
+    assert message is None or state.message == message
 
 
 def test_a_disk_that_refuses_dvc_is_one_sentence(toy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,43 +244,55 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.run_flow_here("retrain", stopped) == 130
 
 
-class Future:
+@dataclass(eq=False)
+class FakeFuture:
     """A task that has run."""
 
-    def __init__(self, state: Any) -> None:
-        self.state = state
+    state: Any
 
     def wait(self) -> None:
         """It has."""
 
 
+class FakeRunner:
+    """Runs no stage: it notes what it was given in `arguments` and `tags`, and takes final states from `states`."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, Any] = {}
+        self.arguments: dict[str, dict[str, Any]] = {}
+        self.tags: dict[str, set[str]] = {}
+        self.max_workers = 0
+
+    def __getitem__(self, _: Any) -> "FakeRunner":
+        return self
+
+    def __call__(self, max_workers: int) -> "FakeRunner":
+        self.max_workers = max_workers
+        return self
+
+    def __enter__(self) -> "FakeRunner":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to end."""
+
+    def submit(self, task: Any, arguments: dict[str, Any]) -> FakeFuture:
+        stage = arguments["stage"]
+        self.arguments[stage], self.tags[stage] = arguments, set(task.tags)
+        done = Completed(message="run") if arguments["is_due"] else Completed(name="Cached")
+        return FakeFuture(self.states.get(stage, done))
+
+    def due(self) -> set[str]:
+        return {stage for stage, arguments in self.arguments.items() if arguments["is_due"]}
+
+
 @pytest.fixture
-def runner(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Runs stages on the spot: what they come to is taken from `states`, what they were given is noted in `asked`."""
-    record: dict[str, Any] = {"states": {}, "asked": {}, "tags": {}}
-
-    class Runner:
-        def __class_getitem__(cls, _: Any) -> type:
-            return cls
-
-        def __init__(self, max_workers: int) -> None:
-            record["workers"] = max_workers
-
-        def __enter__(self) -> "Runner":
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            """Nothing to end."""
-
-        def submit(self, task: Any, asked: dict[str, Any]) -> Future:
-            record["asked"][asked["stage"]], record["tags"][asked["stage"]] = asked, set(task.tags)
-            made = Completed(message="run") if asked["is_due"] else Completed(name="Cached")
-            return Future(record["states"].get(asked["stage"], made))
-
-    monkeypatch.setattr(retrain, "ThreadPoolTaskRunner", Runner)
+def runner(monkeypatch: pytest.MonkeyPatch) -> FakeRunner:
+    fake = FakeRunner()
+    monkeypatch.setattr(retrain, "ThreadPoolTaskRunner", fake)
     monkeypatch.setattr(retrain, "as_completed", iter)
     monkeypatch.setattr(retrain, "gpus", list)
-    return record
+    return fake
 
 
 NEEDS = {
@@ -283,55 +306,53 @@ NEEDS = {
 NEEDS |= {"compare": {"train@a-x", "train@a-y", "judge@b"}}
 
 
-def test_what_is_needed_runs_first_and_only_what_changed_is_looked_at(runner: dict[str, Any]) -> None:
+def test_needs_run_first_and_only_what_changed_is_due(runner: FakeRunner) -> None:
     states = retrain.run_stages(Path("x"), NEEDS, {"train@a-x"}, {"fetch@b"}, 3)
-    order = list(runner["asked"])
+    order = list(runner.arguments)
     assert sorted(order) == sorted(NEEDS)
     assert all(order.index(other) < order.index(stage) for stage, others in NEEDS.items() for other in others)
-    assert order[:2] in (["fetch@a", "fetch@b"], ["fetch@b", "fetch@a"]), "independent stages are submitted together"
-    assert {stage for stage, state in states.items() if state.name != "Cached"} == {
-        "train@a-x",
-        "fetch@b",
-        "judge@b",
-        "compare",
-    }
-    assert [stage for stage, asked in runner["asked"].items() if asked["force"]] == ["fetch@b"]
-    assert runner["workers"] == 3
+    assert set(order[:2]) == {"fetch@a", "fetch@b"}, "independent stages are submitted together"
+    changed = {"train@a-x", "fetch@b", "judge@b", "compare"}
+    assert {stage for stage, state in states.items() if state.name != "Cached"} == runner.due() == changed
+    assert [stage for stage, arguments in runner.arguments.items() if arguments["force"]] == ["fetch@b"]
+    assert runner.max_workers == 3
 
 
-def test_what_follows_from_a_restored_stage_is_looked_at(runner: dict[str, Any]) -> None:
-    runner["states"]["judge@a"] = Completed(
-        name="Cached", message="DVC found nothing to run"
-    )  # the run cache or another flow had it
+def test_what_follows_from_a_restored_stage_is_due(runner: FakeRunner) -> None:
+    # The run cache or another flow had it.
+    runner.states["judge@a"] = Completed(name="Cached", message="DVC found nothing to run")
     retrain.run_stages(Path("x"), NEEDS, {"judge@a"}, set(), 2)
-    assert {stage for stage, asked in runner["asked"].items() if asked["is_due"]} == {
-        "judge@a",
-        "train@a-x",
-        "train@a-y",
-        "compare",
-    }
+    assert runner.due() == {"judge@a", "train@a-x", "train@a-y", "compare"}
 
 
-def test_a_failure_stops_what_needs_it_and_nothing_else(runner: dict[str, Any]) -> None:
-    runner["states"]["judge@a"] = Failed(message="no memory.")
+@pytest.mark.parametrize(
+    ("stage", "run", "rest"),
+    [
+        ("judge@a", {"fetch@a", "judge@a", "fetch@b", "judge@b"}, "3 stages that need what is missing were"),
+        ("train@a-x", set(NEEDS) - {"compare"}, "1 stage that needs what is missing was"),
+    ],
+)
+def test_a_failure_stops_what_needs_it_and_nothing_else(
+    runner: FakeRunner, stage: str, run: set[str], rest: str
+) -> None:
+    runner.states[stage] = Failed(message="no memory.")
     states = retrain.run_stages(Path("x"), NEEDS, set(NEEDS), set(), 2)
-    assert set(states) == {"fetch@a", "judge@a", "fetch@b", "judge@b"}
-    told = retrain.run_state(states, len(NEEDS))
-    assert told.is_failed()
-    assert told.message == (
-        "judge@a failed: no memory. 3 stages that need what is missing were not started. Nothing was registered or promoted."
-    )
+    assert set(states) == run
+    state = retrain.run_state(states, len(NEEDS))
+    assert state.is_failed()
+    assert state.message == f"{stage} failed: no memory. {rest} not started. Nothing was registered or promoted."
 
 
-def test_stages_that_train_share_gpus_in_turn(runner: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages_that_train_share_gpus_in_turn(runner: FakeRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrain, "gpus", lambda: ["0", "3"])
     retrain.run_stages(Path("x"), NEEDS, set(NEEDS), set(), 2)
-    given = {stage: asked["environment"].get("CUDA_VISIBLE_DEVICES") for stage, asked in runner["asked"].items()}
-    assert sorted(given[stage] for stage in ("judge@a", "judge@b", "train@a-x", "train@a-y")) == ["0", "0", "3", "3"]
-    assert (given["fetch@a"], runner["tags"]["fetch@a"]) == (None, set())
-    assert all(runner["tags"][stage] == {f"gpu-{gpu}"} for stage, gpu in given.items() if gpu)
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    assert set(retrain.TRAINING) <= set(stages)
+    gpu_of = {
+        stage: arguments["environment"].get("CUDA_VISIBLE_DEVICES") for stage, arguments in runner.arguments.items()
+    }
+    assert sorted(gpu_of[stage] for stage in ("judge@a", "judge@b", "train@a-x", "train@a-y")) == ["0", "0", "3", "3"]
+    assert (gpu_of["fetch@a"], runner.tags["fetch@a"]) == (None, set())
+    assert all(runner.tags[stage] == {f"gpu-{gpu}"} for stage, gpu in gpu_of.items() if gpu)
+    assert set(retrain.TRAINING) <= set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
 
 
 def test_gpus_are_those_that_may_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
