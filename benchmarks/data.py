@@ -2,10 +2,10 @@
 
     python benchmarks/data.py [--images 92000] [--out benchmarks/results/data.json]
 
-Each measurement runs in a process of its own: seconds include everything from opening the archive to the last report; memory is
-the highest sum of resident pages over that process and its children, which counts shared pages several times. The images
-are DHCD's when LEKHANI_REAL_DATA names the folder of its .npz files, else the embedded glyphs. The archives are made first
-and not counted.
+Each measurement runs in a process of its own: seconds include everything from opening the archive to the last report;
+memory is the highest sum of resident pages over that process and its children, which counts shared pages several times.
+The images are DHCD's when LEKHANI_REAL_DATA names the folder of its .npz files, else the embedded glyphs. The archives
+are made first and not counted.
 """
 
 import argparse

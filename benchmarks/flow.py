@@ -3,10 +3,10 @@
     python benchmarks/flow.py [--side-by-side 1 2] [--out benchmarks/results/flow.json]
 
 Runs `python pipelines/retrain.py` in a fresh clone of the commit at hand, with MNIST's embedded scans and profile
-`quick`, once for each number of stages side by side, from nothing to the leaderboard; then the same flow and
-`dvc repro` with nothing to do. What the flow takes longer than the sum of the stages' own processes is Prefect's server, its tasks
-and DVC's processes. Side by side, stages share cores and so take longer each; the ratio of wall clock to sum then shows
-what running side by side gains. Without PREFECT_API_URL a flow starts a server of its own, which counts.
+`quick`, once for each number of stages side by side, from nothing to the leaderboard; then the same flow and `dvc
+repro` with nothing to do. What the flow takes longer than the sum of the stages' own processes is Prefect's server, its
+tasks and DVC's processes. Side by side, stages share cores and so take longer each; the ratio of wall clock to sum then
+shows what running side by side gains. Without PREFECT_API_URL a flow starts a server of its own, which counts.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def origin(*packages: str) -> dict[str, Any]:
-    """The commit, the machine with its load over the last 1, 5 and 15 minutes, and the versions of these packages, as far as they are installed."""
+    """The commit, the machine with its load over 1, 5 and 15 minutes, and versions of the packages that are there."""
     done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "commit": done.stdout.strip(),

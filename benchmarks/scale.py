@@ -1,18 +1,20 @@
-"""How long a sweep takes on N workers: a simulation from measured times, checked against small real runs with one and two workers.
+"""How long a sweep takes on N workers: a simulation from measured times, checked against small real runs.
 
-    python benchmarks/scale.py [--points 4] [--seconds 20 5] [--out benchmarks/results/scale.json] [--plot docs/images/scale.png]
+    python benchmarks/scale.py [--points 4] [--seconds 20 5] [--out scale.json] [--plot docs/images/scale.png]
 
 The real runs have a Prefect server, a coordinator and workers in clones of their own with a folder as DVC remote, as in
-tests/pipeline/test_scale.py. Their stages sleep, so that workers that share this machine's cores do not slow each other's stages; all else
-is real: processes, git, DVC's pull and push, Prefect. The run with one worker gives the fixed costs. A stage that is handed over costs its
-worker `worker_seconds` on top of its own time (process start, pull, push and waiting for the next), and a worker's first stage
-`first_seconds` more (a worktree, an empty cache); it costs the coordinator `coordinator_seconds` (recording, pulling), one stage
-after the other, since DVC locks the workspace. From these and the stages' own times the simulation gives a free worker the next stage
-that is ready. The run with two workers checks it; `error` is (simulated - measured) / measured.
+tests/pipeline/test_scale.py. Their stages sleep, so that workers that share this machine's cores do not slow each
+other's stages; all else is real: processes, git, DVC's pull and push, Prefect. The run with one worker gives the fixed
+costs. A stage that is handed over costs its worker `worker_seconds` on top of its own time (process start, pull, push
+and waiting for the next), and a worker's first stage `first_seconds` more (a worktree, an empty cache); it costs the
+coordinator `coordinator_seconds` (recording, pulling), one stage after the other, since DVC locks the workspace. From
+these and the stages' own times the simulation gives a free worker the next stage that is ready. The run with two
+workers checks it; `error` is (simulated - measured) / measured.
 
-The sweeps are of 1,000 points, each train, export, usefulness and evaluate one after the other. The times of `quick` are those of the dcgan
-of MNIST in the finished project of --project; in `an hour each` trainings are assumed to take 3,600 s and all else what it takes in quick.
-`whole runs` are `retrain` runs of all stages of a point on one worker, which cost `run_seconds` on top and need no coordinator.
+The sweeps are of 1,000 points, each train, export, usefulness and evaluate one after the other. The times of `quick`
+are those of the dcgan of MNIST in the finished project of --project; in `an hour each` trainings are assumed to take
+3,600 s and all else what it takes in quick. `whole runs` are `retrain` runs of all stages of a point on one worker,
+which cost `run_seconds` on top and need no coordinator.
 """
 
 import argparse
@@ -166,7 +168,7 @@ def online(machines: Cluster) -> list[str]:
 
 
 def own_times(project: Path) -> dict[str, float]:
-    """Seconds of each stage of the MNIST dcgan in a finished project: training as it was told there, the rest as CPU time of one core.
+    """Seconds of each stage of the MNIST dcgan in a finished project: training as recorded there, the rest as CPU time.
 
     CPU time, since other work on the machine does not change it.
     """
@@ -189,7 +191,7 @@ def own_times(project: Path) -> dict[str, float]:
 
 
 def moved(lock: Path) -> dict[str, dict[str, int]]:
-    """Bytes that a stage of the MNIST dcgan takes from the remote when its worker has nothing yet, and gives to it, from the sizes in dvc.lock."""
+    """Bytes that a stage of the MNIST dcgan pulls into an empty worker, and pushes, by the sizes in dvc.lock."""
     stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"]
     size = {name: sum(out["size"] for out in stage["outs"]) for name, stage in stages.items()}
     made_by = {out["path"]: name for name, stage in stages.items() for out in stage["outs"]}

@@ -6,10 +6,9 @@
 The textbook loop is what tutorials show: a DataLoader with two workers and a per-image transform, eager float32 in
 torch's default memory format, Adam as it comes, the discriminator's gradients computed in the generator's step too, and
 `.item()` of every loss at every step. Ours is the loop that trains, in the precision that the profile asks for,
-averaging of the weights included.
-Both loops take turns in this one process, so that a busy machine slows both; the ratio is of their medians. On a GPU the
-peak memory is the device's. The share of the roofline is the step's floating-point operations, counted by torch, against
-a large matrix product timed here.
+averaging of the weights included. Both loops take turns in this one process, so that a busy machine slows both; the
+ratio is of their medians. On a GPU the peak memory is the device's. The share of the roofline is the step's
+floating-point operations, counted by torch, against a large matrix product timed here.
 """
 
 import argparse

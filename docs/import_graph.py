@@ -36,7 +36,7 @@ def imports(rows: list[list[str]]) -> nx.DiGraph:
 
 
 def draw() -> Figure:
-    """One row a layer, and an arrow from each package to those it imports; long arrows bend around what lies between."""
+    """One row a layer, and an arrow from each package to those it imports; long arrows bend around others."""
     rows = layers()
     place = {name: (2.2 * i, -row) for row, names in enumerate(rows) for i, name in enumerate(names)}
     figure = Figure(figsize=(6, 0.55 * len(rows)))

@@ -1,4 +1,5 @@
-"""Machines for tests: a coordinator and workers with clones and caches of their own, which share a DVC remote and servers and nothing else."""
+"""Machines for tests: a coordinator and workers with clones and caches of their own, which share a DVC remote and
+servers and nothing else."""
 
 import signal
 import subprocess
@@ -77,7 +78,8 @@ def said(process: "subprocess.Popen[str]") -> str:
 
 @contextmanager
 def cluster(project: Workspace, names: tuple[str, ...], **environment: str) -> Iterator[Cluster]:
-    """A project with a DVC remote beside it, committed and cloned for each name, with a Prefect server that runs until the block ends."""
+    """A project with a DVC remote beside it, committed and cloned for each name, with a Prefect server that runs
+    until the block ends."""
     folder = project.path.parent
     project.run("dvc", "remote", "add", "-d", "store", str(folder / "remote"))
     project.commit("start")

@@ -271,7 +271,8 @@ def made(layout: str) -> bytes:
 
 
 def real(layout: str, folder: Path) -> bytes | None:
-    """The same from the real images, 4 per class and split; None where LEKHANI_REAL_DATA names no folder that can make it."""
+    """The same from the real images, 4 per class and split; None where LEKHANI_REAL_DATA names no folder that can
+    make it."""
     maker = Path(os.environ.get("LEKHANI_REAL_DATA", "")) / "layouts.py"
     if not os.environ.get("LEKHANI_REAL_DATA") or not maker.is_file():
         return None

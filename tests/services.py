@@ -19,7 +19,7 @@ import requests
 
 
 def free_port() -> int:
-    """A port on which nobody listens, among those that the system gives to no client and this test process has alone."""
+    """A port on which nobody listens, among those that the system gives to no client and this process has alone."""
     first = 12_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     for port in random.sample(range(first, first + 1_000), 100):
         with socket.socket() as probe, suppress(OSError):
@@ -58,10 +58,11 @@ def running(
     end: signal.Signals = signal.SIGKILL,
     **process: Any,
 ) -> Iterator[int]:
-    """Start a server in a process group of its own, wait until it is `ready` and give its pid; `process` goes to Popen, what it says to `log`.
+    """Start a server in a process group of its own, wait until it is `ready` and give its pid; `process` goes to Popen,
+    what it says to `log`.
 
-    When the block ends, the group gets the signal `end`, and what is left of it after 20 seconds is killed. A server outlives tests that
-    were killed themselves by no more than an hour.
+    When the block ends, the group gets the signal `end`, and what is left of it after 20 seconds is killed. A server
+    outlives tests that were killed themselves by no more than an hour.
     """
     bounded = ["timeout", "--kill-after=20", "3600", *command]
     with log.open("a") as told:
@@ -88,7 +89,8 @@ def running(
 def mlflow_server(
     folder: Path, port: int, store: str, artifacts: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[int]:
-    """MLflow's server over a database and a place for artifacts, with the variables in `environment`; its log lies in `folder`."""
+    """MLflow's server over a database and a place for artifacts, with the variables in `environment`; its log lies
+    in `folder`."""
     others = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "AWS_"))}
     settings = {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

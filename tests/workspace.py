@@ -37,7 +37,8 @@ class Workspace:
         }
 
     def copy_pipeline(self) -> None:
-        """The files of the pipeline, in a fresh repository of git and DVC; MNIST's embedded scans are the only dataset."""
+        """The files of the pipeline, in a fresh repository of git and DVC; MNIST's embedded scans are the only
+        dataset."""
         self.path.mkdir()
         for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
             shutil.copy(ROOT / name, self.path / name)

@@ -41,7 +41,8 @@ class Project(Workspace):
         folder, calls = self.path.parent / "stand_ins", self.path.parent / f"{program}.calls"
         folder.mkdir(exist_ok=True)
         calls.write_text("")
-        script = f"import json, sys\nopen({str(calls)!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\nprint({says!r}, end='')\nsys.exit({code})\n"
+        note = f"open({str(calls)!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')"
+        script = f"import json, sys\n{note}\nprint({says!r}, end='')\nsys.exit({code})\n"
         (folder / program).write_text(f"#!{sys.executable}\n{script}")
         (folder / program).chmod(0o755)
         if not self.environment["PATH"].startswith(str(folder)):

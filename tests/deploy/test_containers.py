@@ -1,4 +1,5 @@
-"""Dockerfile and compose.yaml: sound, pinned, without a secret; and the commands of the services run here, one beside the other."""
+"""Dockerfile and compose.yaml: sound, pinned, without a secret; and the commands of the services run here, one
+beside the other."""
 
 import re
 import subprocess
@@ -145,7 +146,8 @@ def test_the_worker_with_a_gpu_differs_in_nothing_else() -> None:
 
 
 class Here:
-    """The services of compose.yaml on this machine: their commands as they stand, the services' names replaced by loopback addresses."""
+    """The services of compose.yaml on this machine: their commands as they stand, the services' names replaced by
+    loopback addresses."""
 
     def __init__(self, project: Project, database: int, storage: str) -> None:
         self.project = project
@@ -197,7 +199,8 @@ class Here:
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
-    """All services, started in the order of compose.yaml; PostgreSQL is this machine's own, and moto stands in for the storage."""
+    """All services, started in the order of compose.yaml; PostgreSQL is this machine's own, and moto stands in for
+    the storage."""
     from tracking_server.team import postgres, program
 
     if not program("initdb"):

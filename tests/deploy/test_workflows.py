@@ -1,4 +1,5 @@
-"""GitHub's workflows: sound, pinned, without a right or a secret too many; and every command of theirs runs here as well."""
+"""GitHub's workflows: sound, pinned, without a right or a secret too many; and every command of theirs runs here as
+well."""
 
 import json
 import re
@@ -17,7 +18,7 @@ WORKFLOWS: dict[str, dict[Any, Any]] = {path.stem: yaml.safe_load(path.read_text
 JOBS = [(f"{workflow}.{name}", job) for workflow, content in WORKFLOWS.items() for name, job in content["jobs"].items()]
 STEPS = [(name, step) for name, job in JOBS for step in job.get("steps", [])]
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
-# What .ci/run runs, of which these tests are a part, and the demo, which is nothing but commands that tests/pipeline runs one by one.
+# What .ci/run runs, of which these tests are a part, and the demo, whose commands tests/pipeline runs one by one.
 RUN_ELSEWHERE = {"docs", "setup", "lint", "types", "test", "test-slow", "demo"}
 RUN_BELOW = {
     "pull",
@@ -90,7 +91,8 @@ def test_no_job_may_do_more_than_it_must() -> None:
 
 
 def test_secrets_reach_only_the_commands_that_need_them() -> None:
-    """Neither the installation nor an action sees one, and no command gets both those of the remote and those of the registry."""
+    """Neither the installation nor an action sees one, and no command gets both those of the remote and those of the
+    registry."""
     remote, registry = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}, {"MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN"}
     needs = {"pull": remote, "restore": remote, "push": remote}
     needs |= dict.fromkeys(("retrain", "register", "promotion-check", "promote"), registry)
@@ -288,4 +290,4 @@ def test_retraining_runs_every_stage_and_registers_nothing(small_project: Projec
     assert calls() == []
 
 
-# `make register`, `make promotion-check` and `make promote` in a trained workspace, with the real `lekhani`, have their place here.
+# `make register`, `make promotion-check` and `make promote` in a trained workspace, with the real `lekhani`.

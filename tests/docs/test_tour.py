@@ -1,4 +1,5 @@
-"""docs/tour.ipynb runs from the first cell to the last, and what is committed of it shows people pictures and no trace of a machine."""
+"""docs/tour.ipynb runs from the first cell to the last, and what is committed of it shows people pictures and no
+trace of a machine."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""dvc.yaml names the code that shapes each stage's outputs: what a stage imports, and what `dvc status` makes of a change."""
+"""dvc.yaml names the code that shapes each stage's outputs: what a stage imports, and what `dvc status` makes of a
+change."""
 
 from collections.abc import Container, Iterator
 from contextlib import chdir, contextmanager
@@ -102,7 +103,8 @@ def test_a_stage_depends_on_what_it_imports() -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """The pipeline with two variants and a student, whose outputs are stand-ins that DVC takes for what the stages made."""
+    """The pipeline with two variants and a student, whose outputs are stand-ins that DVC takes for what the stages
+    made."""
     space = Workspace(tmp_path_factory.mktemp("code") / "project")
     space.copy_pipeline()
     with chdir(space.path), Repo() as repo:

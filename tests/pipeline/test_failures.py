@@ -1,4 +1,5 @@
-"""What goes wrong on an ordinary day, with real processes: after each the next run ends well and nothing is lost or half written."""
+"""What goes wrong on an ordinary day, with real processes: after each the next run ends well and nothing is lost or
+half written."""
 
 import json
 import os
@@ -105,7 +106,8 @@ def retrain(space: Workspace, *words: str, code: int = 0) -> str:
 
 @contextmanager
 def started(space: Workspace, name: str = "flow", *words: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """The flow in the background; what it says goes to a file beside the workspace, and what is left of it ends with the block."""
+    """The flow in the background; what it says goes to a file beside the workspace, and what is left of it ends with
+    the block."""
     with (space.path.parent / f"{name}.log").open("wb") as log:
         flow = subprocess.Popen(
             [str(SCRIPTS / "python"), "pipelines/retrain.py", *words],
@@ -205,7 +207,8 @@ def latest(prefect: Prefect) -> dict[str, Any]:
 
 
 def all_is_well(space: Workspace, sentence: str, trainings: int = 2) -> None:
-    """A flow that said `sentence` has left everything up to date and whole, and MLflow knows a good end of every training."""
+    """A flow that said `sentence` has left everything up to date and whole, and MLflow knows a good end of every
+    training."""
     nothing_half_written(space.path)
     assert due(space) == set()
     assert runs(space.path) == ["FINISHED"] * trainings
@@ -491,7 +494,7 @@ def test_one_message_about_a_run_that_failed_and_none_unasked(prefect: Prefect, 
     space.commit("start")
     (_, block), (_, automation), (_, create) = documented("Tell someone")
     with Receiver().running() as receiver:
-        url = f"json://127.0.0.1:{receiver.server.server_address[1]}"  # any address that the block's library knows will do
+        url = f"json://127.0.0.1:{receiver.server.server_address[1]}"  # any that the library knows will do
         space.environment |= {"SLACK_WEBHOOK_URL": url, "PREFECT_API_URL": prefect.url}
         ours = block.replace("http://127.0.0.1:4200/api", prefect.url)
         printed = space.run("bash", "-euc", ours).split()[-1]

@@ -1,4 +1,5 @@
-"""The flow asks the command for what was chosen, and shows what it wrote; tests of the schedule run it on a real server."""
+"""The flow asks the command for what was chosen, and shows what it wrote; tests of the schedule run it on a real
+server."""
 
 import sys
 from collections.abc import Callable

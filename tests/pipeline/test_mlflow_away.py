@@ -1,4 +1,4 @@
-"""The tracking server goes away in the middle of training: training ends well, and MLflow knows all of it in the end."""
+"""The tracking server goes away in the middle of training, which ends well; MLflow knows all of it in the end."""
 
 import json
 import urllib.request

@@ -134,9 +134,11 @@ runs = client.search_runs([client.get_experiment_by_name("lekhani").experiment_i
 run = runs[0]
 history = client.get_metric_history(run.info.run_id, "train/loss_g")
 print(json.dumps({
-    "runs": len(runs), "name": run.info.run_name, "status": run.info.status, "lr_g": run.data.params["lr_g"], "tags": run.data.tags,
+    "runs": len(runs), "name": run.info.run_name, "status": run.info.status,
+    "lr_g": run.data.params["lr_g"], "tags": run.data.tags,
     "metrics": run.data.metrics, "points": len(history), "inputs": [i.dataset.name for i in run.inputs.dataset_inputs],
-    "artifacts": sorted(a.path for a in client.list_artifacts(run.info.run_id)), "images": len(client.list_artifacts(run.info.run_id, "images")),
+    "artifacts": sorted(a.path for a in client.list_artifacts(run.info.run_id)),
+    "images": len(client.list_artifacts(run.info.run_id, "images")),
 }))
 """
     shown = json.loads(workspace.run(sys.executable, "-W", "ignore", "-c", script).splitlines()[-1])

@@ -1,4 +1,5 @@
-"""The deployments of prefect.yaml on a real Prefect server with a real worker, a scheduled run included; the pipeline is cut as small as it gets."""
+"""The deployments of prefect.yaml on a real Prefect server with a real worker, a scheduled run included; the
+pipeline is cut as small as it gets."""
 
 import shutil
 from collections.abc import Iterator

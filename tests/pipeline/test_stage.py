@@ -1,4 +1,5 @@
-"""How a stage is handed over, piece by piece, without a Prefect server; DVC and git are the real ones, in a toy project."""
+"""How a stage is handed over, piece by piece, without a Prefect server; DVC and git are the real ones, in a toy
+project."""
 
 import json
 import sys
@@ -102,7 +103,8 @@ Answer = Callable[[Any], Any]
 
 @pytest.fixture
 def worker(toy: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], Any]:
-    """Hands `train` over to a worker that is the function given: the parameters in, the final state and the entries of dvc.lock out."""
+    """Hands `train` over to a worker that is the function given: the parameters in, the final state and the entries
+    of dvc.lock out."""
 
     def run_remotely(answer: Answer) -> Any:
         def run_deployment(_: str, parameters: dict[str, Any], **more: Any) -> Any:

@@ -1,4 +1,5 @@
-"""A tiny project in which training runs as a process of its own, for tests that kill it or take away what it leans on."""
+"""A tiny project in which training runs as a process of its own, for tests that kill it or take away what it leans
+on."""
 
 import os
 import subprocess

@@ -54,7 +54,7 @@ def evaluate(p: Params, dataset: str, variant: str) -> None:
 
 
 def _from_earlier_stages(p: Params, data: spec.Prepared, variant: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """What the scorecard takes over from training, export and usefulness, and the likelihood, which needs the weights."""
+    """What the scorecard takes over from training, export and usefulness, and the likelihood, by the weights."""
     reports, built = REPORTS / data.info.name / variant, load_trained(p, data.info.name, variant)[1]
     exported = files.read_json(reports / "export.json")
     card: dict[str, Any] = {"train_seed": facts["seed"]}

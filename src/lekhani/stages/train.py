@@ -30,7 +30,7 @@ log = logging.getLogger("lekhani")
 
 
 def train(p: Params, dataset: str, variant: str) -> None:
-    """Prepared data -> models/D/V/{generator.safetensors, training.json}, reports/D/V/{losses.csv, scores.csv, samples/}."""
+    """Prepared data -> models/D/V/{generator.safetensors, training.json}, reports/D/V/{losses,scores}.csv, samples/."""
     data = validated_data(dataset)
     choice = getattr(p.variants, variant)
     choices, teacher = _teacher(p, dataset, variant)

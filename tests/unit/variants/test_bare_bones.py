@@ -97,7 +97,8 @@ def test_activations_of_the_wrong_pass_would_be_noticed() -> None:
 
 
 def test_a_step_is_gradient_descent_of_both_players_in_turn() -> None:
-    """The whole step written in torch: D on real and generated images, then G against the D that has moved, on the same noise."""
+    """The whole step written in torch: D on real and generated images, then G against the D that has moved, on the
+    same noise."""
     variant, lr = gan(lr=1e-2), 1e-2
     twin = copy.deepcopy(variant)
     images, labels = batch()
