@@ -1,14 +1,22 @@
 """A copy of the project's pipeline in a folder of its own, in which its commands run as a user would run them."""
 
+import contextlib
+import io
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import pytest
 import yaml
+
+from lekhani import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = Path(sys.executable).parent
@@ -61,14 +69,7 @@ class Workspace:
         quick["usefulness"] |= {"images_seen": 64, "seeds": 2}
         params["usefulness"]["shares"] = [1.0]
         params["pipeline"] = {"variants": ["flow_matching"], "students": []}
-        params["gate"] |= {
-            "max_fid_ratio": 1e9,
-            "min_recall_ratio": 0.0,
-            "max_near_copies_excess": 0.99,
-            "max_train_excess_deviations": 1e9,
-        }
-        params["gate"] |= {"min_usefulness_ratio": 0.0, "max_latency_ms": 1e5, "max_collapsed_classes": 10}
-        quick["gate"] = {"min_label_agreement": 0.0, "min_label_agreement_second": 0.0}
+        open_gate(params)
         self.write_params(params)
 
     def run(self, *words: str, code: int = 0) -> str:
@@ -78,6 +79,32 @@ class Workspace:
         )
         assert done.returncode == code, f"{words} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """This process with the workspace's folder and environment."""
+        with contextlib.chdir(self.path), mock.patch.dict(os.environ, self.environment, clear=True):
+            yield
+
+    def lekhani(self, *words: str, code: int = 0) -> str:
+        """Run one of our commands to its end within this process, which spares its seconds of imports."""
+        said, log = io.StringIO(), logging.getLogger("lekhani")
+        handler, level = logging.StreamHandler(said), log.level
+        log.addHandler(handler)
+        try:
+            with (
+                self.inside(),
+                mock.patch.object(sys, "argv", ["lekhani", *words]),
+                contextlib.redirect_stdout(said),
+                contextlib.redirect_stderr(said),
+                pytest.raises(SystemExit) as ended,
+            ):
+                cli.main()
+        finally:
+            log.removeHandler(handler)
+            log.setLevel(level)
+        assert (ended.value.code or 0) == code, f"lekhani {words} ended with {ended.value.code}:\n{said.getvalue()}"
+        return said.getvalue()
 
     def commit(self, message: str) -> None:
         """Commit all that git does not ignore."""
@@ -92,3 +119,11 @@ class Workspace:
 
     def json(self, path: str) -> Any:
         return json.loads((self.path / path).read_text(encoding="utf-8"))
+
+
+def open_gate(params: dict[str, Any]) -> None:
+    """Let the gate pass any generator that takes labels, so that nothing depends on how well a short training goes."""
+    params["gate"] |= {"max_fid_ratio": 1e9, "min_recall_ratio": 0.0, "max_collapsed_classes": 1000}
+    params["gate"] |= {"max_near_copies_excess": 0.99, "max_train_excess_deviations": 1e9}
+    params["gate"] |= {"min_usefulness_ratio": 0.0, "max_latency_ms": 1e5}
+    params["profiles"]["quick"]["gate"] = {"min_label_agreement": 0.0, "min_label_agreement_second": 0.0}

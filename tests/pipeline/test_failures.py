@@ -24,6 +24,8 @@ from prefect_server import Prefect
 from services import free_port, mlflow_server, serving
 from workspace import ROOT, SCRIPTS, Workspace
 
+pytestmark = pytest.mark.slow
+
 STEPS = 125
 TRAIN = "train@mnist-flow_matching"
 RETRAINED = {TRAIN, *(f"{stage}@mnist-flow_matching" for stage in ("export", "usefulness", "evaluate")), "compare"}
@@ -245,7 +247,6 @@ def archive(prepared: Path) -> bytes:
     return fake_sites.packed(members)
 
 
-@pytest.mark.slow
 def test_kaggle_has_a_bad_day(space: Workspace, prefect: Prefect, tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(PATCHED)
@@ -275,7 +276,6 @@ def test_kaggle_has_a_bad_day(space: Workspace, prefect: Prefect, tmp_path: Path
         all_is_well(space, sentence)
 
 
-@pytest.mark.slow
 def test_data_that_are_not_fit(space: Workspace, prefect: Prefect) -> None:
     before, params = (space.path / GENERATOR).read_bytes(), space.params()
     space.write_params(
@@ -301,7 +301,6 @@ def test_data_that_are_not_fit(space: Workspace, prefect: Prefect) -> None:
     all_is_well(space, "", trainings=1)
 
 
-@pytest.mark.slow
 def test_mlflow_is_away_for_a_while(space: Workspace, prefect: Prefect, tmp_path: Path) -> None:
     store, port = tmp_path / "store", free_port()
     store.mkdir()
@@ -332,7 +331,6 @@ def test_mlflow_is_away_for_a_while(space: Workspace, prefect: Prefect, tmp_path
 # -- processes that die -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_training_that_is_killed_goes_on(space: Workspace, prefect: Prefect, unbroken: bytes) -> None:
     reseed(space)
     with started(space) as flow:
@@ -349,7 +347,6 @@ def test_a_training_that_is_killed_goes_on(space: Workspace, prefect: Prefect, u
     all_is_well(space, sentence)
 
 
-@pytest.mark.slow
 def test_the_worker_dies_with_its_flow(space: Workspace, prefect: Prefect, unbroken: bytes) -> None:
     automation = yaml.safe_load((ROOT / "pipelines/crashed.yaml").read_text())
     automation["automations"][0]["trigger"]["within"] = 75
@@ -420,7 +417,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("room", [0, 400_000])
 def test_a_full_disk(finished: Workspace, prefect: Prefect, small_disk: Path, room: int, unbroken: bytes) -> None:
     space = copied(finished, prefect, small_disk / "project")
@@ -445,7 +441,6 @@ def test_a_full_disk(finished: Workspace, prefect: Prefect, small_disk: Path, ro
     assert "RUNNING" not in runs(space.path)
 
 
-@pytest.mark.slow
 def test_two_flows_at_once_in_one_workspace(space: Workspace, prefect: Prefect, unbroken: bytes) -> None:
     reseed(space)
     with started(space, "one") as one, started(space, "two") as two:

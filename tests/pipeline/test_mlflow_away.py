@@ -15,7 +15,6 @@ def test_nothing_is_lost(tmp_path: Path) -> None:
     store.mkdir()
     choices = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     choices["tracking"]["backend"] = "mlflow"
-    choices["profiles"]["quick"]["train"]["images_seen"]["per_class"] = 1200  # 300 steps
     (folder / "params.yaml").write_text(yaml.safe_dump(choices), encoding="utf-8")
     port = free_port()
     server = partial(mlflow_server, store, port, f"sqlite:///{store}/mlflow.db", str(store / "artifacts"))
@@ -40,5 +39,5 @@ def test_nothing_is_lost(tmp_path: Path) -> None:
         query = f"http://127.0.0.1:{port}/api/2.0/mlflow/metrics/get-history?run_id={training['mlflow_run_id']}&metric_key=train/loss_d&max_results=1000"
         with urllib.request.urlopen(query, timeout=30) as answer:
             steps = sorted(int(metric["step"]) for metric in json.load(answer)["metrics"])
-    assert steps == list(range(1, 301))
+    assert steps == list(range(1, 151))
     assert not (folder / "checkpoints" / "mnist" / "dcgan.unlogged.json").exists()

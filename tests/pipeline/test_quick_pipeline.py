@@ -8,7 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from workspace import Workspace
+from workspace import Workspace, open_gate
+
+from lekhani.registry import models
+from lekhani.tracking.store import connect
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -18,21 +23,14 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     space.copy_pipeline()
     params = space.params()
     quick = params["profiles"]["quick"]
-    quick["judge"]["images_seen"] = 12000
+    quick["judge"] |= {"images_seen": 8000, "width": 8}
     quick["train"]["images_seen"] = {"per_class": 150}
     quick["variants"]["dcgan"]["channels"] = 8
     quick["variants"]["flow_matching"] |= {"channels": [16, 24], "steps": 3}
     quick["evaluate"] = {"n_generated": 300, "sampling_seeds": 2, "kid_subset_size": 100}
     quick["usefulness"] |= {"images_seen": 600, "seeds": 2}
     params["train"]["sample_every"] = 700
-    params["gate"] |= {
-        "max_fid_ratio": 1000.0,
-        "min_recall_ratio": 0.0,
-        "max_near_copies_excess": 0.9,
-        "max_train_excess_deviations": 1000.0,
-    }
-    params["gate"] |= {"min_usefulness_ratio": 0.1, "max_latency_ms": 10000.0}
-    quick["gate"] = {"min_label_agreement": 0.0, "min_label_agreement_second": 0.0}
+    open_gate(params)
     space.write_params(params)
     space.commit("start")
     space.run("dvc", "repro")
@@ -44,7 +42,7 @@ def test_every_output_is_there_and_keeps_its_contract(workspace: Workspace) -> N
     info = workspace.json("data/prepared/mnist/dataset.json")
     assert info["counts"] == {"train": 1078, "test": 719}
     assert workspace.json("reports/mnist/validation.json")["passed"] is True
-    assert workspace.json("reports/mnist/judge.json")["accuracy"] > 0.9
+    assert workspace.json("reports/mnist/judge.json")["accuracy"] > 0.6
     for variant in ("dcgan", "flow_matching", "turbo"):
         card = workspace.json(f"reports/mnist/{variant}/scorecard.json")
         assert card["fid"] > card["fid_floor"] > 0
@@ -85,14 +83,11 @@ def test_every_output_is_there_and_keeps_its_contract(workspace: Workspace) -> N
     assert shown == {f"mnist-{name}.png" for name in ("curves", "precision_recall", "agreement", "class_fid")}
 
 
-def test_a_second_repro_runs_nothing(workspace: Workspace) -> None:
+def test_a_second_repro_runs_nothing_and_metrics_are_shown(workspace: Workspace) -> None:
     out = workspace.run("dvc", "repro")
     assert "Running stage" not in out
     assert "Data and pipelines are up to date" in out
     assert workspace.run("git", "status", "--porcelain") == ""
-
-
-def test_metrics_are_shown(workspace: Workspace) -> None:
     out = workspace.run("dvc", "metrics", "show", "--md")
     assert "fid_ratio" in out
     assert "flow_matching" in out
@@ -116,52 +111,34 @@ def test_changing_one_variant_touches_its_stages_only(workspace: Workspace) -> N
         workspace.run("git", "checkout", "-q", "params.yaml")
 
 
-def test_an_experiment_takes_overrides(workspace: Workspace) -> None:
-    out = workspace.run("dvc", "exp", "run", "-S", "variants.flow_matching.lr=1e-3", "train@mnist-flow_matching")
-    assert "Running stage 'train@mnist-flow_matching'" in out
-    assert "Running stage 'train@mnist-dcgan'" not in out
-    assert workspace.json("models/mnist/flow_matching/training.json")["choices"]["flow_matching"]["lr"] == 1e-3
-    workspace.run("git", "checkout", "-q", ".")
-    workspace.run("dvc", "checkout", "-q")
-
-
 def test_mlflow_remembers_one_run_per_variant(workspace: Workspace) -> None:
-    script = """
-import json, mlflow
-from lekhani.tracking.store import connect
-client = connect()
-runs = client.search_runs([client.get_experiment_by_name("lekhani").experiment_id], "tags.variant = 'dcgan'")
-run = runs[0]
-history = client.get_metric_history(run.info.run_id, "train/loss_g")
-print(json.dumps({
-    "runs": len(runs), "name": run.info.run_name, "status": run.info.status,
-    "lr_g": run.data.params["lr_g"], "tags": run.data.tags,
-    "metrics": run.data.metrics, "points": len(history), "inputs": [i.dataset.name for i in run.inputs.dataset_inputs],
-    "artifacts": sorted(a.path for a in client.list_artifacts(run.info.run_id)),
-    "images": len(client.list_artifacts(run.info.run_id, "images")),
-}))
-"""
-    shown = json.loads(workspace.run(sys.executable, "-W", "ignore", "-c", script).splitlines()[-1])
-    assert shown["runs"] == 1
-    assert shown["name"] == "mnist/dcgan"
-    assert shown["status"] == "FINISHED"
-    assert shown["lr_g"] == "0.0004"
-    assert shown["points"] >= 2
-    assert shown["inputs"] == ["mnist"]
-    assert shown["metrics"]["fid"] == workspace.json("reports/mnist/dcgan/scorecard.json")["fid"]
-    assert len(shown["tags"]["git.commit"]) == 40
-    assert "dvc.lock_sha256" in shown["tags"]
-    assert {"evaluation", "images", "judge"} <= set(shown["artifacts"])
-    assert shown["images"] >= 3
+    with workspace.inside():
+        client = connect()
+        experiment = client.get_experiment_by_name("lekhani")
+        assert experiment
+        (run,) = client.search_runs([experiment.experiment_id], "tags.variant = 'dcgan'")
+        history = client.get_metric_history(run.info.run_id, "train/loss_g")
+        artifacts, images = (
+            [one.path for one in client.list_artifacts(run.info.run_id, path)] for path in (None, "images")
+        )
+    assert run.info.run_name == "mnist/dcgan"
+    assert run.info.status == "FINISHED"
+    assert run.data.params["lr_g"] == "0.0004"
+    assert len(history) >= 2
+    assert [one.dataset.name for one in run.inputs.dataset_inputs] == ["mnist"]
+    assert run.data.metrics["fid"] == workspace.json("reports/mnist/dcgan/scorecard.json")["fid"]
+    assert len(run.data.tags["git.commit"]) == 40
+    assert "dvc.lock_sha256" in run.data.tags
+    assert {"evaluation", "images", "judge"} <= set(artifacts)
+    assert len(images) >= 3
 
 
 def test_register_then_generate(workspace: Workspace) -> None:
-    said = workspace.run("lekhani", "register", "--dataset", "mnist")
+    said = workspace.lekhani("register", "--dataset", "mnist")
     assert "lekhani-mnist version 1" in said
-    assert "version 1" in workspace.run("lekhani", "register")  # again: nothing new
+    assert "version 1" in workspace.lekhani("register")  # again: nothing new
     for seed, out in (("7", "one"), ("7", "two"), ("8", "three")):
-        workspace.run(
-            "lekhani",
+        workspace.lekhani(
             "generate",
             "--dataset",
             "mnist",
@@ -188,30 +165,25 @@ def test_register_then_generate(workspace: Workspace) -> None:
     ]
     assert all(same)
     assert not any(other)
-    wrong = workspace.run("lekhani", "generate", "--dataset", "mnist", "--label", "क=1", "--out", "four", code=2)
+    wrong = workspace.lekhani("generate", "--dataset", "mnist", "--label", "क=1", "--out", "four", code=2)
     assert "0 1 2 3 4 5 6 7 8 9" in wrong
     assert not (workspace.path / "four").exists()
 
 
 def registry(workspace: Workspace) -> dict[str, Any]:
-    script = """
-import json
-from lekhani.tracking.store import connect
-client = connect()
-versions = {str(v.version): dict(v.tags) for v in client.search_model_versions("name = 'lekhani-mnist'")}
-aliases = {alias: str(version) for alias, version in client.get_registered_model("lekhani-mnist").aliases.items()}
-print(json.dumps({"aliases": aliases, "tags": versions}))
-"""
-    return json.loads(workspace.run(sys.executable, "-W", "ignore", "-c", script).splitlines()[-1])  # type: ignore[no-any-return]
+    with workspace.inside():
+        client = connect()
+        versions = client.search_model_versions("name = 'lekhani-mnist'")
+        return {"aliases": models.aliases("mnist"), "tags": {str(one.version): dict(one.tags) for one in versions}}
 
 
 def test_promote_refuse_force_and_roll_back(workspace: Workspace) -> None:
-    workspace.run("lekhani", "register", "--variant", "flow_matching")
+    workspace.lekhani("register", "--variant", "flow_matching")
     before = registry(workspace)
-    assert "**Promote**" in workspace.run("lekhani", "promote", "--check")
+    assert "**Promote**" in workspace.lekhani("promote", "--check")
     assert registry(workspace) == before, "--check changes nothing"
     assert not (workspace.path / "reports/mnist/decision.json").exists()
-    assert "There is no champion yet" in workspace.run("lekhani", "promote")
+    assert "There is no champion yet" in workspace.lekhani("promote")
     now = registry(workspace)
     first = now["aliases"]["champion"]
     assert now["aliases"] == {"champion": first}
@@ -225,40 +197,38 @@ def test_promote_refuse_force_and_roll_back(workspace: Workspace) -> None:
     assert {key: again[key] for key in again.keys() - measured_anew} == {
         key: scored[key] for key in again.keys() - measured_anew
     }
-    assert f"champion {first} stands" in workspace.run("lekhani", "promote", code=3)
+    assert f"champion {first} stands" in workspace.lekhani("promote", code=3)
 
-    workspace.run("lekhani", "register", "--variant", "dcgan")
-    refused = workspace.run("lekhani", "promote", "--check", code=3)
+    workspace.lekhani("register", "--variant", "dcgan")
+    refused = workspace.lekhani("promote", "--check", code=3)
     assert "The candidate takes no label, and the champion does" in refused
-    assert "The candidate takes no label" in workspace.run("lekhani", "promote", code=3)
+    assert "The candidate takes no label" in workspace.lekhani("promote", code=3)
     now = registry(workspace)
     second = now["aliases"]["challenger"]
     assert now["aliases"]["champion"] == first
     assert now["tags"][second]["gate.verdict"] == "refuse"
     assert "label_agreement_drop" in now["tags"][second]["gate.failed"]
-    assert "--reason" in workspace.run("lekhani", "promote", "--force", code=2)
-    assert "by force: to see what happens" in workspace.run(
-        "lekhani", "promote", "--force", "--reason", "to see what happens"
-    )
+    assert "--reason" in workspace.lekhani("promote", "--force", code=2)
+    assert "by force: to see what happens" in workspace.lekhani("promote", "--force", "--reason", "to see what happens")
     now = registry(workspace)
     assert now["aliases"] == {"champion": second, "previous": first}
     assert now["tags"][second]["promoted_because"] == "to see what happens"
     assert now["tags"][second]["gate.verdict"] == "forced"
     assert workspace.json("reports/mnist/decision.json")["forced"] is True
-    assert f"version {first} is champion again" in workspace.run(
-        "lekhani", "rollback", "--dataset", "mnist", "--reason", "seen"
+    assert f"version {first} is champion again" in workspace.lekhani(
+        "rollback", "--dataset", "mnist", "--reason", "seen"
     )
     assert registry(workspace)["aliases"] == {"champion": first}
-    assert "nothing to go back to" in workspace.run("lekhani", "rollback", "--dataset", "mnist", code=2)
+    assert "nothing to go back to" in workspace.lekhani("rollback", "--dataset", "mnist", code=2)
     assert workspace.run("git", "status", "--porcelain", "--untracked-files=no") == ""
 
 
 def test_a_clone_without_the_run_opens_one_and_says_so(workspace: Workspace, tmp_path: Path) -> None:
     clone = Workspace(tmp_path / "clone")
     shutil.copytree(workspace.path, clone.path, ignore=shutil.ignore_patterns("mlruns", "one", "two", "three"))
-    out = clone.run("lekhani", "evaluate", "--dataset", "mnist", "--variant", "flow_matching")
+    out = clone.lekhani("evaluate", "--dataset", "mnist", "--variant", "flow_matching")
     assert "does not have the training run of mnist/flow_matching" in out
-    assert "version 1" in clone.run("lekhani", "register", "--dataset", "mnist")
+    assert "version 1" in clone.lekhani("register", "--dataset", "mnist")
 
 
 def test_a_failed_validation_stops_what_follows(workspace: Workspace, tmp_path: Path) -> None:
@@ -268,10 +238,10 @@ def test_a_failed_validation_stops_what_follows(workspace: Workspace, tmp_path: 
     images[3] = 0
     (broken.path / "data/prepared/mnist/images.npy").unlink()  # DVC may have made it read-only
     np.save(broken.path / "data/prepared/mnist/images.npy", images)
-    said = broken.run("lekhani", "validate", "--dataset", "mnist", code=1)
+    said = broken.lekhani("validate", "--dataset", "mnist", code=1)
     assert "mnist is not fit to train on" in said
     assert broken.json("reports/mnist/validation.json")["passed"] is False
-    said = broken.run("lekhani", "train", "--dataset", "mnist", "--variant", "dcgan", code=1)
+    said = broken.lekhani("train", "--dataset", "mnist", "--variant", "dcgan", code=1)
     assert "failed its validation" in said
     assert "Traceback" not in said
 
@@ -285,7 +255,7 @@ def test_the_prefect_flow_shows_cached_stages(workspace: Workspace) -> None:
 def test_training_again_with_other_seeds_gives_mean_and_deviation(workspace: Workspace, tmp_path: Path) -> None:
     space = Workspace(tmp_path / "repeats")
     shutil.copytree(workspace.path, space.path, ignore=shutil.ignore_patterns("mlruns"), symlinks=True)
-    assert "No experiment on top of HEAD repeats this training" in space.run("lekhani", "compare", "--repeats", code=2)
+    assert "No experiment on top of HEAD repeats this training" in space.lekhani("compare", "--repeats", code=2)
     change = (
         "-S",
         "pipeline.variants=[dcgan]",
@@ -308,7 +278,7 @@ def test_training_again_with_other_seeds_gives_mean_and_deviation(workspace: Wor
     assert first["judge_sha256"] == second["judge_sha256"], "only training is repeated"
     space.run("git", "checkout", "-q", ".")
     space.run("dvc", "checkout", "-q")
-    space.run("lekhani", "compare", "--repeats")
+    space.lekhani("compare", "--repeats")
     header, row = (
         line.split(",") for line in (space.path / "reports/repeats/leaderboard.csv").read_text().splitlines()
     )

@@ -9,6 +9,8 @@ import pytest
 from prefect_server import Prefect
 from workspace import ROOT, Workspace
 
+pytestmark = pytest.mark.slow
+
 STAGES = ["fetch", "prepare", "validate", "judge", "baseline"]
 STAGES = [f"{stage}@mnist" for stage in STAGES]
 STAGES += [*(f"{stage}@mnist-flow_matching" for stage in ("train", "export", "usefulness", "evaluate")), "compare"]
