@@ -46,7 +46,7 @@ class Team:
             return [tuple(row) for row in connection.execute(sqlalchemy.text(query))]
 
     def stored(self, folder: str, name: str) -> list[Any]:
-        """What lies in the bucket somewhere below a folder, under a key that ends with `name`."""
+        """Objects in the bucket somewhere below a folder, with a key that ends with `name`."""
         return [
             self.bucket.Object(one.key)
             for one in self.bucket.objects.all()

@@ -249,7 +249,8 @@ def _copies(card: Mapping[str, Any]) -> list[str]:
 
 
 def _data(info: DatasetInfo) -> list[tuple[str, str]]:
-    source = {key: escaped(info.source.get(key) or "not stated") for key in _SOURCE}
+    keys = ("name", "version", "origin", "licence", "citation")
+    source = {key: escaped(info.source.get(key) or "not stated") for key in keys}
     return [
         ("name", escaped(info.name)),
         ("script", escaped(info.script)),
@@ -261,9 +262,6 @@ def _data(info: DatasetInfo) -> list[tuple[str, str]]:
         ("citation", source["citation"]),
         ("SHA-256 of the prepared images", f"`{code(info.digest)}`"),
     ]
-
-
-_SOURCE = ("name", "version", "origin", "licence", "citation")
 
 
 def _training(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

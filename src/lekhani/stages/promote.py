@@ -193,6 +193,6 @@ def _need_registry(p: Params) -> None:
 
 
 def _headline_tags(card: Mapping[str, Any]) -> dict[str, str]:
-    """What the registry's pages show of a scorecard, as tags; the rest stands in the model card."""
+    """What the registry's pages show of a scorecard, as tags; the rest is in the model card."""
     shown = ("fid", "fid_ratio", "label_agreement", "near_copies", "usefulness")
     return {name: f"{card[name]:.5g}" for name in shown if name in card}

@@ -31,7 +31,7 @@ class GlyphModel(PythonModel):
     drawn. The parameter `seed`, 0 by default, decides all that is drawn: the same seed and labels give the same
     images.
 
-    Output has a row per image: `label` int, `class_name` and `glyph` as asked for, and `image` uint8 [H,W], white on
+    Output has a row per image: `label` int, `class_name` and `glyph` as requested, and `image` uint8 [H,W], white on
     black, which JSON shows as nested lists. A generator that takes no label ignores the column `label`, and its output
     is `image` alone.
     """

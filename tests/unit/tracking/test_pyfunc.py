@@ -155,7 +155,7 @@ def test_an_unconditional_one_ignores_the_label_and_says_so(
     path = toy_generator(tmp_path / "generator.onnx", conditional=False)
     loaded = mlflow.pyfunc.load_model(register("free", path))
     found = loaded.predict(pd.DataFrame({"label": ["anything", "at all"]}), params={"seed": 3})
-    assert list(found.columns) == ["image"], "what it draws is not what was asked for"
+    assert list(found.columns) == ["image"], "it does not draw what was requested"
     expected = Generator(path, "cpu").sample(np.zeros(2, np.int64), np.random.default_rng(3))
     np.testing.assert_array_equal(pictures(found), expected)
     assert loaded.metadata.metadata["conditional"] is False
