@@ -146,9 +146,8 @@ def measure(way: str, path: Path) -> dict[str, float]:
     """Run one way in a process of its own, and watch its memory."""
     start, peak = time.perf_counter(), 0
     with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen(
-            [sys.executable, __file__, "--way", way, str(path), f"{folder}/out"], stdout=subprocess.PIPE, text=True
-        )
+        command = [sys.executable, __file__, "--way", way, str(path), f"{folder}/out"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         family = psutil.Process(process.pid)
         while process.poll() is None:
             with suppress(psutil.NoSuchProcess):  # one of them just ended
@@ -156,9 +155,25 @@ def measure(way: str, path: Path) -> dict[str, float]:
             time.sleep(0.05)
         if process.returncode:
             sys.exit(f"{way} failed on {path.name}")
-        told = json.loads(process.stdout.read() if process.stdout else "{}")
-    told["images_per_second"] = round(told["images"] / told["seconds"])
-    return {**told, "process_seconds": round(time.perf_counter() - start, 2), "peak_mb": peak >> 20}
+        result = json.loads(process.stdout.read() if process.stdout else "{}")
+    result["images_per_second"] = round(result["images"] / result["seconds"])
+    return {**result, "process_seconds": round(time.perf_counter() - start, 2), "peak_mb": peak >> 20}
+
+
+def compare(count: int) -> dict[str, Any]:
+    """Both ways on zips of `count` images, half and a quarter of them, and on a CSV of `count` images."""
+    results: dict[str, Any] = {}
+    sizes = {"zip": (count, count // 2, count // 4), "csv": (count,)}
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, write in (("zip", write_zip), ("csv", write_csv)):
+            for size in sizes[kind]:
+                archive = Path(folder) / f"{kind}_{size}.zip"
+                write(source(size), archive)
+                plain, ours = measure(f"plain_{kind}", archive), measure("lekhani", archive)
+                speedup = round(plain["seconds"] / ours["seconds"], 2)
+                results[archive.stem] = {"plain": plain, "lekhani": ours, "speedup": speedup}
+                archive.unlink()
+    return results
 
 
 def main() -> None:
@@ -167,43 +182,25 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=92_000)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--way", nargs=3, metavar=("WAY", "ARCHIVE", "OUT"), help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.way:
+    options = parser.parse_args()
+    if options.way:
+        way, archive, out = options.way
         start = time.perf_counter()
-        images = WAYS[given.way[0]](Path(given.way[1]), Path(given.way[2]))
+        images = WAYS[way](Path(archive), Path(out))
         print(json.dumps({"images": images, "seconds": round(time.perf_counter() - start, 2)}))
         return
-    results: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for count in (given.images, given.images // 2, given.images // 4):
-            raw, archive = source(count), Path(folder) / f"{count}.zip"
-            write_zip(raw, archive)
-            results[f"zip_{count}"] = {"plain": measure("plain_zip", archive), "lekhani": measure("lekhani", archive)}
-            archive.unlink()
-        raw, archive = source(given.images), Path(folder) / "csv.zip"
-        write_csv(raw, archive)
-        del raw
-        results[f"csv_{given.images}"] = {
-            "plain": measure("plain_csv", archive),
-            "lekhani": measure("lekhani", archive),
-        }
+    results = compare(options.images)
     for name, pair in results.items():
         plain, ours = pair["plain"], pair["lekhani"]
-        pair["speedup"] = round(plain["seconds"] / ours["seconds"], 2)
-        print(f"{name:12} plain {plain['seconds']:7.2f} s {plain['peak_mb']:6} MB", end="")
-        print(
-            f"   lekhani {ours['seconds']:7.2f} s {ours['images_per_second']:6} images/s {ours['peak_mb']:6} MB", end=""
-        )
+        speed = f"{ours['seconds']:7.2f} s {ours['images_per_second']:6} images/s {ours['peak_mb']:6} MB"
+        print(f"{name:12} plain {plain['seconds']:7.2f} s {plain['peak_mb']:6} MB   lekhani {speed}", end="")
         print(f"   {pair['speedup']:.2f} times as fast")
     images = "dhcd" if os.environ.get("LEKHANI_REAL_DATA") else "embedded"
-    report = {
-        **origin("pillow", "pandas", "pandera", "numpy", "pyarrow", "scipy"),
-        "images": images,
-        "results": results,
-    }
-    if given.out:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    versions = origin("pillow", "pandas", "pandera", "numpy", "pyarrow", "scipy")
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        report = {**versions, "images": images, "results": results}
+        options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
