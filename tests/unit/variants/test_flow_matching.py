@@ -6,26 +6,15 @@ from typing import Any, cast
 import pytest
 import torch
 import torch.nn.functional as F
+from small_batches import CPU, K, batch
 from torch import Tensor, nn
 
 from lekhani import params
 from lekhani.variants.flow_matching import FlowMatching, Sampler, Velocity
 
-K = 3
-CPU = torch.device("cpu")
 
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(11)
-
-
-def batch(size: int, n: int = 5) -> tuple[Tensor, Tensor]:
-    return torch.rand(n, 1, size, size), torch.arange(n) % K
-
-
-def flow(tiny: params.Variants, **choices: Any) -> FlowMatching:
-    return FlowMatching(tiny.flow_matching.model_copy(update=choices), 28, K, CPU)
+def flow(tiny: params.Variants, **settings: Any) -> FlowMatching:
+    return FlowMatching(tiny.flow_matching.model_copy(update=settings), 28, K, CPU)
 
 
 class Gaussian(nn.Module):
@@ -42,7 +31,7 @@ class Gaussian(nn.Module):
 
 
 class ByLabel(nn.Module):
-    """A constant velocity per label: labels 0..K-1 move by 0.1 to 0.3, `not told` by -0.2; asks for [N] times."""
+    """A constant velocity per label: labels 0..K-1 move by 0.1 to 0.3, no label by -0.2; asks for [N] times."""
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         assert t.shape == labels.shape == x.shape[:1]
@@ -63,9 +52,9 @@ class Counting(nn.Module):
         return self.velocity(x, t, labels)  # type: ignore[no-any-return]
 
 
-def sampler(velocity: nn.Module, steps: int = 4, guidance: float = 1.0, size: int = 8, **choices: Any) -> Sampler:
-    choice = params.FlowMatching(channels=(8,)).model_copy(update={"steps": steps, "guidance": guidance, **choices})
-    return Sampler(cast(Velocity, velocity), size, K, choice)
+def sampler(velocity: nn.Module, steps: int = 4, guidance: float = 1.0, size: int = 8, **settings: Any) -> Sampler:
+    how = params.FlowMatching(channels=(8,)).model_copy(update={"steps": steps, "guidance": guidance, **settings})
+    return Sampler(cast(Velocity, velocity), size, K, how)
 
 
 def velocity_at(one: Sampler, x: Tensor, time: float, labels: Tensor) -> Tensor:
@@ -73,10 +62,10 @@ def velocity_at(one: Sampler, x: Tensor, time: float, labels: Tensor) -> Tensor:
     return (one.move(0)(x, torch.tensor([time]), labels) - x) * one.steps
 
 
-def calls(steps: int, guidance: float = 2.0, **choices: Any) -> list[tuple[int, float]]:
+def calls(steps: int, guidance: float = 2.0, **settings: Any) -> list[tuple[int, float]]:
     """Rows and times at which the sampler asks for a velocity when it makes two images."""
     counting = Counting(ByLabel())
-    sampler(counting, steps, guidance, **choices)(torch.randn(2, 64), torch.zeros(2, dtype=torch.int64))
+    sampler(counting, steps, guidance, **settings)(torch.randn(2, 64), torch.zeros(2, dtype=torch.int64))
     return counting.calls
 
 
@@ -119,22 +108,8 @@ def test_guidance_costs_twice_as_much_inside_its_interval_alone() -> None:
 def test_an_interval_of_guidance_by_hand() -> None:
     one = sampler(ByLabel(), 4, 2.0, guidance_from=0.5)
     x, label = torch.zeros(1, 64), torch.zeros(1, dtype=torch.int64)
-    # 0.1 a step while told, and -0.2 + 2 * 0.3 = 0.4 while guided, of which each step takes a quarter.
+    # 0.1 a step without guidance, and -0.2 + 2 * 0.3 = 0.4 with it, of which each step takes a quarter.
     assert float(one(x, label).mean()) == pytest.approx((2 * 0.1 / 4 + 2 * 0.4 / 4 + 1) / 2, abs=1e-6)
-
-
-@pytest.mark.parametrize("steps", [1, 8])
-def test_euler_arrives_at_the_mean(steps: int) -> None:
-    noise = torch.randn(2000, 64)
-    images = sampler(Gaussian(0.3, 0.1), steps)(noise, torch.zeros(2000, dtype=torch.int64)) * 2 - 1
-    assert float(images.mean()) == pytest.approx(0.3, abs=2e-3)
-
-
-def test_many_euler_steps_arrive_at_the_spread() -> None:
-    noise, labels = torch.randn(1000, 64), torch.zeros(1000, dtype=torch.int64)
-    spread = [float((sampler(Gaussian(-0.2, 0.1), steps)(noise, labels) * 2 - 1).std()) for steps in (1, 8, 300)]
-    assert spread[2] == pytest.approx(0.1, rel=0.02)
-    assert spread[0] < spread[1] < spread[2], "few steps are too tame, and get better"
 
 
 def test_the_path_is_clipped_to_an_image() -> None:
@@ -152,34 +127,17 @@ def test_guidance_by_hand(guidance: float, moves: list[float]) -> None:
     torch.testing.assert_close(got, torch.tensor(moves)[:, None, None, None].expand_as(x), atol=1e-5, rtol=1e-5)
 
 
-def test_guidance_of_one_and_zero_on_the_real_network(tiny: params.Variants) -> None:
-    variant = flow(tiny)
-    for _ in range(5):
-        variant.progress = 0.2
-        variant.step(*batch(28))
-    x, labels = torch.randn(3, 1, 28, 28), torch.arange(3)
-    told, untold, near_one = (
-        velocity_at(sampler(variant.velocity, 2, g, 28), x, 0.5, labels) for g in (1.0, 0.0, 1.0 + 1e-7)
-    )
-    t = torch.full((3,), 0.5)
-    with torch.no_grad():
-        torch.testing.assert_close(told, variant.velocity(x, t, labels), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(untold, variant.velocity(x, t, torch.full((3,), K)), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(near_one, told, atol=1e-5, rtol=1e-5)
-    assert (told - untold).abs().max().item() > 1e-4, "the label must matter for this to mean something"
-
-
 def test_the_loss_is_the_velocity_s_squared_error(tiny: params.Variants) -> None:
     variant = flow(tiny, label_dropout=0.0)
     variant.progress = 0.2
     for _ in range(4):
-        variant.step(*batch(28))
+        variant.step(*batch(5))
     calls: list[tuple[Any, Tensor]] = []
     variant.velocity.register_forward_hook(lambda _, given, out: calls.append((given, out.detach().clone())))
-    images, labels = batch(28, 8)
+    images, labels = batch(8)
     loss = variant.step(images, labels)["loss"]
-    ((x, t, told), velocity) = calls[0]
-    assert torch.equal(told, labels)
+    ((x, t, given), velocity) = calls[0]
+    assert torch.equal(given, labels)
     assert ((t > 0) & (t < 1)).all()
     t = t[:, None, None, None]
     target = images * 2 - 1
@@ -192,13 +150,13 @@ def test_the_loss_is_the_velocity_s_squared_error(tiny: params.Variants) -> None
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_labels_are_hidden_now_and_then(tiny: params.Variants, dropout: float) -> None:
     variant = flow(tiny, label_dropout=dropout)
-    told: list[Tensor] = []
-    variant.velocity.register_forward_pre_hook(lambda _, given: told.append(given[2]))
+    given: list[Tensor] = []
+    variant.velocity.register_forward_pre_hook(lambda _, inputs: given.append(inputs[2]))
     images, labels = torch.rand(200, 1, 28, 28), torch.arange(200) % K
     variant.step(images, labels)
-    hidden = told[0] == K
+    hidden = given[0] == K
     assert float(hidden.float().mean()) == pytest.approx(dropout, abs=0.12)
-    assert torch.equal(told[0][~hidden], labels[~hidden])
+    assert torch.equal(given[0][~hidden], labels[~hidden])
 
 
 def test_the_learning_rate_warms_up_and_falls_to_nothing(tiny: params.Variants) -> None:
@@ -206,7 +164,7 @@ def test_the_learning_rate_warms_up_and_falls_to_nothing(tiny: params.Variants) 
     rates = []
     for progress in (0.0, 0.01, 0.02, 0.5, 1.0):
         variant.progress = progress
-        variant.step(*batch(28, 2))
+        variant.step(*batch(2))
         rates.append(variant.optimiser.param_groups[0]["lr"] / tiny.flow_matching.lr)
     assert rates[0] == pytest.approx(0.02, rel=0.01)
     assert rates[1] == pytest.approx(0.52, rel=0.01)

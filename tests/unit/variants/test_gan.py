@@ -4,22 +4,16 @@ from typing import Any
 
 import pytest
 import torch
+from small_batches import CPU, batch
 from torch import Tensor
 
 from lekhani import params
 from lekhani.variants.dcgan import Dcgan
 from lekhani.variants.gan import diff_augment
 
-CPU = torch.device("cpu")
 
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(11)
-
-
-def gan(**choices: Any) -> Dcgan:
-    return Dcgan(params.Dcgan(**{"batch_size": 8, "noise_dim": 6, "channels": 4, **choices}), 28, 3, CPU)
+def gan(**settings: Any) -> Dcgan:
+    return Dcgan(params.Dcgan(**{"batch_size": 8, "noise_dim": 6, "channels": 4, **settings}), 28, 3, CPU)
 
 
 def weights(network: torch.nn.Module) -> Tensor:
@@ -30,10 +24,10 @@ def test_the_generator_moves_at_every_nth_turn() -> None:
     variant, moved = gan(n_dis=3), []
     for _ in range(7):
         before_g, before_d = weights(variant.g), weights(variant.d)
-        told = variant.step(torch.rand(8, 1, 28, 28), torch.zeros(8, dtype=torch.int64))
+        metrics = variant.step(*batch())
         moved.append(not torch.equal(before_g, weights(variant.g)))
         assert not torch.equal(before_d, weights(variant.d))
-        assert set(told) == {
+        assert set(metrics) == {
             "loss_d",
             "loss_g",
             "accuracy_real",
@@ -48,10 +42,10 @@ def test_the_generator_moves_at_every_nth_turn() -> None:
 def test_turns_are_part_of_the_state() -> None:
     one, other = gan(n_dis=3), gan(n_dis=3)
     for _ in range(2):
-        one.step(torch.rand(8, 1, 28, 28), torch.zeros(8, dtype=torch.int64))
+        one.step(*batch())
     other.load_state_dict(one.state_dict())
     before = weights(other.g)
-    other.step(torch.rand(8, 1, 28, 28), torch.zeros(8, dtype=torch.int64))
+    other.step(*batch())
     assert not torch.equal(before, weights(other.g))
 
 
@@ -62,7 +56,7 @@ def test_turns_are_part_of_the_state() -> None:
 def test_learning_rates_run_over_the_budget(schedule: str, progress: float, share: float) -> None:
     variant = gan(schedule=schedule, lr_g=1e-3, lr_d=4e-3)
     variant.progress = progress
-    variant.step(torch.rand(8, 1, 28, 28), torch.zeros(8, dtype=torch.int64))
+    variant.step(*batch())
     assert variant.optimiser_g.param_groups[0]["lr"] == pytest.approx(1e-3 * share)
     assert variant.optimiser_d.param_groups[0]["lr"] == pytest.approx(4e-3 * share)
 

@@ -5,22 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from small_batches import CPU, K
 from torch import Tensor, nn
 
 from lekhani import params
 from lekhani.variants.r3gan import Block, Discriminator, Generator, R3gan
 
-CPU = torch.device("cpu")
-K = 3
 
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(11)
-
-
-def r3gan(**choices: Any) -> R3gan:
-    return R3gan(params.R3gan(**{"batch_size": 8, "noise_dim": 6, "channels": 4, **choices}), 28, K, CPU)
+def r3gan(**settings: Any) -> R3gan:
+    return R3gan(params.R3gan(**{"batch_size": 8, "noise_dim": 6, "channels": 4, **settings}), 28, K, CPU)
 
 
 def softplus(x: float) -> float:
@@ -50,12 +43,12 @@ def test_losses_by_hand() -> None:
     variant = r3gan(gamma=0.5)
     variant.d = Quadratic(2.0)
     real, fake = two(1.0, 4.0), two(2.0, 0.5)  # logits are the squared norms, and squared gradients four times those
-    verdict = variant.discriminator_loss(real, fake, LABELS)
+    found = variant.discriminator_loss(real, fake, LABELS)
     relativistic = (softplus(2.0 - 1.0) + softplus(0.5 - 4.0)) / 2
-    assert float(verdict.metrics["r1"]) == pytest.approx(4 * 2.5, rel=1e-4)
-    assert float(verdict.metrics["r2"]) == pytest.approx(4 * 1.25, rel=1e-4)
-    assert verdict.loss.item() == pytest.approx(relativistic + 0.25 * (10 + 5), rel=1e-4)
-    assert (verdict.real - verdict.fake).mean().item() == pytest.approx(2.5 - 1.25, rel=1e-4)
+    assert float(found.metrics["r1"]) == pytest.approx(4 * 2.5, rel=1e-4)
+    assert float(found.metrics["r2"]) == pytest.approx(4 * 1.25, rel=1e-4)
+    assert found.loss.item() == pytest.approx(relativistic + 0.25 * (10 + 5), rel=1e-4)
+    assert (found.real - found.fake).mean().item() == pytest.approx(2.5 - 1.25, rel=1e-4)
     opposite = (softplus(1.0 - 2.0) + softplus(4.0 - 0.5)) / 2
     assert variant.generator_loss(real, fake, LABELS).item() == pytest.approx(opposite, rel=1e-4)
 
@@ -129,9 +122,9 @@ def test_a_fresh_generator_paints_in_range_of_its_tanh() -> None:
 def test_a_step_in_bfloat16_is_finite_and_its_penalties_are_float32() -> None:
     variant = r3gan()
     variant.autocast = torch.autocast("cpu", dtype=torch.bfloat16)
-    told = variant.step(torch.rand(8, 1, 28, 28), torch.arange(8) % K)
-    assert all(torch.isfinite(value) for value in told.values())
-    assert told["r1"].dtype == torch.float32
+    metrics = variant.step(torch.rand(8, 1, 28, 28), torch.arange(8) % K)
+    assert all(torch.isfinite(value) for value in metrics.values())
+    assert metrics["r1"].dtype == torch.float32
 
 
 def test_the_discriminator_is_not_compiled() -> None:

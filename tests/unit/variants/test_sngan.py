@@ -4,29 +4,19 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from small_batches import CPU, K, batch
 from torch import Tensor, nn
 
 from lekhani import params
 from lekhani.variants.nets import Projection, pyramid
 from lekhani.variants.sngan import ConditionalNorm, Discriminator, Generator, Sngan
 
-CPU = torch.device("cpu")
-K = 3
 Blocks = Literal["residual", "plain"]
 BLOCKS: tuple[Blocks, ...] = ("residual", "plain")
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(11)
-
-
-def sngan(**choices: Any) -> Sngan:
-    return Sngan(params.Sngan(**{"batch_size": 8, "noise_dim": 6, "channels": 4, "n_dis": 1, **choices}), 28, K, CPU)
-
-
-def batch(n: int = 6) -> tuple[Tensor, Tensor]:
-    return torch.rand(n, 1, 28, 28), torch.arange(n) % K
+def sngan(**settings: Any) -> Sngan:
+    return Sngan(params.Sngan(**{"batch_size": 8, "noise_dim": 6, "channels": 4, "n_dis": 1, **settings}), 28, K, CPU)
 
 
 def layers(network: nn.Module) -> dict[str, nn.Module]:
@@ -75,22 +65,11 @@ def test_hinge_by_hand() -> None:
     variant.d = Scores()
     real, fake = with_first_pixels(2.0, 0.5, -1.0), with_first_pixels(-3.0, -0.5, 1.0)
     labels = torch.zeros(3, dtype=torch.int64)
-    verdict = variant.discriminator_loss(real, fake, labels)
-    assert verdict.loss.item() == pytest.approx((0 + 0.5 + 2) / 3 + (0 + 0.5 + 2) / 3)
-    assert verdict.real.tolist() == [2.0, 0.5, -1.0]
-    assert verdict.fake.tolist() == [-3.0, -0.5, 1.0]
+    found = variant.discriminator_loss(real, fake, labels)
+    assert found.loss.item() == pytest.approx((0 + 0.5 + 2) / 3 + (0 + 0.5 + 2) / 3)
+    assert found.real.tolist() == [2.0, 0.5, -1.0]
+    assert found.fake.tolist() == [-3.0, -0.5, 1.0]
     assert variant.generator_loss(real, fake, labels).item() == pytest.approx((3 + 0.5 - 1) / 3)
-
-
-def test_an_image_beyond_the_margin_teaches_nothing() -> None:
-    variant = sngan()
-    variant.d = Scores()
-    real, fake = with_first_pixels(1.5, 0.5).requires_grad_(), with_first_pixels(-1.5, -0.5).requires_grad_()
-    variant.discriminator_loss(real, fake, torch.zeros(2, dtype=torch.int64)).loss.backward()  # type: ignore[no-untyped-call]
-    assert real.grad is not None
-    assert fake.grad is not None
-    assert real.grad[:, 0, 0, 0].tolist() == [0.0, -0.5]
-    assert fake.grad[:, 0, 0, 0].tolist() == [0.0, 0.5]
 
 
 def test_projection_by_hand() -> None:
@@ -140,9 +119,3 @@ def test_the_pyramid_s_foot() -> None:
     assert pyramid(28, 8) == (7, [16, 8])
     assert pyramid(32, 8) == (4, [32, 16, 8])
     assert pyramid(64, 8) == (8, [32, 16, 8])
-
-
-def test_a_step_in_bfloat16_is_finite() -> None:
-    variant = sngan()
-    variant.autocast = torch.autocast("cpu", dtype=torch.bfloat16)
-    assert all(torch.isfinite(value) for value in variant.step(*batch()).values())

@@ -1,31 +1,22 @@
-"""Turbo: it takes its teacher's knowledge, imitates what the teacher draws, and its critic learns real from drawn."""
+"""Turbo: it starts as its teacher, imitates the teacher's images, and its critic tells real from generated ones."""
 
 from typing import Any
 
 import pytest
 import torch
+from small_batches import CPU, K, batch
 from torch import Tensor
 
 from lekhani import params
 from lekhani.variants.flow_matching import FlowMatching
 from lekhani.variants.turbo import MIN_CRITIC_TIME, Turbo
 
-K, SIZE = 3, 28
-CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(11)
-
-
-def batch(n: int = 8) -> tuple[Tensor, Tensor]:
-    return torch.rand(n, 1, SIZE, SIZE), torch.arange(n) % K
+SIZE = 28
 
 
 @pytest.fixture
 def teacher(tiny: params.Variants) -> FlowMatching:
-    """A teacher that has been to school for a moment."""
+    """A teacher trained for a few steps."""
     variant = FlowMatching.build(tiny, SIZE, K, CPU)
     for _ in range(6):
         variant.progress = 0.2
@@ -33,14 +24,14 @@ def teacher(tiny: params.Variants) -> FlowMatching:
     return variant
 
 
-def taught(tiny: params.Variants, teacher: FlowMatching, **choices: Any) -> Turbo:
-    """A student of that teacher with `choices` of its own."""
-    variant = Turbo.build(tiny.model_copy(update={"turbo": tiny.turbo.model_copy(update=choices)}), SIZE, K, CPU)
+def taught(tiny: params.Variants, teacher: FlowMatching, **settings: Any) -> Turbo:
+    """A student of that teacher with `settings` of its own."""
+    variant = Turbo.build(tiny.model_copy(update={"turbo": tiny.turbo.model_copy(update=settings)}), SIZE, K, CPU)
     variant.learn_from(teacher.generator())
     return variant
 
 
-def ask(generator: torch.nn.Module, n: int = 6) -> Tensor:
+def generate(generator: torch.nn.Module, n: int = 6) -> Tensor:
     noise = torch.randn(n, SIZE**2, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         return generator(noise, torch.arange(n) % K)  # type: ignore[no-any-return]
@@ -53,19 +44,19 @@ def test_the_student_begins_with_the_teacher_s_weights(tiny: params.Variants, te
         assert torch.equal(value, variant.teacher.velocity.state_dict()[name]), name
         if name.startswith("encoder."):
             assert torch.equal(value, variant.critic.state_dict()[name]), name
-    assert torch.equal(ask(variant.teacher), ask(teacher.generator()))
+    assert torch.equal(generate(variant.teacher), generate(teacher.generator()))
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_the_student_asks_its_network_once_a_step(tiny: params.Variants, teacher: FlowMatching, steps: int) -> None:
+def test_the_student_runs_its_network_once_a_step(tiny: params.Variants, teacher: FlowMatching, steps: int) -> None:
     variant = taught(tiny, teacher, steps=steps)
     rows: list[int] = []
     variant.student.velocity.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
-    ask(variant.generator())
+    generate(variant.generator())
     assert rows == [6] * steps
 
 
-def test_pairs_are_what_the_teacher_draws(tiny: params.Variants, teacher: FlowMatching) -> None:
+def test_pairs_are_the_teacher_s_images(tiny: params.Variants, teacher: FlowMatching) -> None:
     variant = taught(tiny, teacher, pairs_per_class=5)
     variant.step(*batch())
     assert len(variant.pairs) == 5 * K
@@ -75,7 +66,7 @@ def test_pairs_are_what_the_teacher_draws(tiny: params.Variants, teacher: FlowMa
         torch.testing.assert_close(images, teacher.generator()(noise, labels) * 2 - 1, atol=2e-3, rtol=0)
     held = variant.pairs.data["noise"]
     variant.step(*batch())
-    assert variant.pairs.data["noise"] is held, "the teacher is asked once"
+    assert variant.pairs.data["noise"] is held, "they are made once"
 
 
 def test_a_step_leaves_the_teacher_alone(tiny: params.Variants, teacher: FlowMatching) -> None:
@@ -85,39 +76,39 @@ def test_a_step_leaves_the_teacher_alone(tiny: params.Variants, teacher: FlowMat
         variant.step(*batch())
     assert all(torch.equal(value, before[name]) for name, value in variant.teacher.state_dict().items())
     assert all(value.grad is None for value in variant.teacher.parameters())
-    assert torch.equal(ask(teacher.generator()), ask(variant.teacher)), "and its own object, too"
+    assert torch.equal(generate(teacher.generator()), generate(variant.teacher)), "and its own object, too"
 
 
 def test_imitation_alone_comes_close_to_the_teacher(tiny: params.Variants, teacher: FlowMatching) -> None:
     variant = taught(tiny, teacher, adversarial=0.0, lr=5e-3, pairs_per_class=2)
     variant.progress = 0.2
-    told = [variant.step(*batch()) for _ in range(60)]
-    first, last = (sum(float(one["pixels"] + one["features"]) for one in some) for some in (told[:5], told[-5:]))
+    metrics = [variant.step(*batch()) for _ in range(60)]
+    first, last = (sum(float(one["pixels"] + one["features"]) for one in some) for some in (metrics[:5], metrics[-5:]))
     assert last < 0.7 * first
 
 
-def test_the_critic_learns_to_tell_real_from_drawn(tiny: params.Variants, teacher: FlowMatching) -> None:
+def test_the_critic_learns_to_tell_real_from_generated(tiny: params.Variants, teacher: FlowMatching) -> None:
     variant = taught(tiny, teacher, lr=2e-3)
     variant.optimiser_g.step = lambda *_: None  # type: ignore[method-assign]  # the student stands still
     images = torch.zeros(8, 1, SIZE, SIZE)
     images[:, :, 8:20, 12:16] = 1
     variant.progress = 0.2
-    told = [variant.step(images, torch.arange(8) % K) for _ in range(40)]
-    assert float(told[-1]["loss_d"]) < 0.6 * float(told[0]["loss_d"])
-    assert float(told[-1]["logit_gap"]) > float(told[0]["logit_gap"])
+    metrics = [variant.step(images, torch.arange(8) % K) for _ in range(40)]
+    assert float(metrics[-1]["loss_d"]) < 0.6 * float(metrics[0]["loss_d"])
+    assert float(metrics[-1]["logit_gap"]) > float(metrics[0]["logit_gap"])
 
 
 def test_the_weight_of_the_critic_reaches_the_student_s_loss(tiny: params.Variants, teacher: FlowMatching) -> None:
-    told = {}
+    metrics = {}
     for weight in (0.0, 1.0, 3.0):
         torch.manual_seed(5)
-        told[weight] = taught(tiny, teacher, adversarial=weight).step(*batch())
-    losses = {weight: float(one["loss_g"]) for weight, one in told.items()}
-    assert losses[0.0] == pytest.approx(float(told[0.0]["pixels"] + told[0.0]["features"]), rel=1e-5)
+        metrics[weight] = taught(tiny, teacher, adversarial=weight).step(*batch())
+    losses = {weight: float(one["loss_g"]) for weight, one in metrics.items()}
+    assert losses[0.0] == pytest.approx(float(metrics[0.0]["pixels"] + metrics[0.0]["features"]), rel=1e-5)
     assert losses[3.0] - losses[0.0] == pytest.approx(3 * (losses[1.0] - losses[0.0]), abs=1e-4)
 
 
-def test_real_and_drawn_stand_behind_the_same_veil(tiny: params.Variants, teacher: FlowMatching) -> None:
+def test_real_and_generated_images_get_the_same_noise(tiny: params.Variants, teacher: FlowMatching) -> None:
     variant = taught(tiny, teacher)
     seen: list[tuple[Tensor, Tensor]] = []
     variant.critic.register_forward_pre_hook(lambda _, given: seen.append((given[0].detach().clone(), given[1])))
@@ -130,7 +121,7 @@ def test_real_and_drawn_stand_behind_the_same_veil(tiny: params.Variants, teache
     assert float(noise.std()) == pytest.approx(1, abs=0.05)
 
 
-def test_one_that_goes_on_draws_the_same_pairs(tiny: params.Variants, teacher: FlowMatching) -> None:
+def test_a_resumed_run_makes_the_same_pairs(tiny: params.Variants, teacher: FlowMatching) -> None:
     variant, fresh = taught(tiny, teacher), Turbo.build(tiny, SIZE, K, CPU)
     variant.step(*batch())
     fresh.load_state_dict(variant.state_dict())
@@ -139,7 +130,7 @@ def test_one_that_goes_on_draws_the_same_pairs(tiny: params.Variants, teacher: F
     assert {name: value.tolist() for name, value in fresh.pairs.data.items()} == {
         name: value.tolist() for name, value in variant.pairs.data.items()
     }
-    assert torch.equal(ask(fresh.teacher), ask(teacher.generator())), "one that goes on needs no teacher"
+    assert torch.equal(generate(fresh.teacher), generate(teacher.generator())), "a resumed run needs no teacher"
 
 
 def test_a_teacher_of_another_size_is_refused(tiny: params.Variants) -> None:

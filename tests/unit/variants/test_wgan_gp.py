@@ -2,18 +2,12 @@
 
 import pytest
 import torch
+from small_batches import CPU
 from torch import Tensor, nn
 
 from lekhani import params
 from lekhani.variants.losses import squared_gradient_norm
 from lekhani.variants.wgan_gp import Critic, WganGp
-
-CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(11)
 
 
 class Linear(nn.Module):
@@ -27,9 +21,9 @@ class Linear(nn.Module):
         return (images * self.weight).flatten(1).sum(1)
 
 
-def wgan(**choices: object) -> WganGp:
+def wgan(**settings: object) -> WganGp:
     return WganGp(
-        params.WganGp.model_validate({"batch_size": 8, "noise_dim": 6, "channels": 4, "n_dis": 1, **choices}),
+        params.WganGp.model_validate({"batch_size": 8, "noise_dim": 6, "channels": 4, "n_dis": 1, **settings}),
         28,
         3,
         CPU,
@@ -57,11 +51,11 @@ def test_loss_by_hand(slope: float) -> None:
     weight = torch.randn(1, 1, 28, 28)
     variant.d = Linear(slope * weight / weight.norm())
     real, fake = torch.rand(4, 1, 28, 28), torch.rand(4, 1, 28, 28)
-    verdict = variant.discriminator_loss(real, fake, NO_LABELS)
+    found = variant.discriminator_loss(real, fake, NO_LABELS)
     distance = (variant.d(real) - variant.d(fake)).mean().item()
-    assert verdict.loss.item() == pytest.approx(-distance + 10 * (slope - 1) ** 2, abs=1e-4)
-    assert float(verdict.metrics["distance"]) == pytest.approx(distance, abs=1e-5)
-    assert float(verdict.metrics["slope"]) == pytest.approx(slope, rel=1e-5)
+    assert found.loss.item() == pytest.approx(-distance + 10 * (slope - 1) ** 2, abs=1e-4)
+    assert float(found.metrics["distance"]) == pytest.approx(distance, abs=1e-5)
+    assert float(found.metrics["slope"]) == pytest.approx(slope, rel=1e-5)
     assert variant.generator_loss(real, fake, NO_LABELS).item() == pytest.approx(
         -variant.d(fake).mean().item(), abs=1e-6
     )
@@ -81,9 +75,9 @@ def test_the_penalty_s_gradient_reaches_the_critic() -> None:
 def test_a_flat_critic_has_a_finite_gradient() -> None:
     variant = wgan()
     variant.d = Linear(torch.zeros(1, 1, 28, 28))
-    verdict = variant.discriminator_loss(picture(1.0), picture(-1.0), NO_LABELS)
-    verdict.loss.backward()  # type: ignore[no-untyped-call]
-    assert verdict.loss.item() == pytest.approx(10, rel=1e-4)
+    found = variant.discriminator_loss(picture(1.0), picture(-1.0), NO_LABELS)
+    found.loss.backward()  # type: ignore[no-untyped-call]
+    assert found.loss.item() == pytest.approx(10, rel=1e-4)
     assert torch.isfinite(variant.d.weight.grad).all()  # type: ignore[arg-type]
 
 
@@ -105,19 +99,19 @@ def test_the_critic_finds_the_distance() -> None:
     gap = 0.05
     real, fake = picture(gap / 2, 8), picture(-gap / 2, 8)
     labels = torch.zeros(8, dtype=torch.int64)
-    told = []
+    metrics = []
     for _ in range(150):
-        verdict = variant.discriminator_loss(real, fake, labels)
+        found = variant.discriminator_loss(real, fake, labels)
         variant.optimiser_d.zero_grad()
-        verdict.loss.backward()  # type: ignore[no-untyped-call]
+        found.loss.backward()  # type: ignore[no-untyped-call]
         variant.optimiser_d.step()
-        told.append(verdict)
+        metrics.append(found)
     # All mass moves by `gap` in each of 28 x 28 pixels; the penalised critic overshoots the slope of 1 a little:
     # the best s of -s L + 10 (s - 1)^2 is 1 + L / 20.
     length = gap * 28
-    settled = torch.stack([verdict.metrics["distance"] for verdict in told[-50:]]).mean()
+    settled = torch.stack([found.metrics["distance"] for found in metrics[-50:]]).mean()
     assert float(settled) == pytest.approx(length * (1 + length / 20), rel=0.1)
-    assert float((told[-1].real > 0).float().mean()) == float((told[-1].fake < 0).float().mean()) == 1
+    assert float((metrics[-1].real > 0).float().mean()) == float((metrics[-1].fake < 0).float().mean()) == 1
 
 
 @pytest.mark.parametrize("size", [28, 32, 36])
