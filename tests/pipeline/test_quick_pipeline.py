@@ -201,8 +201,8 @@ def test_promote_refuse_force_and_roll_back(workspace: Workspace) -> None:
 
     workspace.lekhani("register", "--variant", "dcgan")
     refused = workspace.lekhani("promote", "--check", code=3)
-    assert "The candidate takes no label, and the champion does" in refused
-    assert "The candidate takes no label" in workspace.lekhani("promote", code=3)
+    assert "The candidate takes no labels, and the champion does" in refused
+    assert "The candidate takes no labels" in workspace.lekhani("promote", code=3)
     now = registry(workspace)
     second = now["aliases"]["challenger"]
     assert now["aliases"]["champion"] == first

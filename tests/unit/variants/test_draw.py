@@ -275,8 +275,11 @@ def test_a_label_is_learned() -> None:
     images, labels = torch.zeros(9, 1, 28, 28), torch.arange(9) % K
     for image, label in zip(images, labels.tolist(), strict=True):
         image[0, :, 9 * label : 9 * label + 9] = 1  # a third of the paper for each class
-    for _ in range(150):
+    for _ in range(100):
         variant.step(images, labels)
+    wanted = torch.arange(10 * K) % K
     with torch.no_grad():
-        painted = variant.decoder(torch.randn(K, 12), torch.arange(K))
-    assert painted[:, 0, :, :27].reshape(K, 28, K, 9).mean((1, 3)).argmax(1).tolist() == [0, 1, 2]
+        painted = variant.decoder(torch.randn(10 * K, 12), wanted)
+    ink = painted[:, 0, :, :27].reshape(-1, 28, K, 9).sum((1, 3))
+    own = ink.gather(1, wanted[:, None]).sum() / ink.sum()
+    assert own > 0.45, "a third by chance, 0.62 and more with eight seeds"
