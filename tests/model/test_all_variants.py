@@ -12,7 +12,6 @@ from torch import Tensor
 
 from lekhani import params
 from lekhani.data.spec import Bytes
-from lekhani.evaluate import fidelity
 from lekhani.evaluate.fidelity import Readings
 from lekhani.stages.evaluate import evaluate
 from lekhani.stages.export import export
@@ -98,7 +97,7 @@ def test_inception_adds_its_own_figures(project: tuple[params.Params, str], monk
         stage(choices, dataset, "cgan")
     path = Path(f"reports/{dataset}/cgan/scorecard.json")
     alone = json.loads(path.read_text())
-    monkeypatch.setattr(fidelity, "Inception", FakeInception)
+    monkeypatch.setattr("lekhani.evaluate.score.Inception", FakeInception)
     changes = {"extractors": ("judge", "inception"), "inception_weights": "weights.pth"}
     evaluate(choices.model_copy(update={"evaluate": choices.evaluate.model_copy(update=changes)}), dataset, "cgan")
     card = json.loads(path.read_text())

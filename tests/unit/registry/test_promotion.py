@@ -81,10 +81,10 @@ def test_rolling_back_a_return_of_an_old_version_does_not_go_in_circles(store: P
 
 
 def test_a_version_that_is_gone_is_no_previous_champion(store: Path) -> None:
-    client = new("deleted", 3, champion="3", previous="2")
-    client.delete_model_version("lekhani-deleted", "1")
-    promotion.rollback("deleted")
-    assert models.aliases("deleted") == {"champion": "2"}
+    client = new("withdrawn", 3, champion="3", previous="2")
+    client.delete_model_version("lekhani-withdrawn", "1")
+    promotion.rollback("withdrawn")
+    assert models.aliases("withdrawn") == {"champion": "2"}
 
 
 def test_what_cannot_be_restored_leaves_the_aliases(store: Path) -> None:
