@@ -411,7 +411,9 @@ class FlowMatching(VariantSettings):
         tuple[int, ...],
         Field(min_length=1, max_length=4, description="U-Net channels, one per resolution, finest first"),
     ] = (64, 128, 256)
-    blocks: Count = Field(1, description="residual blocks per resolution and direction")
+    blocks: Count | tuple[Count, ...] = Field(
+        1, description="residual blocks per resolution and direction: one count for all, or one for each of `channels`"
+    )
     lr: Rate = 2e-3
     betas: Betas = (0.9, 0.99)
     weight_decay: float = Field(0.01, ge=0)
@@ -433,6 +435,12 @@ class FlowMatching(VariantSettings):
         0.0, description="guide only from this share of the path on (Kynkaanniemi et al. 2024)"
     )
     guidance_to: float = Field(1.0, gt=0, le=1, description="and up to this one")
+
+    @model_validator(mode="after")
+    def _blocks_for_each_resolution(self) -> "FlowMatching":
+        if isinstance(self.blocks, tuple) and len(self.blocks) != len(self.channels):
+            raise ValueError(f"blocks has {len(self.blocks)} numbers and channels {len(self.channels)}; give one for each")
+        return self
 
 
 @register("turbo")

@@ -68,13 +68,13 @@ class Encoder(nn.Module):
     Features are [N,C,h,w] per resolution, finest first.
     """
 
-    def __init__(self, n_classes: int, channels: tuple[int, ...], blocks: int) -> None:
+    def __init__(self, n_classes: int, channels: tuple[int, ...], blocks: tuple[int, ...]) -> None:
         super().__init__()
         embedding = 4 * channels[0]
         self.time = nn.Sequential(nn.Linear(2 * channels[0], embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.label = nn.Embedding(n_classes + 1, embedding)
         self.enter = nn.Conv2d(4, channels[0], 3, padding=1)
-        self.down = nn.ModuleList(Blocks(blocks, c, c, embedding) for c in channels)
+        self.down = nn.ModuleList(Blocks(n, c, c, embedding) for n, c in zip(blocks, channels, strict=True))
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in pairwise(channels))
         self.frequencies: Tensor
         self.register_buffer(
@@ -96,14 +96,18 @@ class Velocity(nn.Module):
     """U-Net on the image unshuffled to half its size.
 
     x float32 [N,1,H,W], t float32 [N], labels int64 [N] -> velocity [N,1,H,W].
-    Label `n_classes` asks for the unconditional velocity.
+    Label `n_classes` asks for the unconditional velocity. `blocks` is one count for all resolutions, or one for each.
     """
 
-    def __init__(self, n_classes: int, channels: tuple[int, ...], blocks: int = 1) -> None:
+    def __init__(self, n_classes: int, channels: tuple[int, ...], blocks: int | tuple[int, ...] = 1) -> None:
         super().__init__()
+        if isinstance(blocks, int):
+            blocks = (blocks,) * len(channels)
         self.encoder = Encoder(n_classes, channels, blocks)
         self.grow = nn.ModuleList(nn.Conv2d(b, a, 3, padding=1) for a, b in pairwise(channels))
-        self.up = nn.ModuleList(Blocks(blocks, 2 * c, c, 4 * channels[0]) for c in channels[:-1])
+        self.up = nn.ModuleList(
+            Blocks(n, 2 * c, c, 4 * channels[0]) for n, c in zip(blocks[:-1], channels[:-1], strict=True)
+        )
         self.norm = nn.GroupNorm(_groups(channels[0]), channels[0])
         self.leave = nn.Conv2d(channels[0], 4, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
@@ -208,7 +212,9 @@ class FlowMatching(Variant):
         hidden = torch.rand(n, device=images.device) < self.settings.label_dropout
         labels = torch.where(hidden, self.n_classes, labels)
         x = torch.lerp(noise, target, t[:, None, None, None]).contiguous(memory_format=torch.channels_last)
-        loss = F.mse_loss(self.velocity(x, t, labels), target - noise)
+        with self.autocast:
+            velocity = self.velocity(x, t, labels)
+        loss = F.mse_loss(velocity.float(), target - noise)
         norm = optimise(loss, self.optimiser, max_norm=1.0)
         return {"loss": loss.detach(), "grad_norm": norm}
 

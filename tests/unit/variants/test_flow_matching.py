@@ -176,10 +176,10 @@ def test_the_learning_rate_warms_up_and_falls_to_nothing(tiny: params.Variants) 
 # --- the network ---
 
 
-@pytest.mark.parametrize("blocks", [1, 3])
-def test_blocks_per_resolution_and_direction(blocks: int) -> None:
+@pytest.mark.parametrize(("blocks", "counts"), [(3, [3, 3, 3, 3, 3]), ((1, 2, 4), [1, 2, 4, 1, 2])])
+def test_blocks_per_resolution_and_direction(blocks: int | tuple[int, ...], counts: list[int]) -> None:
     net = Velocity(K, (8, 16, 16), blocks)
-    assert [len(one) for one in (*net.encoder.down, *net.up)] == [blocks] * 5
+    assert [len(one) for one in (*net.encoder.down, *net.up)] == counts
     x, t, labels = torch.randn(2, 1, 28, 28), torch.rand(2), torch.tensor([0, K])
     assert net(x, t, labels).shape == x.shape
     assert [tuple(features.shape) for features in net.encoder(x, t, labels)[1]] == [
@@ -187,3 +187,18 @@ def test_blocks_per_resolution_and_direction(blocks: int) -> None:
         (2, 16, 7, 7),
         (2, 16, 4, 4),
     ]
+
+
+def test_blocks_must_be_as_many_as_resolutions() -> None:
+    with pytest.raises(ValueError, match="blocks has 2 numbers and channels 3; give one for each"):
+        params.FlowMatching(channels=(8, 16, 16), blocks=(1, 2))
+
+
+def test_the_networks_run_in_the_precision_the_loop_chose(tiny: params.Variants) -> None:
+    variant = flow(tiny)
+    seen: list[torch.dtype] = []
+    variant.velocity.leave.register_forward_hook(lambda *call: seen.append(call[2].dtype))
+    variant.autocast = torch.autocast("cpu", torch.bfloat16)
+    metrics = variant.step(*batch(2))
+    assert seen == [torch.bfloat16]
+    assert metrics["loss"].dtype == torch.float32
