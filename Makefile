@@ -40,11 +40,7 @@ lock: setup ## write again the locks with hashes in deploy/, from constraints.tx
 
 demo: setup ## the whole pipeline on the embedded data: judge, train, export, score, compare, register, promote, write
 	@echo "==> Running the pipeline (profile as in params.yaml; stages that did not change are skipped)"
-	@total=$$(dvc stage list --name-only | wc -l); number=0; \
-	PYTHONUNBUFFERED=1 dvc repro | while IFS= read -r line; do \
-		case $$line in "Running stage '"* | "Stage '"*) number=$$((number + 1)); printf '==> Stage %s of %s, after %s s: ' $$number $$total $$SECONDS;; esac; \
-		printf '%s\n' "$$line"; \
-	done
+	@pipelines/repro.sh
 	@echo "==> Registering the best variant of each dataset in MLflow"
 	@lekhani register
 	@echo "==> Letting the gate decide whether they become champions"

@@ -25,7 +25,7 @@ GLYPHS = ("--label", "क=8", "--label", "०=8", "--seed", "7", "--out", "gener
 def demo(clone: Clone) -> tuple[float, float]:
     """Run the demo in a clone; its seconds, wall clock and CPU."""
     started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    clone.run("dvc", "repro")
+    clone.run("pipelines/repro.sh")
     clone.run("lekhani", "register")
     clone.run("lekhani", "promote", codes=(0, 3))
     clone.run("lekhani", "generate", "--dataset", "devanagari", *GLYPHS)
