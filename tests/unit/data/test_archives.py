@@ -1,5 +1,6 @@
 """An archive reads as the folder it was packed from; what is unsafe, damaged or too large is one sentence."""
 
+import gzip
 import os
 import stat
 import tarfile
@@ -8,19 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sources import (
-    encoded,
-    glyph,
-    glyphs,
-    gzipped,
-    pixel_header,
-    pixel_rows,
-    refused,
-    table,
-    tarred,
-    write_tree,
-    zipped,
-)
+from sources import encoded, glyph, glyphs, refused, tarred, write_tree, zipped
 
 from lekhani.data import archives
 from lekhani.data.layouts import read_raw
@@ -91,11 +80,6 @@ def test_links_and_devices_in_a_tar_are_refused(tmp_path: Path, kind: str) -> No
 # --- damaged ---
 
 
-def test_a_broken_zip(tmp_path: Path) -> None:
-    (tmp_path / "own.zip").write_bytes(b"PK\x03\x04 and no more")
-    refused(tmp_path, "own", "is no readable archive")
-
-
 def test_a_damaged_and_an_encrypted_member(tmp_path: Path) -> None:
     packed = zipped(ONE, zipfile.ZIP_STORED)
     (tmp_path / "own.zip").write_bytes(packed.replace(ONE["a/1.png"], bytes(len(ONE["a/1.png"])), 1))
@@ -105,15 +89,6 @@ def test_a_damaged_and_an_encrypted_member(tmp_path: Path) -> None:
     locked[locked.index(b"PK\x01\x02") + 8] |= 1  # and in the archive's directory
     (tmp_path / "own.zip").write_bytes(locked)
     refused(tmp_path, "own", "member a/1.png is encrypted")
-
-
-@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_a_tar_that_ends_early(tmp_path: Path, mode: str, share: float) -> None:
-    content = tarred({f"a/{i}.png": np.random.default_rng(i).bytes(5000) for i in range(4)}, mode)
-    content = content[: -9 * 1024] if mode == "w" and share == 0.9 else content[: int(len(content) * share)]
-    (tmp_path / "x.tar").write_bytes(content)
-    refused(tmp_path, "own", "is no readable archive")
 
 
 def tar_with_a_size_below_zero() -> bytes:
@@ -129,16 +104,23 @@ def tar_with_a_header_of_gigabytes() -> bytes:
     return info.tobuf(tarfile.GNU_FORMAT) + bytes(4096)
 
 
+def ended_early(mode: str) -> bytes:
+    content = tarred({f"a/{i}.png": np.random.default_rng(i).bytes(5000) for i in range(4)}, mode)
+    return content[: len(content) * 6 // 10]
+
+
 @pytest.mark.parametrize(
     ("content", "pattern"),
     [
+        (b"PK\x03\x04 and no more", ""),
+        *((ended_early(mode), "") for mode in ("w", "w:gz", "w:bz2", "w:xz")),
         (tarred({**ONE, "a/2.png": encoded(glyph())}, "w")[:1024], "its end is missing"),
         (tar_with_a_header_of_gigabytes(), "a header has an impossible length"),
         (tar_with_a_size_below_zero(), "a/1.png has a size below zero"),  # tarfile would run in circles
     ],
 )
-def test_a_tar_whose_headers_lie(tmp_path: Path, content: bytes, pattern: str) -> None:
-    (tmp_path / "x.tar").write_bytes(content)
+def test_archives_that_end_early_or_lie(tmp_path: Path, content: bytes, pattern: str) -> None:
+    (tmp_path / ("x.zip" if content.startswith(b"PK") else "x.tar")).write_bytes(content)
     refused(tmp_path, "own", f"is no readable archive .{pattern}")
 
 
@@ -151,7 +133,7 @@ def test_a_tar_whose_headers_lie(tmp_path: Path, content: bytes, pattern: str) -
         ("x.zip", zipped({"a/1.png": bytes(8 << 20)}), "would unpack from 0.0 MB to 8 MB, more than is allowed"),
         ("x.zip", zipped({"inner.zip": zipped({"a/1.png": bytes(8 << 20)})}), "more than is allowed"),
         ("x.tar.gz", tarred({"a/1.png": bytes(8 << 20)}), "unpacks to more than is allowed, 2 MB"),
-        ("x.csv.gz", gzipped(table(pixel_rows("ab" * 5000), [*pixel_header(), "label"])), "x.csv.gz unpacks to more"),
+        ("x.csv.gz", gzip.compress(b"0,1,2,a\n" * 5000), "x.csv.gz unpacks to more"),
     ],
 )
 def test_what_unpacks_to_too_much(
@@ -194,11 +176,6 @@ def test_an_archive_around_an_archive(tmp_path: Path, inner: str) -> None:
 
 
 # --- folders ---
-
-
-def test_an_empty_class_folder_in_a_zip(tmp_path: Path) -> None:
-    (tmp_path / "own.zip").write_bytes(zipped({**ONE, "b/": b""}))
-    refused(tmp_path, "own", "class folder b in .*own.zip holds no images")
 
 
 @pytest.mark.parametrize("kind", ["pipe", ".", "nowhere"])

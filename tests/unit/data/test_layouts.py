@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sources import data, encoded, glyph, glyphs, idx, npz, pixel_header, pixel_rows, refused, table, write_tree, zipped
+from sources import data, encoded, glyph, glyphs, npz, pixel_header, pixel_rows, refused, table, write_tree, zipped
 
 from lekhani.data.layouts import looks_readable, read_raw
 
@@ -28,11 +28,6 @@ def test_names_that_are_read() -> None:
     assert [name for name in others.split() if looks_readable(name)] == []
 
 
-def test_no_images(tmp_path: Path) -> None:
-    (tmp_path / "data.csv").write_text("1,2")
-    refused(tmp_path, "own", "holds no images .data.csv holds no pixels and was left out.; give a folder, .zip or .tar")
-
-
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("kind", list(TABLES))
 def test_the_table_is_read_where_images_repeat_it(tmp_path: Path, kind: str, packed: bool) -> None:
@@ -52,6 +47,8 @@ def test_a_table_and_images_that_differ(tmp_path: Path, kind: str) -> None:
     refused(tmp_path, "devanagari", rf"holds both {kind} and images such as .*png, and they differ; {remedy}")
     assert len(read_raw(tmp_path, "devanagari", data(files="Images/**")).images) == 4
     assert len(read_raw(tmp_path, "devanagari", data(files=kind)).images) == 3
+    save(tmp_path, TABLES)
+    refused(tmp_path, "devanagari", "holds both own.npz and data.csv; name the files to read")
 
 
 def test_images_that_tell_a_split_go_before_a_table_that_does_not(tmp_path: Path) -> None:
@@ -60,17 +57,6 @@ def test_images_that_tell_a_split_go_before_a_table_that_does_not(tmp_path: Path
     raw = read_raw(tmp_path, "devanagari")
     assert sorted(raw.splits) == ["test", "train", "train"]
     assert any(note.startswith("data.csv holds as many images") for note in raw.notes)
-
-
-def test_two_kinds_of_tables(tmp_path: Path) -> None:
-    save(tmp_path, TABLES)
-    refused(tmp_path, "devanagari", "holds both own.npz and data.csv; name the files to read")
-
-
-def test_a_table_beside_images_of_nothing_known(tmp_path: Path) -> None:
-    write_tree(tmp_path, "logo.png")
-    save(tmp_path, {"x-images.idx3-ubyte": idx(np.zeros((1, 3, 3))), "x-labels.idx1-ubyte": idx(np.zeros(1))})
-    refused(tmp_path, "mnist", "holds both x-images.idx3-ubyte and images such as logo.png, and they differ")
 
 
 # --- data.D.files ---

@@ -21,19 +21,6 @@ def test_spellings_of_devanagari(tmp_path: Path) -> None:
         assert (found.label, found.name, found.glyph) == (0, DEVANAGARI[label].name, DEVANAGARI[label].glyph)
 
 
-def test_known_classes_come_in_their_own_order(tmp_path: Path) -> None:
-    write_tree(tmp_path, "digit_3/1.png", "character_10_yna/1.png", "character_2_kha/1.png", "क/1.png")
-    raw = read_raw(tmp_path, "devanagari")
-    assert [c.glyph for c in raw.classes] == ["क", "ख", "ञ", "३"]
-    folders = [member.split("/")[0] for member in raw.members]
-    assert [folders[list(raw.labels).index(k)] for k in range(4)] == [
-        "क",
-        "character_2_kha",
-        "character_10_yna",
-        "digit_3",
-    ]
-
-
 def test_every_class_of_the_known_datasets_has_its_own_words() -> None:
     for classes in (DEVANAGARI, MNIST):
         words = names.spellings(classes)
@@ -69,12 +56,6 @@ def test_a_class_list_gives_glyphs_and_order(tmp_path: Path, text: str) -> None:
     assert dict(zip(raw.members, raw.labels.tolist(), strict=True)) == {"a/1.png": 1, "b/1.png": 0}
 
 
-def test_a_class_list_beside_the_class_folders(tmp_path: Path) -> None:
-    write_tree(tmp_path, "top/1/x.png", "top/2/x.png", "top/10/x.png")
-    (tmp_path / "top/classes.csv").write_text("label,letter\n10,झ\n1,क\n2,ख\n", encoding="utf-8")
-    assert [c.glyph for c in read_raw(tmp_path, "own").classes] == ["झ", "क", "ख"]
-
-
 def test_a_class_list_for_a_known_dataset_keeps_its_order(tmp_path: Path) -> None:
     write_tree(tmp_path, "11/x.png", "12/x.png")
     (tmp_path / "classes.csv").write_text("name,glyph\n11,०\n12,क\n", encoding="utf-8")
@@ -100,13 +81,9 @@ def test_two_class_lists(tmp_path: Path) -> None:
     ("content", "pattern"),
     [
         (b"", "is empty"),
-        (b"\n\n", "is empty"),
         (b"name,glyph\n", "holds 0 classes"),
         (b"name\na\n", r"has no column `glyph` \(found: name\)"),
-        (b"glyph,x\na,b\n", "has no column `name`"),
         (b"name,glyph\na,\n", "the glyph in line 2 is empty"),
-        (b"name,glyph\na,b\n,c\n", "the name in line 3 is empty"),
-        (b"name,glyph\na\n", "the glyph in line 2 is empty"),
         (b"name,glyph\na,x\na,y\n", "the name `a` stands in line 2 and again in line 3"),
         (b"name,glyph\na,x\nb,x\n", "the glyph `x` stands in line 2 and again in line 3"),
         (b"name,glyph\na\x07,x\n", "the name in line 2 is too long or holds control characters"),
@@ -133,25 +110,9 @@ def test_names_that_no_report_could_show(tmp_path: Path) -> None:
         refused(tmp_path / str(at), "own", "is no class name, for it is too long or holds control characters")
 
 
-def test_natural_order() -> None:
-    assert sorted(["b", "10", "2", "a10", "a9", "१२", "9" * 5000], key=names.natural_key)[:3] == ["2", "10", "१२"]
-
-
 def test_a_sentence_stays_on_its_line() -> None:
     assert names.one_line("a\nb\x1b[0m क्\u200dष \udcff") == r"a\nb\x1b[0m क्" + "\u200dष " + r"\udcff"
     assert len(names.one_line("x" * 5000)) < 1000
-
-
-def test_the_split_in_a_file_name() -> None:
-    paths = (
-        "mnist_train.csv",
-        "t10k-images-idx3-ubyte",
-        "x/own_Test.npz",
-        "train/a.csv",
-        "train_test.csv",
-        "contest.csv",
-    )
-    assert [names.split_of_path(path) for path in paths] == ["train", "test", "test", "train", "", ""]
 
 
 def test_too_many_classes_are_none() -> None:

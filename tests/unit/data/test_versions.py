@@ -4,9 +4,7 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -128,12 +126,20 @@ def sizes(*revisions: str) -> list[int]:
     return [len(one.manifest) for one in found]
 
 
+def written(project: Path) -> dict[Path, int]:
+    """When each file was written, but for DVC's temporary ones."""
+    files = (path for path in project.rglob("*") if path.is_file() and ".dvc/tmp" not in path.as_posix())
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
 def test_every_kind_of_revision(project: Path, run: Run) -> None:
     commit = run(project, "git", "rev-parse", "HEAD~1").strip()
     run(project, "git", "branch", "side", "HEAD~1")
+    before = written(project)
     assert sizes("HEAD", "HEAD~1", "three", commit, commit[:8], "side", "main") == [5, 3, 3, 3, 3, 3, 5]
     assert version_at("d", "three").info.classes == (GlyphClass(0, "ka", "क"),)
     assert version_at("d", "three").manifest["member"].tolist() == ["0", "1", "2"]
+    assert written(project) == before, "looking changes no file"
 
 
 def test_the_name_of_an_experiment(project: Path, run: Run) -> None:
@@ -150,19 +156,6 @@ def test_inside_a_running_stage(project: Path, run: Run) -> None:
     assert after == "3"
     run(project, "dvc", "repro", "--pull", "--force")
     assert (project / "seen.txt").read_text() == "5"
-
-
-def test_nothing_is_written(project: Path, run: Run) -> None:
-    def everything() -> list[tuple[Path, int]]:
-        return sorted(
-            (path, path.stat().st_mtime_ns)
-            for path in project.rglob("*")
-            if path.is_file() and ".dvc/tmp" not in path.as_posix()
-        )
-
-    before = everything()
-    sizes("HEAD", "HEAD~1")
-    assert everything() == before
 
 
 def test_the_remote_stands_in_for_the_cache(project: Path, run: Run, tmp_path: Path) -> None:
@@ -190,26 +183,16 @@ def test_data_that_is_nowhere(project: Path, run: Run, tmp_path: Path) -> None:
         version_at("d", "three")
 
 
-@pytest.mark.parametrize(
-    ("url", "words"), [("s3://bucket/store", "127.0.0.1:9"), ("gs://bucket/store", "requires 'dvc-gs' to be installed")]
-)
-def test_a_remote_that_cannot_be_read(
-    project: Path, run: Run, url: str, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(project, "dvc", "remote", "add", "-d", "store", url)
-    if url.startswith("s3"):
-        pytest.importorskip("dvc_s3")
-        run(project, "dvc", "remote", "modify", "store", "endpointurl", "http://127.0.0.1:9")
-        for key, value in {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_MAX_ATTEMPTS": "1"}.items():
-            monkeypatch.setenv(key, value)
-    elif find_spec("dvc_gs"):
-        pytest.skip("dvc-gs is installed, and this is about a missing plug-in")
+def test_a_remote_that_cannot_be_read(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dvc_s3")
+    run(project, "dvc", "remote", "add", "-d", "store", "s3://bucket/store")
+    run(project, "dvc", "remote", "modify", "store", "endpointurl", "http://127.0.0.1:9")
+    for key, value in {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_MAX_ATTEMPTS": "1"}.items():
+        monkeypatch.setenv(key, value)
     assert sizes("HEAD", "three") == [5, 3]  # the cache has it all
     shutil.rmtree(project / ".dvc/cache")
-    with pytest.raises(UsageError, match="its default remote cannot be read") as error:
+    with pytest.raises(UsageError, match=r"its default remote cannot be read .*127\.0\.0\.1:9.*dvc remote list") as error:
         version_at("d", "three")
-    assert words in str(error.value)
-    assert "dvc remote list" in str(error.value)
     assert len(str(error.value).splitlines()) == 1
     assert not isinstance(error.value, NoVersionError)
 
@@ -283,11 +266,3 @@ def test_the_working_tree(here: Path) -> None:
     (here / "data/prepared").mkdir(parents=True)
     make(here / "data/prepared/d", 4)
     assert len(versions.current_version("d").manifest) == 4
-
-
-def test_importing_it_imports_no_dvc() -> None:
-    code = (
-        "import sys, lekhani.data.diff; print([name for name in sys.modules if name.split('.')[0].startswith('dvc')])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == "[]\n"
