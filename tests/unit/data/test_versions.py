@@ -191,7 +191,9 @@ def test_a_remote_that_cannot_be_read(project: Path, run: Run, monkeypatch: pyte
         monkeypatch.setenv(key, value)
     assert sizes("HEAD", "three") == [5, 3]  # the cache has it all
     shutil.rmtree(project / ".dvc/cache")
-    with pytest.raises(UsageError, match=r"its default remote cannot be read .*127\.0\.0\.1:9.*dvc remote list") as error:
+    with pytest.raises(
+        UsageError, match=r"its default remote cannot be read .*127\.0\.0\.1:9.*dvc remote list"
+    ) as error:
         version_at("d", "three")
     assert len(str(error.value).splitlines()) == 1
     assert not isinstance(error.value, NoVersionError)

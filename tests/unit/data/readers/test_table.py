@@ -34,8 +34,8 @@ def test_names_of_columns(tmp_path: Path, pixel: str, label: str) -> None:
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_the_label_may_come_first_and_pixels_by_row_and_column(tmp_path: Path, delimiter: str) -> None:
     header = ["label", *(f"{row}x{column}" for row in range(1, 7) for column in range(1, 7))]
-    counts = [[i, row[-1], *row[:-1]] for i, row in enumerate(pixel_rows(LABELS))]
-    save(tmp_path, table(counts, ["Unnamed: 0", *header], delimiter))
+    rows = [[i, row[-1], *row[:-1]] for i, row in enumerate(pixel_rows(LABELS))]
+    save(tmp_path, table(rows, ["Unnamed: 0", *header], delimiter))
     raw = read_raw(tmp_path, "devanagari")
     assert any("were ignored: `Unnamed: 0`." in note for note in raw.notes)
     assert glyphs(raw) == GLYPHS
