@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lekhani import __version__, cli, params
+from lekhani import cli, params
 from lekhani.errors import LekhaniError
 from lekhani.stages import durations
 
@@ -79,18 +79,6 @@ def test_a_mistake_in_a_real_process_is_one_sentence(project: Path) -> None:
     assert sentence(done.stderr) == f"lekhani: No variant 'dcgn'; there are: {', '.join(params.Variants.model_fields)}."
 
 
-def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)  # needs no params.yaml
-    assert call(monkeypatch, "--version") == 0
-    assert capsys.readouterr().out == f"lekhani {__version__}\n"
-
-
-def test_no_command_shows_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    call(monkeypatch)
-    captured = capsys.readouterr()
-    assert "Usage" in captured.out + captured.err
-
-
 def test_the_schema_is_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -114,25 +102,15 @@ def test_params_are_printed_with_the_profile_applied(
     assert printed[0]["judge"]["width"] < printed[1]["judge"]["width"]
 
 
-@pytest.mark.parametrize("command", WITH_VARIANT)
-def test_an_unknown_variant(
-    command: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(monkeypatch, command, "-d", "mnist", "-v", "nope") == 2
-    assert f"No variant 'nope'; there are: {', '.join(params.Variants.model_fields)}." in sentence(
-        capsys.readouterr().err
-    )
-
-
 @pytest.mark.parametrize("command", ["register", *STAGES])
-def test_an_unknown_dataset(
+def test_an_unknown_dataset_or_variant(
     command: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = call(monkeypatch, command, "-d", "nope", *(["-v", "dcgan"] if command in WITH_VARIANT else []))
-    message = sentence(capsys.readouterr().err)
-    assert "No dataset 'nope'" in message
-    assert "devanagari, mnist" in message
-    assert code == 2
+    assert call(monkeypatch, command, "-d", "nope", *(["-v", "dcgan"] if command in WITH_VARIANT else [])) == 2
+    assert re.search("No dataset 'nope'.*devanagari, mnist", sentence(capsys.readouterr().err))
+    if command in WITH_VARIANT:
+        assert call(monkeypatch, command, "-d", "mnist", "-v", "nope") == 2
+        assert "No variant 'nope'; there are: " in sentence(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("command", [name for name in STAGES if name != "fetch"])
@@ -143,48 +121,18 @@ def test_a_stage_before_its_inputs_is_one_sentence(
     assert re.search(r"mnist.*run |run .*mnist", sentence(capsys.readouterr().err))
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (None, "params.yaml does not exist here"),
-        ("a: [", "cannot be read"),
-        ("seed: 7\n", "missing"),
-        ("sead: 7\n", "sead"),
-    ],
-)
-def test_wrong_params(
-    content: str | None, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_wrong_params_and_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    if content is not None:
-        Path("params.yaml").write_text(content, encoding="utf-8")
     assert call(monkeypatch, "fetch", "-d", "mnist") == 2
-    assert words in sentence(capsys.readouterr().err)
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["train", "-d", "mnist"],
-        ["fetch"],
-        ["nonsense"],
-        ["generate", "-o", "x"],
-        ["generate", "-o", "x", "-l", "1", "-s", "-1"],
-    ],
-)
-def test_wrong_options(
-    words: list[str], project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(monkeypatch, *words) == 2
-    assert "Traceback" not in capsys.readouterr().err
-
-
-def test_generate_from_a_missing_file(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    assert "params.yaml does not exist here" in sentence(capsys.readouterr().err)
+    for words in (["train", "-d", "mnist"], ["nonsense"], ["generate", "-o", "x", "-l", "1", "-s", "-1"]):
+        assert call(monkeypatch, *words) == 2
+        assert "Traceback" not in capsys.readouterr().err
     assert call(monkeypatch, "generate", "-o", "out", "-l", "1", "-m", "nowhere.onnx") == 1
     assert "There is no model at nowhere.onnx" in sentence(capsys.readouterr().err)
-    assert not Path("out").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_failed_work_and_bugs_end_differently(
@@ -241,7 +189,6 @@ def test_every_stage_of_the_graph_is_a_command() -> None:
         (("promote", "--version", "3"), "--version is of one registered model"),
         (("promote", "--check", "--force", "--reason", "why not", "-d", "mnist"), "there is nothing to --force"),
         (("promote", "--force", "-d", "mnist"), "give a --reason"),
-        (("promote", "--force", "--reason", "  ", "-d", "mnist"), "give a --reason"),
         (("rollback", "-d", "nothing"), "nothing"),
         (("lineage",), "or the digest of prepared data with --data"),
         (("lineage", "lekhani-mnist", "--data", "c6873945"), "or the digest of prepared data with --data"),
