@@ -49,14 +49,6 @@ def test_the_same_images_give_the_same_bytes(format: str, tmp_path: Path, monkey
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_shards_do_not_share_names(format: str) -> None:
-    names = [
-        name for number in range(3) for name in FORMATS[format].names(Shard(number, 3, 5 * number, LABELS, DEVANAGARI))
-    ]
-    assert len(set(names)) == len(names)
-
-
 def test_png(tmp_path: Path) -> None:
     *pictures, table = written(tmp_path, "png")
     assert table == tmp_path / "00001" / "labels.csv"
@@ -73,15 +65,10 @@ def test_png(tmp_path: Path) -> None:
         np.testing.assert_array_equal(opened(path.read_bytes()), image)
 
 
-def test_a_single_shard_of_png_lies_at_the_top(tmp_path: Path) -> None:
-    files = written(tmp_path, "png", shard(0, 1), None)
-    assert {path.parent for path in files} == {tmp_path}
-    assert files[-1].read_text(encoding="utf-8").splitlines()[0] == "file,label,name,glyph"
-
-
 def test_no_class_name_leads_out_of_the_folder(tmp_path: Path) -> None:
     evil = tuple(GlyphClass(i, "x/../../../evil", "क") for i in range(46))
-    written(tmp_path / "deep" / "out", "png", shard(0, 1, evil))
+    files = written(tmp_path / "deep" / "out", "png", shard(0, 1, evil))
+    assert {path.parent for path in files} == {tmp_path / "deep" / "out"}, "a single shard lies at the top"
     assert [path for path in tmp_path.rglob("*evil*") if path.parent != tmp_path / "deep" / "out"] == []
 
 
