@@ -17,7 +17,6 @@ from isolation import isolated_environment
 from lekhani import files
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA = ("data/raw", "data/prepared")
 
 
 class Project:
@@ -45,19 +44,6 @@ class Project:
         self.run("dvc", "repro", "-q", "prepare")
         self.run("git", "add", "-A")
         self.run("git", "commit", "-qm", str(choices))
-
-    def clone(self, path: Path) -> "Project":
-        """A second clone, which has neither data nor cache."""
-        self.run("git", "clone", "-q", str(self.path), str(path))
-        return Project(path, self.settings)
-
-    def forget(self) -> None:
-        """Lose the cache and the data."""
-        for name in (".dvc/cache", *DATA):
-            shutil.rmtree(self.path / name)
-
-    def digests(self) -> dict[str, str]:
-        return {name: files.sha256(self.path / name) for name in DATA}
 
     def diff(self, *words: str) -> dict[str, Any]:
         found = json.loads(self.run("lekhani", "data", "diff", *words, "--json"))
@@ -109,36 +95,24 @@ def with_s3(project: Project, address: str, *where: str) -> None:
     project.run("dvc", "remote", "modify", *where, "store", "endpointurl", address)
 
 
-def test_data_goes_to_a_folder_and_comes_back(project: Project, tmp_path: Path) -> None:
-    # Relative to the working folder; DVC keeps it relative to .dvc.
-    project.run("dvc", "remote", "add", "-d", "store", "../store")
-    project.run("git", "commit", "-qam", "remote")
-    before = project.digests()
-    project.run("dvc", "push", "-q", "prepare")
-    assert (tmp_path / "store/files/md5").is_dir()
-    project.run("dvc", "push", "-q", "data/raw/mnist")
-    project.forget()
-    project.run("dvc", "pull", "-q", "fetch", "prepare")
-    assert project.digests() == before
-    assert project.run("dvc", "status", "fetch", "prepare").startswith("Data and pipelines are up to date")
-
-
-def test_data_goes_to_s3_and_comes_back(project: Project, s3: str, tmp_path: Path) -> None:
-    with_s3(project, s3)
-    project.run("git", "commit", "-qam", "S3")
-    before = project.digests()
-    project.run("dvc", "push", "-q", "fetch", "prepare")
-    project.forget()
-    project.run("dvc", "pull", "-q", "fetch", "prepare")
-    assert project.digests() == before
-
-    other = project.clone(tmp_path / "clone")
-    other.environment = project.environment.copy()
+def test_a_clone_compares_what_lies_in_s3(project: Project, s3: str, tmp_path: Path) -> None:
+    # A committed remote would not do: `--all-commits` asks each commit's own configuration.
+    with_s3(project, s3, "--local")
+    project.run("dvc", "push", "-q", "--all-commits")
+    other = Project(tmp_path / "clone", project.settings)
+    project.run("git", "clone", "-q", str(project.path), str(other.path))
+    with_s3(other, s3, "--local")
+    said = other.run("lekhani", "data", "diff", "HEAD", code=2)
+    assert "data/prepared/mnist is not here; run `dvc pull data/prepared/mnist`" in said
+    found = other.diff("HEAD~1", "--to", "HEAD")
+    assert (found["images"]["before"], found["images"]["after"]) == (1797, 901)
+    assert not (other.path / ".dvc/cache").exists()
     other.run("dvc", "pull", "-q", "data/prepared/mnist")
-    assert files.sha256(other.path / "data/prepared") == before["data/prepared"]
-    assert not (other.path / "data/raw").exists()  # one folder was asked for
+    name = "data/prepared"
+    assert files.sha256(other.path / name) == files.sha256(project.path / name)
 
     # Without credentials it is a sentence, not a traceback.
+    shutil.rmtree(other.path / ".dvc/cache")
     for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         del other.environment[key]
     other.environment |= {
@@ -146,36 +120,9 @@ def test_data_goes_to_s3_and_comes_back(project: Project, s3: str, tmp_path: Pat
         "AWS_CONFIG_FILE": "none",
         "AWS_SHARED_CREDENTIALS_FILE": "none",
     }
-    said = other.run("lekhani", "data", "diff", "HEAD~2", code=2)
+    said = other.run("lekhani", "data", "diff", "HEAD~1", code=2)
     assert "credentials" in said
     assert len(said.strip().splitlines()) == 1
-
-
-def test_a_diff_through_s3_needs_no_cache(project: Project, s3: str, tmp_path: Path) -> None:
-    # A committed remote would not do: `--all-commits` asks each commit's own configuration.
-    with_s3(project, s3, "--local")
-    project.run("dvc", "push", "-q", "--all-commits")
-    other = project.clone(tmp_path / "clone")
-    with_s3(other, s3, "--local")
-    said = other.run("lekhani", "data", "diff", "HEAD", code=2)
-    assert "data/prepared/mnist is not here; run `dvc pull data/prepared/mnist`" in said
-    found = other.diff("HEAD~1", "--to", "HEAD")
-    assert (found["images"]["before"], found["images"]["after"]) == (1797, 901)
-    assert not (other.path / ".dvc/cache").exists()
-
-
-def test_a_worker_s_runs_come_through_the_run_cache(project: Project, tmp_path: Path) -> None:
-    project.run("dvc", "remote", "add", "-d", "store", "../store")
-    project.run("git", "commit", "-qam", "remote")
-    worker = project.clone(tmp_path / "worker")
-    worker.run("dvc", "remote", "modify", "--local", "store", "url", str(tmp_path / "store"))
-    said = worker.run("dvc", "repro", "--pull", "prepare")
-    assert "Running stage 'prepare@mnist'" in said
-    worker.run("dvc", "push", "-q", "--run-cache", "fetch", "prepare")
-    third = project.clone(tmp_path / "third")
-    third.run("dvc", "remote", "modify", "--local", "store", "url", str(tmp_path / "store"))
-    assert "Running stage" not in third.run("dvc", "repro", "--pull", "prepare")
-    assert third.digests() == worker.digests() == project.digests()
 
 
 def test_what_changed_shows_in_a_diff(project: Project) -> None:
@@ -186,13 +133,10 @@ def test_what_changed_shows_in_a_diff(project: Project) -> None:
     assert (images["before"], images["after"], images["removed"], images["unchanged"]) == (1797, 901, 896, 901)
     nothing = dict.fromkeys(("after", "added", "relabelled_out", "relabelled_in", "moved", "unchanged"), 0)
     assert found["per_class"]["9"] == {**nothing, "before": 180, "removed": 180}
-    assert [len(found["examples"][kind]) for kind in ("added", "removed")] == [0, 5]
-    assert {one["class"] for one in found["examples"]["removed"]} == {"5", "6", "7", "8", "9"}
     text = project.run("lekhani", "data", "diff", "HEAD~1", "--examples", "1")
     title = "mnist, from HEAD~1 to the working tree"
     assert f"{title}\n1,797 images before and 901 after: 896 removed, 901 unchanged." in text
     assert "Classes gone: 5, 6, 7, 8, 9." in text
-    assert project.run("lekhani", "data", "diff", "HEAD~1", "--format", "md").startswith(f"## {title}")
     said = project.run("lekhani", "data", "diff", "HEAD", "-d", "mnist")
     assert said == "mnist, from HEAD to the working tree\nNo difference: 901 images.\n"
 

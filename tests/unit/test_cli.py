@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lekhani import cli, params
+from lekhani import cli
 from lekhani.errors import LekhaniError
 from lekhani.stages import durations
 
@@ -61,22 +61,6 @@ finally:
     assert done.returncode == 0
     for command in (*STAGES, "compare", "register", "generate", "animate", "data", "params"):
         assert re.search(rf"\b{command}\b", done.stdout)
-
-
-def test_a_mistake_in_a_real_process_is_one_sentence(project: Path) -> None:
-    script = shutil.which("lekhani", path=str(Path(sys.executable).parent))
-    assert script is not None
-    done = subprocess.run(
-        [script, "train", "-d", "mnist", "-v", "dcgn"],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert sentence(done.stderr) == f"lekhani: No variant 'dcgn'; there are: {', '.join(params.Variants.model_fields)}."
 
 
 def test_the_schema_is_json(

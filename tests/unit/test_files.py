@@ -1,7 +1,6 @@
 """Whole files or none, whatever goes wrong while they are written."""
 
 import errno
-import hashlib
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -133,12 +132,6 @@ def test_tables_come_back_as_text(tmp_path: Path) -> None:
     assert (tmp_path / "t.csv").read_text() == "name,n\n"
 
 
-def test_sha256_of_a_file_is_the_usual_one(tmp_path: Path) -> None:
-    content = b"lekhani" * 300_000  # more than one block
-    (tmp_path / "x").write_bytes(content)
-    assert files.sha256(tmp_path / "x") == hashlib.sha256(content).hexdigest()
-
-
 def test_sha256_of_a_folder_is_of_names_and_contents(tmp_path: Path) -> None:
     def digest(name: str, **contents: str) -> str:
         fill_folder(tmp_path / name, **contents)
@@ -151,13 +144,3 @@ def test_sha256_of_a_folder_is_of_names_and_contents(tmp_path: Path) -> None:
     (tmp_path / "one" / "sub").mkdir()
     (tmp_path / "one" / "a").rename(tmp_path / "one" / "sub" / "a")
     assert files.sha256(tmp_path / "one") != first
-
-
-def test_remove_takes_files_folders_links_and_nothing(tmp_path: Path) -> None:
-    fill_folder(tmp_path / "kept", a="1")
-    fill_folder(tmp_path / "folder", a="1")
-    (tmp_path / "file").write_text("x")
-    (tmp_path / "link").symlink_to(tmp_path / "kept")
-    for name in ("folder", "file", "link", "nothing"):
-        files.remove(tmp_path / name)
-    assert everything(tmp_path) == ["kept", "kept/a"]

@@ -206,6 +206,8 @@ def test_a_misspelt_required_key_is_named(path: str, misspelt: str) -> None:
         ("judge.width", 32, "`judge.width` is set both at the top and under `profiles.quick`"),
         ("train.images_seen", 32, "`train.images_seen` is set both at the top and under `profiles.quick`"),
         ("data", {}, "`data` describes no dataset"),
+        ("data.mnist", {"source": "local"}, "source `local` needs `path`"),
+        ("data.mnist", {"source": "kaggle"}, "source `kaggle` needs `kaggle`"),
     ],
 )
 def test_mistakes_that_span_keys(path: str, value: Any, words: str) -> None:
@@ -234,6 +236,8 @@ def test_students_need_their_teacher() -> None:
         ("train.device", "gpu"),
         ("data.mnist.classes", 5),
         ("validation.blank_images", True),
+        ("data.mnist.kaggle.slug", "../b"),
+        ("data.mnist.kaggle.slug", "a/b?x"),
         ("seed", -1),
         ("seed", 2**32),
         ("data.mnist.image_size", 30),
@@ -262,39 +266,8 @@ def test_a_key_in_the_other_profile_is_no_conflict() -> None:
     assert params.resolve(value).judge.width == 24
 
 
-def test_a_dataset_of_ones_own_is_one_entry() -> None:
-    value = raw()
-    value["data"]["own"] = {"source": "local", "path": "letters"}
-    choices = params.resolve(value)
-    assert list(choices.data) == ["devanagari", "mnist", "own"]
-    assert choices.data["own"].image_size is None
-
-
 @pytest.mark.parametrize("name", ["My Data", "../up", "1st", "a-b", ""])
 def test_a_dataset_name_that_makes_no_folder(name: str) -> None:
     value = raw()
     value["data"][name] = value["data"].pop("mnist")
     assert f"{name!r} is no dataset name" in refusal(value)
-
-
-@pytest.mark.parametrize(
-    ("source", "key", "missing"),
-    [("local", "path", None), ("local", "path", ""), ("kaggle", "kaggle", None), ("openml", "openml", None)],
-)
-def test_a_source_needs_its_key(source: str, key: str, missing: str | None) -> None:
-    message = refusal(changed(("data.devanagari.source", source), (f"data.devanagari.{key}", missing)))
-    assert "`data.devanagari`" in message
-    assert f"needs `{key}`" in message
-
-
-@pytest.mark.parametrize("slug", ["mnist", "a/b/c", "../b", "a/b?x", ""])
-def test_a_slug_is_owner_and_name(slug: str) -> None:
-    assert "`data.mnist.kaggle.slug`" in refusal(changed(("data.mnist.kaggle.slug", slug)))
-
-
-def test_classes_may_be_listed_by_glyph_name_or_number() -> None:
-    assert params.resolve(changed(("data.devanagari.classes", ["क", "digit_0", 3]))).data["devanagari"].classes == (
-        "क",
-        "digit_0",
-        3,
-    )

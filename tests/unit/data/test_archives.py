@@ -224,8 +224,3 @@ def test_a_file_that_vanishes_or_shrinks(tmp_path: Path) -> None:
         source.read("a/1.png")
     with pytest.raises(archives.UsageError, match="changed or ended while it was read"):
         source.read("a/2.png")
-
-
-def test_folders_named_like_files(tmp_path: Path) -> None:
-    write_tree(tmp_path, "a.png/1.png", "b.zip/1.png", "c.csv/1.png")
-    assert glyphs(read_raw(tmp_path, "own")) == ["a.png", "b.zip", "c.csv"]

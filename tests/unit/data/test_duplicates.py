@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lekhani.data.duplicates import MAX_DISTANCE, groups, joined, kept, near_pairs
+from lekhani.data.duplicates import MAX_DISTANCE, groups, kept, near_pairs
 from lekhani.data.sources.embedded import devanagari
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]
@@ -137,13 +137,3 @@ def test_what_stays_has_no_repeats_no_leaks_and_no_conflicts(rows: list[tuple[in
             assert chosen.tolist() == (np.flatnonzero(members)[:1].tolist() if agreed else [])
     again = kept(group[stays], labels[stays], is_test[stays])
     assert again.all()
-
-
-@settings(deadline=None)
-@given(st.integers(1, 25), st.lists(st.tuples(st.integers(0, 24), st.integers(0, 24)), max_size=20))
-def test_groups_are_named_by_their_first_row(n: int, links: list[tuple[int, int]]) -> None:
-    pairs = np.array([sorted(link) for link in links if max(link) < n], np.int64).reshape(-1, 2)
-    found = joined(np.arange(n), pairs)
-    assert (found <= np.arange(n)).all()
-    assert (found[found] == found).all()
-    assert (found[pairs[:, 0]] == found[pairs[:, 1]]).all()

@@ -18,11 +18,6 @@ from lekhani.data.layouts import read_raw
 from lekhani.errors import LekhaniError, UsageError
 
 
-def test_black_on_white_is_inverted_as_a_whole(tmp_path: Path) -> None:
-    write_tree(tmp_path, "a/1.png", "a/2.png", content=encoded(255 - glyph(180)))
-    np.testing.assert_array_equal(read_raw(tmp_path, "own").images[1], glyph(180))
-
-
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "I;16", "I", "F"])
 def test_every_mode_becomes_the_same_grey(tmp_path: Path, mode: str) -> None:
     image = Image.fromarray(glyph(255))
@@ -177,10 +172,3 @@ def test_images_that_disagree_ask_for_the_polarity(tmp_path: Path) -> None:
     inverted = read_raw(tmp_path, "own", data(polarity="black_on_white"))
     np.testing.assert_array_equal(inverted.images[9], glyph())
     assert "The source is black on white; all images were inverted." in inverted.notes
-
-
-def test_a_few_full_images_do_not_matter(tmp_path: Path) -> None:
-    save(tmp_path, np.stack([glyph()] * 95 + [np.full((12, 12), 250, np.uint8)] * 5))
-    assert read_raw(tmp_path, "own").images[99].max() == 250
-    save(tmp_path, 255 - np.stack([glyph()] * 95 + [np.full((12, 12), 250, np.uint8)] * 5))
-    assert read_raw(tmp_path, "own").images[99].max() == 250

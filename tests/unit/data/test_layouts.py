@@ -95,10 +95,3 @@ def test_a_class_list_outside_the_archive(tmp_path: Path) -> None:
     inside = {"x/1.png": encoded(glyph()), "y/1.png": encoded(glyph()), "classes.csv": b"not,this\none,x\n"}
     save(tmp_path, {"a.zip": zipped(inside), "classes.csv": "name,glyph\nx,क\ny,ख\n".encode()})
     assert glyphs(read_raw(tmp_path, "own")) == ["क", "ख"]
-
-
-@pytest.mark.parametrize("name", ["a\nb.png", "a\x1b[31m.png", "\u202egnp.exe.png"])
-def test_strange_names_stay_on_one_line(tmp_path: Path, name: str) -> None:
-    write_tree(tmp_path, "a/1.png")
-    write_tree(tmp_path, f"a/{name}", content=b"broken")
-    refused(tmp_path, "own", r"The image a/.*\\(n|x1b|u202e).* cannot be read")

@@ -1,6 +1,5 @@
 """Every spelling of a class leads to its glyph; a user's classes.csv is taken at its word."""
 
-import unicodedata
 from pathlib import Path
 
 import pytest
@@ -26,18 +25,6 @@ def test_every_class_of_the_known_datasets_has_its_own_words() -> None:
         words = names.spellings(classes)
         for c in classes:
             assert words[names.normalised(c.name)] == words[c.glyph] == c
-
-
-def test_an_unknown_class_of_a_known_dataset(tmp_path: Path) -> None:
-    write_tree(tmp_path, "character_1_kaa/1.png")
-    refused(tmp_path, "devanagari", "`character_1_kaa` is no class .*did you mean `character_1_ka`")
-
-
-def test_names_in_either_form_of_unicode(tmp_path: Path) -> None:
-    composed = "é"
-    write_tree(tmp_path, f"{unicodedata.normalize('NFD', composed)}/1.png", "b/1.png")
-    (tmp_path / "classes.csv").write_text(f"name,glyph\nb,ब\n{composed},क\n", encoding="utf-8")
-    assert glyphs(read_raw(tmp_path, "own")) == ["ब", "क"]
 
 
 @pytest.mark.parametrize(
@@ -97,11 +84,6 @@ def test_a_class_list_with_a_fault(content: bytes, pattern: str) -> None:
     with pytest.raises(UsageError, match=pattern) as caught:
         names.read_classes(content, "raw/classes.csv")
     assert str(caught.value).startswith("raw/classes.csv")
-
-
-def test_numbers_that_say_nothing_ask_for_a_class_list(tmp_path: Path) -> None:
-    write_tree(tmp_path, "10/1.png")
-    refused(tmp_path, "devanagari", "`10` is no class .* or say in a classes_csv what each number stands for")
 
 
 def test_names_that_no_report_could_show(tmp_path: Path) -> None:

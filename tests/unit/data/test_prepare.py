@@ -146,12 +146,6 @@ def test_classes_are_kept_in_the_dataset_s_order(raw: Path, classes: Any, glyphs
     assert table["label"].tolist() == [glyphs.index(glyph) for glyph in table["glyph"]]
 
 
-def test_leaving_classes_out_changes_no_choice_among_the_others(raw: Path) -> None:
-    _, whole = run(raw, per_class_train=5)
-    _, two = run(raw, per_class_train=5, classes=("ख", "९"))
-    assert set(two["member"]) == set(whole[whole["glyph"].isin(["ख", "९"])]["member"])
-
-
 @pytest.mark.parametrize(
     ("classes", "pattern"),
     [
@@ -165,14 +159,6 @@ def test_leaving_classes_out_changes_no_choice_among_the_others(raw: Path) -> No
 def test_an_unknown_class_names_the_key_and_the_nearest(raw: Path, classes: Any, pattern: str) -> None:
     with pytest.raises(UsageError, match=rf"^data\.devanagari\.classes: {pattern}"):
         run(raw, classes=classes)
-
-
-def test_groups_and_classes_without_an_image(tmp_path: Path) -> None:
-    write_raw(tmp_path / "raw", [0, 0], class_names=["a", "b"])
-    with pytest.raises(UsageError, match="this dataset has no consonants"):
-        run(tmp_path / "raw", "own", classes="consonants")
-    with pytest.raises(UsageError, match=r"^data\.own\.classes: the source holds no image"):
-        run(tmp_path / "raw", "own", classes=("b",))
 
 
 # --- fitting ---

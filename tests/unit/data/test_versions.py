@@ -142,14 +142,6 @@ def test_every_kind_of_revision(project: Path, run: Run) -> None:
     assert written(project) == before, "looking changes no file"
 
 
-def test_the_name_of_an_experiment(project: Path, run: Run) -> None:
-    make(project / "made", 7)
-    run(project, "dvc", "exp", "run", "--name", "seven")
-    assert (project / "seen.txt").read_text() == "5"
-    run(project, "git", "checkout", "-q", ".")
-    assert sizes("seven", "HEAD") == [7, 5]
-
-
 def test_inside_a_running_stage(project: Path, run: Run) -> None:
     before, after = json.loads((project / "seen.json").read_text())
     assert before == "NoDatasetError: There is no data/prepared/d in HEAD; name a revision whose dvc.lock has it."
@@ -183,22 +175,6 @@ def test_data_that_is_nowhere(project: Path, run: Run, tmp_path: Path) -> None:
         version_at("d", "three")
 
 
-def test_a_remote_that_cannot_be_read(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("dvc_s3")
-    run(project, "dvc", "remote", "add", "-d", "store", "s3://bucket/store")
-    run(project, "dvc", "remote", "modify", "store", "endpointurl", "http://127.0.0.1:9")
-    for key, value in {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_MAX_ATTEMPTS": "1"}.items():
-        monkeypatch.setenv(key, value)
-    assert sizes("HEAD", "three") == [5, 3]  # the cache has it all
-    shutil.rmtree(project / ".dvc/cache")
-    with pytest.raises(
-        UsageError, match=r"its default remote cannot be read .*127\.0\.0\.1:9.*dvc remote list"
-    ) as error:
-        version_at("d", "three")
-    assert len(str(error.value).splitlines()) == 1
-    assert not isinstance(error.value, NoVersionError)
-
-
 def test_unknown_revisions_and_datasets(project: Path) -> None:
     for revision in ("nope", "HEAD~9", "--help", "0" * 40, "HEAD:x"):
         with pytest.raises(UsageError, match="Git knows no revision") as error:
@@ -223,20 +199,6 @@ def test_what_cannot_be_read_is_a_sentence(project: Path, run: Run) -> None:
     (project / ".dvc/config.local").write_text("[core")
     with pytest.raises(UsageError, match="DVC cannot read its configuration"):
         version_at("d", "HEAD")
-
-
-def test_a_project_below_the_top_of_its_repository(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = here / "deep"
-    path.mkdir()
-    run(here, "git", "init", "-q")
-    run(path, "dvc", "init", "-q", "--subdir")
-    make(path / "made", 3)
-    (path / "dvc.yaml").write_text(GRAPH.split("  check:")[0])
-    run(path, "dvc", "repro")
-    run(path, "git", "add", "-A", ".")
-    run(path, "git", "commit", "-qm", "1")
-    monkeypatch.chdir(path)
-    assert sizes("HEAD") == [3]
 
 
 def test_where_nothing_can_be_earlier(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from html_page import Page
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -21,7 +20,6 @@ from lekhani.evaluate.leaderboard_figures import (
     curves_figure,
     figures,
     leaderboard_figure,
-    scatter_figure,
 )
 
 
@@ -175,8 +173,9 @@ def test_cells_may_be_strings() -> None:
         return [{key: "" if value is None else str(value) for key, value in row.items()} for row in rows]
 
     read = [Entry(one.card, read_back(one.curve), read_back(one.classes), one.grid) for one in ENTRIES]
+    expected = figures(ENTRIES)
     for name, figure in figures(read).items():
-        assert png(figure) == png(figures(ENTRIES)[name])
+        assert png(figure) == png(expected[name])
 
 
 def test_curves_by_images_and_by_time() -> None:
@@ -194,49 +193,6 @@ def test_curves_by_images_and_by_time() -> None:
     times = [np.asarray(line.get_xdata()).tolist() for line in by_time.lines]
     assert times == [[7.0, 14.0, 21.0]] * 3, "a row without a time has no place here"
     png(figure)
-
-
-def test_precision_against_recall() -> None:
-    figure = scatter_figure([entry("dcgan", 9.5, precision=0.3, recall=0.6), ENTRIES[1]])
-    assert figure is not None
-    axes = figure.axes[0]
-    draw, dcgan = axes.containers
-    assert draw.get_label() == "draw"
-    assert np.allclose(dcgan[0].get_xydata(), [[0.3, 0.6]])
-    assert np.allclose(draw[2][0].get_segments(), [[[0.7, 0.5], [0.8, 0.5]]]), "precision give or take its deviation"
-    assert np.allclose(draw[2][1].get_segments(), [[[0.75, 0.47], [0.75, 0.53]]])
-    (star,) = (line for line in axes.lines if line.get_label() == "real train images")
-    assert np.allclose(star.get_xydata(), [[0.9, 0.95]])
-    png(figure)
-
-
-def test_class_maps_by_variant() -> None:
-    found = figures(ENTRIES)
-    fid, agreement = (
-        np.asarray(found[name].axes[0].images[0].get_array(), np.float64) for name in ("class_fid", "agreement")
-    )
-    assert np.allclose(fid[:, [0, 1, 3, 4]], [[2, 3, 5, 6]] * 3)
-    assert not np.isfinite(fid[:, 2]).any()
-    assert agreement.shape == (2, 5), "dcgan takes no labels"
-    assert [text.get_text() for text in found["agreement"].axes[0].get_yticklabels()] == ["turbo", "draw"]
-    assert [text.get_text() for text in found["class_fid"].axes[0].get_xticklabels()] == [c.glyph for c in CLASSES]
-    png(found["class_fid"])
-
-
-def test_a_variant_has_one_colour_everywhere() -> None:
-    def colours(entries: list[Entry]) -> dict[str, str]:
-        curves, scatter = curves_figure(entries), scatter_figure(entries)
-        assert curves is not None
-        assert scatter is not None
-        found = {str(line.get_label()): to_hex(line.get_color()) for line in curves.axes[0].lines}
-        assert found == {str(c.get_label()): to_hex(c[0].get_color()) for c in scatter.axes[0].containers}
-        return found
-
-    of_mnist = [entry("turbo", 1.0, dataset="mnist"), entry("bare_bones", 2.0, dataset="mnist")]
-    all_three, other = colours(ENTRIES), colours(of_mnist)
-    assert all_three["turbo"] == other["turbo"]
-    assert len({*all_three.values(), *other.values()}) == 4
-    assert len(colours([entry("turbo", 3.0), entry("made_by_me", 4.0)])) == 2
 
 
 def test_the_leaderboard_as_a_picture() -> None:

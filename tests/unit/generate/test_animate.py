@@ -13,8 +13,8 @@ from stepwise_toy import STEPS, stepwise_generator
 
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.generate.animate import HOLD_MS, write_animation
-from lekhani.inference.sampling import SamplingOptions, noise_source, sample_shard
-from lekhani.inference.session import Generator, Reader
+from lekhani.inference.sampling import SamplingOptions, noise_source
+from lekhani.inference.session import Generator
 from lekhani.inference.stepwise import StepwiseSession
 from lekhani.pen import Pen
 from lekhani.pictures import enlarged, grid, to_uint8
@@ -54,26 +54,6 @@ def test_an_animation_shows_the_steps_and_holds_the_last_frame(pen: Pen, tmp_pat
     )
     assert sentence == f"Wrote 4 frames of 5 glyphs, 28 x 18 pixels, to {out} with the toy, seed 7."
     assert [path.name for path in out.parent.iterdir()] == [out.name]
-
-
-def test_the_judge_chooses_the_glyphs_of_an_unconditional_generator(tmp_path: Path) -> None:
-    class BrightnessJudge:
-        """Label 0 where the first pixel is dark, else 1."""
-
-        def read(self, images: Any) -> tuple[Any, Any]:
-            return None, np.eye(3)[(images[:, 0, 0] > 80).astype(int)]
-
-    pen = Pen(
-        Generator(stepwise_generator(tmp_path / "g.onnx", conditional=False), "cpu"),
-        cast(Reader, BrightnessJudge()),
-        "the toy",
-    )
-    write_animation(pen, ["0=3", "1=3"], 1, tmp_path / "a.gif", columns=6, scale=1)
-    last = frames(tmp_path / "a.gif")[0][-1]
-    assert (last[0, ::5] > 80).tolist() == [False] * 3 + [True] * 3
-    np.testing.assert_array_equal(
-        last, grid(sample_shard(pen.generator, pen.reader, np.array([0, 0, 0, 1, 1, 1]), SamplingOptions(1)).images, 6)
-    )
 
 
 def test_the_same_seed_writes_the_same_bytes(pen: Pen, tmp_path: Path) -> None:

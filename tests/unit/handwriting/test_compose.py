@@ -148,34 +148,6 @@ def test_an_open_head_stays_open() -> None:
     assert runs_of_ink("मभ") == 2
 
 
-def test_heads_of_a_line_lie_at_one_height() -> None:
-    class UnevenGenerator(TypefaceGenerator):
-        def run(self, noise: Any, labels: Any) -> Any:
-            images = super().run(noise, labels)
-            images[1::2] = np.roll(images[1::2], 3, 2)
-            images[1::2, :, :3] = 0
-            return images
-
-    writer = pen(judge=False)
-    object.__setattr__(writer, "generator", UnevenGenerator())
-    dark = ink(line_image(writer, "नननन", 5, height=128, **CLEAN))
-    columns = np.flatnonzero(dark.any(0))
-    assert np.ptp(dark[:, columns[2] : columns[-3]].argmax(0)) < 128 * 0.06, (
-        "three of 32 pixels apart they would be a tenth"
-    )
-
-
-def test_a_blank_glyph_does_not_stop_a_line() -> None:
-    class BlankGenerator(TypefaceGenerator):
-        def run(self, noise: Any, labels: Any) -> Any:
-            return super().run(noise, labels) * (np.asarray(labels) != 0)[:, None, None, None]
-
-    writer = pen(judge=False)
-    object.__setattr__(writer, "generator", BlankGenerator())
-    for text in ("कनक", "क"):
-        assert line_image(writer, text, height=32).height == 32
-
-
 # --- paper and ink ---
 
 

@@ -96,12 +96,6 @@ def test_a_table_without_labels(tmp_path: Path) -> None:
     assert glyphs(read_raw(tmp_path, "devanagari", data(files="train.csv"))) == GLYPHS
 
 
-def test_a_class_list_gives_numbers_their_glyphs(tmp_path: Path) -> None:
-    save(tmp_path, table(pixel_rows([12, 3]), HEADER))
-    save(tmp_path, "name,glyph\n12,ख\n3,क\n".encode(), "classes.csv")
-    assert glyphs(read_raw(tmp_path, "devanagari")) == ["ख", "क"]
-
-
 # --- values ---
 
 
@@ -166,10 +160,3 @@ def test_a_line_of_another_length(tmp_path: Path, cells: int) -> None:
 def test_faults(tmp_path: Path, content: bytes, pattern: str) -> None:
     save(tmp_path, content)
     refused(tmp_path, "own", pattern)
-
-
-def test_tables_of_different_sizes(tmp_path: Path) -> None:
-    for size in (6, 7):
-        save(tmp_path, table(pixel_rows(["a"], size), [*pixel_header(size), "label"]), f"set_{size}.csv")
-    remedy = r"name those to read in data\.own\.files"
-    refused(tmp_path, "own", f"set_6.csv and set_7.csv in .* hold images of different sizes; {remedy}")

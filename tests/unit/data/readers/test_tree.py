@@ -65,20 +65,6 @@ def test_validation_images(tmp_path: Path, folders: str, splits: str) -> None:
     assert any("Validation images count as" in note for note in raw.notes)
 
 
-def test_splits_below_the_class_folders(tmp_path: Path) -> None:
-    write_tree(tmp_path, "a/train/1.png", "a/test/2.png", "b/train/3.png")
-    raw = read_raw(tmp_path, "own")
-    assert list(zip(glyphs(raw), raw.splits, strict=True)) == [("a", "test"), ("a", "train"), ("b", "train")]
-
-
-def test_folders_of_tables_are_no_classes(tmp_path: Path) -> None:
-    write_tree(tmp_path, "images/a/1.png", "images/b/1.png")
-    write_tree(tmp_path, "tables/notes.csv", content=b"writer,age\n1,30\n")
-    raw = read_raw(tmp_path, "own")
-    assert [c.name for c in raw.classes] == ["a", "b"]
-    assert "tables/notes.csv holds no pixels and was left out." in raw.notes
-
-
 def test_nested_folders_ask_which_one_names_the_class(tmp_path: Path) -> None:
     write_tree(tmp_path, "Train/a/w1/1.png", "Train/a/w2/1.png", "Test/b/w1/1.png")
     choices = r"`first` gives 2 classes \(a, b\); `last` gives 2 classes \(w1, w2\); `path` gives 3 classes \(a_w1, "
