@@ -13,7 +13,6 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.rows: list[list[str]] = []
-        self.bold: list[str] = []
         self.text = ""
         self.feed(text)
         self.close()
@@ -34,8 +33,6 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
-        if "b" in self.open:
-            self.bold.append(data)
         if {"td", "th"} & set(self.open):
             self.rows[-1][-1] += data
 

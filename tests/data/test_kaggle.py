@@ -85,6 +85,10 @@ def test_what_is_here_stays_byte_for_byte(project: Any, kaggle: FakeKaggle, capl
     fetch(project, 1, licence="mine")
     assert json.loads(found()["source.json"])["licence"] == "mine"
     assert OUT.stat().st_ino == inode
+    (OUT / "devanagari-character-set.zip").write_bytes(b"changed")
+    fetch(project, 1)
+    assert found() == before
+    assert "are not those that were fetched" in caplog.text
 
 
 def test_a_newer_version_is_noticed_before_it_is_fetched(project: Any, kaggle: FakeKaggle) -> None:
@@ -110,19 +114,6 @@ def test_a_newer_version_is_noticed_before_it_is_fetched(project: Any, kaggle: F
     assert fetch(project)["version"] == 2
     assert found()["devanagari-character-set.zip"] == OTHER
     assert fetch(project, 1)["version"] == 1, "a version that is named comes back"
-
-
-def test_files_that_someone_changed_are_fetched_again(
-    project: Any, kaggle: FakeKaggle, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    kaggle.archives[SLUG, 1] = LITTLE
-    fetch(project)
-    before = found()
-    (OUT / "devanagari-character-set.zip").write_bytes(b"changed")
-    fetch(project, 1)
-    assert found() == before
-    assert "are not those that were fetched" in caplog.text
 
 
 @pytest.mark.parametrize("fault", [status(503), "offline", "no account"])
@@ -316,10 +307,3 @@ def test_the_command_says_one_sentence(
     assert len(done.stderr.splitlines()) == 1
     assert not Path("data").exists()
     project.holds_no_secret(done.stderr)
-
-
-def test_a_dataset_of_one_s_own_has_no_alternative(project: Any, kaggle: FakeKaggle) -> None:
-    choices = project.describe("own", source="kaggle", kaggle={"slug": "me/letters"})
-    remedy = r"compare it with the address of the dataset's page\.$"
-    with pytest.raises(UsageError, match=rf"^data\.own\.kaggle\.slug: Kaggle has no me/letters \(404\); {remedy}"):
-        fetch_stage.fetch(choices, "own")

@@ -25,7 +25,7 @@ def everything(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("existing", [None, "old"])
-def test_a_file_appears_whole(tmp_path: Path, existing: str | None) -> None:
+def test_a_file_or_a_folder_appears_whole(tmp_path: Path, existing: str | None) -> None:
     target = tmp_path / "deep" / "file.txt"
     if existing:
         target.parent.mkdir()
@@ -36,16 +36,10 @@ def test_a_file_appears_whole(tmp_path: Path, existing: str | None) -> None:
         assert target.exists() == bool(existing)
     assert target.read_text() == "new"
     assert everything(tmp_path) == ["deep", "deep/file.txt"]
-
-
-@pytest.mark.parametrize("existing", [False, True])
-def test_a_folder_replaces_another_as_a_whole(tmp_path: Path, existing: bool) -> None:
-    target = tmp_path / "folder"
-    if existing:
-        fill_folder(target, old="1")
-    with files.replacing(target) as temporary:
-        fill_folder(temporary, new="2")
-    assert everything(tmp_path) == ["folder", "folder/new"]
+    for content in ({"old": "1"}, {"new": "2"}):
+        with files.replacing(target.parent) as temporary:
+            fill_folder(temporary, **content)
+    assert everything(tmp_path) == ["deep", "deep/new"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.EDQUOT, "Quota")], ids=lambda e: type(e).__name__)

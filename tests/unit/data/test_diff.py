@@ -166,12 +166,6 @@ def test_text_lines_up_and_lists_examples() -> None:
     assert "Added, " not in diff.text(found, examples=0)
 
 
-def test_examples_are_spread_over_classes() -> None:
-    after: list[Row] = [(f"{c}{i}", c, "train", f"{c}/{i}") for c in ("ka", "kha", "ga") for i in range(9)]
-    found = diff.as_dict(compared([], after), examples=4)
-    assert [one["member"] for one in found["examples"]["added"]] == ["ka/0", "kha/0", "ga/0", "ka/1"]
-
-
 def test_markdown_is_a_table() -> None:
     text = diff.markdown(compared(BASE, [("p5", "ga", "train", "a|b"), *BASE], digest="other"))
     summary = "4 images before and 5 after: 1 added, 4 unchanged. New classes: ga."

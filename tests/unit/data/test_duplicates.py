@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from lekhani.data.duplicates import MAX_DISTANCE, groups, kept, near_pairs
@@ -117,23 +115,3 @@ def test_which_image_of_a_group_stays(labels: str, tests: str, stays: str) -> No
     found = kept(np.full(3, 7), np.array([ord(c) for c in labels]), np.array([c == "t" for c in tests]))
     assert found.dtype == np.bool_
     assert "".join("x" if one else "." for one in found) == stays
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.booleans()), max_size=30))
-def test_what_stays_has_no_repeats_no_leaks_and_no_conflicts(rows: list[tuple[int, int, bool]]) -> None:
-    group, labels, is_test = (
-        np.array([row[i] for row in rows], kind) for i, kind in enumerate((np.int64, np.int64, np.bool_))
-    )
-    stays = kept(group, labels, is_test)
-    assert len(set(group[stays])) == stays.sum()
-    for one in set(group.tolist()):
-        members = group == one
-        agreed, tests_agree = len(set(labels[members])) == 1, len(set(labels[members & is_test])) == 1
-        chosen = np.flatnonzero(members & stays)
-        if (members & is_test).any():
-            assert chosen.tolist() == (np.flatnonzero(members & is_test)[:1].tolist() if tests_agree else [])
-        else:
-            assert chosen.tolist() == (np.flatnonzero(members)[:1].tolist() if agreed else [])
-    again = kept(group[stays], labels[stays], is_test[stays])
-    assert again.all()

@@ -50,16 +50,6 @@ def test_large_images_are_shrunk_at_once(tmp_path: Path) -> None:
     assert [image.shape for image in read_raw(tmp_path / "npz", "own").images] == [(128, 256)] * 2
 
 
-def test_deep_greys_and_a_palette_with_transparency(tmp_path: Path) -> None:
-    write_tree(tmp_path / "a", "a/1.tif", content=encoded(Image.fromarray(glyph(255).astype(">u2") * 257), "TIFF"))
-    write_tree(tmp_path / "a", "a/2.png", content=encoded(Image.fromarray(glyph(255).astype(np.uint16))))  # not scaled
-    np.testing.assert_array_equal(read_raw(tmp_path / "a", "own").images, [glyph(255)] * 2)
-    image = Image.fromarray(glyph(1)).convert("P")
-    image.putpalette([9, 9, 9, 0, 0, 0])
-    write_tree(tmp_path / "b", "a/1.png", content=encoded(image, transparency=0))  # black ink on nothing
-    np.testing.assert_array_equal(read_raw(tmp_path / "b", "own").images, [glyph(255)])
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
 def test_a_turned_photo_is_set_upright(tmp_path: Path, kind: str) -> None:
     pixels = np.zeros((16, 32), np.uint8)

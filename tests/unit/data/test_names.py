@@ -7,7 +7,7 @@ from sources import glyphs, refused, write_tree
 
 from lekhani.data import names
 from lekhani.data.layouts import read_raw
-from lekhani.data.spec import DEVANAGARI, MNIST, GlyphClass
+from lekhani.data.spec import DEVANAGARI, GlyphClass
 from lekhani.errors import UsageError
 
 
@@ -18,13 +18,6 @@ def test_spellings_of_devanagari(tmp_path: Path) -> None:
         write_tree(tmp_path / folder, f"{folder}/1.png")
         (found,) = read_raw(tmp_path / folder, "devanagari").classes
         assert (found.label, found.name, found.glyph) == (0, DEVANAGARI[label].name, DEVANAGARI[label].glyph)
-
-
-def test_every_class_of_the_known_datasets_has_its_own_words() -> None:
-    for classes in (DEVANAGARI, MNIST):
-        words = names.spellings(classes)
-        for c in classes:
-            assert words[names.normalised(c.name)] == words[c.glyph] == c
 
 
 @pytest.mark.parametrize(
@@ -58,12 +51,6 @@ def test_a_folder_that_is_not_listed(tmp_path: Path) -> None:
     refused(tmp_path, "devanagari", "`kaa` is not among the names")
 
 
-def test_two_class_lists(tmp_path: Path) -> None:
-    write_tree(tmp_path, "x/a/1.png", "x/b/1.png")
-    write_tree(tmp_path, "x/classes.csv", "y/classes.csv", content=b"name,glyph\na,b\n")
-    refused(tmp_path, "own", "holds x/classes.csv and y/classes.csv; keep one")
-
-
 @pytest.mark.parametrize(
     ("content", "pattern"),
     [
@@ -86,10 +73,15 @@ def test_a_class_list_with_a_fault(content: bytes, pattern: str) -> None:
     assert str(caught.value).startswith("raw/classes.csv")
 
 
-def test_names_that_no_report_could_show(tmp_path: Path) -> None:
+def test_folders_and_lists_that_are_refused(tmp_path: Path) -> None:
     for at, name in enumerate(("a\nb", "a\x1bb", "x" * 201)):
         write_tree(tmp_path / str(at), f"{name}/1.png", "b/1.png")
         refused(tmp_path / str(at), "own", "is no class name, for it is too long or holds control characters")
+    write_tree(tmp_path / "two", "x/a/1.png", "x/b/1.png")
+    write_tree(tmp_path / "two", "x/classes.csv", "y/classes.csv", content=b"name,glyph\na,b\n")
+    refused(tmp_path / "two", "own", "holds x/classes.csv and y/classes.csv; keep one")
+    write_tree(tmp_path / "numbers", "10/1.png")
+    refused(tmp_path / "numbers", "devanagari", "`10` is no class .* or say in a classes_csv what each number stands")
 
 
 def test_a_sentence_stays_on_its_line() -> None:

@@ -184,18 +184,6 @@ def test_a_margin_is_left_only_where_strokes_touch_the_frame() -> None:
     np.testing.assert_array_equal(np.flatnonzero(apart.max(axis=1) > 127), np.arange(8, 20))
 
 
-def test_small_scans_come_out_smooth_and_fine_strokes_survive() -> None:
-    scan = np.zeros((8, 8), np.uint8)
-    scan[2:6, 2:6] = 255
-    (image,) = fit([scan], 32)
-    assert len(np.unique(image)) > 8
-    assert np.abs(np.diff(image[16].astype(int))).max() < 128
-    large = np.zeros((256, 256), np.uint8)
-    large[20:236, 100:102] = 255
-    (small,) = fit([large], 16)
-    assert small[8].sum() == pytest.approx(255 * 2 / 16, rel=0.3)
-
-
 # --- whole folders or none ---
 
 

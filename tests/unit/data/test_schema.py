@@ -157,12 +157,6 @@ def test_balance_follows_its_two_bounds(write_prepared: WritePrepared) -> None:
     assert not check(folder, "class_balance", min_per_class=3, max_imbalance=6.9)["passed"]
 
 
-def test_a_wider_bound_lets_the_fault_pass(write_prepared: WritePrepared) -> None:
-    wider = {"full_images": {"max_ink": 1.0}, "off_centre": {"max_offset": 0.36}}
-    for name, bound in {**wider, "ink_outliers": {"outlier_deviations": 100.0}}.items():
-        assert check(write_prepared(PLANTED[name][0], folder=name), name, **bound)["passed"]
-
-
 def test_classes_and_images_that_do_not_fit(write_prepared: WritePrepared) -> None:
     def plant(images: Any, labels: Any, splits: Any, members: Any) -> None:
         splits[labels == 2] = "train"
@@ -203,8 +197,6 @@ def test_a_manifest_that_breaks_its_schema(
     assert report["skipped"].startswith("Every other check was skipped")
     assert report["skipped"] in report_text(report)
     assert validate(folder, params.Validate(manifest_schema="warn"))["passed"] is True
-    silent = validate(folder, params.Validate(manifest_schema="off"))
-    assert (silent["passed"], silent["checks"], silent["skipped"] != "") == (True, [], True)
 
 
 def change_array(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
@@ -242,8 +234,6 @@ def test_files_that_do_not_belong_together(
     assert "near_duplicates" not in found
     assert report["skipped"].startswith("The images were not compared")
     assert found["exact_duplicates"]["count"] == 2  # the manifest alone tells
-    assert validate(folder, params.Validate(integrity="warn"))["passed"] is True
-    assert "integrity" not in {c["name"] for c in validate(folder, params.Validate(integrity="off"))["checks"]}
 
 
 @pytest.mark.parametrize("name", ["images.npy", "labels.npy", "manifest.parquet", "dataset.json"])

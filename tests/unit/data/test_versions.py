@@ -2,15 +2,16 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from isolation import isolated_environment
+from services import fake_s3
 
 from lekhani.data import versions
 from lekhani.data.prepare import manifest
@@ -65,13 +66,14 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def run(environment: dict[str, str]) -> Run:
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GIT_"))}
-    options: Any = {"env": {**inherited, **environment}, "capture_output": True, "text": True, "timeout": 300}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GIT_", "AWS_"))}
+    no_amazon = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "none", "AWS_SHARED_CREDENTIALS_FILE": "none"}
+    env = {**inherited, **environment, **no_amazon}
 
-    def run(folder: Path, *words: str) -> str:
-        done = subprocess.run(words, cwd=folder, check=False, **options)
-        assert done.returncode == 0, f"{words} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
-        return str(done.stdout + done.stderr)
+    def run(folder: Path, *words: str, code: int = 0) -> str:
+        done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == code, f"{words} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
 
     return run
 
@@ -162,6 +164,27 @@ def test_the_remote_stands_in_for_the_cache(project: Path, run: Run, tmp_path: P
     run(project, "dvc", "remote", "add", "-d", "store", "../store")
     run(project, "git", "commit", "-qam", "remote")
     assert sizes("HEAD", "three") == [5, 3]
+
+
+def test_the_command_compares_what_lies_in_s3(project: Path, run: Run) -> None:
+    pytest.importorskip("moto")
+    pytest.importorskip("dvc_s3")
+    words = ("lekhani", "data", "diff", "three", "-d", "d")
+    with fake_s3("lekhani") as address:
+        run(project, "dvc", "remote", "add", "--local", "-d", "store", "s3://lekhani/data")
+        facts = {"endpointurl": address, "region": "us-east-1", "access_key_id": "test", "secret_access_key": "test"}
+        for key, value in facts.items():
+            run(project, "dvc", "remote", "modify", "--local", "store", key, value)
+        run(project, "dvc", "push", "-q", "--all-commits")
+        shutil.rmtree(project / ".dvc/cache")
+        assert "3 images before and 5 after: 2 added, 3 unchanged." in run(project, *words)
+        found = json.loads(run(project, *words, "--to", "five", "--json"))["datasets"]["d"]
+        assert (found["matched_by"], found["images"]["added"], found["images"]["unchanged"]) == ("sha256", 2, 3)
+        assert not (project / ".dvc/cache").exists()
+        for key in ("access_key_id", "secret_access_key"):
+            run(project, "dvc", "remote", "modify", "--local", "--unset", "store", key)
+        (sentence,) = run(project, *words, code=2).strip().splitlines()
+        assert re.search("its default remote cannot be read .*credentials.*dvc remote list", sentence)
 
 
 def test_data_that_is_nowhere(project: Path, run: Run, tmp_path: Path) -> None:

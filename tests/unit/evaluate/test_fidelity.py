@@ -14,6 +14,7 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 from scipy.special import log_softmax
+from trap import Trap
 
 from lekhani.errors import LekhaniError
 from lekhani.evaluate.fidelity import Floats, Inception, Readings, fidelity, precision_recall, torch_fidelity
@@ -205,16 +206,6 @@ def test_weights_are_downloaded_once_and_by_their_hash(
     assert url == torch_fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3
     assert prefix == "6726825d"
     assert (tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]).exists()
-
-
-class Trap:
-    """Runs code when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.mark,)
 
 
 def test_a_file_of_no_weights_is_refused_and_its_code_never_runs(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from lekhani.evaluate.figures import figure_png
 from lekhani.evaluate.leaderboard import leaderboard_csv, leaderboard_html, leaderboard_markdown
 from lekhani.evaluate.leaderboard_figures import (
     Entry,
-    curves_figure,
     figures,
     leaderboard_figure,
 )
@@ -178,23 +177,6 @@ def test_cells_may_be_strings() -> None:
         assert png(figure) == png(expected[name])
 
 
-def test_curves_by_images_and_by_time() -> None:
-    longer = [*ENTRIES[0].curve, {"images_seen": 4000, "seconds": "", "judge_fid": 2.0}]
-    cut = Entry(ENTRIES[0].card, longer, [], ENTRIES[0].grid)
-    figure = curves_figure([cut, *ENTRIES[1:]])
-    assert figure is not None
-    by_images, by_time = figure.axes
-    assert by_images.get_yscale() == by_time.get_yscale() == "log"
-    lines = {str(line.get_label()): line for line in by_images.lines}
-    assert list(lines) == ["turbo", "draw", "dcgan"], "best first"
-    assert np.array_equal(lines["draw"].get_xdata(), [1000, 2000, 3000])
-    assert np.allclose(lines["draw"].get_ydata(), [13.5, 9, 7.5])
-    assert len(lines["dcgan"].get_xdata()) == 4  # type: ignore[arg-type]
-    times = [np.asarray(line.get_xdata()).tolist() for line in by_time.lines]
-    assert times == [[7.0, 14.0, 21.0]] * 3, "a row without a time has no place here"
-    png(figure)
-
-
 def test_the_leaderboard_as_a_picture() -> None:
     strips = {(c["dataset"], c["variant"]): np.full((20, 200), 10 + 100 * i, np.uint8) for i, c in enumerate(CARDS)}
     figure = leaderboard_figure(CARDS, strips)
@@ -230,15 +212,6 @@ def test_the_page_stands_alone_and_shows_every_picture() -> None:
             assert np.array_equal(np.asarray(image), one.grid)
         assert attributes["alt"] == f"Glyphs of {one.card['variant']}, devanagari"
     assert "turbo, place 1: judge FID 3.25, 1.6 times its floor" in page.text
-
-
-def test_the_best_of_each_column_is_bold() -> None:
-    values = {"a": (3.0, 0.5, 1.0), "b": (4.0, 0.7504, 2.0), "c": (5.0, 0.7501, 3.0)}
-    cards = [card("mnist", name, fid, precision=p, latency_ms=ms) for name, (fid, p, ms) in values.items()]
-    page = Page(leaderboard_html([Entry(one, [], [], ENTRIES[0].grid) for one in cards]))
-    of_table = page.bold[: -len(cards)]  # names below the grids are bold too
-    # What looks alike is alike, and a column of equal values has no best.
-    assert of_table == ["3.00", "1.50", "1.00", "0.750", "0.750"]
 
 
 def test_nothing_breaks_out_of_the_page() -> None:

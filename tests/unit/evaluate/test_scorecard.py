@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from trap import Trap
 
 from lekhani.data.spec import Bytes
 from lekhani.evaluate.fidelity import Floats, Readings, fidelity
@@ -125,16 +126,6 @@ def test_what_was_read_of_other_images_is_not_taken(tmp_path: Path, changed: str
     got = read_real(read, test, train, *choices)
     assert read.calls == 4
     assert got.floor == fidelity(read(train), read(test), *choices[:2])
-
-
-class Trap:
-    """Runs code when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.mark,)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "pickle", "other arrays"])

@@ -1,7 +1,5 @@
 """Animations show the steps of a generator, without torch and without another file than the one that ships."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +9,7 @@ import pytest
 from PIL import Image
 from stepwise_toy import STEPS, stepwise_generator
 
-from lekhani.errors import LekhaniError, UsageError
+from lekhani.errors import UsageError
 from lekhani.generate.animate import HOLD_MS, write_animation
 from lekhani.inference.sampling import SamplingOptions, noise_source
 from lekhani.inference.session import Generator
@@ -91,14 +89,6 @@ def test_an_existing_file_is_kept_unless_it_may_be_overwritten(pen: Pen, tmp_pat
     assert (tmp_path / "a.gif").read_text() == "precious"
     write_animation(pen, ["1"], 7, tmp_path / "a.gif", overwrite=True)
     assert len(frames(tmp_path / "a.gif")[0]) == STEPS + 1
-
-
-def test_a_full_disk_leaves_nothing(
-    pen: Pen, tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]]
-) -> None:
-    with pytest.raises(LekhaniError, match=r"Could not write .*a\.gif"), full_disk():
-        write_animation(pen, ["1"], 7, tmp_path / "a.gif")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_needs_no_torch(tmp_path: Path) -> None:

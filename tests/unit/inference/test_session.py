@@ -17,8 +17,14 @@ from lekhani.inference.session import BATCH_SIZES, Generator, Reader, fastest_ba
 
 
 @pytest.fixture(scope="module")
-def generator(toy_generator: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Generator:
-    return Generator(toy_generator(tmp_path_factory.mktemp("toy") / "generator.onnx"), "cpu")
+def path(toy_generator: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a toy generator."""
+    return toy_generator(tmp_path_factory.mktemp("toy") / "g.onnx")
+
+
+@pytest.fixture
+def generator(path: Path) -> Generator:
+    return Generator(path, "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +48,7 @@ def test_images_depend_on_label_and_seed_alone(generator: Generator) -> None:
     assert not np.array_equal(drawn(generator, labels, seed=2), images)
 
 
-def test_an_input_that_the_exporter_dropped_is_not_fed(toy_generator: Callable[..., Path], tmp_path: Path) -> None:
-    path = toy_generator(tmp_path / "g.onnx")
+def test_an_input_that_the_exporter_dropped_is_not_fed(path: Path, tmp_path: Path) -> None:
     model = onnx.load(path)
     del model.graph.input[1]
     for node in list(model.graph.node):
@@ -52,8 +57,8 @@ def test_an_input_that_the_exporter_dropped_is_not_fed(toy_generator: Callable[.
         if node.name == "" and list(node.output) == ["number_cell"]:
             model.graph.node.remove(node)
     model.graph.initializer.append(onnx.helper.make_tensor("number_cell", onnx.TensorProto.FLOAT, [1, 1, 1, 1], [0.0]))
-    onnx.save(model, path)
-    assert drawn(Generator(path, "cpu"), [2, 0]).shape == (2, 4, 4)
+    onnx.save(model, tmp_path / "g.onnx")
+    assert drawn(Generator(tmp_path / "g.onnx", "cpu"), [2, 0]).shape == (2, 4, 4)
 
 
 def test_features_and_logits_of_a_judge(judge_file: Path) -> None:
@@ -128,9 +133,8 @@ def test_the_fastest_batch_size_within_the_limits() -> None:
 
 
 def test_the_batch_size_is_measured_once_and_only_for_many_images_on_the_cpu(
-    toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    generator: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generator = Generator(toy_generator(tmp_path / "g.onnx"), "cpu")
     assert generator.fastest_batch_size in BATCH_SIZES
     monkeypatch.setattr("lekhani.inference.session.fastest_batch_size", lambda *_: 0)
     assert generator.fastest_batch_size in BATCH_SIZES
@@ -140,10 +144,7 @@ def test_the_batch_size_is_measured_once_and_only_for_many_images_on_the_cpu(
     assert {generator.batch_size_for(n) for n in (1, 4999, 5000, 10**6)} == {1024}
 
 
-def test_threads_are_those_that_are_ours(
-    toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = toy_generator(tmp_path / "g.onnx")
+def test_threads_are_those_that_are_ours(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5, 7})
     for value, threads in (("", 3), ("2", 2), ("0", 3), ("many", 3), ("4,2", 4)):
         monkeypatch.setenv("OMP_NUM_THREADS", value)
@@ -151,12 +152,8 @@ def test_threads_are_those_that_are_ours(
 
 
 def test_half_precision_is_taken_where_it_does_not_show(
-    toy_generator: Callable[..., Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = toy_generator(tmp_path / "g.onnx")
     full, half = Generator(path, "cpu"), Generator(path, "cpu", "float16")
     assert [full.precision, half.precision] == ["float32", "float16"]
     assert Generator(path, "cpu", "auto").precision == "float32"
@@ -174,10 +171,10 @@ def test_half_precision_is_taken_where_it_does_not_show(
 
 
 def test_on_a_gpu_half_precision_is_the_rule_and_outputs_stay_there(
-    toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No GPU is needed: a session claims to run on one, and records where outputs are bound."""
-    path, places = toy_generator(tmp_path / "g.onnx"), []
+    places: list[str] = []
 
     class Session:
         def __init__(self, real: Any) -> None:
@@ -206,10 +203,7 @@ def test_on_a_gpu_half_precision_is_the_rule_and_outputs_stay_there(
 
 
 def test_tensorrt_comes_first_where_it_is_asked_for_with_engines_for_each_model(
-    toy_generator: Callable[..., Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    path: Path, toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     """No GPU is needed: the requested providers are recorded, and the session falls back to the CPU."""
     requested: list[Any] = []
@@ -219,7 +213,7 @@ def test_tensorrt_comes_first_where_it_is_asked_for_with_engines_for_each_model(
         requested.append(providers)
         return real(model, options, providers=providers[-1:])
 
-    first, second = toy_generator(tmp_path / "a.onnx"), toy_generator(tmp_path / "b.onnx", conditional=False)
+    first, second = path, toy_generator(tmp_path / "b.onnx", conditional=False)
     monkeypatch.setattr("lekhani.inference.session._gpu_present", lambda: True)
     monkeypatch.setattr(
         "onnxruntime.get_available_providers",
@@ -231,8 +225,8 @@ def test_tensorrt_comes_first_where_it_is_asked_for_with_engines_for_each_model(
     assert [name for name, _ in requested.pop()] == ["CUDAExecutionProvider", "CPUExecutionProvider"]
     assert "CUDA was requested but does not work here; running on CPU." in caplog.text
     monkeypatch.setenv("LEKHANI_TENSORRT", str(tmp_path / "engines"))
-    for path in (first, second, first):
-        open_session(path)
+    for one in (first, second, first):
+        open_session(one)
     assert "Tensorrt was requested but does not work here; running on CPU." in caplog.text
     assert all(
         [name.removesuffix("ExecutionProvider") for name, _ in one] == ["Tensorrt", "CUDA", "CPU"] for one in requested

@@ -80,15 +80,12 @@ def test_npz_with_a_fault(tmp_path: Path, arrays: dict[str, Any], pattern: str) 
     refused(tmp_path, "own", pattern)
 
 
-def test_npz_without_labels_names_what_it_holds(tmp_path: Path) -> None:
-    np.savez(tmp_path / "own.npz", x_train=np.zeros((1, 4, 4), np.uint8), images=np.zeros((1, 4, 4), np.uint8))
-    refused(tmp_path, "own", r"holds no `labels` \(found: x_train\)")
-
-
-def test_npz_that_disagree(tmp_path: Path) -> None:
+def test_npz_that_lack_labels_or_disagree(tmp_path: Path) -> None:
     save(tmp_path / "a.npz", [0, 1], class_names=["a", "b"])
     save(tmp_path / "b.npz", [0, 1], class_names=["b", "a"])
     refused(tmp_path, "own", "a.npz and b.npz do not agree on `class_names`")
+    np.savez(tmp_path / "a.npz", x_train=np.zeros((1, 4, 4), np.uint8), images=np.zeros((1, 4, 4), np.uint8))
+    refused(tmp_path, "own", r"holds no `labels` \(found: x_train\)")
 
 
 @pytest.mark.parametrize(

@@ -134,20 +134,13 @@ def test_a_bad_cell_is_named(tmp_path: Path, cell: str, point: bool) -> None:
     refused(tmp_path, "own", "holds `.*` in line 4, column `pixel14`; correct it, for pixels are numbers from 0 to 255")
 
 
-@pytest.mark.parametrize("cells", [3, 40])
-def test_a_line_of_another_length(tmp_path: Path, cells: int) -> None:
-    rows = pixel_rows(LABELS)
-    rows[1] = ["1"] * cells
-    save(tmp_path, table(rows, HEADER))
-    refused(tmp_path, "devanagari", f"has {cells} cells instead of 37 in line 3")
-
-
 @pytest.mark.parametrize(
     ("content", "pattern"),
     [
         (ONE.replace(b"pixel35", b"nothing"), "35 columns of pixels, which make no square image|several columns"),
         (ONE.replace(b"pixel35", b"pixel34"), "two columns of pixels have the same name"),
         (table([], HEADER), "holds no rows"),
+        (ONE + b"1,2,3\n", "has 3 cells instead of 37 in line 3"),
         (table(pixel_rows(["ka", " ", "ka"]), HEADER), "holds no label in line 3, column `label`"),
         (table([["a", "b", *[0] * 36]]), "its 38 columns are no label beside the pixels"),
         (b",".join(b"%d" % i for i in range(100_000)), "100,000 columns, more than the 65,552"),

@@ -28,19 +28,6 @@ def test_splits_in_any_case_and_below_a_wrapper(tmp_path: Path, wrapper: str, tr
     assert sorted(zip(raw.labels.tolist(), raw.splits, strict=True)) == [(0, "test"), (0, "train"), (1, "train")]
 
 
-def test_hidden_and_foreign_files_are_passed_over(tmp_path: Path) -> None:
-    write_tree(tmp_path, "a/1.png", "b/1.png", "__MACOSX/a/1.png", ".cache/x/1.png")
-    (tmp_path / "source.json").write_text("{}")
-    (tmp_path / "a" / "Thumbs.db").write_bytes(b"x")
-    assert len(read_raw(tmp_path, "own").images) == 2
-
-
-def test_an_empty_class_folder(tmp_path: Path) -> None:
-    write_tree(tmp_path, "Train/a/1.png", "Test/a/1.png")
-    (tmp_path / "Test" / "b").mkdir()
-    refused(tmp_path, "own", "class folder Test/b in .* holds no images")
-
-
 @pytest.mark.parametrize(
     ("names", "pattern"),
     [

@@ -9,7 +9,6 @@ from lekhani.data.spec import DEVANAGARI, MNIST, Bytes
 from lekhani.errors import LekhaniError
 
 CONJUNCTS = {"क्ष": "क", "त्र": "त", "ज्ञ": "ज"}
-LOOK_ALIKES = ("घध", "थय", "पष", "भम", "डङ", "बव", "टठ", "ठढ", "टढ")
 HALANT, DOTTED_CIRCLE = "\u094d", "\u25cc"
 
 
@@ -21,11 +20,6 @@ def drawn() -> RawImages:
 @pytest.fixture
 def stack(drawn: RawImages) -> Bytes:
     return np.asarray(drawn.images)
-
-
-def _mean(drawn: RawImages, glyph: str) -> np.ndarray:
-    label = next(c.label for c in DEVANAGARI if c.glyph == glyph)
-    return np.asarray(drawn.images)[drawn.labels == label].mean(axis=0)
 
 
 def test_shapes_types_order_and_names(drawn: RawImages, stack: Bytes) -> None:
@@ -65,28 +59,6 @@ def test_conjuncts_are_one_glyph_of_their_own(family: embedded.Family, conjunct:
     assert shaped[0] not in (0, *(embedded._shape(font, part)[0] for part in (*conjunct, HALANT, DOTTED_CIRCLE)))
     plain = embedded._glyph(family, 100, 100, CONJUNCTS[conjunct])
     assert embedded._glyph(family, 100, 100, conjunct).xy.shape != plain.xy.shape
-
-
-@pytest.mark.parametrize("pair", [*LOOK_ALIKES, *CONJUNCTS.items()])
-def test_look_alikes_look_different(drawn: RawImages, pair: tuple[str, str]) -> None:
-    first, second = (_mean(drawn, glyph) for glyph in pair)
-    assert np.abs(first - second).max() > 60
-
-
-def test_a_nepali_hand_writes_nepali_forms() -> None:
-    font = embedded._font(embedded.FAMILIES[0], 100, 100)
-    assert all(embedded._shape(font, glyph) != [font.get_nominal_glyph(ord(glyph))] for glyph in "झ५८")
-
-
-def test_fill_honours_winding() -> None:
-    def square(low: float, high: float) -> list[tuple[float, float]]:
-        return [(low, low), (high, low), (high, high), (low, high)]
-
-    after = np.array([1, 2, 3, 0, 5, 6, 7, 4])
-    overlapping = embedded._fill(np.array([*square(1, 6), *square(3, 8)], float), after, 10)
-    assert overlapping.sum() == 25 + 25 - 9, "two contours the same way round unite"
-    pierced = embedded._fill(np.array([*square(1, 8), *reversed(square(3, 6))], float), after, 10)
-    assert pierced.sum() == 49 - 9, "one the other way round is a hole"
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:
