@@ -67,6 +67,8 @@ def test_every_kind_of_change() -> None:
     assert rows.loc["relabelled", ["class_before", "class_after"]].tolist() == ["ka", "kha"]
     assert rows.loc["added", "member_before"] is None
     assert rows.loc["removed", "member_after"] is None
+    other_pixels = table([("q1", "ka", "train", "m1"), *BASE[1:]])
+    assert diff.diff_images(table(BASE), other_pixels).same_member == 1
 
 
 def test_copies_are_matched_as_often_as_both_have_them() -> None:

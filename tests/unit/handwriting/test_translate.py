@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import light_command
 import numpy as np
 import pytest
 from PIL import Image
@@ -135,3 +136,11 @@ def test_files_in_the_way_and_at_fault(tmp_path: Path) -> None:
             translate_file(reader(), tmp_path / source, pen("mnist"), tmp_path / out)
     assert (tmp_path / "there.png").read_text() == "precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["blank.png", "in.png", "there.png"]
+
+
+def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
+    done = light_command.run(
+        tmp_path, "translate", *["in.png", "--to", "mnist", "--out", "out.png", "--reader", "missing.onnx"]
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("lekhani: There is no model at missing.onnx")
