@@ -105,7 +105,9 @@ def test_wrong_use(call: Call, words: tuple[str, ...], expected: str) -> None:
     assert expected in refusal(call(*words))
 
 
-def test_options_that_typer_refuses(call: Call) -> None:
+def test_options_and_a_model_that_are_not_there(call: Call) -> None:
+    words = ("generate", "-o", "x", "-l", "1", "-m", "nowhere.onnx")
+    assert "There is no model at nowhere.onnx" in refusal(call(*words), code=1)
     for words in (["train", "-d", "mnist"], ["nonsense"], ["generate", "-o", "x", "-l", "1", "-s", "-1"]):
         code, _, said = call(*words)
         assert code == 2

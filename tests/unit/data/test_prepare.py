@@ -161,6 +161,14 @@ def test_an_unknown_class_names_the_key_and_the_nearest(raw: Path, classes: Any,
         run(raw, classes=classes)
 
 
+def test_groups_and_classes_without_an_image(tmp_path: Path) -> None:
+    write_raw(tmp_path / "raw", [0, 0], class_names=["a", "b"])
+    with pytest.raises(UsageError, match="this dataset has no consonants"):
+        run(tmp_path / "raw", "own", classes="consonants")
+    with pytest.raises(UsageError, match=r"^data\.own\.classes: the source holds no image"):
+        run(tmp_path / "raw", "own", classes=("b",))
+
+
 # --- fitting ---
 
 

@@ -145,7 +145,9 @@ def test_a_bad_cell_is_named(tmp_path: Path, cell: str, point: bool) -> None:
         (table([["a", "b", *[0] * 36]]), "its 38 columns are no label beside the pixels"),
         (b",".join(b"%d" % i for i in range(100_000)), "100,000 columns, more than the 65,552"),
         (b"1," * (1 << 20), "line 1 is longer than 1,048,576 bytes"),
+        ("label,pixel0\n".encode("utf-16"), "is not in UTF-8"),
         (ONE.replace(b"a\n", b"\xff\xfe\n"), "is not in UTF-8"),
+        (ONE + b"1" * (9 << 20), "line 3 is longer than 4,194,304 bytes"),
         (ONE + b'"' + b"1,2\n" * 100, "data.csv (has|is no|cannot|holds)"),
         (b"", "holds no images"),
     ],
@@ -153,3 +155,10 @@ def test_a_bad_cell_is_named(tmp_path: Path, cell: str, point: bool) -> None:
 def test_faults(tmp_path: Path, content: bytes, pattern: str) -> None:
     save(tmp_path, content)
     refused(tmp_path, "own", pattern)
+
+
+def test_tables_of_different_sizes(tmp_path: Path) -> None:
+    for size in (6, 7):
+        save(tmp_path, table(pixel_rows(["a"], size), [*pixel_header(size), "label"]), f"set_{size}.csv")
+    remedy = r"name those to read in data\.own\.files"
+    refused(tmp_path, "own", f"set_6.csv and set_7.csv in .* hold images of different sizes; {remedy}")

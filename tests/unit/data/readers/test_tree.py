@@ -40,6 +40,12 @@ def test_an_image_outside_the_class_folders(tmp_path: Path, names: str, pattern:
     refused(tmp_path, "own", pattern)
 
 
+def test_an_empty_class_folder(tmp_path: Path) -> None:
+    write_tree(tmp_path, "Train/a/1.png", "Test/a/1.png")
+    (tmp_path / "Test" / "b").mkdir()
+    refused(tmp_path, "own", "class folder Test/b in .* holds no images")
+
+
 @pytest.mark.parametrize(
     ("folders", "splits"),
     [("train val", "train test"), ("train test valid", "train test train"), ("test validation", "test train")],

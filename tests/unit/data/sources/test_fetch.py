@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +81,9 @@ def test_paths_and_patterns(tmp_path: Path, out: Path, monkeypatch: pytest.Monke
         fetch(path, out)
         assert found(out) == files
     assert not (out / "link.npz").is_symlink()
+    write_tree(tmp_path, "a/x.npz", "b/x.npz", content=b"x")
+    with pytest.raises(UsageError, match=r"finds both .*a/x\.npz and .*b/x\.npz"):
+        fetch("../?/x.npz", out)
 
 
 @pytest.mark.parametrize(
@@ -189,19 +191,26 @@ def test_names_for_classes_come_along(tree: Path, out: Path, tmp_path: Path) -> 
         fetch(tree, out, classes_csv=str(names))
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EACCES])
+@pytest.mark.parametrize(
+    ("refused", "code", "sentence"),
+    [
+        ("shutil.copyfileobj", errno.ENOSPC, r"^Could not write .*No space left"),
+        ("pathlib.Path.open", errno.EACCES, r"^data\.own\.path: .* cannot be read \(Permission denied\); check its"),
+    ],
+)
 def test_a_disk_that_refuses_leaves_the_earlier_files(
-    tree: Path, out: Path, monkeypatch: pytest.MonkeyPatch, error: int
+    tree: Path, out: Path, monkeypatch: pytest.MonkeyPatch, refused: str, code: int, sentence: str
 ) -> None:
     before = fetch(tree, out)
     (tree / "ka" / "1.png").write_text("another")
 
-    def refuse(*_: Any) -> None:
-        raise OSError(error, os.strerror(error), "1.png")
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(shutil, "copyfileobj", refuse)
-    with pytest.raises(LekhaniError, match=os.strerror(error)):
-        fetch(tree, out)
+    with monkeypatch.context() as patch:
+        patch.setattr(refused, refuse)
+        with pytest.raises(LekhaniError, match=sentence):
+            fetch(tree, out)
     assert json.loads((out / "source.json").read_text()) == before
     assert [path.name for path in out.parent.iterdir()] == ["own"]
 
