@@ -258,16 +258,14 @@ def test_the_worst_as_a_picture(tmp_path: Path) -> None:
         one(0, 0.98, 1.5, recall=0.5, recall_floor=0.75),
     ]
     figure = worst_figure(scores, CLASSES, marked(100, 0), marked(30, 100))
-    words = texts(figure)
-    assert words[:3] == [CLASSES[3].glyph, CLASSES[3].name, words[2]]
-    assert f"agreement 62.0% of 50, else mostly {CLASSES[1].glyph}" in words[2]
-    assert "judge FID 4.60, floor 2.00 (2.3x)" in words[2]
-    assert "recall 25% (real 80%), diversity 1.00" in words[2]
+    glyph, name, words = texts(figure)[:3]
+    assert (glyph, name) == (CLASSES[3].glyph, CLASSES[3].name)
+    assert f"agreement 62.0% of 50, else mostly {CLASSES[1].glyph}" in words
+    assert "judge FID 4.60, floor 2.00 (2.3x)" in words
     strips = [np.asarray(axes.images[0].get_array())[3] for axes in figure.axes if axes.images]
     places = slice(3, None, 8)
     assert strips[0][places].tolist() == [3 + 5 * i for i in range(8)], "the generated images of class 3"
     assert strips[1][places].tolist() == [103 + 5 * i for i in range(6)] + [255] * 2, "six real ones"
-    assert strips[2][places].tolist() == [5 * i for i in range(8)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a glyph that no font has is a warning
         save_figure(figure, tmp_path / "w.png")

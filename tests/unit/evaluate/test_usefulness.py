@@ -1,4 +1,4 @@
-"""Synthetic images help when they are good, not when they are noise; nothing but the data differs between trainings."""
+"""Synthetic images help when they are good; nothing but the data differs between trainings."""
 
 import io
 from collections.abc import Callable

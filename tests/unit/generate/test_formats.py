@@ -107,14 +107,10 @@ def test_idx(tmp_path: Path) -> None:
     assert images.read_bytes()[:16] == bytes([0, 0, 8, 3, 0, 0, 0, 5, 0, 0, 0, 6, 0, 0, 0, 6])
     np.testing.assert_array_equal(np.frombuffer(images.read_bytes(), np.uint8, offset=16).reshape(5, 6, 6), IMAGES)
     assert labels.read_bytes() == bytes([0, 0, 8, 1, 0, 0, 0, 5, *LABELS])
-
-
-def test_idx_has_room_for_many_classes(tmp_path: Path) -> None:
     many = tuple(GlyphClass(i, f"c{i}", f"c{i}") for i in range(300))
-    labels = np.array([299, 1, 2, 3, 4], np.int64)
-    _, file = written(tmp_path, "idx", Shard(0, 1, 0, labels, many))
-    assert file.name == "train-labels-idx1-int"
-    assert file.read_bytes()[:12] == bytes([0, 0, 0x0C, 1, 0, 0, 0, 5, 0, 0, 1, 43])
+    _, labels = written(tmp_path / "many", "idx", Shard(0, 1, 0, np.array([299, 1, 2, 3, 4]), many))
+    assert labels.name == "train-labels-idx1-int"
+    assert labels.read_bytes()[:12] == bytes([0, 0, 0x0C, 1, 0, 0, 0, 5, 0, 0, 1, 43])
 
 
 def test_npz(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import light_command
 import numpy as np
@@ -24,10 +23,6 @@ def row(text: str, dataset: str = "devanagari", size: int = 80, gap: int = 10) -
     return 255 - np.hstack(parts)
 
 
-def read(text: str, dataset: str = "devanagari", **choices: Any) -> str:
-    return "".join(reading.best.glyph for reading in read_digits(reader(dataset), row(text, dataset, **choices)))
-
-
 @pytest.mark.parametrize("text", ["४", "४२", "५६०००१", "९८७६५४३२१०", "११११"])
 def test_devanagari_becomes_mnist_and_comes_back(text: str) -> None:
     done = translate(reader(), row(text), pen("mnist"), 7)
@@ -38,12 +33,6 @@ def test_devanagari_becomes_mnist_and_comes_back(text: str) -> None:
     back = translate(reader("mnist"), done.picture, pen(), 7)
     assert (back.read, back.text) == (number, text)
     assert back.images.shape == (len(text), 32, 32)
-
-
-@pytest.mark.parametrize("size", [30, 200])
-@pytest.mark.parametrize("gap", [4, 30])
-def test_sizes_and_gaps(size: int, gap: int) -> None:
-    assert read("१२३४५", size=size, gap=gap) == "१२३४५"
 
 
 def test_strokes_that_do_not_touch_are_one_digit() -> None:

@@ -110,12 +110,6 @@ def test_images_are_made_of_their_noise_whatever_the_batch_size(
         np.testing.assert_array_equal(again.noise, whole.noise)
 
 
-def test_a_conditional_generator_is_given_its_labels(conditional: Generator) -> None:
-    samples = shard(conditional, [2, 0, 1, 0])
-    assert np.rint(samples.images.mean(axis=(1, 2)) / 255 * 3 - 0.5).tolist() == [2, 0, 1, 0]
-    assert (samples.confidence, samples.seen, samples.good) == (None, None, None)
-
-
 def test_an_unconditional_generator_is_filtered_by_the_judge(unconditional: Generator) -> None:
     labels = [2] * 70 + [0, 1, 2, 0] + [1] * 300
     samples = shard(unconditional, labels, FakeJudge())
