@@ -77,16 +77,6 @@ def test_any_image(start: bytes, rest: bytes) -> None:
 
 
 @few
-@given(
-    st.sampled_from(["PNG", "JPEG", "GIF", "TIFF", "BMP"]), st.integers(0, 10_000), st.binary(min_size=1, max_size=8)
-)
-def test_an_image_with_foreign_bytes(kind: str, at: int, patch: bytes) -> None:
-    content = encoded(glyph(), kind)
-    at %= len(content)
-    endures({"a/1.png": content[:at] + patch + content[at + len(patch) :]})
-
-
-@few
 @given(st.integers(0, 255), st.lists(st.integers(0, 2**32 - 1), max_size=4), st.binary(max_size=64), st.booleans())
 @example(8, [4, 4, 4], bytes(64), False)
 def test_any_idx(kind: int, sizes: list[int], body: bytes, packed: bool) -> None:
@@ -116,12 +106,6 @@ def test_any_table(rows: list[list[str]], delimiter: str, header: bool, tail: by
     if header:
         lines.insert(0, delimiter.join([*pixel_header(4), "label"]))
     endures({"data.csv": "\n".join(lines).encode() + tail})
-
-
-@few
-@given(st.lists(st.lists(st.integers(-1, 300), min_size=17, max_size=17), min_size=1, max_size=4), st.booleans())
-def test_any_table_of_numbers(rows: list[list[int]], header: bool) -> None:
-    endures({"data.csv": table(rows, [*pixel_header(4), "label"] if header else None)})
 
 
 @few
@@ -242,11 +226,6 @@ def _splice(content: bytes, random: _Random) -> bytes:
     return content[:at] + other[start : start + random.integers(1, 400)] + content[at + random.integers(0, 200) :]
 
 
-def _repeat(content: bytes, random: _Random) -> bytes:
-    at, length = random.integers(len(content)), random.integers(1, 300)
-    return content[:at] + content[at : at + length] * int(random.integers(2, 50)) + content[at:]
-
-
 def _resize(content: bytes, random: _Random) -> bytes:
     """Numbers near the start or the end, where headers and tables of contents say how large things are."""
     changed = bytearray(content)
@@ -259,31 +238,14 @@ def _resize(content: bytes, random: _Random) -> bytes:
     return bytes(changed)
 
 
-def _rename(content: bytes, random: _Random) -> bytes:
-    """Names of members as long as before, or words of a text."""
-    words = [b"ka/1.png", b"Train", b"data.csv", b"images.npy", b"pixel7", b"label", b"name", b"kha"]
-    hostile = [b"../../..", b"/etc/pwd", b"a\n\r\x1b[2Jb", b"\xff\xfe\xfd\xfc", b"\0\0\0", b"C:\\x\\y\\z", b"........"]
-    old, new = words[random.integers(8)], [*hostile, "क्".encode()][random.integers(8)]
-    return content.replace(old, new.ljust(len(old), b"x")[: len(old)]) if old in content else _flip(content, random)
+MUTATIONS: list[Callable[[bytes, _Random], bytes]] = [_truncate, _flip, _splice, _resize]
 
 
-MUTATIONS: list[Callable[[bytes, _Random], bytes]] = [_truncate, _flip, _splice, _repeat, _resize, _rename]
-ROUNDS = 5
-
-
-def test_the_sources_are_sound() -> None:
-    for name, (file, content, beside) in SOURCES.items():
-        assert endures({file: content, **beside}, "devanagari" if "idx" not in name else "mnist"), name
-
-
-def test_hundreds_of_damaged_sources() -> None:
-    endured = read = 0
-    for number, (kind, (file, content, beside)) in enumerate(SOURCES.items()):
-        name = "devanagari" if "idx" not in kind else "mnist"
-        for at, mutation in enumerate(MUTATIONS):
-            for turn in range(ROUNDS):
-                damaged = mutation(content, np.random.default_rng([number, at, turn]))
-                read += endures({file: damaged, **beside}, name)
-                endured += 1
-    assert endured == len(SOURCES) * len(MUTATIONS) * ROUNDS >= 300
-    assert read < endured / 2  # most of them were damaged indeed
+@pytest.mark.parametrize("kind", SOURCES)
+def test_damaged_sources(kind: str) -> None:
+    file, content, beside = SOURCES[kind]
+    name = "mnist" if kind.startswith("idx") else "devanagari"
+    assert endures({file: content, **beside}, name), "whole it is sound"
+    for number in range(32):
+        damaged = MUTATIONS[number % len(MUTATIONS)](content, np.random.default_rng(number))
+        endures({file: damaged, **beside}, name)

@@ -69,29 +69,6 @@ def test_every_known_copy_is_fetched_and_prepared(
     assert prepared.info.source == source
 
 
-def test_the_command_shows_one_download_and_no_secret(project: Any, kaggle: FakeKaggle) -> None:
-    kaggle.archives[SLUG, 1] = LITTLE
-    project.describe("devanagari", source="kaggle", kaggle={"slug": SLUG, "version": None})
-    done = project.run("fetch", "--dataset", "devanagari")
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    assert found()["devanagari-character-set.zip"] == LITTLE
-    assert f"Kaggle: {SLUG} version 1: 100% of" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    project.holds_no_secret(done.stderr)
-    again = project.run("fetch", "--dataset", "devanagari")
-    assert again.stderr == f"devanagari: version 1 of {SLUG} is already here\n"
-
-
-def test_a_terminal_sees_a_bar(project: Any, kaggle: FakeKaggle) -> None:
-    kaggle.archives[SLUG, 1] = LITTLE
-    project.describe("devanagari", source="kaggle", kaggle={"slug": SLUG, "version": 1})
-    done = project.run("fetch", "--dataset", "devanagari", FORCE_COLOR="1", COLUMNS="150", VERBOSE="true")
-    assert (done.returncode, done.stdout) == (0, "")
-    assert "━" in done.stderr
-    assert f"{len(LITTLE)}/{len(LITTLE)} bytes" in done.stderr
-    project.holds_no_secret(done.stderr)
-
-
 def test_what_is_here_stays_byte_for_byte(project: Any, kaggle: FakeKaggle, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     kaggle.archives[SLUG, 1] = LITTLE
@@ -108,16 +85,10 @@ def test_what_is_here_stays_byte_for_byte(project: Any, kaggle: FakeKaggle, capl
     fetch(project, 1, licence="mine")
     assert json.loads(found()["source.json"])["licence"] == "mine"
     assert OUT.stat().st_ino == inode
-
-
-def test_a_newer_version_replaces_the_older_one_unless_one_is_pinned(project: Any, kaggle: FakeKaggle) -> None:
-    kaggle.archives |= {(SLUG, 1): LITTLE, (SLUG, 2): OTHER}
-    assert fetch(project, 1)["version"] == 1
-    assert found()["devanagari-character-set.zip"] == LITTLE
-    assert kaggle.count("GetDataset") == 0
-    assert fetch(project)["version"] == 2
-    assert found()["devanagari-character-set.zip"] == OTHER
-    assert fetch(project, 1)["version"] == 1
+    (OUT / "devanagari-character-set.zip").write_bytes(b"changed")
+    fetch(project, 1)
+    assert found() == before
+    assert "are not those that were fetched" in caplog.text
 
 
 def test_a_newer_version_is_noticed_before_it_is_fetched(project: Any, kaggle: FakeKaggle) -> None:
@@ -140,25 +111,12 @@ def test_a_newer_version_is_noticed_before_it_is_fetched(project: Any, kaggle: F
     assert newer(version=1) is None
     assert newer(source="openml", openml=40923) is None
     assert not kaggle.seen, "who names a version or another source is not told of new ones"
-    kaggle.always["GetDataset"] = status(404)
-    with pytest.raises(UsageError, match=SLUG):
-        newer()
+    assert fetch(project)["version"] == 2
+    assert found()["devanagari-character-set.zip"] == OTHER
+    assert fetch(project, 1)["version"] == 1, "a version that is named comes back"
 
 
-def test_files_that_someone_changed_are_fetched_again(
-    project: Any, kaggle: FakeKaggle, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    kaggle.archives[SLUG, 1] = LITTLE
-    fetch(project)
-    before = found()
-    (OUT / "devanagari-character-set.zip").write_bytes(b"changed")
-    fetch(project, 1)
-    assert found() == before
-    assert "are not those that were fetched" in caplog.text
-
-
-@pytest.mark.parametrize("fault", [status(503), status(403), "offline", "no account"])
+@pytest.mark.parametrize("fault", [status(503), "offline", "no account"])
 def test_what_is_here_stays_when_kaggle_cannot_be_asked(
     project: Any, kaggle: FakeKaggle, fault: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,23 +135,8 @@ def test_what_is_here_stays_when_kaggle_cannot_be_asked(
     project.holds_no_secret(caplog.text)
 
 
-def test_names_for_classes_come_along(project: Any, kaggle: FakeKaggle) -> None:
-    kaggle.archives[SLUG, 1] = LITTLE
-    fetch(project)
-    Path("names.csv").write_text("name,glyph\ndigit_0,०\n")
-    fetch(project, classes_csv="names.csv")
-    assert set(found()) == {"devanagari-character-set.zip", "classes.csv", "source.json"}
-    assert kaggle.count("storage") == 1
-    fetch(project)
-    assert set(found()) == {"devanagari-character-set.zip", "source.json"}
-
-
 @pytest.mark.parametrize("kind", ["IntrospectToken", "GetDataset", "DownloadDataset", "storage"])
-@pytest.mark.parametrize(
-    "fault",
-    [status(429), status(429, Retry_After="1"), status(500), status(503), reset, cut],
-    ids=["429", "429, Retry-After", "500", "503", "reset", "cut"],
-)
+@pytest.mark.parametrize("fault", [status(429), status(500), reset, cut], ids=["429", "500", "reset", "cut"])
 def test_faults_that_pass_are_waited_for(
     project: Any, kaggle: FakeKaggle, kind: str, fault: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -230,7 +173,6 @@ ALWAYS: dict[str, tuple[str, Any, type[LekhaniError], str]] = {
         r"^data\.devanagari\.source: .* the credentials .*kaggle\.com/settings",
     ),
     "401 in the body": ("GetDataset", hidden_status(401), UsageError, "Kaggle refuses the credentials"),
-    "401 for the token": ("IntrospectToken", status(401), UsageError, "Kaggle refuses the credentials"),
     "unknown token": ("IntrospectToken", status(404), UsageError, "Kaggle refuses the credentials"),
     "403": (
         "DownloadDataset",
@@ -240,16 +182,12 @@ ALWAYS: dict[str, tuple[str, Any, type[LekhaniError], str]] = {
     ),
     "404": ("GetDataset", status(404), UsageError, rf"^data\.devanagari\.kaggle\.slug: Kaggle has no {SLUG} \(404\)"),
     "404 of the zip": ("DownloadDataset", status(404), UsageError, rf"no {SLUG} or not its version 1 \(404\)"),
-    "410": ("GetDataset", status(410), LekhaniError, "Kaggle answers 410"),
     "429": ("GetDataset", status(429), LekhaniError, "Kaggle asks to slow down .*wait some minutes"),
     "500": ("storage", status(500), LekhaniError, r"an error of its own \(500\); run again later"),
-    "403 of the storage": ("storage", status(403), LekhaniError, r"an error of its own \(403\)"),
     "cut": ("storage", cut, LekhaniError, f"The zip of {SLUG} version 1 arrived incomplete"),
-    "reset": ("storage", reset, LekhaniError, "arrived incomplete"),
     "reset at once": ("GetDataset", reset, LekhaniError, "The connection to Kaggle broke"),
     "no zip": ("storage", page, LekhaniError, f"What Kaggle sent for {SLUG} version 1 is no zip"),
     "a sign-in page": ("GetDataset", page, LekhaniError, "is not Kaggle's; see whether a proxy or a sign-in page"),
-    "a sign-in page at first": ("IntrospectToken", page, LekhaniError, "is not Kaggle's"),
 }
 
 
@@ -321,16 +259,13 @@ def test_a_server_that_falls_silent_is_not_waited_for(
     over.set()
 
 
-@pytest.mark.parametrize(
-    "way", ["token", "token file", "token in a file named", "user and key", "kaggle.json", "KAGGLE_CONFIG_DIR"]
-)
+@pytest.mark.parametrize("way", ["token", "token file", "user and key", "kaggle.json", "KAGGLE_CONFIG_DIR"])
 def test_credentials_are_found_where_kaggle_documents_them(project: Any, kaggle: FakeKaggle, way: str) -> None:
     home = project.path.parent / "home"
     old_key = json.dumps({"username": USER, "key": KEY})
     environment, files = {
         "token": ({"KAGGLE_API_TOKEN": TOKEN}, {}),
         "token file": ({}, {".kaggle/access_token": f"{TOKEN}\n"}),
-        "token in a file named": ({"KAGGLE_API_TOKEN": str(home / "token")}, {"token": TOKEN}),
         "user and key": ({"KAGGLE_USERNAME": USER, "KAGGLE_KEY": KEY}, {}),
         "kaggle.json": ({}, {".kaggle/kaggle.json": old_key}),
         "KAGGLE_CONFIG_DIR": ({"KAGGLE_CONFIG_DIR": str(home / "elsewhere")}, {"elsewhere/kaggle.json": old_key}),
@@ -343,6 +278,8 @@ def test_credentials_are_found_where_kaggle_documents_them(project: Any, kaggle:
     done = project.run("fetch", "-d", "devanagari", **{"KAGGLE_API_TOKEN": "", **environment})
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert {given for kind, given in kaggle.seen if kind == "storage"} == {""}  # credentials go to Kaggle alone
+    assert f"Kaggle: {SLUG} version 1: 100% of" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
     project.holds_no_secret(done.stderr)
 
 
@@ -353,14 +290,10 @@ NOBODY = {"FAKE_KAGGLE": "http://127.0.0.1:9"}
     ("environment", "code", "match"),
     [
         ({"KAGGLE_API_TOKEN": ""}, 2, "no credentials were found; make a token at https://www.kaggle.com/settings"),
-        ({"KAGGLE_API_TOKEN": f"{TOKEN}wrong"}, 2, "Kaggle refuses the credentials"),
         ({"KAGGLE_API_TOKEN": f"{TOKEN}\n"}, 2, "without a line break"),
-        ({"KAGGLE_API_TOKEN": f"{TOKEN}क"}, 2, "Kaggle refuses the credentials"),
         ({"KAGGLE_API_TOKEN": TOKEN * 30}, 2, "credentials cannot be used (File name too long)"),
         ({"KAGGLE_API_TOKEN": "", "KAGGLE_USERNAME": USER, "KAGGLE_KEY": f"{KEY}wrong"}, 2, "refuses the credentials"),
-        ({"KAGGLE_API_TOKEN": "", "KAGGLE_CONFIG_DIR": "/dev/null/kaggle"}, 2, "cannot be used (Not a directory)"),
         ({**NOBODY, "VERBOSE": "1"}, 1, "Kaggle cannot be reached"),
-        ({**NOBODY, "KAGGLE_API_ENVIRONMENT": "LOCALHOST"}, 1, "Kaggle cannot be reached"),
     ],
 )
 def test_the_command_says_one_sentence(
@@ -374,25 +307,3 @@ def test_the_command_says_one_sentence(
     assert len(done.stderr.splitlines()) == 1
     assert not Path("data").exists()
     project.holds_no_secret(done.stderr)
-
-
-def test_a_full_disk_leaves_what_was_there(project: Any, kaggle: FakeKaggle, full_disk: Any) -> None:
-    kaggle.archives |= {(SLUG, 1): LITTLE, (SLUG, 2): OTHER}
-    fetch(project, 1)
-    before = found()
-    choices = project.describe("devanagari", source="kaggle", kaggle={"slug": SLUG, "version": 2})
-    with full_disk(), pytest.raises(LekhaniError, match="Could not write data/raw/devanagari: File too large"):
-        fetch_stage.fetch(choices, "devanagari")
-    assert found() == before
-    assert [path.name for path in OUT.parent.iterdir()] == ["devanagari"]
-
-
-def test_a_dataset_of_one_s_own_has_no_alternative(project: Any, kaggle: FakeKaggle) -> None:
-    choices = project.describe("own", source="kaggle", kaggle={"slug": "me/letters"})
-    remedy = r"compare it with the address of the dataset's page\.$"
-    with pytest.raises(UsageError, match=rf"^data\.own\.kaggle\.slug: Kaggle has no me/letters \(404\); {remedy}"):
-        fetch_stage.fetch(choices, "own")
-    kaggle.archives["me/letters", 1] = LITTLE
-    fetch_stage.fetch(choices, "own")
-    source = json.loads(Path("data/raw/own/source.json").read_text())
-    assert (source["origin"], source["licence"], source["citation"]) == (None, None, None)

@@ -5,39 +5,43 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from lekhani import __version__, cli, params
+from lekhani import cli
 from lekhani.errors import LekhaniError
 from lekhani.stages import durations
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("fetch", "prepare", "validate", "judge", "train", "export", "baseline", "usefulness", "evaluate")
 WITH_VARIANT = ("train", "export", "usefulness", "evaluate")
+Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with nothing but params.yaml."""
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Runs the command line in this process, in a folder with nothing but params.yaml: exit code, stdout, stderr."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lekhani", *words])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    """Run the command line in this process and return its exit code."""
-    monkeypatch.setattr(sys, "argv", ["lekhani", *words])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
-
-def sentence(err: str) -> str:
-    (line,) = err.strip().splitlines()
+def refusal(done: tuple[int, str, str], code: int = 2) -> str:
+    """The one sentence with which a command ended."""
+    assert done[:2] == (code, "")
+    (line,) = done[2].strip().splitlines()
     assert line.startswith("lekhani: ")
     return line
 
@@ -63,154 +67,73 @@ finally:
         assert re.search(rf"\b{command}\b", done.stdout)
 
 
-def test_a_mistake_in_a_real_process_is_one_sentence(project: Path) -> None:
-    script = shutil.which("lekhani", path=str(Path(sys.executable).parent))
-    assert script is not None
-    done = subprocess.run(
-        [script, "train", "-d", "mnist", "-v", "dcgn"],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert sentence(done.stderr) == f"lekhani: No variant 'dcgn'; there are: {', '.join(params.Variants.model_fields)}."
-
-
-def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)  # needs no params.yaml
-    assert call(monkeypatch, "--version") == 0
-    assert capsys.readouterr().out == f"lekhani {__version__}\n"
-
-
-def test_no_command_shows_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    call(monkeypatch)
-    captured = capsys.readouterr()
-    assert "Usage" in captured.out + captured.err
-
-
-def test_the_schema_is_json(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert call(monkeypatch, "params", "--schema") == 0
-    schema = json.loads(capsys.readouterr().out)
+def test_params_and_their_schema_are_printed(call: Call) -> None:
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    Path("other.yaml").write_text(re.sub(r"(?m)^profile: \w+", "profile: full", text), encoding="utf-8")
+    quick, full = (json.loads(call(*words)[1]) for words in (["params"], ["--params", "other.yaml", "params"]))
+    assert (quick["profile"], full["profile"]) == ("quick", "full")
+    assert quick["judge"]["width"] < full["judge"]["width"], "the profile is applied"
+    Path("params.yaml").unlink()
+    schema = json.loads(call("params", "--schema")[1])
     assert schema["properties"]["seed"]["type"] == "integer"
     assert "description" in schema["$defs"]["Judge"]["properties"]["width"]
 
 
-def test_params_are_printed_with_the_profile_applied(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = Path("params.yaml").read_text(encoding="utf-8")
-    Path("other.yaml").write_text(re.sub(r"(?m)^profile: \w+", "profile: full", text), encoding="utf-8")
-    printed = []
-    for words in (["params"], ["--params", "other.yaml", "params"]):
-        assert call(monkeypatch, *words) == 0
-        printed.append(json.loads(capsys.readouterr().out))
-    assert [values["profile"] for values in printed] == ["quick", "full"]
-    assert printed[0]["judge"]["width"] < printed[1]["judge"]["width"]
-
-
-@pytest.mark.parametrize("command", WITH_VARIANT)
-def test_an_unknown_variant(
-    command: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(monkeypatch, command, "-d", "mnist", "-v", "nope") == 2
-    assert f"No variant 'nope'; there are: {', '.join(params.Variants.model_fields)}." in sentence(
-        capsys.readouterr().err
-    )
-
-
 @pytest.mark.parametrize("command", ["register", *STAGES])
-def test_an_unknown_dataset(
-    command: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code = call(monkeypatch, command, "-d", "nope", *(["-v", "dcgan"] if command in WITH_VARIANT else []))
-    message = sentence(capsys.readouterr().err)
-    assert "No dataset 'nope'" in message
-    assert "devanagari, mnist" in message
-    assert code == 2
-
-
-@pytest.mark.parametrize("command", [name for name in STAGES if name != "fetch"])
-def test_a_stage_before_its_inputs_is_one_sentence(
-    command: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(monkeypatch, command, "-d", "mnist", *(["-v", "dcgan"] if command in WITH_VARIANT else [])) == 1
-    assert re.search(r"mnist.*run |run .*mnist", sentence(capsys.readouterr().err))
+def test_a_stage_of_an_unknown_dataset_or_variant_or_before_its_inputs(call: Call, command: str) -> None:
+    variant = ("-v", "dcgan") if command in WITH_VARIANT else ()
+    assert re.search("No dataset 'nope'.*devanagari, mnist", refusal(call(command, "-d", "nope", *variant)))
+    if variant:
+        assert "No variant 'nope'; there are: " in refusal(call(command, "-d", "mnist", "-v", "nope"))
+    if command not in ("register", "fetch"):
+        assert re.search(r"mnist.*run |run .*mnist", refusal(call(command, "-d", "mnist", *variant), code=1))
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("words", "expected"),
     [
-        (None, "params.yaml does not exist here"),
-        ("a: [", "cannot be read"),
-        ("seed: 7\n", "missing"),
-        ("sead: 7\n", "sead"),
+        (("--params", "nowhere.yaml", "fetch", "-d", "mnist"), "nowhere.yaml does not exist"),
+        (("promote", "--version", "3"), "--version is of one registered model"),
+        (("promote", "--check", "--force", "--reason", "why not", "-d", "mnist"), "there is nothing to --force"),
+        (("promote", "--force", "-d", "mnist"), "give a --reason"),
+        (("rollback", "-d", "nothing"), "nothing"),
+        (("lineage",), "or the digest of prepared data with --data"),
+        (("lineage", "lekhani-mnist", "--data", "c6873945"), "or the digest of prepared data with --data"),
     ],
 )
-def test_wrong_params(
-    content: str | None, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    if content is not None:
-        Path("params.yaml").write_text(content, encoding="utf-8")
-    assert call(monkeypatch, "fetch", "-d", "mnist") == 2
-    assert words in sentence(capsys.readouterr().err)
+def test_wrong_use(call: Call, words: tuple[str, ...], expected: str) -> None:
+    assert expected in refusal(call(*words))
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["train", "-d", "mnist"],
-        ["fetch"],
-        ["nonsense"],
-        ["generate", "-o", "x"],
-        ["generate", "-o", "x", "-l", "1", "-s", "-1"],
-    ],
-)
-def test_wrong_options(
-    words: list[str], project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(monkeypatch, *words) == 2
-    assert "Traceback" not in capsys.readouterr().err
+def test_options_and_a_model_that_are_not_there(call: Call) -> None:
+    words = ("generate", "-o", "x", "-l", "1", "-m", "nowhere.onnx")
+    assert "There is no model at nowhere.onnx" in refusal(call(*words), code=1)
+    for words in (["train", "-d", "mnist"], ["nonsense"], ["generate", "-o", "x", "-l", "1", "-s", "-1"]):
+        code, _, said = call(*words)
+        assert code == 2
+        assert "Traceback" not in said
+    assert not Path("x").exists()
 
 
-def test_generate_from_a_missing_file(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(monkeypatch, "generate", "-o", "out", "-l", "1", "-m", "nowhere.onnx") == 1
-    assert "There is no model at nowhere.onnx" in sentence(capsys.readouterr().err)
-    assert not Path("out").exists()
-
-
-def test_failed_work_and_bugs_end_differently(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failed_work_and_bugs_end_differently(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(error: BaseException) -> None:
         monkeypatch.setattr("lekhani.stages.fetch.fetch", lambda *_: (_ for _ in ()).throw(error))
 
     fail(LekhaniError("It did not work."))
-    assert call(monkeypatch, "fetch", "-d", "mnist") == 1
-    assert sentence(capsys.readouterr().err) == "lekhani: It did not work."
+    assert refusal(call("fetch", "-d", "mnist"), code=1) == "lekhani: It did not work."
     fail(KeyboardInterrupt())
-    assert call(monkeypatch, "fetch", "-d", "mnist") == 130
+    assert call("fetch", "-d", "mnist")[0] == 130
     fail(ZeroDivisionError("a bug"))
     with pytest.raises(ZeroDivisionError):
-        call(monkeypatch, "fetch", "-d", "mnist")
+        call("fetch", "-d", "mnist")
 
 
-def test_the_stage_gets_the_options_and_its_duration_is_recorded(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_stage_gets_the_options_and_its_duration_is_recorded(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[tuple[object, ...]] = []
     monkeypatch.setattr("lekhani.stages.train.train", lambda choices, *rest: given.append((choices.profile, *rest)))
     monkeypatch.setattr("lekhani.stages.fetch.fetch", lambda *_: None)
-    assert call(monkeypatch, "train", "--dataset", "mnist", "--variant", "flow_matching") == 0
-    assert call(monkeypatch, "fetch", "--dataset", "mnist") == 0
+    assert call("train", "--dataset", "mnist", "--variant", "flow_matching")[0] == 0
+    assert call("fetch", "--dataset", "mnist")[0] == 0
     assert given == [("quick", "mnist", "flow_matching")]
     seconds = durations.recorded()
     assert set(seconds) == {("mnist", ""), ("mnist", "flow_matching")}
@@ -218,7 +141,7 @@ def test_the_stage_gets_the_options_and_its_duration_is_recorded(
     assert set(seconds["mnist", ""]) == {"fetch"}
     shutil.rmtree("cache")
     Path("cache").touch()
-    assert call(monkeypatch, "fetch", "--dataset", "mnist") == 0, "a stage is done even where that cannot be recorded"
+    assert call("fetch", "--dataset", "mnist")[0] == 0, "a stage is done even where that cannot be recorded"
 
 
 def test_every_stage_of_the_graph_is_a_command() -> None:
@@ -235,32 +158,7 @@ def test_every_stage_of_the_graph_is_a_command() -> None:
         assert name in commands
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (("promote", "--version", "3"), "--version is of one registered model"),
-        (("promote", "--check", "--force", "--reason", "why not", "-d", "mnist"), "there is nothing to --force"),
-        (("promote", "--force", "-d", "mnist"), "give a --reason"),
-        (("promote", "--force", "--reason", "  ", "-d", "mnist"), "give a --reason"),
-        (("rollback", "-d", "nothing"), "nothing"),
-        (("lineage",), "or the digest of prepared data with --data"),
-        (("lineage", "lekhani-mnist", "--data", "c6873945"), "or the digest of prepared data with --data"),
-    ],
-)
-def test_wrong_use_of_the_registry(
-    words: tuple[str, ...],
-    expected: str,
-    project: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert call(monkeypatch, *words) == 2
-    assert expected in sentence(capsys.readouterr().err)
-
-
-def test_the_gate_refuses_with_exit_code_3(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_gate_refuses_with_exit_code_3(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def promote(*args: object) -> tuple[bool, str]:
@@ -268,21 +166,16 @@ def test_the_gate_refuses_with_exit_code_3(
         return args[1] == "mnist", f"the table of {args[1]}"
 
     monkeypatch.setattr("lekhani.stages.promote.promote", promote)
-    assert call(monkeypatch, "promote", "--check") == 3
-    assert calls == [("devanagari", None, True, False, None), ("mnist", None, True, False, None)], (
-        "one refusal does not hide the other's verdict"
-    )
-    assert capsys.readouterr().out == "the table of devanagari\nthe table of mnist\n"
-    assert call(monkeypatch, "promote", "-d", "mnist", "--version", "4", "--reason", "tried it") == 0
+    assert call("promote", "--check")[:2] == (3, "the table of devanagari\nthe table of mnist\n")
+    both = [("devanagari", None, True, False, None), ("mnist", None, True, False, None)]
+    assert calls == both, "one refusal does not hide the other's verdict"
+    assert call("promote", "-d", "mnist", "--version", "4", "--reason", "tried it")[0] == 0
     assert calls[-1] == ("mnist", "4", False, False, "tried it")
 
 
 @pytest.mark.parametrize("words", [("register",), ("promote",), ("rollback", "-d", "mnist")])
-def test_without_mlflow_there_is_no_registry(
-    words: tuple[str, ...], project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = (project / "params.yaml").read_text(encoding="utf-8")
+def test_without_mlflow_there_is_no_registry(call: Call, words: tuple[str, ...]) -> None:
+    text = Path("params.yaml").read_text(encoding="utf-8")
     assert "backend: mlflow" in text
-    (project / "params.yaml").write_text(text.replace("backend: mlflow", "backend: none"), encoding="utf-8")
-    assert call(monkeypatch, *words) == 2
-    assert "there is no registry" in sentence(capsys.readouterr().err)
+    Path("params.yaml").write_text(text.replace("backend: mlflow", "backend: none"), encoding="utf-8")
+    assert "there is no registry" in refusal(call(*words))

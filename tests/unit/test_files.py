@@ -1,9 +1,7 @@
 """Whole files or none, whatever goes wrong while they are written."""
 
 import errno
-import hashlib
 import json
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,22 +20,12 @@ def fill_folder(folder: Path, **contents: str) -> None:
         (folder / name).write_text(content)
 
 
-def write_and_fail(target: Path, error: BaseException, as_folder: bool = False) -> None:
-    """Write half of what was meant to be, then fail."""
-    with files.replacing(target) as temporary:
-        if as_folder:
-            fill_folder(temporary, new="2")
-        else:
-            temporary.write_text("half")
-        raise error
-
-
 def everything(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
 @pytest.mark.parametrize("existing", [None, "old"])
-def test_a_file_appears_whole(tmp_path: Path, existing: str | None) -> None:
+def test_a_file_or_a_folder_appears_whole(tmp_path: Path, existing: str | None) -> None:
     target = tmp_path / "deep" / "file.txt"
     if existing:
         target.parent.mkdir()
@@ -48,28 +36,13 @@ def test_a_file_appears_whole(tmp_path: Path, existing: str | None) -> None:
         assert target.exists() == bool(existing)
     assert target.read_text() == "new"
     assert everything(tmp_path) == ["deep", "deep/file.txt"]
+    for content in ({"old": "1"}, {"new": "2"}):
+        with files.replacing(target.parent) as temporary:
+            fill_folder(temporary, **content)
+    assert everything(tmp_path) == ["deep", "deep/new"]
 
 
-@pytest.mark.parametrize("existing", [False, True])
-def test_a_folder_replaces_another_as_a_whole(tmp_path: Path, existing: bool) -> None:
-    target = tmp_path / "folder"
-    if existing:
-        fill_folder(target, old="1")
-    with files.replacing(target) as temporary:
-        fill_folder(temporary, new="2")
-    assert everything(tmp_path) == ["folder", "folder/new"]
-
-
-def test_a_folder_replaces_a_file(tmp_path: Path) -> None:
-    (tmp_path / "x").write_text("file")
-    with files.replacing(tmp_path / "x") as temporary:
-        fill_folder(temporary, new="2")
-    assert everything(tmp_path) == ["x", "x/new"]
-
-
-@pytest.mark.parametrize(
-    "error", [ValueError("mine"), KeyboardInterrupt(), SystemExit(3)], ids=lambda e: type(e).__name__
-)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.EDQUOT, "Quota")], ids=lambda e: type(e).__name__)
 @pytest.mark.parametrize("as_folder", [False, True])
 def test_an_error_leaves_the_old_and_nothing_else(tmp_path: Path, error: BaseException, as_folder: bool) -> None:
     target = tmp_path / "x"
@@ -78,16 +51,19 @@ def test_an_error_leaves_the_old_and_nothing_else(tmp_path: Path, error: BaseExc
     else:
         target.write_text("1")
     before = files.sha256(target)
-    with pytest.raises(type(error)):
-        write_and_fail(target, error, as_folder)
+
+    def write_half_and_fail() -> None:
+        with files.replacing(target) as temporary:
+            if as_folder:
+                fill_folder(temporary, new="2")
+            else:
+                temporary.write_text("half")
+            raise error
+
+    with pytest.raises(LekhaniError if isinstance(error, OSError) else type(error)):
+        write_half_and_fail()
     assert files.sha256(target) == before
     assert everything(tmp_path) == (["x", "x/old"] if as_folder else ["x"])
-
-
-def test_an_error_before_anything_was_there(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="mine"):
-        write_and_fail(tmp_path / "x", ValueError("mine"))
-    assert everything(tmp_path) == []
 
 
 def test_a_failing_swap_of_folders_brings_the_old_one_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,36 +82,18 @@ def test_a_failing_swap_of_folders_brings_the_old_one_back(tmp_path: Path, monke
     assert everything(tmp_path) == ["x", "x/old"]
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EDQUOT])
-def test_a_write_error_is_a_sentence_naming_the_target(tmp_path: Path, code: int) -> None:
-    (tmp_path / "x").write_text("old")
-    with pytest.raises(LekhaniError, match="Could not write") as caught:
-        write_and_fail(tmp_path / "x", OSError(code, os.strerror(code)))
-    message = str(caught.value)
-    assert str(tmp_path / "x") in message
-    assert os.strerror(code) in message
-    assert (tmp_path / "x").read_text() == "old"
-    assert everything(tmp_path) == ["x"]
-
-
 def test_a_full_disk_for_real(tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]]) -> None:
     files.write_json(tmp_path / "x.json", {"a": 1})
-    with pytest.raises(LekhaniError, match=r"x\.json"), full_disk():
+    with pytest.raises(LekhaniError, match=r"^Could not write .*x\.json: File too large"), full_disk():
         files.write_json(tmp_path / "x.json", {"a": 2})
     assert files.read_json(tmp_path / "x.json") == {"a": 1}
     assert everything(tmp_path) == ["x.json"]
 
 
-def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
-    (tmp_path / "x").write_text("file")
-    with pytest.raises(LekhaniError, match="Could not write"):
-        files.write_text(tmp_path / "x" / "y", "text")
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float32("nan"), {"deep": [1.0, np.float64("-inf")]}])
-def test_json_refuses_what_is_no_number(tmp_path: Path, value: Any) -> None:
+@pytest.mark.parametrize("value", [float("nan"), np.float32("inf"), {"deep": [1.0, np.float64("-inf")]}, {1}])
+def test_json_refuses_what_is_no_number_and_what_it_would_have_to_guess(tmp_path: Path, value: Any) -> None:
     files.write_json(tmp_path / "x.json", {"old": 1})
-    with pytest.raises(ValueError, match="not JSON compliant"):
+    with pytest.raises((ValueError, TypeError), match=r"not JSON compliant|set"):
         files.write_json(tmp_path / "x.json", {"value": value})
     assert files.read_json(tmp_path / "x.json") == {"old": 1}
 
@@ -148,12 +106,6 @@ def test_json_takes_numpy_scalars_paths_and_devanagari(tmp_path: Path) -> None:
     assert text.endswith("}\n")
     assert "ख" in text
     assert list(json.loads(text).items()) == [("ख", 3), ("a", 0.5), ("b", True), ("c", "a/b")]
-
-
-def test_json_refuses_what_it_would_have_to_guess(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="set"):
-        files.write_json(tmp_path / "x.json", {"a": {1}})
-    assert everything(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -174,12 +126,6 @@ def test_tables_come_back_as_text(tmp_path: Path) -> None:
     assert (tmp_path / "t.csv").read_text() == "name,n\n"
 
 
-def test_sha256_of_a_file_is_the_usual_one(tmp_path: Path) -> None:
-    content = b"lekhani" * 300_000  # more than one block
-    (tmp_path / "x").write_bytes(content)
-    assert files.sha256(tmp_path / "x") == hashlib.sha256(content).hexdigest()
-
-
 def test_sha256_of_a_folder_is_of_names_and_contents(tmp_path: Path) -> None:
     def digest(name: str, **contents: str) -> str:
         fill_folder(tmp_path / name, **contents)
@@ -192,13 +138,3 @@ def test_sha256_of_a_folder_is_of_names_and_contents(tmp_path: Path) -> None:
     (tmp_path / "one" / "sub").mkdir()
     (tmp_path / "one" / "a").rename(tmp_path / "one" / "sub" / "a")
     assert files.sha256(tmp_path / "one") != first
-
-
-def test_remove_takes_files_folders_links_and_nothing(tmp_path: Path) -> None:
-    fill_folder(tmp_path / "kept", a="1")
-    fill_folder(tmp_path / "folder", a="1")
-    (tmp_path / "file").write_text("x")
-    (tmp_path / "link").symlink_to(tmp_path / "kept")
-    for name in ("folder", "file", "link", "nothing"):
-        files.remove(tmp_path / name)
-    assert everything(tmp_path) == ["kept", "kept/a"]

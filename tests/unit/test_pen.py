@@ -1,7 +1,6 @@
 """A pen by its name, labels as people write them, and glyphs in three lines of Python."""
 
 import logging
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,7 +50,7 @@ def test_labels_by_glyph_name_and_number(
     assert parse_runs(wanted, classes) == runs
 
 
-@pytest.mark.parametrize("count", ["0", "-1", "1.5", "", "many", "1000000001", "9" * 5000, "٣", "²", "1e3", " 2", "+2"])
+@pytest.mark.parametrize("count", ["0", "-1", "1.5", "", "1000000001", "9" * 5000, "٣", "1e3", " 2"])
 def test_a_bad_count(count: str) -> None:
     with pytest.raises(UsageError, match=r"the count after = must be a whole number from 1 to 1,000,000,000") as caught:
         parse_runs([f"क={count}"], DEVANAGARI)
@@ -76,21 +75,11 @@ def test_an_unknown_class_names_the_nearest_and_the_valid_ones(what: str, neares
 # --- writing ---
 
 
-def test_glyphs_come_in_the_order_of_the_labels(pen: Pen) -> None:
-    glyphs = pen.generate(["2", "0"], n=3, seed=7)
-    assert glyphs.labels.tolist() == [2, 2, 2, 0, 0, 0]
-    assert (glyphs.images.shape, glyphs.images.dtype, glyphs.labels.dtype) == ((6, 4, 4), np.uint8, np.int64)
-    expected = sample_shard(pen.generator, None, glyphs.labels, SamplingOptions(7)).images
-    np.testing.assert_array_equal(glyphs.images, expected)
-    assert len(glyphs) == 6
-    assert [label for _, label in glyphs] == [2, 2, 2, 0, 0, 0]
-    np.testing.assert_array_equal(next(iter(glyphs))[0], expected[0])
-
-
-def test_more_than_a_shard_is_in_order_too(pen: Pen, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_glyphs_come_in_the_order_of_the_labels_whatever_the_shards(pen: Pen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pens, "Plan", lambda runs: Plan(runs, 4))
     glyphs = pen.generate(["2", "0"], n=5, seed=7)
-    assert glyphs.labels.tolist() == [2] * 5 + [0] * 5
+    assert glyphs.labels.tolist() == [label for _, label in glyphs] == [2] * 5 + [0] * 5
+    assert (glyphs.images.shape, glyphs.images.dtype, glyphs.labels.dtype) == ((10, 4, 4), np.uint8, np.int64)
     assert np.rint(glyphs.images.mean(axis=(1, 2)) / 255 * 3 - 0.5).tolist() == [2] * 5 + [0] * 5
     plan = Plan(((2, 5), (0, 5)), 4)
     shards = [
@@ -105,16 +94,6 @@ def test_a_whole_number_is_a_label_and_text_is_a_glyph(toy_generator: ToyGenerat
     assert pen.generate([3, "3", np.int64(4)]).labels.tolist() == [3, 6, 4]  # type: ignore[list-item]
     with pytest.raises(UsageError, match="Label 10: no such class"):
         pen.generate([10])
-
-
-def test_sampling_options_take_effect(pen: Pen) -> None:
-    free, sure, close = (
-        pen.generate([1], 50, **options) for options in ({}, {"min_confidence": 0.9}, {"truncation": 0.1})
-    )
-    assert not np.array_equal(free.images, sure.images)
-    assert close.images.std() < free.images.std() / 5
-    with pytest.raises(UsageError, match="nothing to generate"):
-        pen.generate([])
     with pytest.raises(UsageError, match="nothing to generate"):
         pen.generate([1], n=0)
 
@@ -125,11 +104,8 @@ def test_sampling_options_take_effect(pen: Pen) -> None:
 def test_a_model_file_that_takes_labels_needs_no_judge(toy_generator: ToyGenerator, tmp_path: Path) -> None:
     pen = find("whatever", toy_generator(tmp_path / "g.onnx"))
     assert (pen.reader, pen.origin, pen.version) == (None, str(tmp_path / "g.onnx"), None)
-    assert (
-        load(tmp_path / "g.onnx").generator.sha256
-        == load(str(tmp_path / "g.onnx")).generator.sha256
-        == pen.generator.sha256
-    )
+    for name in (tmp_path / "g.onnx", str(tmp_path / "g.onnx")):
+        assert load(name).generator.sha256 == pen.generator.sha256
     with pytest.raises(LekhaniError, match="There is no model at nowhere/g"):
         load("nowhere/g")
 
@@ -201,7 +177,7 @@ def test_without_a_file_the_model_comes_from_the_registry(
 
 
 def test_by_alias_and_by_version(registry: FakeRegistry, judges: list[Path]) -> None:
-    load("mnist@challenger")
+    lekhani.load("mnist@challenger")
     load("lekhani-mnist:4")
     assert registry.fetched == [("mnist", "3", "challenger"), ("mnist", "4", "")]
     with pytest.raises(UsageError, match="lekhani-mnist has no alias 'best'; it has challenger"):
@@ -221,37 +197,11 @@ def test_a_judge_by_name(registry: FakeRegistry, judges: list[Path], tmp_path: P
 
 
 def test_a_judge_reads_files_pictures_and_arrays_alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from lekhani.handwriting import recognise
-
-    seen: list[Any] = []
-    monkeypatch.setattr(
-        recognise, "recognise", lambda reader, pictures, top: seen.append((pictures[0], top)) or ["read"]
-    )  # type: ignore[func-returns-value]
+    monkeypatch.setattr("lekhani.handwriting.recognise.recognise", lambda _, pictures, top: [(pictures[0], top)])
     grey = np.random.default_rng(0).integers(0, 256, (9, 7), dtype=np.uint8)
-    Image.fromarray(grey).save(tmp_path / "a.png")
-    judge = Judge(cast(Reader, FakeJudge()))
-    for image in (
-        grey,
-        Image.fromarray(grey),
-        Image.fromarray(grey).convert("RGB"),
-        tmp_path / "a.png",
-        str(tmp_path / "a.png"),
-    ):
-        assert judge.recognise(image, top=5) == "read"  # type: ignore[comparison-overlap]
-    for picture, top in seen:
-        np.testing.assert_array_equal(picture, grey)
-        assert top == 5
-
-
-def test_importing_lekhani_is_light() -> None:
-    script = """
-import sys, lekhani
-assert not {'numpy', 'onnxruntime', 'PIL'} & set(sys.modules)
-lekhani.load
-assert 'torch' not in sys.modules
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert lekhani.load is load
-    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-        lekhani.nothing  # noqa: B018
+    picture, file = Image.fromarray(grey), tmp_path / "a.png"
+    picture.save(file)
+    for image in (grey, picture, picture.convert("RGB"), file, str(file)):
+        seen: Any = Judge(cast(Reader, FakeJudge())).recognise(image, top=5)
+        np.testing.assert_array_equal(seen[0], grey)
+        assert seen[1] == 5

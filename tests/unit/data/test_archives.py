@@ -1,5 +1,6 @@
 """An archive reads as the folder it was packed from; what is unsafe, damaged or too large is one sentence."""
 
+import gzip
 import os
 import stat
 import tarfile
@@ -8,19 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sources import (
-    encoded,
-    glyph,
-    glyphs,
-    gzipped,
-    pixel_header,
-    pixel_rows,
-    refused,
-    table,
-    tarred,
-    write_tree,
-    zipped,
-)
+from sources import encoded, glyph, glyphs, refused, tarred, write_tree, zipped
 
 from lekhani.data import archives
 from lekhani.data.layouts import read_raw
@@ -69,15 +58,6 @@ def test_members_that_lead_out_are_refused(tmp_path: Path, name: str, pack: obje
     assert [path.name for path in tmp_path.iterdir()] == ["own.zip"]
 
 
-def test_links_in_a_zip_are_refused(tmp_path: Path) -> None:
-    link = zipfile.ZipInfo("a/2.png")
-    link.external_attr = (stat.S_IFLNK | 0o777) << 16
-    with zipfile.ZipFile(tmp_path / "own.zip", "w") as archive:
-        archive.writestr("a/1.png", encoded(glyph()))
-        archive.writestr(link, "/etc/passwd")
-    refused(tmp_path, "own", "member a/2.png is a link")
-
-
 @pytest.mark.parametrize("kind", ["SYM", "LNK", "FIFO", "CHR", "BLK", "CONT", "GNUTYPE_SPARSE"])
 def test_links_and_devices_in_a_tar_are_refused(tmp_path: Path, kind: str) -> None:
     info = tarfile.TarInfo("a/2.png")
@@ -88,12 +68,15 @@ def test_links_and_devices_in_a_tar_are_refused(tmp_path: Path, kind: str) -> No
     refused(tmp_path, "own", "it is empty" if kind == "CONT" else pattern)  # CONT is another word for a file
 
 
+def test_links_in_a_zip_are_refused(tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("a/2.png")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "own.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    refused(tmp_path, "own", "member a/2.png is a link")
+
+
 # --- damaged ---
-
-
-def test_a_broken_zip(tmp_path: Path) -> None:
-    (tmp_path / "own.zip").write_bytes(b"PK\x03\x04 and no more")
-    refused(tmp_path, "own", "is no readable archive")
 
 
 def test_a_damaged_and_an_encrypted_member(tmp_path: Path) -> None:
@@ -105,15 +88,6 @@ def test_a_damaged_and_an_encrypted_member(tmp_path: Path) -> None:
     locked[locked.index(b"PK\x01\x02") + 8] |= 1  # and in the archive's directory
     (tmp_path / "own.zip").write_bytes(locked)
     refused(tmp_path, "own", "member a/1.png is encrypted")
-
-
-@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_a_tar_that_ends_early(tmp_path: Path, mode: str, share: float) -> None:
-    content = tarred({f"a/{i}.png": np.random.default_rng(i).bytes(5000) for i in range(4)}, mode)
-    content = content[: -9 * 1024] if mode == "w" and share == 0.9 else content[: int(len(content) * share)]
-    (tmp_path / "x.tar").write_bytes(content)
-    refused(tmp_path, "own", "is no readable archive")
 
 
 def tar_with_a_size_below_zero() -> bytes:
@@ -129,16 +103,23 @@ def tar_with_a_header_of_gigabytes() -> bytes:
     return info.tobuf(tarfile.GNU_FORMAT) + bytes(4096)
 
 
+def ended_early(mode: str) -> bytes:
+    content = tarred({f"a/{i}.png": np.random.default_rng(i).bytes(5000) for i in range(4)}, mode)
+    return content[: len(content) * 6 // 10]
+
+
 @pytest.mark.parametrize(
     ("content", "pattern"),
     [
+        (b"PK\x03\x04 and no more", ""),
+        *((ended_early(mode), "") for mode in ("w", "w:gz", "w:bz2", "w:xz")),
         (tarred({**ONE, "a/2.png": encoded(glyph())}, "w")[:1024], "its end is missing"),
         (tar_with_a_header_of_gigabytes(), "a header has an impossible length"),
         (tar_with_a_size_below_zero(), "a/1.png has a size below zero"),  # tarfile would run in circles
     ],
 )
-def test_a_tar_whose_headers_lie(tmp_path: Path, content: bytes, pattern: str) -> None:
-    (tmp_path / "x.tar").write_bytes(content)
+def test_archives_that_end_early_or_lie(tmp_path: Path, content: bytes, pattern: str) -> None:
+    (tmp_path / ("x.zip" if content.startswith(b"PK") else "x.tar")).write_bytes(content)
     refused(tmp_path, "own", f"is no readable archive .{pattern}")
 
 
@@ -151,7 +132,7 @@ def test_a_tar_whose_headers_lie(tmp_path: Path, content: bytes, pattern: str) -
         ("x.zip", zipped({"a/1.png": bytes(8 << 20)}), "would unpack from 0.0 MB to 8 MB, more than is allowed"),
         ("x.zip", zipped({"inner.zip": zipped({"a/1.png": bytes(8 << 20)})}), "more than is allowed"),
         ("x.tar.gz", tarred({"a/1.png": bytes(8 << 20)}), "unpacks to more than is allowed, 2 MB"),
-        ("x.csv.gz", gzipped(table(pixel_rows("ab" * 5000), [*pixel_header(), "label"])), "x.csv.gz unpacks to more"),
+        ("x.csv.gz", gzip.compress(b"0,1,2,a\n" * 5000), "x.csv.gz unpacks to more"),
     ],
 )
 def test_what_unpacks_to_too_much(
@@ -196,19 +177,18 @@ def test_an_archive_around_an_archive(tmp_path: Path, inner: str) -> None:
 # --- folders ---
 
 
-def test_an_empty_class_folder_in_a_zip(tmp_path: Path) -> None:
-    (tmp_path / "own.zip").write_bytes(zipped({**ONE, "b/": b""}))
-    refused(tmp_path, "own", "class folder b in .*own.zip holds no images")
-
-
-@pytest.mark.parametrize("kind", ["pipe", ".", "nowhere"])
-def test_pipes_and_links_to_folders_or_nothing(tmp_path: Path, kind: str) -> None:
+def test_what_a_folder_must_not_hold(tmp_path: Path) -> None:
     write_tree(tmp_path, "a/1.png")
-    if kind == "pipe":
-        os.mkfifo(tmp_path / "b")
-    else:
-        (tmp_path / "b").symlink_to(kind)
+    odd = tmp_path / "b"
+    os.mkfifo(odd)
     refused(tmp_path, "own", "b is neither a file nor a folder")
+    for target in (".", "nowhere"):
+        odd.unlink()
+        odd.symlink_to(target)
+        refused(tmp_path, "own", "b is neither a file nor a folder")
+    odd.unlink()
+    (tmp_path / os.fsdecode(b"\xff")).mkdir()
+    refused(tmp_path, "own", r"holds a name that is not UTF-8, b'\\xff'")
 
 
 def test_links_to_files_are_followed_as_dvc_makes_them(tmp_path: Path) -> None:
@@ -216,12 +196,6 @@ def test_links_to_files_are_followed_as_dvc_makes_them(tmp_path: Path) -> None:
     (tmp_path / "raw/a").mkdir(parents=True)
     (tmp_path / "raw/a/1.png").symlink_to("../../cache/1f")
     assert len(read_raw(tmp_path / "raw", "own").images) == 1
-
-
-def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
-    write_tree(tmp_path, "a/1.png")
-    (tmp_path / os.fsdecode(b"\xff")).mkdir()
-    refused(tmp_path, "own", r"holds a name that is not UTF-8, b'\\xff'")
 
 
 def test_a_file_or_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,8 +221,3 @@ def test_a_file_that_vanishes_or_shrinks(tmp_path: Path) -> None:
         source.read("a/1.png")
     with pytest.raises(archives.UsageError, match="changed or ended while it was read"):
         source.read("a/2.png")
-
-
-def test_folders_named_like_files(tmp_path: Path) -> None:
-    write_tree(tmp_path, "a.png/1.png", "b.zip/1.png", "c.csv/1.png")
-    assert glyphs(read_raw(tmp_path, "own")) == ["a.png", "b.zip", "c.csv"]

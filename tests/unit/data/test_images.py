@@ -18,11 +18,6 @@ from lekhani.data.layouts import read_raw
 from lekhani.errors import LekhaniError, UsageError
 
 
-def test_black_on_white_is_inverted_as_a_whole(tmp_path: Path) -> None:
-    write_tree(tmp_path, "a/1.png", "a/2.png", content=encoded(255 - glyph(180)))
-    np.testing.assert_array_equal(read_raw(tmp_path, "own").images[1], glyph(180))
-
-
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "I;16", "I", "F"])
 def test_every_mode_becomes_the_same_grey(tmp_path: Path, mode: str) -> None:
     image = Image.fromarray(glyph(255))
@@ -45,45 +40,14 @@ def test_ink_on_transparent_paper(tmp_path: Path, ink: str) -> None:
     np.testing.assert_array_equal(read_raw(tmp_path, "own").images[0], glyph(255))
 
 
-@pytest.mark.parametrize(
-    ("suffix", "kind"), [("jpg", "JPEG"), ("JPEG", "JPEG"), ("bmp", "BMP"), ("gif", "GIF"), ("tiff", "TIFF")]
-)
-def test_formats(tmp_path: Path, suffix: str, kind: str) -> None:
-    write_tree(tmp_path, f"a/1.{suffix}", content=encoded(glyph(255), kind))
-    assert np.abs(read_raw(tmp_path, "own").images[0].astype(int) - glyph(255)).max() < 30
-
-
 def test_large_images_are_shrunk_at_once(tmp_path: Path) -> None:
-    write_tree(tmp_path, "a/1.png", content=encoded(np.zeros((300, 600), np.uint8)))
-    assert read_raw(tmp_path, "own").images[0].shape == (128, 256)
+    large = glyph(255, 3000)
+    write_tree(tmp_path, "a/1.jpg", content=encoded(large, "JPEG"))
+    image = read_raw(tmp_path, "own").images[0]
+    assert np.abs(image.astype(int) - np.asarray(Image.fromarray(large).resize((256, 256)))).mean() < 2
     (tmp_path / "npz").mkdir()
     save(tmp_path / "npz", np.zeros((2, 300, 600), np.uint8))
     assert [image.shape for image in read_raw(tmp_path / "npz", "own").images] == [(128, 256)] * 2
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"no image", encoded(glyph())[:60], b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
-)
-def test_an_unreadable_image_is_named(tmp_path: Path, content: bytes) -> None:
-    write_tree(tmp_path, "a/1.png")
-    write_tree(tmp_path, "a/broken.png", content=content)
-    refused(tmp_path, "own", r"The image a/broken.png in .* cannot be read \(.+\); remove it or replace it")
-
-
-def test_an_image_of_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_tree(tmp_path, "a/1.png")
-    monkeypatch.setattr(images, "MAX_PIXELS", 100)
-    refused(tmp_path, "own", "a/1.png in .* has 12 x 12 pixels, more than 100")
-
-
-def test_deep_greys_and_a_palette_with_transparency(tmp_path: Path) -> None:
-    write_tree(tmp_path / "a", "a/1.tif", content=encoded(Image.fromarray(glyph(255).astype(">u2") * 257), "TIFF"))
-    write_tree(tmp_path / "a", "a/2.png", content=encoded(Image.fromarray(glyph(255).astype(np.uint16))))  # not scaled
-    np.testing.assert_array_equal(read_raw(tmp_path / "a", "own").images, [glyph(255)] * 2)
-    image = Image.fromarray(glyph(1)).convert("P")
-    image.putpalette([9, 9, 9, 0, 0, 0])
-    write_tree(tmp_path / "b", "a/1.png", content=encoded(image, transparency=0))  # black ink on nothing
-    np.testing.assert_array_equal(read_raw(tmp_path / "b", "own").images, [glyph(255)])
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
@@ -96,13 +60,6 @@ def test_a_turned_photo_is_set_upright(tmp_path: Path, kind: str) -> None:
     image = read_raw(tmp_path, "own").images[0]
     assert image.shape == (32, 16)
     assert image[24:].mean() > 200 > 50 > image[:20].mean()
-
-
-def test_a_large_jpeg_is_shrunk_well(tmp_path: Path) -> None:
-    write_tree(tmp_path, "a/1.jpg", content=encoded(glyph(255, 3000), "JPEG"))
-    image = read_raw(tmp_path, "own").images[0]
-    assert image.shape == (256, 256)
-    assert np.abs(image.astype(int) - np.asarray(Image.fromarray(glyph(255, 3000)).resize((256, 256)))).mean() < 2
 
 
 def png(width: int, height: int, pixels: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
@@ -124,6 +81,10 @@ def png(width: int, height: int, pixels: bytes, *chunks: tuple[bytes, bytes]) ->
 @pytest.mark.parametrize(
     ("content", "pattern"),
     [
+        (b"", r"cannot be read \(.+\); remove it or replace it"),
+        (b"no image", "cannot be read"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot be read"),
+        (encoded(glyph())[:60], "cannot be read"),
         (png(60_000, 60_000, b"x"), "cannot be read|has 60000 x 60000 pixels"),
         (png(8000, 8000, b"x"), "has 8000 x 8000 pixels, more than 50,000,000"),
         (png(2**31 - 1, 1, b"x"), "cannot be read|more than"),
@@ -137,8 +98,9 @@ def png(width: int, height: int, pixels: bytes, *chunks: tuple[bytes, bytes]) ->
     ],
 )
 def test_images_that_lie_or_end_early(tmp_path: Path, content: bytes, pattern: str) -> None:
-    write_tree(tmp_path, "a/1.png", content=content)
-    refused(tmp_path, "own", pattern)
+    write_tree(tmp_path, "a/1.png")
+    write_tree(tmp_path, "a/broken.png", content=content)
+    refused(tmp_path, "own", f"The image a/broken.png in .* ({pattern})")
 
 
 def test_bombs_are_not_unpacked(tmp_path: Path) -> None:
@@ -171,18 +133,11 @@ def test_processes_decode_the_same_in_the_same_order(tmp_path: Path, monkeypatch
 
 
 def test_a_helper_process_that_dies_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Dying:
-        def __init__(self, *_: object, **__: object) -> None:
-            pass
-
-        def submit(self, *_: object) -> None:
-            raise BrokenProcessPool("killed")
-
-        def shutdown(self, **_: object) -> None:
-            pass
+    def die(*_: object) -> None:
+        raise BrokenProcessPool("killed")
 
     write_tree(tmp_path, "a/1.png")
-    monkeypatch.setattr(images, "ProcessPoolExecutor", Dying)
+    monkeypatch.setattr(images.ProcessPoolExecutor, "submit", die)
     monkeypatch.setattr(images, "PARALLEL_FROM", 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     with pytest.raises(LekhaniError, match="could not be decoded: a worker process died"):
@@ -207,17 +162,3 @@ def test_images_that_disagree_ask_for_the_polarity(tmp_path: Path) -> None:
     inverted = read_raw(tmp_path, "own", data(polarity="black_on_white"))
     np.testing.assert_array_equal(inverted.images[9], glyph())
     assert "The source is black on white; all images were inverted." in inverted.notes
-
-
-def test_a_few_full_images_do_not_matter(tmp_path: Path) -> None:
-    save(tmp_path, np.stack([glyph()] * 95 + [np.full((12, 12), 250, np.uint8)] * 5))
-    assert read_raw(tmp_path, "own").images[99].max() == 250
-    save(tmp_path, 255 - np.stack([glyph()] * 95 + [np.full((12, 12), 250, np.uint8)] * 5))
-    assert read_raw(tmp_path, "own").images[99].max() == 250
-
-
-def test_edges_of_images_of_several_sizes(tmp_path: Path) -> None:
-    for i in range(12):
-        write_tree(tmp_path, f"a/{i}.png", content=encoded(255 - glyph(180, 9 + i)))
-    for image in read_raw(tmp_path, "own").images:
-        assert image[0].max() == 0

@@ -1,6 +1,5 @@
 """Every spelling of a class leads to its glyph; a user's classes.csv is taken at its word."""
 
-import unicodedata
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ from sources import glyphs, refused, write_tree
 
 from lekhani.data import names
 from lekhani.data.layouts import read_raw
-from lekhani.data.spec import DEVANAGARI, MNIST, GlyphClass
+from lekhani.data.spec import DEVANAGARI, GlyphClass
 from lekhani.errors import UsageError
 
 
@@ -19,38 +18,6 @@ def test_spellings_of_devanagari(tmp_path: Path) -> None:
         write_tree(tmp_path / folder, f"{folder}/1.png")
         (found,) = read_raw(tmp_path / folder, "devanagari").classes
         assert (found.label, found.name, found.glyph) == (0, DEVANAGARI[label].name, DEVANAGARI[label].glyph)
-
-
-def test_known_classes_come_in_their_own_order(tmp_path: Path) -> None:
-    write_tree(tmp_path, "digit_3/1.png", "character_10_yna/1.png", "character_2_kha/1.png", "क/1.png")
-    raw = read_raw(tmp_path, "devanagari")
-    assert [c.glyph for c in raw.classes] == ["क", "ख", "ञ", "३"]
-    folders = [member.split("/")[0] for member in raw.members]
-    assert [folders[list(raw.labels).index(k)] for k in range(4)] == [
-        "क",
-        "character_2_kha",
-        "character_10_yna",
-        "digit_3",
-    ]
-
-
-def test_every_class_of_the_known_datasets_has_its_own_words() -> None:
-    for classes in (DEVANAGARI, MNIST):
-        words = names.spellings(classes)
-        for c in classes:
-            assert words[names.normalised(c.name)] == words[c.glyph] == c
-
-
-def test_an_unknown_class_of_a_known_dataset(tmp_path: Path) -> None:
-    write_tree(tmp_path, "character_1_kaa/1.png")
-    refused(tmp_path, "devanagari", "`character_1_kaa` is no class .*did you mean `character_1_ka`")
-
-
-def test_names_in_either_form_of_unicode(tmp_path: Path) -> None:
-    composed = "é"
-    write_tree(tmp_path, f"{unicodedata.normalize('NFD', composed)}/1.png", "b/1.png")
-    (tmp_path / "classes.csv").write_text(f"name,glyph\nb,ब\n{composed},क\n", encoding="utf-8")
-    assert glyphs(read_raw(tmp_path, "own")) == ["ब", "क"]
 
 
 @pytest.mark.parametrize(
@@ -69,12 +36,6 @@ def test_a_class_list_gives_glyphs_and_order(tmp_path: Path, text: str) -> None:
     assert dict(zip(raw.members, raw.labels.tolist(), strict=True)) == {"a/1.png": 1, "b/1.png": 0}
 
 
-def test_a_class_list_beside_the_class_folders(tmp_path: Path) -> None:
-    write_tree(tmp_path, "top/1/x.png", "top/2/x.png", "top/10/x.png")
-    (tmp_path / "top/classes.csv").write_text("label,letter\n10,झ\n1,क\n2,ख\n", encoding="utf-8")
-    assert [c.glyph for c in read_raw(tmp_path, "own").classes] == ["झ", "क", "ख"]
-
-
 def test_a_class_list_for_a_known_dataset_keeps_its_order(tmp_path: Path) -> None:
     write_tree(tmp_path, "11/x.png", "12/x.png")
     (tmp_path / "classes.csv").write_text("name,glyph\n11,०\n12,क\n", encoding="utf-8")
@@ -90,23 +51,13 @@ def test_a_folder_that_is_not_listed(tmp_path: Path) -> None:
     refused(tmp_path, "devanagari", "`kaa` is not among the names")
 
 
-def test_two_class_lists(tmp_path: Path) -> None:
-    write_tree(tmp_path, "x/a/1.png", "x/b/1.png")
-    write_tree(tmp_path, "x/classes.csv", "y/classes.csv", content=b"name,glyph\na,b\n")
-    refused(tmp_path, "own", "holds x/classes.csv and y/classes.csv; keep one")
-
-
 @pytest.mark.parametrize(
     ("content", "pattern"),
     [
         (b"", "is empty"),
-        (b"\n\n", "is empty"),
         (b"name,glyph\n", "holds 0 classes"),
         (b"name\na\n", r"has no column `glyph` \(found: name\)"),
-        (b"glyph,x\na,b\n", "has no column `name`"),
         (b"name,glyph\na,\n", "the glyph in line 2 is empty"),
-        (b"name,glyph\na,b\n,c\n", "the name in line 3 is empty"),
-        (b"name,glyph\na\n", "the glyph in line 2 is empty"),
         (b"name,glyph\na,x\na,y\n", "the name `a` stands in line 2 and again in line 3"),
         (b"name,glyph\na,x\nb,x\n", "the glyph `x` stands in line 2 and again in line 3"),
         (b"name,glyph\na\x07,x\n", "the name in line 2 is too long or holds control characters"),
@@ -122,36 +73,20 @@ def test_a_class_list_with_a_fault(content: bytes, pattern: str) -> None:
     assert str(caught.value).startswith("raw/classes.csv")
 
 
-def test_numbers_that_say_nothing_ask_for_a_class_list(tmp_path: Path) -> None:
-    write_tree(tmp_path, "10/1.png")
-    refused(tmp_path, "devanagari", "`10` is no class .* or say in a classes_csv what each number stands for")
-
-
-def test_names_that_no_report_could_show(tmp_path: Path) -> None:
+def test_folders_and_lists_that_are_refused(tmp_path: Path) -> None:
     for at, name in enumerate(("a\nb", "a\x1bb", "x" * 201)):
         write_tree(tmp_path / str(at), f"{name}/1.png", "b/1.png")
         refused(tmp_path / str(at), "own", "is no class name, for it is too long or holds control characters")
-
-
-def test_natural_order() -> None:
-    assert sorted(["b", "10", "2", "a10", "a9", "१२", "9" * 5000], key=names.natural_key)[:3] == ["2", "10", "१२"]
+    write_tree(tmp_path / "two", "x/a/1.png", "x/b/1.png")
+    write_tree(tmp_path / "two", "x/classes.csv", "y/classes.csv", content=b"name,glyph\na,b\n")
+    refused(tmp_path / "two", "own", "holds x/classes.csv and y/classes.csv; keep one")
+    write_tree(tmp_path / "numbers", "10/1.png")
+    refused(tmp_path / "numbers", "devanagari", "`10` is no class .* or say in a classes_csv what each number stands")
 
 
 def test_a_sentence_stays_on_its_line() -> None:
     assert names.one_line("a\nb\x1b[0m क्\u200dष \udcff") == r"a\nb\x1b[0m क्" + "\u200dष " + r"\udcff"
     assert len(names.one_line("x" * 5000)) < 1000
-
-
-def test_the_split_in_a_file_name() -> None:
-    paths = (
-        "mnist_train.csv",
-        "t10k-images-idx3-ubyte",
-        "x/own_Test.npz",
-        "train/a.csv",
-        "train_test.csv",
-        "contest.csv",
-    )
-    assert [names.split_of_path(path) for path in paths] == ["train", "test", "test", "train", "", ""]
 
 
 def test_too_many_classes_are_none() -> None:

@@ -139,15 +139,6 @@ def test_a_planted_fault_is_found_and_the_policy_decides(write_prepared: WritePr
     assert (without["passed"], without["checks"]) == (True, [])
 
 
-def test_examples_are_at_most_sixteen(write_prepared: WritePrepared) -> None:
-    def plant(images: Any, labels: Any, splits: Any, members: Any) -> None:
-        images[:12] = images[0]
-
-    folder = write_prepared(plant)
-    found = check(folder, "exact_duplicates")
-    assert (found["count"], len(found["examples"])) == (11, 16)
-
-
 def test_near_copies_across_classes_are_told_and_do_not_fail(write_prepared: WritePrepared) -> None:
     def plant(images: Any, labels: Any, splits: Any, members: Any) -> None:
         images[22] = saved_again(images[0])
@@ -164,12 +155,6 @@ def test_balance_follows_its_two_bounds(write_prepared: WritePrepared) -> None:
     assert check(folder, "class_balance", min_per_class=3, max_imbalance=7.0)["passed"]
     assert not check(folder, "class_balance", min_per_class=4, max_imbalance=7.0)["passed"]
     assert not check(folder, "class_balance", min_per_class=3, max_imbalance=6.9)["passed"]
-
-
-def test_a_wider_bound_lets_the_fault_pass(write_prepared: WritePrepared) -> None:
-    wider = {"full_images": {"max_ink": 1.0}, "off_centre": {"max_offset": 0.36}}
-    for name, bound in {**wider, "ink_outliers": {"outlier_deviations": 100.0}}.items():
-        assert check(write_prepared(PLANTED[name][0], folder=name), name, **bound)["passed"]
 
 
 def test_classes_and_images_that_do_not_fit(write_prepared: WritePrepared) -> None:
@@ -191,13 +176,9 @@ def test_classes_and_images_that_do_not_fit(write_prepared: WritePrepared) -> No
     ("change", "words"),
     [
         (lambda table: table.drop(columns="glyph"), "columns: column_in_dataframe (found glyph)"),
-        (lambda table: table.assign(more=1), "columns: column_in_schema (found more)"),
         (lambda table: table.astype({"label": "int32"}), "label: dtype('int64') (found int32)"),
-        (lambda table: table.assign(split="validation"), "split: isin(['train', 'test']) (found validation)"),
-        (lambda table: table.assign(sha256="ABC"), "sha256: str_matches"),
         (lambda table: table.assign(ink_mean=np.float32(2)), "ink_mean: less_than_or_equal_to(1) (found 2.0)"),
         (lambda table: table.assign(id=0), "id: field_uniqueness (found 0)"),
-        (lambda table: table.assign(member=None), "member: "),
         (lambda table: table[::-1], "rows_in_order_of_ids"),
         (lambda table: table.assign(split=table["split"][::-1].to_numpy()), "train_before_test"),
         (lambda table: table.assign(centre_x=np.float32(np.nan)), "a_centre_where_there_is_ink"),
@@ -216,8 +197,6 @@ def test_a_manifest_that_breaks_its_schema(
     assert report["skipped"].startswith("Every other check was skipped")
     assert report["skipped"] in report_text(report)
     assert validate(folder, params.Validate(manifest_schema="warn"))["passed"] is True
-    silent = validate(folder, params.Validate(manifest_schema="off"))
-    assert (silent["passed"], silent["checks"], silent["skipped"] != "") == (True, [], True)
 
 
 def change_array(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
@@ -255,8 +234,6 @@ def test_files_that_do_not_belong_together(
     assert "near_duplicates" not in found
     assert report["skipped"].startswith("The images were not compared")
     assert found["exact_duplicates"]["count"] == 2  # the manifest alone tells
-    assert validate(folder, params.Validate(integrity="warn"))["passed"] is True
-    assert "integrity" not in {c["name"] for c in validate(folder, params.Validate(integrity="off"))["checks"]}
 
 
 @pytest.mark.parametrize("name", ["images.npy", "labels.npy", "manifest.parquet", "dataset.json"])
@@ -271,14 +248,6 @@ def test_a_missing_or_broken_file_is_one_sentence(
     with pytest.raises(LekhaniError, match=r"prepared cannot be read \(.+\); run `lekhani prepare`") as caught:
         validate(folder, params.Validate())
     assert "\n" not in str(caught.value)
-
-
-def test_the_text_tells_failures_first(write_prepared: WritePrepared) -> None:
-    text = report_text(validate(write_prepared(conflict), params.Validate()))
-    lines = text.splitlines()
-    assert lines[0] == "# Validation of own: failed"
-    assert lines[2].startswith("- label_conflicts: **failed**. Images with")
-    assert sum(": ok. " in line for line in lines) == len(NAMES) - 2  # a conflict is a duplicate too
 
 
 def test_a_name_cannot_steer_the_terminal(write_prepared: WritePrepared) -> None:

@@ -11,7 +11,6 @@ from lekhani import params
 from lekhani.data.spec import Bytes, Labels
 from lekhani.evaluate import judge
 from lekhani.evaluate.judge import (
-    FEATURES,
     Classifier,
     Floats,
     JudgeNet,
@@ -20,13 +19,10 @@ from lekhani.evaluate.judge import (
     augment,
     calibration_error,
     fit_temperature,
-    nonsense,
     read,
     train_judge,
 )
-from lekhani.export.onnx_file import export_onnx
-from lekhani.export.weights import load_weights, save_weights
-from lekhani.inference.session import Reader
+from lekhani.export.weights import save_weights
 
 CPU = torch.device("cpu")
 SIZE = 16
@@ -63,9 +59,8 @@ def trained(
     seed: int = 5,
     network: Network = JudgeNet,
     on_progress: Callable[[float, float], None] = lambda *_: None,
-    bf16: bool = False,
 ) -> tuple[Classifier, JudgeReport]:
-    return train_judge(choice, train, test, 3, seed, CPU, on_progress, network, bf16)
+    return train_judge(choice, train, test, 3, seed, CPU, on_progress, network)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -84,17 +79,9 @@ def test_separable_classes_are_separated_and_counted(network: Network) -> None:
     assert shares[-1] == pytest.approx(1)
     assert progress[-1][1] < 0.7 * progress[0][1]
     assert not net.training
-    before = {key: value.clone() for key, value in net.state_dict().items()}
     for one, other in zip(read(net, images, batch_size=4), read(net, images), strict=True):
         assert one.dtype == np.float32
         np.testing.assert_allclose(one, other, atol=1e-4)
-    assert all(torch.equal(value, net.state_dict()[key]) for key, value in before.items()), "reading does not learn"
-
-
-def test_half_precision_learns_as_well_and_leaves_float32_weights() -> None:
-    net, report = trained(CHOICE, glyphs(150, 1), glyphs(50, 2), bf16=True)
-    assert report.accuracy > 0.95
-    assert {value.dtype for value in net.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -105,38 +92,6 @@ def test_the_same_seed_trains_the_same_bytes(network: Network, tmp_path: Path) -
         save_weights(net, tmp_path / str(i))
         written.append((tmp_path / str(i)).read_bytes())
     assert written[0] == written[1] != written[2]
-
-
-@pytest.mark.parametrize(("network", "size", "n_classes"), [(JudgeNet, 20, 46), (SecondNet, 28, 1)])
-def test_any_size_and_number_of_classes_goes_from_training_to_the_reader(
-    network: Network, size: int, n_classes: int, tmp_path: Path
-) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (12, size, size)).astype(np.uint8)
-    data = images, (np.arange(12) % n_classes).astype(np.int64)
-    choice = params.Judge(width=4, images_seen=24, batch_size=8)
-    net, _ = train_judge(choice, data, data, n_classes, 1, CPU, lambda *_: None, network)
-    example = {"images": torch.zeros(3, 1, size, size)}
-    export_onnx(net, example, ["features", "logits"], tmp_path / "x.onnx", {"dataset": "toy", "classes": "[]"})
-    got = Reader(tmp_path / "x.onnx", "cpu").read(images)
-    assert [one.shape for one in got] == [(12, FEATURES), (12, n_classes)]
-    for one, other in zip(got, read(net, images), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4)
-
-
-def test_weights_of_one_network_do_not_load_into_the_other(tmp_path: Path) -> None:
-    save_weights(JudgeNet(3, 4), tmp_path / "judge")
-    load_weights(JudgeNet(3, 4), tmp_path / "judge")
-    with pytest.raises(Exception, match="does not hold the weights"):
-        load_weights(SecondNet(3, 4), tmp_path / "judge")
-
-
-@pytest.mark.parametrize("images_seen", [1, 33, 320, 700])
-def test_any_budget_trains_and_ends_at_all_of_it(images_seen: int) -> None:
-    progress: list[tuple[float, float]] = []
-    choice = BRIEF.model_copy(update={"images_seen": images_seen})
-    trained(choice, glyphs(20, 1), glyphs(6, 2), on_progress=lambda *step: progress.append(step))
-    assert progress
-    assert all(0 < done <= 1 and np.isfinite(loss) for done, loss in progress)
 
 
 # --- augmentation ---
@@ -177,14 +132,6 @@ def test_a_shift_reaches_every_place_and_no_other(most: int) -> None:
     assert np.corrcoef(places.T.numpy())[0, 1] == pytest.approx(0, abs=0.06)
 
 
-def test_what_leaves_on_one_side_does_not_come_in_on_the_other() -> None:
-    images = torch.zeros(400, 16, 16, dtype=torch.uint8)
-    images[:, :, 14:] = 255
-    moved = augmented(images, shift=5)
-    assert not moved[..., :8].any()
-    assert moved.sum((1, 2, 3)).max() <= 2 * 16 + 1e-3, "black comes in from outside"
-
-
 def test_a_turn_keeps_the_distance_from_the_middle() -> None:
     x, y = centres(augmented(one_dot(), rotation=30.0)).T
     angle = torch.rad2deg(torch.atan2(y, x))
@@ -202,34 +149,6 @@ def test_a_stretch_moves_away_from_the_middle_and_a_slant_along_the_line() -> No
     x, y = centres(augmented(below, shear=0.25)).T
     torch.testing.assert_close(y, torch.full_like(y, 4), atol=1e-3, rtol=0)
     assert (float(x.min()), float(x.max())) == pytest.approx((-1, 1), abs=0.1)
-
-
-def test_bending_moves_smoothly_and_as_far_as_it_may() -> None:
-    images = torch.zeros(3000, 32, 32, dtype=torch.uint8)
-    images[:, 16, 8] = images[:, 16, 24] = 255
-    moved = augmented(images, bend=1.0)
-    left, right = (centres(torch.nn.functional.pad(half, (8, 8))) for half in (moved[..., :16], moved[..., 16:]))
-    for dot in (left, right):
-        assert dot.std(0).numpy() == pytest.approx([0.75, 0.75], abs=0.25), "knots move by 1, what lies between by less"
-    together = np.corrcoef(left[:, 1].numpy(), right[:, 1].numpy())[0, 1]
-    assert abs(together) < 0.5, "half an image apart they go their own ways"
-
-
-def test_strokes_grow_and_shrink() -> None:
-    images = torch.zeros(1000, 16, 16, dtype=torch.uint8)
-    images[:, :, 6:10] = 255
-    changed = augmented(images, thickness=0.5)
-    width = changed[:, 0, 8].sum(1)
-    assert (float(width.min()), float(width.max())) == pytest.approx((3, 5), abs=0.05), "by one half on either side"
-    assert width.mean() == pytest.approx(4, abs=0.1)
-    assert changed.min() >= 0
-    assert changed.max() <= 1
-
-
-def test_every_image_is_changed_in_a_way_of_its_own() -> None:
-    torch.manual_seed(0)
-    changed = augment(torch.from_numpy(glyphs(1, 3)[0]).repeat(50, 1, 1), CHOICE)
-    assert torch.cdist(changed.flatten(1), changed.flatten(1)).fill_diagonal_(9).min() > 0.3
 
 
 def test_images_are_augmented_in_training_and_never_in_reading(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,19 +195,6 @@ def test_training_ends_calmly(monkeypatch: pytest.MonkeyPatch) -> None:
         assert calmer.nonsense == choice.nonsense
 
 
-def test_nonsense_reaches_from_blank_to_noise() -> None:
-    torch.manual_seed(0)
-    drawn = torch.cat([nonsense(4, 20, CPU) for _ in range(60)])
-    assert drawn.shape == (240, 1, 20, 20)
-    assert drawn.min() >= 0
-    assert drawn.max() <= 1
-    brightness, roughness = drawn.mean((1, 2, 3)), drawn.diff(dim=3).abs().mean((1, 2, 3))
-    assert brightness.min() < 0.02
-    assert brightness.max() > 0.4
-    assert (roughness < 1e-6).float().mean() == pytest.approx(1 / 6, abs=0.12), "blanks"
-    assert roughness.max() > 0.15, "noise in each pixel"
-
-
 def test_nonsense_teaches_to_be_unsure() -> None:
     blank = np.zeros((1, SIZE, SIZE), np.uint8)
     confidence = []
@@ -312,13 +218,8 @@ def test_calibration_error_of_a_worked_example() -> None:
     assert calibration_error(logits, 1 - right) == pytest.approx(by_hand, abs=1e-6)
     # In one bin the gaps of opposite sign cancel in part.
     assert calibration_error(logits, 1 - right, bins=1) == pytest.approx(abs(4 / 8 - 5.38 / 8), abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("logits", "label", "error"), [([60.0, -60.0], 0, 0.0), ([60.0, -60.0], 1, 1.0), ([0.0, 0.0], 0, 0.5)]
-)
-def test_calibration_error_at_the_ends(logits: list[float], label: int, error: float) -> None:
-    assert calibration_error(np.array([logits] * 3, np.float32), np.full(3, label)) == pytest.approx(error)
+    sure = np.array([[60.0, -60.0]] * 3, np.float32)
+    assert calibration_error(sure, np.ones(3, np.int64)) == pytest.approx(1), "wrong and sure of it"
 
 
 @pytest.mark.parametrize("planted", [0.5, 1.0, 2.5])
@@ -353,10 +254,3 @@ def test_confidence_is_calibrated_on_images_kept_from_training() -> None:
     logits = read(net, test[0])[1]
     assert calibration_error(logits, test[1]) == pytest.approx(report.ece, abs=1e-4), "the weights carry it"
     assert calibration_error(logits * report.temperature, test[1]) == pytest.approx(report.ece_unscaled, abs=1e-4)
-
-
-@pytest.mark.parametrize("held_out", [0.0, 0.05])
-def test_without_held_out_images_logits_stay_as_they_are(held_out: float) -> None:
-    _, report = trained(BRIEF.model_copy(update={"held_out": held_out}), glyphs(10, 1), glyphs(9, 2))
-    assert report.temperature == 1
-    assert report.ece == report.ece_unscaled

@@ -1,7 +1,7 @@
 """The bound of the weights that are exported, its mean and standard error, and what a seed decides of it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,7 +16,6 @@ from lekhani.export.weights import load_weights, save_weights
 from lekhani.train.loop import Trainer, TrainerConfig
 from lekhani.variants import VARIANTS
 from lekhani.variants.base import Variant
-from lekhani.variants.dcgan import Dcgan
 from lekhani.variants.draw import Draw
 
 CPU = torch.device("cpu")
@@ -45,27 +44,20 @@ def images() -> Images:
     return made, labels
 
 
-class FakeVariant(Variant):
+class FakeVariant:
     """Its bound is known: an image's white pixels, and its label. Keeps the images that it got."""
-
-    name, conditional, noise_dim = "fake", True, 1
 
     def __init__(self) -> None:
         self.net, self.seen = nn.Sequential(nn.Linear(1, 1), nn.Dropout()), list[Tensor]()
 
     def bound(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         assert not self.net.training
-        assert images.dtype == torch.float32
         self.seen.append(images[:, 0])
         torch.randn(7)
         return images.sum((1, 2, 3)), labels.float()
 
     def generator(self) -> nn.Module:
         return self.net
-
-    def build(self) -> None: ...
-    def step(self) -> None: ...
-    def _parts(self) -> None: ...
 
 
 # --- the bound of what is exported ---
@@ -103,20 +95,6 @@ def test_the_weights_that_training_leaves_are_measured(form: dict[str, Any], ima
     assert live["nats_per_image"] != pytest.approx(found["nats_per_image"], rel=1e-3), "the live weights are others"
 
 
-def test_the_parts_sum_to_the_whole(images: Images) -> None:
-    found = nats(draw(), *images, seed=3)
-    assert set(found) == NAMES
-    assert found["nats_reconstruction"] + found["nats_kl"] == pytest.approx(found["nats_per_image"])
-    assert all(type(value) is float and value > 0 for value in found.values())
-
-
-def test_training_s_half_precision_has_no_say(images: Images) -> None:
-    variant = draw()
-    expected = nats(variant, *images, seed=3)
-    variant.autocast = torch.autocast("cpu", torch.bfloat16)
-    assert nats(variant, *images, seed=3) == expected
-
-
 def test_only_variants_with_a_likelihood_have_a_bound(tiny: params.Variants) -> None:
     images, labels = np.zeros((4, 28, 28), np.uint8), np.zeros(4, np.int64)
     found = {name: nats(kind.build(tiny, 28, K, CPU), images, labels, seed=1) for name, kind in VARIANTS.items()}
@@ -127,10 +105,10 @@ def test_only_variants_with_a_likelihood_have_a_bound(tiny: params.Variants) -> 
 # --- means and their errors ---
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, N, 1000])
+@pytest.mark.parametrize("batch_size", [7, 1000])
 def test_means_and_standard_error_over_all_images(images: Images, batch_size: int) -> None:
     variant = FakeVariant()
-    found = nats(variant, *images, seed=4, batch_size=batch_size)
+    found = nats(cast(Variant, variant), *images, seed=4, batch_size=batch_size)
     binary = np.concatenate([seen.numpy() for seen in variant.seen])
     np.testing.assert_array_equal(binary, binarised(images[0], 4), "the same binary images whatever the batches")
     white = binary.sum((1, 2), dtype=np.float64)
@@ -143,19 +121,6 @@ def test_means_and_standard_error_over_all_images(images: Images, batch_size: in
     }
 
 
-def test_the_standard_error_is_how_far_the_means_of_samples_spread() -> None:
-    grey, labels = np.full((200, SIZE, SIZE), 100, np.uint8), np.zeros(200, np.int64)
-    found = [nats(FakeVariant(), grey, labels, seed) for seed in range(300)]
-    spread = np.std([one["nats_per_image"] for one in found])
-    assert np.mean([one["nats_per_image_se"] for one in found]) == pytest.approx(spread, rel=0.15)
-
-
-def test_a_set_s_name_follows_each_metric_s(images: Images) -> None:
-    plain, named = nats(FakeVariant(), *images, seed=4), nats(FakeVariant(), *images, seed=4, suffix="_train")
-    names = ("per_image_train", "per_image_train_floor", "per_image_train_se", "reconstruction_train", "kl_train")
-    assert named == dict(zip([f"nats_{name}" for name in names], plain.values(), strict=True))
-
-
 # --- seeds ---
 
 
@@ -163,43 +128,24 @@ def test_a_seed_decides_the_figures(images: Images) -> None:
     variant = draw()
     first = nats(variant, *images, seed=3)
     torch.manual_seed(99)
+    before = torch.get_rng_state()
     assert nats(variant, *images, seed=3) == first
+    assert torch.equal(torch.get_rng_state(), before), "torch's own random state stays as it was"
+    assert set(first) == NAMES
+    assert first["nats_reconstruction"] + first["nats_kl"] == pytest.approx(first["nats_per_image"])
     other = nats(variant, *images, seed=4)
     assert all(other[name] != first[name] for name in NAMES - {"nats_per_image_floor"})
     assert other["nats_per_image"] == pytest.approx(first["nats_per_image"], abs=4 * first["nats_per_image_se"])
 
 
-def test_the_noise_is_the_seed_s_too(images: Images) -> None:
-    """Where binary images leave nothing else to chance."""
-    variant, binary = draw(), (images[0] > 100).astype(np.uint8) * 255
-    first, other = (nats(variant, binary, images[1], seed) for seed in (3, 4))
-    assert nats(variant, binary, images[1], 3) == first
-    assert other["nats_reconstruction"] != first["nats_reconstruction"]
-
-
-def test_torch_s_random_state_stays_as_it_was(images: Images, tiny: params.Variants) -> None:
-    variant, none = draw(), Dcgan(tiny.dcgan, SIZE, 3, CPU)
-    before = torch.get_rng_state()
-    assert nats(variant, *images, seed=3)
-    assert not nats(none, *images, seed=3)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 # --- binary images ---
 
 
-def test_black_and_white_stay_what_they_are() -> None:
-    rng = np.random.default_rng(0)
-    black_and_white = (rng.random((50, 28, 28)) < 0.5).astype(np.uint8) * 255
-    for seed in range(5):
-        np.testing.assert_array_equal(binarised(black_and_white, seed), black_and_white // 255)
-
-
-@pytest.mark.parametrize("grey", [1, 64, 128, 254])
+@pytest.mark.parametrize("grey", [0, 1, 64, 254, 255])
 def test_a_grey_pixel_is_white_as_often_as_it_is_bright(grey: int) -> None:
     binary = binarised(np.full((1000, 20, 20), grey, np.uint8), 1)
     assert binary.dtype == np.uint8
-    assert set(np.unique(binary)) == {0, 1}
+    assert set(np.unique(binary)) <= {0, 1}
     p = grey / 255
     assert binary.mean() == pytest.approx(p, abs=4 * np.sqrt(p * (1 - p) / binary.size))
 

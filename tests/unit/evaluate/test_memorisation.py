@@ -1,6 +1,5 @@
 """Planted copies are found in the right share, and new images are none."""
 
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +12,7 @@ from scipy.spatial.distance import cdist
 from lekhani.data.sources.embedded import devanagari, mnist
 from lekhani.errors import LekhaniError
 from lekhani.evaluate import memorisation as module
-from lekhani.evaluate.memorisation import among_features, closest_figure, descriptors, memorisation, nearest
+from lekhani.evaluate.memorisation import among_features, closest_figure, descriptors, memorisation
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -90,14 +89,6 @@ def test_the_share_of_replays_is_found(train: Images, test: Images, fresh: Image
     assert sorted(pair.generated for pair in pairs) == list(range(n))
 
 
-def test_turned_replays_draw_to_train_without_being_near_copies(train: Images, test: Images) -> None:
-    angles = zip(train[:300], [-9, 9] * 150, strict=True)
-    turned = np.stack([ndimage.rotate(image, angle, reshape=False, order=1) for image, angle in angles])
-    metrics, _ = memorisation(turned, train, test, 1)
-    assert metrics["near_copies"] < 0.3
-    assert metrics["train_excess"] > 0.4
-
-
 def test_plain_ones_are_no_copies_of_one_another() -> None:
     """Scanned digits: of all drawings a 1 is the most like another writer's."""
     digits = mnist()
@@ -110,15 +101,6 @@ def test_plain_ones_are_no_copies_of_one_another() -> None:
     assert memorisation(each(replays, CHANGES["noisy"]), train, test, 1)[0]["near_copies"] > 0.9
 
 
-@pytest.mark.parametrize(("times", "name"), [(5, "noisy"), (40, "exact"), (40, "dimmed")])
-def test_an_image_that_the_train_split_repeats_is_still_found(
-    train: Images, test: Images, times: int, name: str
-) -> None:
-    repeated = np.concatenate([train, *[train[:20]] * (times - 1)])
-    metrics, _ = memorisation(each(train[:20], CHANGES[name]), repeated, test, 1)
-    assert metrics["near_copies"] == 1
-
-
 def test_the_floor_of_near_copies_counts_test_images_that_repeat_train(
     train: Images, test: Images, fresh: Images
 ) -> None:
@@ -128,36 +110,28 @@ def test_the_floor_of_near_copies_counts_test_images_that_repeat_train(
     assert metrics["near_copies_floor"] == pytest.approx(75 / 300, abs=0.01)
 
 
-def test_where_others_wrote_the_test_split_the_floor_shows_it(train: Images, test: Images, fresh: Images) -> None:
-    """A generator of the train split's thin letters is not to blame when the test split's are thick."""
-    thick = each(test, lambda image: ndimage.grey_dilation(image, (3, 3)))
-    metrics, _ = memorisation(fresh, train, thick, 1)
-    assert metrics["train_excess"] > 0.5
-    assert metrics["train_excess_floor"] > 0.3
-    assert abs(metrics["train_excess"] - metrics["train_excess_floor"]) < 2 * metrics["train_excess_std"]
-    assert metrics["near_copies"] == 0
-
-
-def test_excess_and_its_floor_by_brute_force(train: Images, test: Images, fresh: Images) -> None:
+def test_metrics_by_brute_force(train: Images, test: Images, fresh: Images) -> None:
     train, test, fresh = train[:120], test[:60], fresh[:200]
-    metrics, _ = memorisation(fresh, train, test, 1)
-    real = descriptors(np.concatenate([train, test]))
-    closest = cdist(descriptors(fresh), real).argmin(1)
-    chance = 120 / 180
-    assert metrics["train_excess"] == pytest.approx(((closest < 120).mean() - chance) / (1 - chance))
-    among = cdist(real[:120], real)
-    np.fill_diagonal(among, np.inf)
-    chance = 119 / 179
-    assert metrics["train_excess_floor"] == pytest.approx(((among.argmin(1) < 120).mean() - chance) / (1 - chance))
-
-
-def test_median_distances_by_brute_force(train: Images, test: Images, fresh: Images) -> None:
-    metrics, _ = memorisation(fresh, train, test, 1)
+    metrics, found = memorisation(fresh, train, test, 1, closest=200)
     drawn, known, unseen = map(descriptors, (fresh, train, test))
     pairs = {"nearest_train": (drawn, known), "nearest_test": (drawn, unseen)}
     pairs |= {"nearest_train_floor": (unseen, known), "nearest_test_floor": (known, unseen)}
     for name, (one, other) in pairs.items():
         assert metrics[name] == pytest.approx(np.median(cdist(one, other).min(1)), abs=1e-3), name
+    real = np.concatenate([known, unseen])
+    chance = 120 / 180
+    of_train = (cdist(drawn, real).argmin(1) < 120).mean()
+    assert metrics["train_excess"] == pytest.approx((of_train - chance) / (1 - chance))
+    among = cdist(known, real)
+    np.fill_diagonal(among, np.inf)
+    chance = 119 / 179
+    of_train = (among.argmin(1) < 120).mean()
+    assert metrics["train_excess_floor"] == pytest.approx((of_train - chance) / (1 - chance))
+    ordered = np.sort(cdist(drawn, known), axis=1)
+    for pair in found:
+        nearest, *others = ordered[pair.generated, :10]
+        assert pair.distance == pytest.approx(nearest, abs=1e-3)
+        assert pair.closeness == pytest.approx(nearest / np.median(others), abs=1e-2)
 
 
 def test_a_replay_lies_on_train_among_features_as_well() -> None:
@@ -172,22 +146,6 @@ def test_a_replay_lies_on_train_among_features_as_well() -> None:
         assert new[name] == pytest.approx(np.median(cdist(unit[i], unit[j]).min(1)), abs=1e-3)
 
 
-def test_the_spread_of_chance_by_every_choice_of_training_images(train: Images, test: Images, fresh: Images) -> None:
-    metrics, _ = memorisation(fresh[:100], train[:4], test[:3], 1)
-    closest = cdist(descriptors(fresh[:100]), descriptors(np.concatenate([train[:4], test[:3]]))).argmin(1)
-    shares = [np.isin(closest, chosen).mean() for chosen in itertools.combinations(range(7), 4)]
-    assert metrics["train_excess_std"] == pytest.approx(np.std(shares) / (3 / 7))
-
-
-def test_closeness_by_brute_force(train: Images, test: Images, fresh: Images) -> None:
-    _, pairs = memorisation(fresh, train, test, 1, closest=400)
-    ordered = np.sort(cdist(descriptors(fresh), descriptors(train)), axis=1)
-    for pair in pairs:
-        nearest, *others = ordered[pair.generated, :10]
-        assert pair.distance == pytest.approx(nearest, abs=1e-3)
-        assert pair.closeness == pytest.approx(nearest / np.median(others), abs=1e-2)
-
-
 def test_pairs_are_ordered_and_name_a_training_image_once(train: Images, test: Images, fresh: Images) -> None:
     """A generator that draws three training images over and over shows them once each."""
     collapsed = np.concatenate([fresh[:50], *[each(train[:3], CHANGES["noisy"])] * 30])
@@ -198,6 +156,12 @@ def test_pairs_are_ordered_and_name_a_training_image_once(train: Images, test: I
     assert len({pair.train for pair in pairs}) == 5
     assert [pair.closeness for pair in pairs] == sorted(pair.closeness for pair in pairs)
     assert [pair.near_copy for pair in pairs] == [True, True, True, False, False]
+    figure = closest_figure(pairs, collapsed, train)
+    assert [axes.title.get_color() for axes in figure.axes] == ["tab:red"] * 3 + ["black"] * 2
+    for axes, pair in zip(figure.axes, pairs, strict=True):
+        shown = np.asarray(axes.images[0].get_array())
+        assert np.array_equal(shown[:, :32], collapsed[pair.generated])
+        assert np.array_equal(shown[:, -32:], train[pair.train])
 
 
 def test_the_same_seed_gives_the_same_and_another_only_other_floors(
@@ -213,7 +177,7 @@ def test_the_same_seed_gives_the_same_and_another_only_other_floors(
     }
 
 
-@pytest.mark.parametrize("size", [12, 28, 33, 64])
+@pytest.mark.parametrize("size", [12, 33])
 def test_descriptors_see_the_drawing_and_neither_its_place_nor_its_brightness(size: int) -> None:
     image = np.zeros((1, size, size), np.uint8)
     image[0, size // 3 : 2 * size // 3, size // 3 : size // 2] = 200
@@ -227,17 +191,7 @@ def test_descriptors_see_the_drawing_and_neither_its_place_nor_its_brightness(si
     assert np.linalg.norm(found - descriptors(image.transpose(0, 2, 1).copy())) > 0.3
 
 
-@pytest.mark.parametrize("block", [1, 700, 10**6])
-def test_neighbours_are_exact_whatever_the_block(letters: Images, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(module, "_BLOCK", block)
-    queries, references = descriptors(letters[:70]), descriptors(letters[100:300])
-    distances, rows = nearest(queries, references, 4)
-    by_hand = cdist(queries, references)
-    assert np.array_equal(rows, by_hand.argsort(1)[:, :4])
-    assert np.allclose(distances, np.sort(by_hand, axis=1)[:, :4], atol=1e-3)
-
-
-@pytest.mark.parametrize(("n_generated", "n_train", "n_test"), [(1, 1, 1), (3, 1, 2), (1, 2, 1), (2, 5, 3), (1, 11, 1)])
+@pytest.mark.parametrize(("n_generated", "n_train", "n_test"), [(1, 1, 1), (1, 2, 1), (2, 5, 3)])
 def test_few_images_give_numbers(letters: Images, n_generated: int, n_train: int, n_test: int) -> None:
     generated, train, test = letters[:n_generated], letters[10 : 10 + n_train], letters[30 : 30 + n_test]
     metrics, pairs = memorisation(generated, train, test, 1)
@@ -246,32 +200,5 @@ def test_few_images_give_numbers(letters: Images, n_generated: int, n_train: int
     assert metrics["near_copies"] == 0
     assert len(pairs) == len({pair.train for pair in pairs}) <= min(n_generated, n_train)
     assert memorisation(train[:1], train, test, 1)[0]["near_copies"] == 1
-
-
-def test_blank_and_flat_images_are_nobodys_copies(train: Images, test: Images) -> None:
-    empty = np.concatenate([np.zeros((20, 32, 32), np.uint8), np.full((20, 32, 32), 255, np.uint8)])
-    metrics, _ = memorisation(empty, np.concatenate([train, empty[:1]]), test, 1)
-    assert metrics["near_copies"] == 0
-    assert all(math.isfinite(value) for value in metrics.values())
-    assert abs(metrics["train_excess"]) < 2 * metrics["train_excess_std"], "forty times the same says little"
-
-
-@pytest.mark.parametrize(("place", "name"), [(0, "generated set"), (1, "train split"), (2, "test split")])
-def test_an_empty_set_is_an_error_for_people(letters: Images, place: int, name: str) -> None:
-    sets = [letters[:3]] * 3
-    sets[place] = letters[:0]
-    with pytest.raises(LekhaniError, match=f"The {name} holds no image"):
-        memorisation(*sets, 1)
-
-
-def test_the_picture_shows_each_pair_and_marks_copies(train: Images, test: Images, fresh: Images) -> None:
-    generated = np.concatenate([fresh[:20], train[:2]])
-    _, pairs = memorisation(generated, train, test, 1, closest=6)
-    figure = closest_figure(pairs, generated, train)
-    assert len(figure.axes) == 6
-    for axes, pair in zip(figure.axes, pairs, strict=True):
-        shown = np.asarray(axes.images[0].get_array())
-        assert np.array_equal(shown[:, :32], generated[pair.generated])
-        assert np.array_equal(shown[:, -32:], train[pair.train])
-        assert axes.get_title() == f"distance {pair.distance:.2f}, closeness {pair.closeness:.2f}"
-    assert [axes.title.get_color() for axes in figure.axes] == ["tab:red"] * 2 + ["black"] * 4
+    with pytest.raises(LekhaniError, match="The train split holds no image"):
+        memorisation(generated, letters[:0], test, 1)

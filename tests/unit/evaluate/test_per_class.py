@@ -99,24 +99,6 @@ def test_real_images_are_about_as_far_as_their_floor_at_any_number(per_class: in
     assert np.mean(gain) == pytest.approx(0, abs=0.1)
 
 
-def test_the_floor_is_of_as_many_images_as_there_are_on_both_sides() -> None:
-    few, many = (np.mean([score.fid_floor for score in scored(drawn(n, 4))]) for n in (12, 80))  # type: ignore[arg-type]
-    assert few > 1.3 * many, "fewer images, more bias"
-    generated, short = drawn(80, 4), drawn(12, 6)
-    took = [score.fid for score in scored(generated, train=short)]
-    assert np.mean(took) > 1.3 * np.mean([score.fid for score in scored(generated)]), "few train images limit both"  # type: ignore[arg-type]
-
-
-def test_one_class_does_not_depend_on_another() -> None:
-    generated = drawn(40, 3)
-    (features, logits), labels = generated
-    fewer = labels != 0
-    again = scored(((features[fewer], logits[fewer]), labels[fewer]))
-    for one, other in zip(scored(generated)[1:], again[1:], strict=True):
-        assert [getattr(one, name) for name in CLOSENESS] == [getattr(other, name) for name in CLOSENESS]
-    assert again[0].fid is None
-
-
 def test_the_seed_decides_which_images_are_taken() -> None:
     first, again, other = (scored(drawn(30, 3), seed=seed) for seed in (1, 1, 2))
     assert first == again
@@ -140,30 +122,6 @@ def test_too_few_images_are_no_metric() -> None:
     assert None not in [getattr(scored(drawn(10, 3))[0], name) for name in CLOSENESS]
 
 
-def test_a_class_of_one_image_over_and_over_divides_by_nothing() -> None:
-    (features, logits), labels = drawn(20, 1)
-    same = (np.repeat(features[:K], 20, axis=0), np.repeat(logits[:K], 20, axis=0)), np.repeat(np.arange(K), 20)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        alike = scored(same, test=same, train=same)[1]
-        score = scored(((features, logits), labels), test=same)[1]
-    assert alike.diversity is score.diversity is None, "nothing to compare with"
-    assert alike.fid == pytest.approx(0, abs=1e-9)
-    assert alike.fid_ratio is None or math.isfinite(alike.fid_ratio)
-
-
-def test_one_class_alone() -> None:
-    rng = np.random.default_rng(1)
-    generated, test, train = (
-        ((rng.normal(size=(n, F)).astype(np.float32), np.zeros((n, 1), np.float32)), np.zeros(n, np.int64))
-        for n in (20, 30, 40)
-    )
-    (score,) = by_class(*generated, *test, *train, 1)
-    assert (score.agreement, score.read_as, score.mistaken_for, score.confidence) == (1, 20, None, 1)
-    assert 0.5 < (score.fid_ratio or 0) < 2
-    assert worst([score]) == [score]
-
-
 # --- predictions ---
 
 
@@ -177,18 +135,6 @@ def test_counts_by_hand() -> None:
     assert scores[0].confidence == pytest.approx(math.e**2 / (math.e**2 + 3), rel=1e-5)
     assert scores[2].confidence is None
     assert [score.mistaken_for for score in scores] == [1, 0, 1, None]
-
-
-def test_the_commonest_mistake_counts() -> None:
-    scores = counted(logits_for([0, 3, 2, 2, 0, 0], 4), np.zeros(6, np.int64))
-    assert scores[0].mistaken_for == 2
-
-
-def test_confidence_is_of_the_images_that_are_predicted_as_the_class() -> None:
-    logits = np.array([[1.0, 0], [3, 0], [0, 2]], np.float32)
-    scores = counted(logits, np.array([0, 1, 1], np.int64))
-    one, three, two = (1 / (1 + math.exp(-gap)) for gap in (1, 3, 2))
-    assert [score.confidence for score in scores] == pytest.approx([(one + three) / 2, two], rel=1e-6)
 
 
 def test_an_unconditional_generator_is_grouped_by_predictions() -> None:
@@ -208,30 +154,20 @@ def test_an_unconditional_generator_is_grouped_by_predictions() -> None:
 # --- tables ---
 
 
-HEAD = "name glyph label asked read_as agreement confidence"
-CLOSENESS_HEAD = "fid fid_floor fid_ratio recall recall_floor diversity"
-
-
-def test_rows_of_a_conditional_generator(tmp_path: Path) -> None:
+def test_rows_hold_what_applies(tmp_path: Path) -> None:
     (features, logits), labels = drawn(30, 3)
     logits[labels == 1] = logits[labels == 2]
     keep = labels != 4
-    rows = table(scored(((features[keep], logits[keep]), labels[keep])), CLASSES)
-    assert [list(row) for row in rows] == [f"{HEAD} {CLOSENESS_HEAD} mistaken_for".split()] * K
-    write_csv(tmp_path / "t.csv", rows)
+    write_csv(tmp_path / "t.csv", table(scored(((features[keep], logits[keep]), labels[keep])), CLASSES))
     cells = list(csv.DictReader((tmp_path / "t.csv").open(encoding="utf-8", newline="")))
+    closeness = "fid fid_floor fid_ratio recall recall_floor diversity"
+    assert list(cells[0]) == f"name glyph label asked read_as agreement confidence {closeness} mistaken_for".split()
     assert [cell["glyph"] for cell in cells] == [c.glyph for c in CLASSES]
     assert [cell["mistaken_for"] for cell in cells] == ["", CLASSES[2].name, "", "", ""]
     assert [cell["agreement"] for cell in cells] == ["1.0", "0.0", "1.0", "1.0", ""]
     assert cells[4]["fid"] == ""
-    assert float(cells[0]["fid"]) / float(cells[0]["fid_floor"]) == pytest.approx(float(cells[0]["fid_ratio"]))
-    assert "nan" not in (tmp_path / "t.csv").read_text(encoding="utf-8").lower()
-
-
-def test_rows_of_an_unconditional_generator() -> None:
-    rows = table(scored(drawn(30, 3), conditional=False), CLASSES)
-    head = HEAD.replace("asked ", "").replace("agreement ", "")
-    assert [list(row) for row in rows] == [f"{head} {CLOSENESS_HEAD}".split()] * K
+    unconditional = table(scored(drawn(30, 3), conditional=False), CLASSES)
+    assert set(cells[0]) - set(unconditional[0]) == {"asked", "agreement", "mistaken_for"}
 
 
 # --- what is wrong ---
@@ -270,14 +206,6 @@ def test_a_planted_collapse_is_named(conditional: bool) -> None:
     assert [score.label for score in worst(scores, 1)] == [3]
 
 
-def test_near_copies_are_a_collapse_too() -> None:
-    (features, logits), labels = planted(collapse=0)
-    noise = 0.2 * np.random.default_rng(1).normal(size=features.shape).astype(np.float32)
-    scores = scored(((features + np.where((labels == 0)[:, None], noise, 0), logits), labels))
-    assert 0.05 < (scores[0].diversity or 0) < 0.3
-    assert [finding.name for finding in collapsed(scores, CLASSES)] == ["collapsed_classes"]
-
-
 def test_a_planted_loss_is_named_with_what_is_drawn_instead() -> None:
     scores = scored(planted(lost=(1, 4)))
     (finding,) = collapsed(scores, CLASSES)
@@ -289,33 +217,10 @@ def test_a_planted_loss_is_named_with_what_is_drawn_instead() -> None:
     assert (scores[1].fid_ratio or 0) > 5 > (scores[4].fid_ratio or 9)
 
 
-def test_an_unconditional_generator_that_never_draws_a_class() -> None:
-    scores = scored(planted(lost=(1, 4)), conditional=False)
-    (finding,) = collapsed(scores, CLASSES)
-    assert finding.name == "lost_classes"
-    assert named(finding.sentence) == [CLASSES[1].name]
-    assert "read 0 times" in finding.sentence
-
-
 def test_a_hundredth_of_a_fair_share_is_not_lost() -> None:
     # A fair share of 2,000 images in 4 classes is 500; a hundredth of it is 5.
     (finding,) = collapsed(counted(logits_for([0] * 1991 + [1] * 4 + [2] * 5, 4), None), DEVANAGARI[:4])
     assert [c.name for c in DEVANAGARI[:4] if c.name in finding.sentence] == [DEVANAGARI[1].name, DEVANAGARI[3].name]
-
-
-def test_a_class_never_requested_is_not_lost() -> None:
-    scores = counted(logits_for([0, 0, 1, 1], 3), np.array([0, 0, 1, 1], np.int64))
-    assert collapsed(scores, CLASSES[:3]) == []
-    assert [score.label for score in worst(scores)] == [0, 1]
-
-
-def test_a_long_list_is_cut() -> None:
-    scores = counted(logits_for([45] * 450, 46), (np.arange(450) % 45).astype(np.int64))
-    (finding,) = collapsed(scores, DEVANAGARI)
-    assert "in 45 of 46 classes" in finding.sentence
-    assert "; and 35 more." in finding.sentence
-    assert DEVANAGARI[9].name in finding.sentence
-    assert DEVANAGARI[11].name not in finding.sentence
 
 
 # --- the worst ---
@@ -329,30 +234,12 @@ def one(label: int, agreement: float | None = 1.0, ratio: float | None = 1.0, **
 
 def test_agreement_comes_before_distance_and_single_errors_do_not_count() -> None:
     figures = [(1.0, 9.0), (0.6, 1.5), (0.98, 1.1), (0.8, 3.0), (1.0, 2.0), (0.0, 4.0), (0.79, 8.0)]
-    scores = [one(label, *pair) for label, pair in enumerate(figures)]
+    scores = [one(label, *pair) for label, pair in enumerate(figures)]  # agreement and distance
     assert [score.label for score in worst(scores)] == [5, 1, 6, 3, 0]
     assert [score.label for score in worst(scores, 99)] == [5, 1, 6, 3, 0, 4, 2]
 
 
-def test_a_collapsed_class_is_worse_than_one_with_mistakes() -> None:
-    scores = [one(0, 0.5, 9.0), one(1, 1.0, 2.0, diversity=0.1), one(2, 0.05, 1.0)]
-    assert [score.label for score in worst(scores)] == [2, 1, 0]
-
-
-def test_without_labels_the_ratio_decides_and_too_few_images_come_first() -> None:
-    scores = [one(0, None, 3.0), one(1, None, None, read_as=4), one(2, None, 7.0), one(3, None, None, read_as=0)]
-    scores.append(one(4, None, 1.0, diversity=0.0))
-    assert [score.label for score in worst(scores)] == [3, 4, 1, 2, 0]
-
-
 # --- figures ---
-
-
-def saved(figure: Any, path: Path) -> bytes:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a glyph that no font has is a warning
-        save_figure(figure, path)
-    return path.read_bytes()
 
 
 def texts(figure: Any) -> list[str]:
@@ -371,25 +258,19 @@ def test_the_worst_as_a_picture(tmp_path: Path) -> None:
         one(0, 0.98, 1.5, recall=0.5, recall_floor=0.75),
     ]
     figure = worst_figure(scores, CLASSES, marked(100, 0), marked(30, 100))
-    words = texts(figure)
-    assert words[:3] == [CLASSES[3].glyph, CLASSES[3].name, words[2]]
-    assert f"agreement 62.0% of 50, else mostly {CLASSES[1].glyph}" in words[2]
-    assert "judge FID 4.60, floor 2.00 (2.3x)" in words[2]
-    assert "recall 25% (real 80%), diversity 1.00" in words[2]
+    glyph, name, words = texts(figure)[:3]
+    assert (glyph, name) == (CLASSES[3].glyph, CLASSES[3].name)
+    assert f"agreement 62.0% of 50, else mostly {CLASSES[1].glyph}" in words
+    assert "judge FID 4.60, floor 2.00 (2.3x)" in words
     strips = [np.asarray(axes.images[0].get_array())[3] for axes in figure.axes if axes.images]
     places = slice(3, None, 8)
     assert strips[0][places].tolist() == [3 + 5 * i for i in range(8)], "the generated images of class 3"
     assert strips[1][places].tolist() == [103 + 5 * i for i in range(6)] + [255] * 2, "six real ones"
-    assert strips[2][places].tolist() == [5 * i for i in range(8)]
-    assert saved(figure, tmp_path / "w.png") == saved(
-        worst_figure(scores, CLASSES, marked(100, 0), marked(30, 100)), tmp_path / "again.png"
-    )
-
-
-def test_the_worst_of_an_unconditional_generator_without_images(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a glyph that no font has is a warning
+        save_figure(figure, tmp_path / "w.png")
     images, labels = marked(30, 0)
     others, score = (images[labels != 0], labels[labels != 0]), one(0, None, None, read_as=0, diversity=None)
     figure = worst_figure([score], CLASSES, others, (images, labels))
     assert "read as it: 0 images\ntoo few images for a judge FID" in texts(figure)[2]
     assert (np.asarray(figure.axes[1].images[0].get_array()) == 255).all()
-    assert saved(figure, tmp_path / "w.png")

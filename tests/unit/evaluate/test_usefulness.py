@@ -1,11 +1,8 @@
-"""Synthetic images help when they are good, not when they are noise; nothing but the data differs between trainings."""
+"""Synthetic images help when they are good; nothing but the data differs between trainings."""
 
 import io
-import json
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import cache
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -36,8 +33,6 @@ def glyphs(n: int, seed: int) -> Labelled:
 
 
 TRAIN, TEST, HELD_OUT = glyphs(600, 1), glyphs(300, 2), glyphs(600, 3)
-NOISE = (np.random.default_rng(4).integers(0, 256, (600, SIZE, SIZE)).astype(np.uint8), HELD_OUT[1])
-SHUFFLED = (HELD_OUT[0], np.random.default_rng(5).permutation(HELD_OUT[1]))
 
 
 def trainings(
@@ -64,30 +59,13 @@ def test_a_perfect_generator_is_worth_as_much_as_real_images() -> None:
     assert abs(card["usefulness_gain_100"]) < 0.08
 
 
-@pytest.mark.parametrize("synthetic", [NOISE, SHUFFLED], ids=["noise", "labels ignored"])
-def test_a_useless_generator_teaches_nothing(synthetic: Labelled) -> None:
-    card = metrics([*real(), *trainings().on_synthetic(synthetic)])
+def test_a_generator_that_ignores_labels_teaches_nothing() -> None:
+    shuffled = (HELD_OUT[0], np.random.default_rng(5).permutation(HELD_OUT[1]))
+    card = metrics([*real(), *trainings().on_synthetic(shuffled)])
     assert abs(card["usefulness"] - 1 / K) < 0.12
     assert card["usefulness_ratio"] < 0.4
     assert card["usefulness_gain_1"] < 0.2
     assert card["usefulness_gain_100"] < 0.06
-
-
-def test_points_say_what_they_were_trained_on_and_are_reported_one_by_one() -> None:
-    reported: list[Point] = []
-    brief = trainings(CHOICE.model_copy(update={"images_seen": 32, "shares": THREE}), on_point=reported.append)
-    points = brief.on_real() + brief.on_synthetic(HELD_OUT)
-    assert reported == points
-    assert [(p.kind, p.share, p.n_real, p.n_synthetic) for p in points] == [
-        ("real", 0.01, K, 0),
-        ("real", 0.1, 60, 0),
-        ("real", 1.0, 600, 0),
-        ("synthetic", 0.0, 0, 600),
-        ("real+synthetic", 0.01, K, 600),
-        ("real+synthetic", 0.1, 60, 600),
-        ("real+synthetic", 1.0, 600, 600),
-    ]
-    assert all(len(point.accuracies) == 2 for point in points)
 
 
 def test_the_same_seed_gives_the_same_figures_and_another_seed_others() -> None:
@@ -115,9 +93,20 @@ def test_trainings_differ_in_their_data_alone(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(module, "train_judge", spy)
     choice = CHOICE.model_copy(update={"shares": THREE, "seeds": 3})
-    trainings(choice).on_real()
-    trainings(choice).on_synthetic(HELD_OUT)
+    reported: list[Point] = []
+    ours = trainings(choice, on_point=reported.append)
+    points = ours.on_real() + ours.on_synthetic(HELD_OUT)
     assert [seed for *_, seed in calls] == [7, 8, 9] * 7
+    assert reported == points
+    assert [(p.kind, p.share, p.n_real, p.n_synthetic) for p in points] == [
+        ("real", 0.01, K, 0),
+        ("real", 0.1, 60, 0),
+        ("real", 1.0, 600, 0),
+        ("synthetic", 0.0, 0, 600),
+        ("real+synthetic", 0.01, K, 600),
+        ("real+synthetic", 0.1, 60, 600),
+        ("real+synthetic", 1.0, 600, 600),
+    ]
     assert all(used is choice and test is TEST for used, _, test, _ in calls)
     assert min(len(data[0]) for _, data, _, _ in calls) >= CHOICE.batch_size, "train_judge would take smaller batches"
 
@@ -142,7 +131,7 @@ def unbalanced() -> Labels:
     return np.repeat([0, 2, 3, 7], [1, 4, 40, 150]).astype(np.int64)
 
 
-@pytest.mark.parametrize("share", [0.001, 0.01, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("share", [0.001, 0.1, 1.0])
 def test_a_subset_holds_its_share_of_each_class_and_at_least_one(share: float) -> None:
     labels = unbalanced()
     rows = subset(labels, share, 3)
@@ -153,22 +142,13 @@ def test_a_subset_holds_its_share_of_each_class_and_at_least_one(share: float) -
         assert got == max(1, round(share * there))
 
 
-def test_smaller_subsets_lie_within_larger_ones_and_follow_the_seed() -> None:
-    labels = unbalanced()
-    parts = [set(subset(labels, share, 3).tolist()) for share in (0.01, 0.1, 0.4, 1.0)]
-    assert all(small <= large for small, large in pairwise(parts))
-    assert parts[-1] == set(range(len(labels)))
-    assert np.array_equal(subset(labels, 0.1, 3), subset(labels, 0.1, 3))
-    assert set(subset(labels, 0.1, 4).tolist()) != parts[1]
-
-
 def marked(n: int, mark: int) -> Labelled:
     images: Bytes = np.full((n, 2, 2), mark, np.uint8)
     images[:, 0, 0] = np.arange(n)
     return images, np.arange(n, dtype=np.int64)
 
 
-@pytest.mark.parametrize(("n_real", "n_synthetic"), [(1, 1), (3, 100), (40, 100), (100, 100), (100, 10), (7, 1)])
+@pytest.mark.parametrize(("n_real", "n_synthetic"), [(1, 1), (40, 100), (100, 10)])
 def test_real_images_are_half_of_a_mixture_or_their_natural_share(n_real: int, n_synthetic: int) -> None:
     images, labels = mix(marked(n_real, 200), marked(n_synthetic, 100))
     is_real = images[:, 1, 1] == 200
@@ -232,43 +212,7 @@ def test_a_single_training_has_no_deviation_and_no_full_share_no_floor() -> None
     usefulness_figure(points, "one training").savefig(io.BytesIO(), format="png")
 
 
-def test_a_floor_of_nothing_has_no_ratio() -> None:
-    points = [
-        point("real", 1.0, [0.0, 0.0]),
-        point("synthetic", 0.0, [0.0, 0.1]),
-        point("real+synthetic", 1.0, [0.0, 0.0]),
-    ]
-    assert "usefulness_ratio" not in metrics(points)
-
-
 @pytest.mark.parametrize("real", [[point("real", 0.01, [0.2, 0.4]), HAND[1]], [HAND[1]]])
 def test_halves_that_were_measured_otherwise_are_not_compared(real: list[Point]) -> None:
     with pytest.raises(LekhaniError, match=r"1% of the real images .*`dvc repro`"):
         metrics([*real, *HAND[2:]])
-
-
-def test_points_survive_json_and_become_rows() -> None:
-    again = [Point(**row) for row in json.loads(json.dumps([asdict(p) for p in real()]))]
-    assert metrics([*again, *perfect()]) == metrics([*real(), *perfect()])
-    assert HAND[0].row() == {
-        "kind": "real",
-        "share": 0.01,
-        "n_real": 10,
-        "n_synthetic": 0,
-        "accuracy_mean": pytest.approx(0.4),
-        "accuracy_std": pytest.approx(0.2),
-        "seeds": 3,
-    }
-
-
-def test_the_figure_shows_every_point_with_its_deviation() -> None:
-    axes = usefulness_figure(HAND, "devanagari / turbo").axes[0]
-    real, mixed = (container.lines for container in axes.containers)  # type: ignore[attr-defined]
-    np.testing.assert_allclose(real[0].get_xydata(), [[0.01, 0.4], [1.0, 0.8]])
-    np.testing.assert_allclose(mixed[0].get_xydata(), [[0.01, 0.5], [1.0, 0.7]])
-    np.testing.assert_allclose(real[2][0].get_segments()[0][:, 1], [0.2, 0.6])
-    level = next(line for line in axes.lines if line.get_linestyle() == "--")
-    assert level.get_ydata() == pytest.approx([0.4, 0.4])
-    assert axes.get_xscale() == "log"
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1%\n10 images", "100%\n1,000 images"]
-    assert axes.get_title() == "devanagari / turbo"

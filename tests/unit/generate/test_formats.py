@@ -49,14 +49,6 @@ def test_the_same_images_give_the_same_bytes(format: str, tmp_path: Path, monkey
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_shards_do_not_share_names(format: str) -> None:
-    names = [
-        name for number in range(3) for name in FORMATS[format].names(Shard(number, 3, 5 * number, LABELS, DEVANAGARI))
-    ]
-    assert len(set(names)) == len(names)
-
-
 def test_png(tmp_path: Path) -> None:
     *pictures, table = written(tmp_path, "png")
     assert table == tmp_path / "00001" / "labels.csv"
@@ -73,15 +65,10 @@ def test_png(tmp_path: Path) -> None:
         np.testing.assert_array_equal(opened(path.read_bytes()), image)
 
 
-def test_a_single_shard_of_png_lies_at_the_top(tmp_path: Path) -> None:
-    files = written(tmp_path, "png", shard(0, 1), None)
-    assert {path.parent for path in files} == {tmp_path}
-    assert files[-1].read_text(encoding="utf-8").splitlines()[0] == "file,label,name,glyph"
-
-
 def test_no_class_name_leads_out_of_the_folder(tmp_path: Path) -> None:
     evil = tuple(GlyphClass(i, "x/../../../evil", "क") for i in range(46))
-    written(tmp_path / "deep" / "out", "png", shard(0, 1, evil))
+    files = written(tmp_path / "deep" / "out", "png", shard(0, 1, evil))
+    assert {path.parent for path in files} == {tmp_path / "deep" / "out"}, "a single shard lies at the top"
     assert [path for path in tmp_path.rglob("*evil*") if path.parent != tmp_path / "deep" / "out"] == []
 
 
@@ -120,14 +107,10 @@ def test_idx(tmp_path: Path) -> None:
     assert images.read_bytes()[:16] == bytes([0, 0, 8, 3, 0, 0, 0, 5, 0, 0, 0, 6, 0, 0, 0, 6])
     np.testing.assert_array_equal(np.frombuffer(images.read_bytes(), np.uint8, offset=16).reshape(5, 6, 6), IMAGES)
     assert labels.read_bytes() == bytes([0, 0, 8, 1, 0, 0, 0, 5, *LABELS])
-
-
-def test_idx_has_room_for_many_classes(tmp_path: Path) -> None:
     many = tuple(GlyphClass(i, f"c{i}", f"c{i}") for i in range(300))
-    labels = np.array([299, 1, 2, 3, 4], np.int64)
-    _, file = written(tmp_path, "idx", Shard(0, 1, 0, labels, many))
-    assert file.name == "train-labels-idx1-int"
-    assert file.read_bytes()[:12] == bytes([0, 0, 0x0C, 1, 0, 0, 0, 5, 0, 0, 1, 43])
+    _, labels = written(tmp_path / "many", "idx", Shard(0, 1, 0, np.array([299, 1, 2, 3, 4]), many))
+    assert labels.name == "train-labels-idx1-int"
+    assert labels.read_bytes()[:12] == bytes([0, 0, 0x0C, 1, 0, 0, 0, 5, 0, 0, 1, 43])
 
 
 def test_npz(tmp_path: Path) -> None:

@@ -30,9 +30,6 @@ def drawn(pattern: str, alphabet: Alphabet = ALPHABET, times: int = 200) -> set[
         r"[०-९]{6}",
         r"\d{3} ?\d{3}",
         r"(कमल|जल)+",
-        r"[^क]{2}",
-        r"(?:क|ख){2,3}?",
-        r"[क-घ ]*",
         r"क्ष[०-२]?",
         r"^क.\d$",
         r"(?P<digits>\d{2,})[^०]",
@@ -66,12 +63,9 @@ def test_named_patterns_in_both_scripts(name: str, alphabet: Alphabet) -> None:
     for text in drawn(name, alphabet):
         assert re.fullmatch(NAMED[name], "".join(c if c == " " else str(unicodedata.digit(c)) for c in text)), text
         alphabet.labels(text)
-
-
-def test_dates_are_real_ones() -> None:
-    for text in drawn("date", Alphabet(MNIST)):
-        day, month, year = map(int, text.split())
-        date(year, month, day)
+        if name == "date":
+            day, month, year = map(int, text.split())
+            date(year, month, day)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +76,6 @@ def test_dates_are_real_ones() -> None:
         ("क{300}", "texts of 300 characters, and a line holds 200 at most"),
         (r"((\d{0,65535}){0,65535}){0,65535}", "shorten its repeats"),
         ("(?=क)", r"\(\?= is not supported"),
-        (r"(क)\1", r"\\1 is not supported"),
-        ("(?i)क", "is not supported"),
         ("क{5000000000000}", "repetition number is too large"),
         ("(" * 5000, "--pattern"),
     ],

@@ -3,9 +3,6 @@
 import io
 import json
 import os
-import struct
-import sys
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from toy_judge import toy_judge
 from typeface import DEVANAGARI, reader, shape
 
-from lekhani import cli
 from lekhani.data.images import decode_one
 from lekhani.data.spec import Bytes
 from lekhani.errors import UsageError
@@ -25,7 +22,6 @@ from lekhani.handwriting.recognise import (
     SIDE,
     frame_ink,
     frame_picture,
-    ink_of,
     load_picture,
     read_files,
     recognise,
@@ -86,28 +82,6 @@ def test_photos(light_on_dark: bool) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "I;16"])
-def test_modes(mode: str, tmp_path: Path) -> None:
-    picture = np.pad(scan("भ", 64), 20)
-    image = (
-        Image.fromarray(picture.astype(np.uint16) * 257)
-        if mode == "I;16"
-        else Image.fromarray(255 - picture).convert("L").convert(mode)
-    )
-    image.save(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"))
-    assert glyph_of(load_picture(next(tmp_path.iterdir()))) == "भ"
-
-
-@pytest.mark.parametrize("ink", ["black", "white"])
-def test_transparent_drawings(ink: str, tmp_path: Path) -> None:
-    """As a browser's canvas gives them."""
-    alpha = Image.fromarray(np.pad(scan("४", 80), 30))
-    image = Image.new("RGBA", alpha.size, ink)
-    image.putalpha(alpha)
-    image.save(tmp_path / "a.png")
-    assert glyph_of(load_picture(tmp_path / "a.png")) == "४"
-
-
 @settings(max_examples=25, deadline=None)
 @given(
     st.sampled_from([c.glyph for c in DEVANAGARI]),
@@ -118,12 +92,6 @@ def test_transparent_drawings(ink: str, tmp_path: Path) -> None:
 def test_size_and_place_do_not_matter(glyph: str, size: int, margins: tuple[int, int, int, int], dark: bool) -> None:
     picture = np.pad(scan(glyph, size), (margins[:2], margins[2:]))
     assert glyph_of(255 - picture if dark else picture) == glyph
-
-
-def test_faint_strokes_and_shadows() -> None:
-    strokes = np.pad(scan("म", 100), 30).astype(float) / 255
-    shade = np.linspace(120, 230, strokes.shape[1])
-    assert glyph_of(np.clip(shade - 40 * strokes, 0, 255).astype(np.uint8)) == "म"
 
 
 def test_dust_does_not_widen_the_frame() -> None:
@@ -161,32 +129,14 @@ def test_guesses_are_ordered_and_add_up() -> None:
     assert guesses == sorted(guesses, key=lambda guess: -guess.confidence)
     assert 0.3 < guesses[0].confidence <= 1
     assert guesses[0].name == DEVANAGARI[guesses[0].label].name
+    digits = [c.label for c in DEVANAGARI if c.is_digit]
+    (reading,) = recognise(READER, [scan("घ")], top=100, only=digits)
+    assert {guess.label for guess in [reading.best, *reading.alternatives]} == set(digits)
     everything = recognise(READER, [scan("घ")], top=1000)[0]
     assert sum(guess.confidence for guess in [everything.best, *everything.alternatives]) == pytest.approx(1, abs=0.01)
 
 
-def test_reading_among_some_classes_only() -> None:
-    digits = [c.label for c in DEVANAGARI if c.is_digit]
-    (reading,) = recognise(READER, [scan("म")], top=100, only=digits)
-    assert {guess.label for guess in [reading.best, *reading.alternatives]} == set(digits)
-
-
-def test_many_and_none() -> None:
-    assert [r.best.glyph for r in recognise(READER, [scan("क"), np.pad(scan("४", 50), 9)])] == ["क", "४"]
-    assert recognise(READER, []) == []
-
-
 # --- what cannot be read ---
-
-
-def bomb() -> bytes:
-    """A PNG of 200,000 x 200,000 pixels in a hundred bytes."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    head = struct.pack(">IIBBBBB", 200_000, 200_000, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
 
 
 def png(picture: Bytes) -> bytes:
@@ -199,11 +149,9 @@ BAD = {
     "empty.png": (b"", "is empty"),
     "junk.png": (b"junk", "none of the accepted formats"),
     "cut.png": (png(scan("क"))[:60], "cannot be read"),
-    "bomb.png": (bomb(), "Image size (40000000000 pixels)"),
     "white.png": (png(np.full((60, 50), 255, np.uint8)), "shows nothing"),
     "black.png": (png(np.zeros((32, 32), np.uint8)), "shows nothing"),
     "grain.png": (png(np.random.default_rng(0).integers(200, 206, (90, 90), dtype=np.uint8)), "shows nothing"),
-    "dot.png": (png(np.zeros((1, 1), np.uint8)), "shows nothing"),
 }
 
 
@@ -218,12 +166,6 @@ def test_an_error_names_the_bad_image(tmp_path: Path, name: str) -> None:
     assert sentence in str(bad)
     assert not isinstance(good, UsageError), "the others are still read"
     assert good.best.glyph == "क"
-
-
-def test_missing_files_and_folders(tmp_path: Path) -> None:
-    for path in (tmp_path / "missing.png", tmp_path):
-        with pytest.raises(UsageError, match=r"cannot be read \((No such file or directory|Is a directory)\)"):
-            load_picture(path)
 
 
 def test_a_huge_file_is_not_read_whole(tmp_path: Path) -> None:
@@ -245,77 +187,22 @@ def test_any_picture_is_framed_or_refused(height: int, width: int, seed: int, de
     assert made.dtype == np.uint8
 
 
-def test_ink_is_between_nothing_and_all() -> None:
-    ink = ink_of(255 - np.pad(scan("क", 100), 30))
-    assert (ink.min(), ink.max()) == (0, 1)
-    assert ink[:10].max() == 0
-
-
 # --- the command ---
 
 
-def toy_judge(path: Path) -> Path:
-    """An ONNX judge of 0 and 1: 1 where the frame's middle column is brighter than its left half."""
-    import onnx
-    from onnx import TensorProto, helper
-
-    nodes = [
-        helper.make_node("Flatten", ["images"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
-        helper.make_node("MatMul", ["flat", "zeros"], ["features"]),
-    ]
-    weights = np.zeros((28, 28, 2), np.float32)
-    weights[:, 12:16, 1] = 0.2
-    weights[:, :10, 0] = 0.2
-    constants = [
-        helper.make_tensor("weights", TensorProto.FLOAT, [784, 2], weights.reshape(784, 2).tobytes(), raw=True),
-        helper.make_tensor("zeros", TensorProto.FLOAT, [784, 128], bytes(784 * 128 * 4), raw=True),
-    ]
-    inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 1, 28, 28])]
-    outputs = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", n])
-        for name, n in (("features", 128), ("logits", 2))
-    ]
-    model = helper.make_model(
-        helper.make_graph(nodes, "judge", inputs, outputs, constants),
-        opset_imports=[helper.make_opsetid("", 20)],
-        ir_version=10,
-    )
-    classes = [{"label": i, "name": f"digit_{i}", "glyph": str(i)} for i in range(2)]
-    helper.set_model_props(model, {"dataset": "mnist", "classes": json.dumps(classes)})
-    onnx.save(model, path)
-    return path
-
-
-def test_the_command(tmp_path: Path) -> None:
-    toy_judge(tmp_path / "judge.onnx")
-    for digit in "01":
-        (tmp_path / f"{digit}.png").write_bytes(
-            png(255 - np.pad(np.rint(255 * shape(digit, 60, "mnist")).astype(np.uint8), 20))
-        )
-    done = light_command.run(tmp_path, "recognise", "--judge", "judge.onnx", "0.png", "1.png")
-    assert done.returncode == 0, done.stderr
-    assert [line.split()[:2] for line in done.stdout.splitlines()] == [["0.png", "0"], ["1.png", "1"]]
-
-
-def test_the_command_reads_on_after_a_bad_image(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    toy_judge(tmp_path / "judge.onnx")
-    (tmp_path / "1.png").write_bytes(png(255 - np.pad(np.rint(255 * shape("1", 60, "mnist")).astype(np.uint8), 20)))
+def test_the_command_reads_on_after_a_bad_image(tmp_path: Path) -> None:
+    toy_judge(tmp_path / "judge.onnx", size=28)
+    # The toy judge reads brightness: a small square is its class 0.
+    (tmp_path / "0.png").write_bytes(png(np.pad(np.full((60, 60), 250, np.uint8), 20)))
     (tmp_path / "blank.png").write_bytes(BAD["white.png"][0])
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["lekhani", "recognise", "--judge", "judge.onnx", "--json", "blank.png", "1.png"])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert end.value.code == 2
-    out, err = capsys.readouterr()
-    assert err == "lekhani: blank.png: The image shows nothing: ink and paper hardly differ.\n"
-    blank, one = json.loads(out)
+    done = light_command.run(tmp_path, "recognise", "--judge", "judge.onnx", "--json", "blank.png", "0.png")
+    assert done.returncode == 2
+    assert done.stderr == "lekhani: blank.png: The image shows nothing: ink and paper hardly differ.\n"
+    blank, read = json.loads(done.stdout)
     assert "shows nothing" in blank["error"]
-    assert (one["file"], one["glyph"], one["label"]) == ("1.png", "1", 1)
-    assert one["confidence"] > 0.5
-    assert one["alternatives"][0]["glyph"] == "0"
+    assert (read["file"], read["glyph"], read["label"]) == ("0.png", "0", 0)
+    assert read["confidence"] > 0.3
+    assert len(read["alternatives"]) == 2
 
 
 def test_the_table_holds_no_escape_sequences(tmp_path: Path) -> None:

@@ -65,16 +65,12 @@ def test_npz_of_a_known_dataset_in_another_order(tmp_path: Path) -> None:
     ("arrays", "pattern"),
     [
         ({"labels": np.array([None, {}], object)}, "cannot be read .*without objects"),
-        ({"class_names": np.array(["a", "b"], object)}, "cannot be read .*without objects"),
         ({"images": np.zeros((2, 4, 4))}, r"`images` is float64 \[2, 4, 4\]"),
-        ({"images": np.zeros((2, 4, 4, 3), np.uint8)}, r"`images` is uint8 \[2, 4, 4, 3\]"),
         ({"images": np.zeros((2, 0, 4), np.uint8)}, r"`images` is uint8 \[2, 0, 4\]"),
         ({"images": np.zeros((0, 4, 4), np.uint8), "labels": np.zeros(0, int)}, "holds no images"),
-        ({"labels": np.zeros(2)}, "`labels` is float64"),
         ({"labels": np.zeros(3, int)}, r"`labels` has the shape \[3\] beside 2 images"),
         ({"class_names": ["a"]}, r"labels in .* outside 0\.\.0: 1, such as 1; correct"),
         ({"class_names": ["a", "a"]}, "`class_names` in .* repeat one another"),
-        ({"class_names": [["a", "b"]]}, "`class_names` is .*save a list of text"),
         ({"class_names": [1, 2]}, "`class_names` is int64"),
         ({"splits": ["train", "val"]}, "`splits` holds 'val'"),
     ],
@@ -84,30 +80,17 @@ def test_npz_with_a_fault(tmp_path: Path, arrays: dict[str, Any], pattern: str) 
     refused(tmp_path, "own", pattern)
 
 
-def test_npz_without_labels_names_what_it_holds(tmp_path: Path) -> None:
-    np.savez(tmp_path / "own.npz", x_train=np.zeros((1, 4, 4), np.uint8), images=np.zeros((1, 4, 4), np.uint8))
-    refused(tmp_path, "own", r"holds no `labels` \(found: x_train\)")
-
-
-def test_npz_that_disagree(tmp_path: Path) -> None:
+def test_npz_that_lack_labels_or_disagree(tmp_path: Path) -> None:
     save(tmp_path / "a.npz", [0, 1], class_names=["a", "b"])
     save(tmp_path / "b.npz", [0, 1], class_names=["b", "a"])
     refused(tmp_path, "own", "a.npz and b.npz do not agree on `class_names`")
-
-
-@pytest.mark.parametrize("content", [b"", b"no archive", b"\x93NUMPY\x01\x00"])
-def test_a_broken_npz(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "own.npz").write_bytes(content)
-    refused(tmp_path, "own", r"own.npz cannot be read \(.+\); save it again")
+    np.savez(tmp_path / "a.npz", x_train=np.zeros((1, 4, 4), np.uint8), images=np.zeros((1, 4, 4), np.uint8))
+    refused(tmp_path, "own", r"holds no `labels` \(found: x_train\)")
 
 
 @pytest.mark.parametrize(
     "keys",
-    [
-        "x_train y_train x_test y_test",
-        "train_images train_labels test_images test_labels",
-        "X_train y_train X_test y_test",
-    ],
+    ["X_train y_train X_test y_test", "train_images train_labels test_images test_labels"],
 )
 def test_train_and_test_in_one_npz(tmp_path: Path, keys: str) -> None:
     train, test = (np.stack([glyph()] * 3), [1, 2, 1]), (np.stack([glyph()]), np.array([[2]]))

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sources import data, glyph, glyphs, gzipped, pixel_header, pixel_rows, refused, table, write_tree, zipped
+from sources import data, glyph, glyphs, gzipped, pixel_header, pixel_rows, refused, table, write_tree
 
 from lekhani.data.layouts import read_raw
 from lekhani.data.readers import table as tables
@@ -34,8 +34,10 @@ def test_names_of_columns(tmp_path: Path, pixel: str, label: str) -> None:
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_the_label_may_come_first_and_pixels_by_row_and_column(tmp_path: Path, delimiter: str) -> None:
     header = ["label", *(f"{row}x{column}" for row in range(1, 7) for column in range(1, 7))]
-    save(tmp_path, table([[row[-1], *row[:-1]] for row in pixel_rows(LABELS)], header, delimiter))
+    rows = [[i, row[-1], *row[:-1]] for i, row in enumerate(pixel_rows(LABELS))]
+    save(tmp_path, table(rows, ["Unnamed: 0", *header], delimiter))
     raw = read_raw(tmp_path, "devanagari")
+    assert any("were ignored: `Unnamed: 0`." in note for note in raw.notes)
     assert glyphs(raw) == GLYPHS
     np.testing.assert_array_equal(raw.images[0], glyph(100, 6))
 
@@ -45,14 +47,6 @@ def test_pixels_are_put_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     rows[0][7] = 9
     save(tmp_path, table([row[::-1] for row in rows], HEADER[::-1]))
     assert read_raw(tmp_path, "own").images[0][1, 1] == 9
-
-
-def test_columns_that_count_rows_are_ignored(tmp_path: Path) -> None:
-    rows = [[i, i, *row] for i, row in enumerate(pixel_rows(LABELS))]
-    save(tmp_path, table(rows, ["Unnamed: 0", "id", *HEADER]))
-    raw = read_raw(tmp_path, "devanagari")
-    assert glyphs(raw) == GLYPHS
-    assert any("were ignored: `Unnamed: 0`, `id`." in note for note in raw.notes)
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -102,12 +96,6 @@ def test_a_table_without_labels(tmp_path: Path) -> None:
     assert glyphs(read_raw(tmp_path, "devanagari", data(files="train.csv"))) == GLYPHS
 
 
-def test_a_class_list_gives_numbers_their_glyphs(tmp_path: Path) -> None:
-    save(tmp_path, table(pixel_rows([12, 3]), HEADER))
-    save(tmp_path, "name,glyph\n12,ख\n3,क\n".encode(), "classes.csv")
-    assert glyphs(read_raw(tmp_path, "devanagari")) == ["ख", "क"]
-
-
 # --- values ---
 
 
@@ -136,7 +124,7 @@ def test_points_that_come_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert raw.images[90][2, 2] == 7
 
 
-@pytest.mark.parametrize("cell", ["", "nan", "NaN", "-1", "256", "1e9", "abc", "inf", "1,000"])
+@pytest.mark.parametrize("cell", ["", "nan", "-1", "256", "abc", "inf", "1,000"])
 @pytest.mark.parametrize("point", [False, True])
 def test_a_bad_cell_is_named(tmp_path: Path, cell: str, point: bool) -> None:
     rows = pixel_rows(LABELS)
@@ -146,30 +134,21 @@ def test_a_bad_cell_is_named(tmp_path: Path, cell: str, point: bool) -> None:
     refused(tmp_path, "own", "holds `.*` in line 4, column `pixel14`; correct it, for pixels are numbers from 0 to 255")
 
 
-@pytest.mark.parametrize("cells", [3, 40])
-def test_a_line_of_another_length(tmp_path: Path, cells: int) -> None:
-    rows = pixel_rows(LABELS)
-    rows[1] = ["1"] * cells
-    save(tmp_path, table(rows, HEADER))
-    refused(tmp_path, "devanagari", f"has {cells} cells instead of 37 in line 3")
-
-
 @pytest.mark.parametrize(
     ("content", "pattern"),
     [
         (ONE.replace(b"pixel35", b"nothing"), "35 columns of pixels, which make no square image|several columns"),
         (ONE.replace(b"pixel35", b"pixel34"), "two columns of pixels have the same name"),
         (table([], HEADER), "holds no rows"),
+        (ONE + b"1,2,3\n", "has 3 cells instead of 37 in line 3"),
         (table(pixel_rows(["ka", " ", "ka"]), HEADER), "holds no label in line 3, column `label`"),
-        (table([[0] * 30]), "its 30 columns are no label beside the pixels"),
         (table([["a", "b", *[0] * 36]]), "its 38 columns are no label beside the pixels"),
         (b",".join(b"%d" % i for i in range(100_000)), "100,000 columns, more than the 65,552"),
         (b"1," * (1 << 20), "line 1 is longer than 1,048,576 bytes"),
         ("label,pixel0\n".encode("utf-16"), "is not in UTF-8"),
         (ONE.replace(b"a\n", b"\xff\xfe\n"), "is not in UTF-8"),
-        (ONE + b'"' + b"1,2\n" * 100, "data.csv (has|is no|cannot|holds)"),
         (ONE + b"1" * (9 << 20), "line 3 is longer than 4,194,304 bytes"),
-        (b"a,b\n1,2\n", "holds no images .data.csv holds no pixels and was left out"),
+        (ONE + b'"' + b"1,2\n" * 100, "data.csv (has|is no|cannot|holds)"),
         (b"", "holds no images"),
     ],
 )
@@ -183,10 +162,3 @@ def test_tables_of_different_sizes(tmp_path: Path) -> None:
         save(tmp_path, table(pixel_rows(["a"], size), [*pixel_header(size), "label"]), f"set_{size}.csv")
     remedy = r"name those to read in data\.own\.files"
     refused(tmp_path, "own", f"set_6.csv and set_7.csv in .* hold images of different sizes; {remedy}")
-
-
-def test_in_a_zip_that_is_damaged(tmp_path: Path) -> None:
-    content = bytearray(zipped({"data.csv": table(pixel_rows(LABELS * 50), HEADER)}))
-    content[300] ^= 0xFF
-    save(tmp_path, bytes(content), "own.zip")
-    refused(tmp_path, "devanagari", "own.zip: the member data.csv is damaged")

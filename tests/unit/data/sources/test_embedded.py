@@ -9,7 +9,6 @@ from lekhani.data.spec import DEVANAGARI, MNIST, Bytes
 from lekhani.errors import LekhaniError
 
 CONJUNCTS = {"क्ष": "क", "त्र": "त", "ज्ञ": "ज"}
-LOOK_ALIKES = ("घध", "थय", "पष", "भम", "डङ", "बव", "टठ", "ठढ", "टढ")
 HALANT, DOTTED_CIRCLE = "\u094d", "\u25cc"
 
 
@@ -23,15 +22,6 @@ def stack(drawn: RawImages) -> Bytes:
     return np.asarray(drawn.images)
 
 
-def _mean(drawn: RawImages, glyph: str) -> np.ndarray:
-    label = next(c.label for c in DEVANAGARI if c.glyph == glyph)
-    return np.asarray(drawn.images)[drawn.labels == label].mean(axis=0)
-
-
-def _inked(image: Bytes) -> Bytes:
-    return image > 100
-
-
 def test_shapes_types_order_and_names(drawn: RawImages, stack: Bytes) -> None:
     assert stack.shape == (46 * 17, 32, 32)
     assert stack.dtype == np.uint8
@@ -43,27 +33,6 @@ def test_shapes_types_order_and_names(drawn: RawImages, stack: Bytes) -> None:
     assert drawn.members[11] == "train/character_1_ka/000011"
     assert drawn.members[-1] == "test/digit_9/000004"
     assert len(set(drawn.members)) == len(stack)
-
-
-def test_every_image_is_bright_strokes_on_black(stack: Bytes) -> None:
-    assert stack.reshape(len(stack), -1).max(axis=1).min() > 150
-    share = (stack > 100).mean(axis=(1, 2))
-    assert share.min() > 0.06, "nearly blank"
-    assert share.max() < 0.45, "a blob"
-    assert 0.3 < ((stack > 20) & (stack < 235)).sum() / (stack > 20).sum() < 0.75, "strokes have grey edges"
-
-
-def test_letters_fill_the_frame_without_touching_its_border(stack: Bytes) -> None:
-    border = np.concatenate(
-        [stack[:, [0, -1]].reshape(len(stack), -1), stack[:, :, [0, -1]].reshape(len(stack), -1)], axis=1
-    )
-    assert border.max() < 60
-    heights = [np.ptp(np.flatnonzero(_inked(image).any(axis=1))) + 1 for image in stack]
-    widths = [np.ptp(np.flatnonzero(_inked(image).any(axis=0))) + 1 for image in stack]
-    assert np.percentile(heights, 2) >= 21
-    assert np.percentile(widths, 2) >= 16
-    assert 23 <= np.median(heights) <= 28
-    assert 22 <= np.median(widths) <= 28
 
 
 def test_bytes_depend_on_the_seed_alone(drawn: RawImages, stack: Bytes) -> None:
@@ -81,12 +50,6 @@ def test_first_images_stay_when_more_are_asked_for(drawn: RawImages, stack: Byte
     assert all(np.array_equal(image, by_name[name]) for name, image in zip(few.members, few.images, strict=True))
 
 
-def test_no_two_images_are_the_same(stack: Bytes) -> None:
-    other_seed = np.asarray(embedded.devanagari(seed=4, per_class_train=3, per_class_test=0).images)
-    everything = [image.tobytes() for image in (*stack, *other_seed)]
-    assert len(set(everything)) == len(everything)
-
-
 @pytest.mark.parametrize("family", embedded.FAMILIES, ids=lambda family: family.module)
 @pytest.mark.parametrize("conjunct", CONJUNCTS)
 def test_conjuncts_are_one_glyph_of_their_own(family: embedded.Family, conjunct: str) -> None:
@@ -98,47 +61,9 @@ def test_conjuncts_are_one_glyph_of_their_own(family: embedded.Family, conjunct:
     assert embedded._glyph(family, 100, 100, conjunct).xy.shape != plain.xy.shape
 
 
-@pytest.mark.parametrize("pair", [*LOOK_ALIKES, *CONJUNCTS.items()])
-def test_look_alikes_look_different(drawn: RawImages, pair: tuple[str, str]) -> None:
-    first, second = (_mean(drawn, glyph) for glyph in pair)
-    assert np.abs(first - second).max() > 60
-
-
-def test_families_differ_for_every_class() -> None:
-    sans, serif = ([embedded._glyph(family, 100, 100, c.glyph) for c in DEVANAGARI] for family in embedded.FAMILIES)
-    assert all(a.xy.shape != b.xy.shape or np.abs(a.xy - b.xy).max() > 0.05 for a, b in zip(sans, serif, strict=True))
-
-
-def test_a_nepali_hand_writes_nepali_forms() -> None:
-    font = embedded._font(embedded.FAMILIES[0], 100, 100)
-    assert all(embedded._shape(font, glyph) != [font.get_nominal_glyph(ord(glyph))] for glyph in "झ५८")
-
-
-def test_other_sizes() -> None:
-    small, large = (np.asarray(embedded.devanagari(5, 1, 0, size=size).images) for size in (32, 64))
-    assert large.shape == (46, 64, 64)
-    halved = large.reshape(46, 32, 2, 32, 2).mean(axis=(2, 4))
-    assert np.abs(halved - small).mean() < 12, "the same letters, only finer"
-
-
-def test_fill_honours_winding() -> None:
-    def square(low: float, high: float) -> list[tuple[float, float]]:
-        return [(low, low), (high, low), (high, high), (low, high)]
-
-    after = np.array([1, 2, 3, 0, 5, 6, 7, 4])
-    overlapping = embedded._fill(np.array([*square(1, 6), *square(3, 8)], float), after, 10)
-    assert overlapping.sum() == 25 + 25 - 9, "two contours the same way round unite"
-    pierced = embedded._fill(np.array([*square(1, 8), *reversed(square(3, 6))], float), after, 10)
-    assert pierced.sum() == 49 - 9, "one the other way round is a hole"
-
-
-@pytest.mark.parametrize("module", ["no_such_font_module", "lekhani"])
-def test_missing_font_names_the_package(module: str) -> None:
+def test_what_cannot_be_drawn_is_refused() -> None:
     with pytest.raises(LekhaniError, match="pip install some-font"):
-        embedded._face(embedded.Family("some-font", module, "none.ttf"))
-
-
-def test_unshaped_letters_are_refused() -> None:
+        embedded._face(embedded.Family("some-font", "lekhani", "none.ttf"))
     for text in ("कख", "\U0001f600"):
         with pytest.raises(LekhaniError, match="no single glyph"):
             embedded._glyph(embedded.FAMILIES[0], 100, 100, text)
@@ -152,8 +77,6 @@ def test_mnist_is_scikit_learns_digits() -> None:
     assert images.min() == 0
     assert images.max() == 255
     assert digits.classes == MNIST
-    assert digits.labels.dtype == np.int64
-    assert np.bincount(digits.labels).min() > 170
     assert digits.labels[:10].tolist() == list(range(10)), "load_digits starts 0 to 9"
     assert set(digits.splits) == {""}
     assert digits.members[123] == "digits/000123"
