@@ -175,6 +175,17 @@ class Validate(_Model):
     previous: str = Field("HEAD", description="the git revision whose prepared data is the previous version")
 
 
+class Budget(_Model):
+    """How many images a network sees in training, repeats counted: so many per class, yet no fewer than `at_least`."""
+
+    per_class: Count
+    at_least: Count = 1
+
+    def images(self, n_classes: int) -> int:
+        """The number for a dataset of `n_classes`."""
+        return max(self.per_class * n_classes, self.at_least)
+
+
 class Classifier(_Model):
     """How a classifier of glyphs is trained, and by how much its train images are changed from one view to the next."""
 
@@ -184,7 +195,7 @@ class Classifier(_Model):
         multiple_of=4,
         description="channels of the first block; later blocks have two and four times as many",
     )
-    images_seen: Count = Field(description="training budget, repeats counted")
+    images_seen: Count | Budget = Field(description="training budget, repeats counted; may grow with the classes")
     batch_size: Count = 128
     lr: Rate = 5e-3
     weight_decay: float = Field(0.01, ge=0)
@@ -212,6 +223,10 @@ class Classifier(_Model):
         0.05,
         description="share of the train images kept from training, to calibrate the confidence; 0 leaves it as it is",
     )
+
+    def images(self, n_classes: int) -> int:
+        """The training budget for a dataset of `n_classes`."""
+        return self.images_seen if isinstance(self.images_seen, int) else self.images_seen.images(n_classes)
 
 
 class Judge(Classifier):
@@ -439,7 +454,8 @@ class FlowMatching(VariantSettings):
     @model_validator(mode="after")
     def _blocks_for_each_resolution(self) -> "FlowMatching":
         if isinstance(self.blocks, tuple) and len(self.blocks) != len(self.channels):
-            raise ValueError(f"blocks has {len(self.blocks)} numbers and channels {len(self.channels)}; give one for each")
+            counts = f"blocks has {len(self.blocks)} numbers and channels {len(self.channels)}"
+            raise ValueError(f"{counts}; give one for each")
         return self
 
 
@@ -478,13 +494,6 @@ else:
         __doc__="Settings of each variant; those left out have their defaults.",
         **{name: (one, Field(default_factory=one)) for name, one in VARIANT_SETTINGS.items()},
     )
-
-
-class Budget(_Model):
-    """How many images a variant sees in training, repeats counted: so many per class, yet no fewer than `at_least`."""
-
-    per_class: Count
-    at_least: Count = 1
 
 
 class Train(_Model):

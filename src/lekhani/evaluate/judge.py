@@ -167,7 +167,7 @@ def _fit(
     images, labels = (torch.from_numpy(array).to(device) for array in train)
     optimiser = torch.optim.AdamW(net.parameters(), choice.lr, weight_decay=choice.weight_decay, fused=True)
     batch_size = min(choice.batch_size, len(images))
-    steps = math.ceil(choice.images_seen / batch_size)
+    steps = math.ceil(choice.images(n_classes) / batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, choice.lr, total_steps=steps)
     rows, odd = batches(len(images), batch_size, seed), round(choice.nonsense * batch_size)
     calmer = choice.model_copy(update={name: CALM * getattr(choice, name) for name in AUGMENTATIONS})

@@ -27,8 +27,9 @@ def judge(p: Params, dataset: str) -> None:
     """Prepared data -> models/D/judge/{judge,second}.{safetensors,onnx}, reports/D/{judge.json, confusion.png}."""
     data = validated_data(dataset)
     info = data.info
-    report = _trained_judge(p, data, "judge", JudgeNet, p.judge.images_seen, p.seed)
-    second_budget = max(1, round(p.judge.images_seen * p.judge.second_budget))
+    budget = p.judge.images(info.n_classes)
+    report = _trained_judge(p, data, "judge", JudgeNet, budget, p.seed)
+    second_budget = max(1, round(budget * p.judge.second_budget))
     second = _trained_judge(p, data, "second", SecondNet, second_budget, p.seed + 1)
     labels = data.split("test")[1]
     right = np.bincount(labels[report.predicted == labels], minlength=info.n_classes)

@@ -100,7 +100,7 @@ def _teacher(p: Params, dataset: str, variant: str) -> tuple[Variants, nn.Module
 def _budget(p: Params, variant: str, n_classes: int) -> int:
     """How many images training shows."""
     budget: float = getattr(p.variants, variant).budget
-    return round(max(p.train.images_seen.per_class * n_classes, p.train.images_seen.at_least) * budget)
+    return round(p.train.images_seen.images(n_classes) * budget)
 
 
 def _made_with(p: Params, dataset: str, variant: str, info: spec.DatasetInfo, images_seen: int) -> dict[str, Any]:
