@@ -79,11 +79,9 @@ class MlflowReporter(Reporter):
         self.failing, self.retry_at = False, 0.0
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """See Reporter."""
         self._log(step, {f"train/{key}": value for key, value in values.items() if key != "seconds_left"})
 
     def scores(self, step: int, values: Mapping[str, float]) -> None:
-        """See Reporter."""
         self._log(step, {f"train/{key}": value for key, value in values.items() if key != "images_seen"})
 
     def images(self, step: int, grid: Picture) -> None:

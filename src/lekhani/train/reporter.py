@@ -36,27 +36,22 @@ class Fanout(Reporter):
         self.reporters = reporters
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """See Reporter."""
         for reporter in self.reporters:
             reporter.metrics(step, values)
 
     def images(self, step: int, grid: Picture) -> None:
-        """See Reporter."""
         for reporter in self.reporters:
             reporter.images(step, grid)
 
     def scores(self, step: int, values: Mapping[str, float]) -> None:
-        """See Reporter."""
         for reporter in self.reporters:
             reporter.scores(step, values)
 
     def resume(self, step: int) -> None:
-        """See Reporter."""
         for reporter in self.reporters:
             reporter.resume(step)
 
     def close(self) -> None:
-        """See Reporter."""
         for reporter in self.reporters:
             reporter.close()
 
@@ -72,19 +67,15 @@ class LossFile(Reporter):
         self.losses, self.score_file, self.samples = losses, scores, samples
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """See Reporter."""
         self._append(self.losses, {"step": float(step), **values})
 
     def scores(self, step: int, values: Mapping[str, float]) -> None:
-        """See Reporter."""
         self._append(self.score_file, {"step": float(step), **values})
 
     def images(self, step: int, grid: Picture) -> None:
-        """See Reporter."""
         save_png(grid, self.samples / f"{step:06d}.png", scale=2)
 
     def resume(self, step: int) -> None:
-        """See Reporter."""
         with _writing(self.losses):
             self.samples.mkdir(parents=True, exist_ok=True)
             for path in self.samples.glob("*.png"):  # grids of another run would pass for this one's
