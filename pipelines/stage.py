@@ -125,14 +125,11 @@ def _wait_for_flow_run(deployment: str, parameters: Mapping[str, Any]) -> tuple[
 
 def _flow_run(deployment: str, parameters: Mapping[str, Any]) -> FlowRun:
     """The run that an earlier try of this task has started, unless its worker was lost; else a new one."""
-    run: FlowRun | None = None
-    lost = count()
-    while run is None or (run.state and run.state.is_crashed()):
-        key, name = f"{task_run.id}-{next(lost)}", parameters["stage"]
-        started = run_deployment(
-            deployment, parameters=dict(parameters), flow_run_name=name, timeout=0, idempotency_key=key
-        )
-        run = cast(FlowRun, started)
+    options: dict[str, Any] = {"parameters": dict(parameters), "flow_run_name": parameters["stage"], "timeout": 0}
+    for lost in count():
+        run = cast(FlowRun, run_deployment(deployment, idempotency_key=f"{task_run.id}-{lost}", **options))
+        if not (run.state and run.state.is_crashed()):
+            break
     return run
 
 
@@ -158,9 +155,8 @@ def stage(
     except (LekhaniError, params.ParamsError, DvcException) as error:
         return Failed(message=first_line(error))
     get_run_logger().info("Working in %s", folder)
-    code = os.pathsep.join(
-        filter(None, [str(folder / "src"), os.environ.get("PYTHONPATH")])
-    )  # the commit's comes first
+    # The commit's code comes first.
+    code = os.pathsep.join(filter(None, [str(folder / "src"), os.environ.get("PYTHONPATH")]))
     with terminating_commands():
         # What is there already may be of another run: `repro --pull` would fetch only what is missing.
         if needs and (result := _dvc(folder, "pull", "--force", *needs)).code:

@@ -467,7 +467,7 @@ if TYPE_CHECKING:
     class Variants(_Model):
         """One field per registered variant, called as it is."""
 
-        def __getattr__(self, name: str) -> Any: ...  # noqa: D105
+        def __getattr__(self, name: str) -> Any: ...
 
 else:
     WithoutTeacher = Literal[tuple(name for name, one in VARIANT_SETTINGS.items() if not one.teacher)]

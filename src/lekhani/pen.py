@@ -43,11 +43,9 @@ class Glyphs:
     labels: Labels
 
     def __len__(self) -> int:
-        """How many there are."""
         return len(self.labels)
 
     def __iter__(self) -> Iterator[tuple[Bytes, int]]:
-        """Each image uint8 [H,W] with its label."""
         return zip(self.images, self.labels.tolist(), strict=True)
 
 

@@ -25,7 +25,6 @@ class ShardWriter:
     """
 
     def __init__(self, job: Job, generator: bytes, judge: bytes | None, provider: str, precision: Precision) -> None:
-        """Open the models."""
         self.job = job
         with TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"

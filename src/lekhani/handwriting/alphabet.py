@@ -19,7 +19,6 @@ class Alphabet:
     classes: tuple[GlyphClass, ...]
 
     def __str__(self) -> str:
-        """The glyphs with spaces between them, for people."""
         return " ".join(self._label)
 
     @cached_property

@@ -36,7 +36,6 @@ class LineStyle:
     light_on_dark: bool = False
 
     def __post_init__(self) -> None:
-        """Check the values."""
         for name in self.without:
             if name not in EFFECTS:
                 raise UsageError(f"There is no effect {name!r} to leave out; there are {', '.join(EFFECTS)}.")

@@ -44,7 +44,6 @@ class Translation:
         return "".join(reading.best.glyph for reading in self.readings)
 
     def __str__(self) -> str:
-        """For people."""
         sure = ", ".join(f"{reading.best.confidence:.1%}" for reading in self.readings)
         return f"Read {self.read} ({sure} sure) and wrote {self.text}"
 

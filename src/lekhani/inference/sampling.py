@@ -76,7 +76,6 @@ class SamplingOptions:
     truncation: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         if self.seed < 0:
             raise UsageError(f"The seed is {self.seed}; it must be 0 or more.")
         if self.min_confidence is not None and not 0 <= self.min_confidence < 1:
