@@ -203,10 +203,8 @@ def lineage(
     from lekhani.registry.lineage import trace, trained_on
 
     if (model is None) == (data is None):
-        raise UsageError(
-            "Name either a registered model, such as lekhani-devanagari@champion, "
-            "or the digest of prepared data with --data."
-        )
+        problem = "Name either a registered model, such as lekhani-devanagari@champion,"
+        raise UsageError(f"{problem} or the digest of prepared data with --data.")
     found = trace(model) if model is not None else trained_on(data or "")
     typer.echo(json.dumps(found.as_dict(), indent=2, ensure_ascii=False) if as_json else found.text())
 
@@ -247,9 +245,8 @@ def generate(
     from lekhani.pen import find
 
     if not (label or each or total or from_csv):
-        raise UsageError(
-            "There is nothing to generate; name labels, such as --label 0=8, or pass --each, --total or --from-csv."
-        )
+        problem = "There is nothing to generate"
+        raise UsageError(f"{problem}; name labels, such as --label 0=8, or pass --each, --total or --from-csv.")
     pen = find(dataset, model, judge)
     plan = Plan(counts(pen.classes, label or (), each=each, total=total, table=from_csv), shard_size)
     request = DatasetRequest(plan, SamplingOptions(seed, min_confidence, truncation), format)

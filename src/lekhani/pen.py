@@ -158,9 +158,8 @@ def load_judge(name: str | Path) -> Judge:
         return Judge(Reader(Path(name)))
     known = registered(str(name))
     if known.judge is None:
-        raise LekhaniError(
-            f"{known.name} version {known.version} was registered without its judge; name a judge.onnx instead."
-        )
+        problem = f"{known.name} version {known.version} was registered without its judge"
+        raise LekhaniError(f"{problem}; name a judge.onnx instead.")
     return Judge(Reader(known.judge))
 
 
@@ -190,17 +189,14 @@ def registered(name: str) -> "Registered":
 
     match = _NAME.fullmatch(name)
     if match is None:
-        raise UsageError(
-            f"{name!r} names no model; write a dataset, as in devanagari, devanagari@challenger or devanagari:3, "
-            "or a file."
-        )
+        remedy = "write a dataset, as in devanagari, devanagari@challenger or devanagari:3, or a file."
+        raise UsageError(f"{name!r} names no model; {remedy}")
     dataset, alias, number = match["dataset"], match["alias"], match["number"]
     if alias is not None:
         known = models.aliases(dataset)
         if alias not in known:
-            raise UsageError(
-                f"{models.model_name(dataset)} has no alias {alias!r}; it has {', '.join(known) or 'none'}."
-            )
+            problem = f"{models.model_name(dataset)} has no alias {alias!r}"
+            raise UsageError(f"{problem}; it has {', '.join(known) or 'none'}.")
         return models.fetch(dataset, known[alias], alias)
     if number is not None:
         return models.fetch(dataset, number)

@@ -41,22 +41,17 @@ def read_raw(folder: Path, name: str, data: params.Data | None = None) -> RawIma
     folder at fault, for an unreadable or unsafe file, an empty class folder, an unknown class, or no images at all; and
     where the files leave a choice open, naming the key under data.D that makes it.
     """
+    data = data or params.Data(source="local", path=str(folder))
     try:
         with ExitStack() as stack:
-            return _read(stack, folder, name, data or params.Data(source="local", path=str(folder)))
+            source, vocabulary = _open(stack, folder, name, data.files)
+            found = _find(source, name, data, vocabulary)
+            classes, label_of = vocabulary.classes_of(found.words, found.glyphs, found.numbered)
+            splits, split_notes = _splits(name, found)
+            pixels = images.shrunk(found.images) if len(found.images) else images.decode(source, found.members)
+            pixels, polarity_notes = images.white_on_black(pixels, data.polarity, name)
     except LekhaniError as error:  # names in a source may hold line ends
         raise type(error)(names.one_line(str(error))) from None
-
-
-def _read(stack: ExitStack, folder: Path, name: str, data: params.Data) -> RawImages:
-    source, vocabulary = _open(stack, folder, name, data.files)
-    found = _find(source, name, data, vocabulary)
-    if not found.members:
-        raise UsageError(f"data.{name}: {source.path} holds no images; give {_ACCEPTED}.")
-    classes, label_of = vocabulary.classes_of(found.words, found.glyphs, found.numbered)
-    splits, split_notes = _splits(name, found)
-    pixels = images.shrunk(found.images) if len(found.images) else images.decode(source, found.members)
-    pixels, polarity_notes = images.white_on_black(pixels, data.polarity, name)
     notes = (*found.notes, *split_notes, *polarity_notes)
     return RawImages(pixels, label_of[found.labels], classes, found.members, splits, notes)
 
@@ -71,10 +66,8 @@ def _open(stack: ExitStack, folder: Path, name: str, pattern: str | None) -> tup
         if not packed or (pattern and not chosen and any(kinds)):
             break
         if (len(packed) > 1 or any(kinds)) and len(chosen) != 1:
-            raise UsageError(
-                f"data.{name}: {source.path} holds {packed[0]} and other data beside it; "
-                f"keep the one archive, unpack it, or name what to read in data.{name}.files."
-            )
+            problem = f"data.{name}: {source.path} holds {packed[0]} and other data beside it"
+            raise UsageError(f"{problem}; keep the one archive, unpack it, or name what to read in data.{name}.files.")
         if depth == _MAX_NESTING:
             raise UsageError(f"data.{name}: {source.path} holds one more archive, {packed[0]}; unpack it.")
         pattern = None if chosen else pattern

@@ -112,10 +112,10 @@ class Inception:
     def __init__(self, weights: Path | None, device: torch.device) -> None:
         path = weights or _downloaded()
         if not path.is_file():
-            raise LekhaniError(
-                f"There are no Inception-v3 weights at {path}, which evaluate.inception_weights in params.yaml names; "
-                f"put {_url()} there, or take `inception` out of evaluate.extractors."
+            problem = (
+                f"There are no Inception-v3 weights at {path}, which evaluate.inception_weights in params.yaml names"
             )
+            raise LekhaniError(f"{problem}; put {_url()} there, or take `inception` out of evaluate.extractors.")
         try:
             # torch-fidelity would run any code in a pickle, so it gets one that holds tensors and nothing else.
             tensors = io.BytesIO()

@@ -57,10 +57,8 @@ def write_animation(
 def _check_size(cell: int, n: int, columns: int, scale: int) -> None:
     width, height = (scale * (cell * cells - 1) for cells in (min(columns, n), -(-n // columns)))
     if max(width, height) > MAX_SIDE:
-        raise UsageError(
-            f"The picture would be {width:,} x {height:,} pixels, and {MAX_SIDE:,} is the most; "
-            "choose another --columns or --scale."
-        )
+        problem = f"The picture would be {width:,} x {height:,} pixels, and {MAX_SIDE:,} is the most"
+        raise UsageError(f"{problem}; choose another --columns or --scale.")
 
 
 def _save(frames: Sequence[Picture], path: Path, fps: float) -> None:

@@ -89,9 +89,8 @@ def _cluster() -> Iterator[Any]:
         ray.data.DataContext.get_current().enable_progress_bars = False
         yield ray
     except ray.exceptions.RayError as error:
-        raise LekhaniError(
-            f"Ray could not finish: {first_line(error)}; run the same again, what is finished is kept."
-        ) from error
+        problem = f"Ray could not finish: {first_line(error)}"
+        raise LekhaniError(f"{problem}; run the same again, what is finished is kept.") from error
     finally:
         if ours:
             ray.shutdown()

@@ -42,10 +42,8 @@ def compose(
     """
     style, generator = style or LineStyle(), model.generator
     if not generator.conditional:
-        raise UsageError(
-            f"{model.origin} ({generator.variant}) takes no labels, so it cannot keep one hand for a line; "
-            "use a conditional model."
-        )
+        problem = f"{model.origin} ({generator.variant}) takes no labels, so it cannot keep one hand for a line"
+        raise UsageError(f"{problem}; use a conditional model.")
     labels = Alphabet(generator.classes).labels(plain(text))
     rng = seeded_rng(generator, seed, number, 0)
     written: Labels = np.array([label for label in labels if label != SPACE], np.int64)
@@ -84,10 +82,8 @@ def sample_hand(
         if not len(missing):
             return images
     names = " ".join(dict.fromkeys(generator.classes[label].glyph for label in labels[missing]))
-    raise LekhaniError(
-        f"{generator.path} wrote no {names} that the judge reads as such with confidence {min_confidence:g} in "
-        f"{MAX_TRIES} tries; lower --min-confidence or use a better model."
-    )
+    problem = f"no {names} that the judge reads as such with confidence {min_confidence:g} in {MAX_TRIES} tries"
+    raise LekhaniError(f"{generator.path} wrote {problem}; lower --min-confidence or use a better model.")
 
 
 def _accepted(reader: Reader, images: Floats, labels: Labels, min_confidence: float) -> npt.NDArray[np.bool_]:

@@ -47,9 +47,8 @@ def parse_pattern(expression: str, alphabet: Alphabet) -> Sampler:
         return _parse(expression, alphabet)
     digits = {ord(str(unicodedata.digit(glyph))): glyph for glyph in alphabet.glyphs if glyph.isdecimal()}
     if len(digits) < 10:
-        raise UsageError(
-            f"--pattern {expression} is made of digits, and the model does not write all ten; it writes {alphabet}."
-        )
+        problem = f"--pattern {expression} is made of digits, and the model does not write all ten"
+        raise UsageError(f"{problem}; it writes {alphabet}.")
     ascii_text = _parse(NAMED[expression], Alphabet(MNIST))
     return lambda rng: ascii_text(rng).translate(digits)
 
@@ -64,10 +63,8 @@ def _parse(expression: str, alphabet: Alphabet) -> Sampler:
     except UsageError as error:
         raise UsageError(f"--pattern {shortened(expression)}: {error}") from None
     if width > MAX_GLYPHS:
-        raise UsageError(
-            f"--pattern {shortened(expression)}: it allows texts of {width:,} characters, "
-            f"and a line holds {MAX_GLYPHS} at most; shorten its repeats."
-        )
+        problem = f"--pattern {shortened(expression)}: it allows texts of {width:,} characters,"
+        raise UsageError(f"{problem} and a line holds {MAX_GLYPHS} at most; shorten its repeats.")
     return sample
 
 

@@ -42,10 +42,8 @@ class LineStyle:
         if self.augment not in STRENGTHS:
             raise UsageError(f"There is no strength {self.augment!r}; there are {', '.join(STRENGTHS)}.")
         if not 16 <= self.height <= 512 or not 0 <= self.variety <= 1:
-            raise UsageError(
-                f"A line is 16 to 512 pixels high, not {self.height}, "
-                f"and its variety is from 0 to 1, not {self.variety}."
-            )
+            problem = f"A line is 16 to 512 pixels high, not {self.height},"
+            raise UsageError(f"{problem} and its variety is from 0 to 1, not {self.variety}.")
 
 
 def render(ink: Floats, style: LineStyle, rngs: Sequence[np.random.Generator]) -> Image.Image:

@@ -109,10 +109,8 @@ def read_digits(reader: Reader, picture: Bytes) -> list[Reading]:
 def write_number(pen: LoadedModel, readings: Sequence[Reading], seed: int, min_confidence: float) -> Translation:
     """Write the digits that were read with `pen`; see `translate`."""
     if not pen.generator.conditional:
-        raise UsageError(
-            f"{pen.origin} ({pen.generator.variant}) takes no labels, so it cannot write a given digit; "
-            "use a conditional model."
-        )
+        problem = f"{pen.origin} ({pen.generator.variant}) takes no labels, so it cannot write a given digit"
+        raise UsageError(f"{problem}; use a conditional model.")
     label_of = {value: label for label, value in digit_values(pen.classes).items()}
     wanted = [unicodedata.digit(reading.best.glyph) for reading in readings]
     missing = sorted({value for value in wanted if value not in label_of})
@@ -155,10 +153,8 @@ def split_glyphs(ink: Floats) -> list[Floats]:
         else:
             groups.append((start, stop, members))
     if len(groups) > MAX_DIGITS:
-        raise UsageError(
-            f"The image shows {len(groups):,} glyphs, and {MAX_DIGITS} is the most; "
-            "cut it, or take it on plainer paper."
-        )
+        problem = f"The image shows {len(groups):,} glyphs, and {MAX_DIGITS} is the most"
+        raise UsageError(f"{problem}; cut it, or take it on plainer paper.")
     reach = ndimage.grey_dilation(spots, size=3)  # the soft edges of strokes
     return [np.where(np.isin(reach, members), ink, 0).astype(np.float32) for _, _, members in groups]
 

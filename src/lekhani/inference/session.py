@@ -149,9 +149,8 @@ class Generator:
             self.conditional = metadata["conditional"] == "true"
             self.lineage: dict[str, str] = json.loads(metadata.get("lineage", "{}"))
         except (KeyError, ValueError, TypeError) as error:
-            raise LekhaniError(
-                f"{path} is no generator exported by lekhani: its metadata lacks or garbles {error}."
-            ) from error
+            problem = f"{path} is no generator exported by lekhani"
+            raise LekhaniError(f"{problem}: its metadata lacks or garbles {error}.") from error
         self.sha256 = sha256(path)
         self._inputs = {entry.name for entry in self.session.get_inputs()}  # without those that the network ignores
         if precision == "float16" or (precision == "auto" and self.device != "CPU"):
@@ -259,9 +258,8 @@ class Reader:
             self.dataset = metadata["dataset"]
             self.classes = tuple(GlyphClass(**entry) for entry in json.loads(metadata["classes"]))
         except (KeyError, ValueError, TypeError) as error:
-            raise LekhaniError(
-                f"{path} is no judge exported by lekhani: its metadata lacks or garbles {error}."
-            ) from error
+            problem = f"{path} is no judge exported by lekhani"
+            raise LekhaniError(f"{problem}: its metadata lacks or garbles {error}.") from error
 
     def read(self, images: Bytes, batch_size: int = 512) -> tuple[Floats, Floats]:
         """Features float32 [N,128] and logits float32 [N,K] of uint8 images [N,H,W], white on black."""

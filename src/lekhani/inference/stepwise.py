@@ -38,10 +38,8 @@ class StepwiseSession:
         nodes = model.graph.node
         self.steps = len({name for node in nodes for name in node.output if re.fullmatch(r"state_\d+", name)}) - 1
         if self.steps < 1:
-            raise UsageError(
-                f"{generator.path} ({generator.variant}) writes in one go, so there is nothing to watch; "
-                "animate a model that works in steps."
-            )
+            problem = f"{generator.path} ({generator.variant}) writes in one go, so there is nothing to watch"
+            raise UsageError(f"{problem}; animate a model that works in steps.")
         self._states = [state_name(step) for step in range(self.steps + 1)]
         steps = [node for node in nodes if not node.name.startswith(FINISH)]
         finish = [node for node in nodes if node.name.startswith(FINISH)]

@@ -189,10 +189,9 @@ def trained_on(digest: str) -> TrainedOn:
                 found.append(_trained(version, aliases[version.name], tags))
     if not found:
         silent = f", and {unknown} of them do not record their data" if unknown else ""
-        raise LekhaniError(
-            f"None of the {len(versions)} versions in MLflow at {mlflow.get_tracking_uri()} was trained on data "
-            f"{wanted}{silent}; `lekhani lineage MODEL` shows the digest of a version's data."
-        )
+        none = f"None of the {len(versions)} versions in MLflow at {mlflow.get_tracking_uri()}"
+        hint = "`lekhani lineage MODEL` shows the digest of a version's data."
+        raise LekhaniError(f"{none} was trained on data {wanted}{silent}; {hint}")
     return TrainedOn(wanted, tuple(sorted(found, key=lambda one: (one["model"], int(one["version"])))))
 
 

@@ -92,9 +92,8 @@ def find(dataset: str) -> Registered:
         if alias in known:
             return fetch(dataset, known[alias], alias)
     hint = "run `make demo` or pass --model FILE.onnx"
-    raise LekhaniError(
-        f"Nothing is registered as {model_name(dataset)} in MLflow at {mlflow.get_tracking_uri()}; {hint}."
-    )
+    problem = f"Nothing is registered as {model_name(dataset)} in MLflow at {mlflow.get_tracking_uri()}"
+    raise LekhaniError(f"{problem}; {hint}.")
 
 
 def fetch(dataset: str, number: str, alias: str = "") -> Registered:
@@ -123,10 +122,8 @@ def _generator(folder: Path, version: ModelVersion) -> Path:
         raise LekhaniError(f"{what} in MLflow at {at} holds {len(found)} ONNX files instead of one; {hint}.")
     digest = sha256(found[0])
     if digest != version.tags.get("model_sha256", digest):
-        raise LekhaniError(
-            f"The generator in MLflow at {at} is not the file that was registered as {what}: "
-            f"its SHA-256 differs; {hint}."
-        )
+        problem = f"The generator in MLflow at {at} is not the file that was registered as {what}: its SHA-256 differs"
+        raise LekhaniError(f"{problem}; {hint}.")
     return found[0]
 
 

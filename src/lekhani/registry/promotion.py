@@ -120,10 +120,8 @@ def _moving(dataset: str, version: str, champion: str | None) -> Iterator[None]:
     ):
         found = aliases(dataset).get("champion")
         if found != champion:
-            raise LekhaniError(
-                f"The champion of {name} has changed from version {champion or 'none'} to {found or 'none'} in the "
-                "meantime; nothing was changed, run again to compare with it."
-            )
+            problem = f"The champion of {name} has changed from version {champion or 'none'} to {found or 'none'}"
+            raise LekhaniError(f"{problem} in the meantime; nothing was changed, run again to compare with it.")
         yield
 
 

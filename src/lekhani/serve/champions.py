@@ -139,10 +139,8 @@ class Champions:
         alias = "champion" if "champion" in known else "challenger"
         number, served = known.get(alias, ""), self.served.get(dataset)
         if not number and served is None:
-            raise LekhaniError(
-                f"Nothing is registered as {models.model_name(dataset)}; run `make demo`, "
-                "or serve a file with --model FILE.onnx."
-            )
+            problem = f"Nothing is registered as {models.model_name(dataset)}"
+            raise LekhaniError(f"{problem}; run `make demo`, or serve a file with --model FILE.onnx.")
         if not number or (served is not None and served.version == number):
             self._rejected.pop(dataset, None)
             return None
@@ -246,26 +244,23 @@ def self_test(pen: Pen, agreement: float) -> None:
     noise = np.random.default_rng(0).standard_normal((len(labels), generator.noise_dim), dtype=np.float32)
     images = np.concatenate([generator.run(noise[i : i + 64], labels[i : i + 64]) for i in range(0, len(labels), 64)])
     if images.shape != (len(labels), 1, generator.image_size, generator.image_size):
-        raise LekhaniError(
-            f"{pen.origin} draws images of the shape {images.shape}, which its metadata contradict; export it again."
-        )
+        problem = f"{pen.origin} draws images of the shape {images.shape}, which its metadata contradict"
+        raise LekhaniError(f"{problem}; export it again.")
     if not np.isfinite(images).all() or images.min() < -0.01 or images.max() > 1.01:
         raise LekhaniError(f"{pen.origin} draws pixels that are no numbers between 0 and 1; export it again.")
     if pen.reader is None:
         return
     if pen.reader.classes != pen.classes:
-        raise LekhaniError(
-            f"The judge of {pen.origin} reads other classes than it draws; register it with its own judge."
-        )
+        problem = f"The judge of {pen.origin} reads other classes than it draws"
+        raise LekhaniError(f"{problem}; register it with its own judge.")
     if not generator.conditional:
         pen.generate(range(classes), seed=0)  # raises where the judge does not find every class
         return
     predicted, _ = confidences(pen.reader.read(to_uint8(images))[1])
     share, chance = float((predicted == labels).mean()), 3 * math.sqrt(agreement * (1 - agreement) / len(labels))
     if share < agreement - chance:
-        raise LekhaniError(
-            f"The judge reads {share:.1%} of what {pen.origin} draws as requested, and the gate wants {agreement:.1%}."
-        )
+        problem = f"The judge reads {share:.1%} of what {pen.origin} draws as requested,"
+        raise LekhaniError(f"{problem} and the gate wants {agreement:.1%}.")
 
 
 def _prepared_reference(dataset: str, reader: Reader) -> Reference | None:

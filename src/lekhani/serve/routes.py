@@ -197,18 +197,16 @@ def _picture(text: str, limits: Limits) -> Bytes:
     except (binascii.Error, ValueError):
         raise UsageError("The image is no base64; encode the bytes of a picture file.") from None
     if len(content) > limits.picture_bytes:
-        raise UsageError(
-            f"The image has more than {limits.picture_bytes:,} bytes, the most that is taken; send a smaller one."
-        )
+        problem = f"The image has more than {limits.picture_bytes:,} bytes, the most that is taken"
+        raise UsageError(f"{problem}; send a smaller one.")
     try:
         with Image.open(io.BytesIO(content), formats=PICTURES) as image:
             width, height = image.size  # nothing is decoded yet
     except Exception:  # a damaged file makes Pillow raise nearly anything
         raise UsageError(f"The image cannot be read; send one of {', '.join(PICTURES)}.") from None
     if width * height > limits.picture_pixels:
-        raise UsageError(
-            f"The image has {width:,} x {height:,} pixels, and {limits.picture_pixels:,} is the most; shrink it."
-        )
+        problem = f"The image has {width:,} x {height:,} pixels, and {limits.picture_pixels:,} is the most"
+        raise UsageError(f"{problem}; shrink it.")
     return decode_one("the request", "sent", content, recognise.SIDE)
 
 

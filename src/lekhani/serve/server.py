@@ -123,10 +123,8 @@ def serve(app: FastAPI, host: str, port: int, limits: Limits) -> None:
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise UsageError(
-            f"The server cannot listen on {host}, port {port} ({error.strerror or error}); "
-            "choose another --host or --port."
-        ) from None
+        problem = f"The server cannot listen on {host}, port {port} ({error.strerror or error})"
+        raise UsageError(f"{problem}; choose another --host or --port.") from None
     log.info("Listening on %s, port %d.", host, port)
     protocol = type("Protocol", (TimeoutProtocol,), {"limits": limits})
     settings: dict[str, Any] = {"http": protocol, "ws": "none", "timeout_graceful_shutdown": SHUTDOWN_SECONDS}

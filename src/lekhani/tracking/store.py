@@ -105,9 +105,8 @@ def use_experiment(name: str) -> str:
                 raise
             return use_experiment(name)  # another process was faster
     elif experiment.lifecycle_stage == "deleted":
-        raise LekhaniError(
-            f"The MLflow experiment {name!r} is deleted; restore it or name another under tracking.experiment."
-        )
+        problem = f"The MLflow experiment {name!r} is deleted"
+        raise LekhaniError(f"{problem}; restore it or name another under tracking.experiment.")
     else:
         identity = experiment.experiment_id
     mlflow.set_experiment(experiment_id=identity)

@@ -99,6 +99,5 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise LekhaniError(
-            f"Could not write {path}: {error.strerror or error}; free space or check permissions, then run again."
-        ) from error
+        problem = f"Could not write {path}: {error.strerror or error}"
+        raise LekhaniError(f"{problem}; free space or check permissions, then run again.") from error
