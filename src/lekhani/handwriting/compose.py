@@ -4,7 +4,6 @@ All glyphs of a line share their noise, but for a little of their own, and so th
 """
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from lekhani.data.spec import Labels
@@ -78,16 +77,10 @@ def sample_hand(
         images[missing] = generator.run(noise, labels[missing])[:, 0]
         if reader is None:
             return images
-        missing = missing[~_accepted(reader, images[missing], labels[missing], min_confidence)]
+        predicted, sure = confidences(reader.read(to_uint8(images[missing]))[1])
+        missing = missing[~((predicted == labels[missing]) & (sure >= min_confidence))]
         if not len(missing):
             return images
     names = " ".join(dict.fromkeys(generator.classes[label].glyph for label in labels[missing]))
     problem = f"no {names} that the judge reads as such with confidence {min_confidence:g} in {MAX_TRIES} tries"
     raise LekhaniError(f"{generator.path} wrote {problem}; lower --min-confidence or use a better model.")
-
-
-def _accepted(reader: Reader, images: Floats, labels: Labels, min_confidence: float) -> npt.NDArray[np.bool_]:
-    """Which images, float32 [N,H,W] in [0,1], are classified as their label with at least that confidence; bool [N]."""
-    predicted, sure = confidences(reader.read(to_uint8(images))[1])
-    accepted: npt.NDArray[np.bool_] = (predicted == labels) & (sure >= min_confidence)
-    return accepted

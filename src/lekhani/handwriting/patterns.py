@@ -6,7 +6,7 @@ draw characters that the model does not write.
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -87,14 +87,12 @@ def _alternatives(tokens: Iterator[re.Match[str]], alphabet: Alphabet) -> _Part:
             parts.append((lambda _, text=text: text[-1], 1))  # type: ignore[misc]
         elif kind == "other":
             raise UsageError(f"{text} is not supported; use letters, classes, groups, alternatives and repeats.")
-    sequences = [_joined(parts) for parts in branches]
-    if len(sequences) == 1:
-        return sequences[0]
-    return lambda rng: sequences[rng.integers(len(sequences))][0](rng), max(width for _, width in sequences)
 
+    def draw(rng: np.random.Generator) -> str:
+        chosen = branches[rng.integers(len(branches)) if len(branches) > 1 else 0]
+        return "".join(sample(rng) for sample, _ in chosen)
 
-def _joined(parts: Sequence[_Part]) -> _Part:
-    return lambda rng: "".join(sample(rng) for sample, _ in parts), sum(width for _, width in parts)
+    return draw, max(sum(width for _, width in parts) for parts in branches)
 
 
 def _one_of(characters: str, alphabet: Alphabet) -> _Part:

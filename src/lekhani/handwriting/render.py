@@ -55,7 +55,8 @@ def render(ink: Floats, style: LineStyle, rngs: Sequence[np.random.Generator]) -
     rng = dict(zip(EFFECTS, rngs, strict=True))
     angle = rng["rotation"].normal(0, 0.5) * strength["rotation"]
     # A long line turns less, or its ends would leave the picture.
-    ink = _turned(ink, np.clip(angle, *np.array([-1, 1]) * np.degrees(0.35 * len(ink) / ink.shape[1] + 0.002)))
+    if angle := np.clip(angle, *np.array([-1, 1]) * np.degrees(0.35 * len(ink) / ink.shape[1] + 0.002)):
+        ink = np.clip(ndimage.rotate(ink, angle, order=1), 0, 1)
     margin = round(MARGIN / (1 - 2 * MARGIN) * len(ink))
     ink = np.pad(ink, ((margin, margin), (2 * margin, 2 * margin)))
     size = (max(round(style.height * ink.shape[1] / len(ink)), 1), style.height)
@@ -77,13 +78,6 @@ def render(ink: Floats, style: LineStyle, rngs: Sequence[np.random.Generator]) -
     if strength["noise"]:
         page = page + rng["noise"].normal(0, 2 * strength["noise"], page.shape)
     return _picture(page, style)
-
-
-def _turned(ink: Floats, degrees: float) -> Floats:
-    if not degrees:
-        return ink
-    turned: Floats = np.clip(ndimage.rotate(ink, degrees, order=1), 0, 1)
-    return turned
 
 
 def _paper(shape: tuple[int, ...], unit: float, strength: float, rng: np.random.Generator) -> Floats:

@@ -146,7 +146,8 @@ def _tracked_run(
         if checkpoints.load() is not None and runs.reopen_run(p.tracking.experiment, run_id):
             return run_id
         runs.kill_run(run_id)  # it was interrupted before its first checkpoint
-    choice = _flat(getattr(p.variants, variant).model_dump())
+    choice = getattr(p.variants, variant).model_dump()
+    choice = {key: json.dumps(value) if isinstance(value, list | tuple) else value for key, value in choice.items()}
     run_id = runs.start_run(
         p.tracking.experiment,
         f"{dataset}/{variant}",
@@ -201,7 +202,3 @@ def _save(p: Params, info: spec.DatasetInfo, choices: Variants, trained: Trained
         "mlflow_run_id": run_id,
     }
     files.write_json(weights.with_name("training.json"), facts)
-
-
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: json.dumps(value) if isinstance(value, list | tuple) else value for key, value in values.items()}

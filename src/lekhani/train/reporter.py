@@ -1,9 +1,11 @@
 """Who hears how training goes: the progress bar, losses.csv and MLflow are reporters."""
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lekhani.errors import LekhaniError
 from lekhani.files import remove, write_text
@@ -33,27 +35,13 @@ class Fanout(Reporter):
     """Passes everything on to several reporters."""
 
     def __init__(self, reporters: Sequence[Reporter]) -> None:
-        self.reporters = reporters
+        for method in ("metrics", "images", "scores", "resume", "close"):
+            setattr(self, method, partial(self._all, [getattr(reporter, method) for reporter in reporters]))
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        for reporter in self.reporters:
-            reporter.metrics(step, values)
-
-    def images(self, step: int, grid: Picture) -> None:
-        for reporter in self.reporters:
-            reporter.images(step, grid)
-
-    def scores(self, step: int, values: Mapping[str, float]) -> None:
-        for reporter in self.reporters:
-            reporter.scores(step, values)
-
-    def resume(self, step: int) -> None:
-        for reporter in self.reporters:
-            reporter.resume(step)
-
-    def close(self) -> None:
-        for reporter in self.reporters:
-            reporter.close()
+    @staticmethod
+    def _all(calls: Sequence[Callable[..., None]], *values: Any) -> None:
+        for call in calls:
+            call(*values)
 
 
 class LossFile(Reporter):
