@@ -53,11 +53,6 @@ class Glyphs:
 class Pen(LoadedModel):
     """A model to generate and compose with."""
 
-    @property
-    def _numbered(self) -> tuple[GlyphClass, ...]:
-        """The classes without the names and glyphs that may look like other numbers."""
-        return tuple(GlyphClass(c.label, f"{c.label}", f"{c.label}") for c in self.classes)
-
     def generate(
         self,
         labels: Sequence[str | int],
@@ -75,10 +70,10 @@ class Pen(LoadedModel):
         """
         if n < 1 or not labels:
             raise UsageError("There is nothing to generate; name at least one label, and an `n` of 1 or more.")
-        runs = [
-            (label_of(str(label), self.classes if isinstance(label, str) else self._numbered, f"Label {label!r}"), n)
-            for label in labels
-        ]
+        # Numbers are looked up without the names and glyphs that may look like other numbers.
+        numbered = tuple(GlyphClass(c.label, f"{c.label}", f"{c.label}") for c in self.classes)
+        known = ((label, self.classes if isinstance(label, str) else numbered) for label in labels)
+        runs = [(label_of(str(label), classes, f"Label {label!r}"), n) for label, classes in known]
         options, plan = SamplingOptions(seed, min_confidence, truncation), Plan(tuple(runs))
         options.check(self.generator, self.reader)
         batch_size = self.generator.batch_size_for(plan.total)

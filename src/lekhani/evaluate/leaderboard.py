@@ -138,9 +138,8 @@ def _notes(cards: Sequence[Card]) -> list[str]:
         notes.append(f"± is the standard deviation over {over}. {meaning}")
     if len(spreads) < len(cards):
         which = ", ".join(card["variant"] for card in cards if "fid_std" not in card) if spreads else "each variant"
-        notes.append(
-            f"A single sampling seed was drawn of {which}, so how much of a difference is chance is not known."
-        )
+        unknown = "so how much of a difference is chance is not known."
+        notes.append(f"A single sampling seed was drawn of {which}, {unknown}")
     for key, unlike in (
         ("images_seen", "trained on equally many images"),
         ("batch_size", "trained in steps of equally many images"),

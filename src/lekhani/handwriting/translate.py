@@ -101,9 +101,8 @@ def read_digits(reader: Reader, picture: Bytes) -> list[Reading]:
     size = reader.image_size
     if picture.shape == (size, size):  # an image of the dataset
         return read_frames(reader, frame_picture(picture, reader)[None], only=known)
-    return read_frames(
-        reader, np.stack([frame_ink(part, reader) for part in split_glyphs(ink_of(picture))]), only=known
-    )
+    glyphs = split_glyphs(ink_of(picture))
+    return read_frames(reader, np.stack([frame_ink(glyph, reader) for glyph in glyphs]), only=known)
 
 
 def write_number(pen: LoadedModel, readings: Sequence[Reading], seed: int, min_confidence: float) -> Translation:
@@ -142,9 +141,8 @@ def split_glyphs(ink: Floats) -> list[Floats]:
     if rows > 1:
         raise UsageError(f"The image shows {rows} rows of glyphs; cut it to one.")
     # Groups of spots as (first column, last column, spots); dust is left out.
-    strokes = sorted(
-        (box[1].start, box[1].stop, [i + 1]) for i, box in enumerate(boxes) if mass[i] >= 0.01 * mass.max()
-    )
+    large = np.flatnonzero(mass >= 0.01 * mass.max()).tolist()
+    strokes = sorted((boxes[i][1].start, boxes[i][1].stop, [i + 1]) for i in large)
     groups: list[_Group] = []
     for start, stop, members in strokes:
         if groups and _same_glyph(groups[-1], (start, stop, members), boxes, tall):

@@ -178,9 +178,8 @@ class Generator:
         if self._single is None or rows < MIN_ROWS_PER_CORE:
             return self._run(self.session, noise, labels)
         parts = [slice(start, start + rows) for start in range(0, len(noise), rows)]
-        return np.concatenate(
-            list(self._pool.map(lambda part: self._run(self._single, noise[part], labels[part]), parts))
-        )
+        images = self._pool.map(lambda part: self._run(self._single, noise[part], labels[part]), parts)
+        return np.concatenate(list(images))
 
     def _open(self, provider: str, content: bytes | None = None) -> None:
         """Open the file, or `content`, for few rows at a time and for many.

@@ -49,10 +49,8 @@ class StepwiseSession:
 
     def run(self, noise: "Floats", labels: Labels, batch_size: int = 128) -> "Floats":
         """Noise float32 [N, noise_dim], labels int64 [N] -> images float32 [steps+1, N,1,H,W] in [0,1]."""
-        parts = [
-            self._run(noise[i : i + batch_size], labels[i : i + batch_size]) for i in range(0, len(labels), batch_size)
-        ]
-        return np.concatenate(parts, 1)
+        parts = [slice(start, start + batch_size) for start in range(0, len(labels), batch_size)]
+        return np.concatenate([self._run(noise[part], labels[part]) for part in parts], 1)
 
     def _run(self, noise: "Floats", labels: Labels) -> "Floats":
         feed = {"noise": noise, "labels": labels}

@@ -218,11 +218,10 @@ _BOUNDS = (
 
 def _alone(card: _Scorecard, policy: Gate) -> Iterator[Check]:
     if policy.conditional == "required":
-        takes_labels = card.applies("label_agreement")
-        sentence = "The candidate takes no labels, and gate.conditional is `required`."
-        yield Check(
-            "conditional", None, None, takes_labels, "The candidate takes labels." if takes_labels else sentence
-        )
+        takes_labels, sentence = card.applies("label_agreement"), "The candidate takes labels."
+        if not takes_labels:
+            sentence = "The candidate takes no labels, and gate.conditional is `required`."
+        yield Check("conditional", None, None, takes_labels, sentence)
     for bound in _BOUNDS:
         if card.applies(bound.metric):
             yield _checked(bound.metric, partial(bound.check, card, policy))
@@ -256,14 +255,9 @@ def _improvement(card: _Scorecard, champion: _Scorecard, policy: Gate) -> Outcom
     passed = value <= bound if lower else value >= bound
     ours, needed = _distinct(value, bound, _plain)
     how = f"improve on the champion's {_plain(theirs, 1)} by the {policy.min_improvement:.1%} of gate.min_improvement"
-    if passed:
-        return value, bound, True, f"{policy.metric} is {ours}, {'low' if lower else 'high'} enough to {how}."
-    return (
-        value,
-        bound,
-        False,
-        f"{policy.metric} is {ours}; it takes {needed} or {'less' if lower else 'more'} to {how}.",
-    )
+    enough = f", {'low' if lower else 'high'} enough" if passed else ""
+    takes = "" if passed else f"; it takes {needed} or {'less' if lower else 'more'}"
+    return value, bound, passed, f"{policy.metric} is {ours}{enough or takes} to {how}."
 
 
 def _noise(card: _Scorecard, champion: _Scorecard, policy: Gate) -> Outcome:
@@ -275,15 +269,10 @@ def _noise(card: _Scorecard, champion: _Scorecard, policy: Gate) -> Outcome:
     if gain <= 0:
         return gain, margin, False, f"{metric} is no better than the champion's."
     ours, chance = _distinct(gain, margin, _plain)
-    if gain > margin:
-        return (
-            gain,
-            margin,
-            True,
-            f"{metric} is better by {ours}, more than the {chance} that chance in sampling explains.",
-        )
-    why = f"chance in sampling explains {chance}, and a tie keeps the champion"
-    return gain, margin, False, f"{metric} is better by {ours}, yet {why}."
+    than = f"more than the {chance} that chance in sampling explains"
+    if gain <= margin:
+        than = f"yet chance in sampling explains {chance}, and a tie keeps the champion"
+    return gain, margin, gain > margin, f"{metric} is better by {ours}, {than}."
 
 
 def _label_agreement_drop(card: _Scorecard, champion: _Scorecard, policy: Gate) -> Outcome:

@@ -120,20 +120,14 @@ class TrainedOn:
         """A line for each version."""
         lines = [f"Trained on data {self.digest}:"]
         for one in self.versions:
-            short = {
-                key: _shown(one[key] and one[key][:12]) for key in ("data_digest", "git_commit", "dvc_lock_sha256")
-            }
-            facts = [
-                f"{one['model']} version {one['version']}"
-                + (f" ({', '.join(one['aliases'])})" if one["aliases"] else ""),
-                f"variant {_shown(one['variant'])}",
-                f"created {one['created']}",
-                f"data {short['data_digest']}",
-                f"commit {short['git_commit']}" + (" (dirty)" if one["git_dirty"] else ""),
-                f"dvc.lock {short['dvc_lock_sha256']}",
-                *([f"experiment {one['dvc_experiment']}"] if one["dvc_experiment"] else []),
-            ]
-            lines.append(one_line("  " + ", ".join(facts)))
+            names = ("data_digest", "git_commit", "dvc_lock_sha256")
+            data, commit, lock = (_shown(one[name] and one[name][:12]) for name in names)
+            aliases = f" ({', '.join(one['aliases'])})" if one["aliases"] else ""
+            dirty = " (dirty)" if one["git_dirty"] else ""
+            experiment = f", experiment {one['dvc_experiment']}" if one["dvc_experiment"] else ""
+            line = f"  {one['model']} version {one['version']}{aliases}, variant {_shown(one['variant'])}, "
+            line += f"created {one['created']}, data {data}, commit {commit}{dirty}, dvc.lock {lock}{experiment}"
+            lines.append(one_line(line))
         return "\n".join(lines)
 
 
@@ -288,10 +282,8 @@ def _version_link(version: ModelVersion, tags: Mapping[str, str], generator: byt
         link.note("missing", generator)
     elif facts["sha256"]:
         link.compare("The file that the registry holds", generator, "it was changed or damaged")
-    of_run = [
-        key for key in ("git.commit", "dvc.lock_sha256", "data_digest") if key in tags and key not in version.tags
-    ]
-    if of_run:
+    wanted = ("git.commit", "dvc.lock_sha256", "data_digest")
+    if of_run := [key for key in wanted if key in tags and key not in version.tags]:
         after = "what follows is from its run, after the last stage that was tracked"
         link.note("missing", f"The version has no tags for {', '.join(of_run)}; {after}.")
     return link

@@ -43,9 +43,8 @@ async def generate(body: schemas.Generate, request: Request, accept: Accept = No
     kind, model, limits = _kind(accept), _model(request, body.model), request.app.state.limits
     n = len(body.labels) * body.n
     if n > limits.images:
-        raise HTTPException(
-            422, f"{n:,} images are more than {limits.images:,}, the most of one request; ask for fewer."
-        )
+        problem = f"{n:,} images are more than {limits.images:,}, the most of one request"
+        raise HTTPException(422, f"{problem}; ask for fewer.")
     labels = np.repeat([_label(label, model) for label in body.labels], body.n).astype(np.int64)
     options = SamplingOptions(body.seed, body.min_confidence, body.truncation)
     images = await _images(model, labels, options)
@@ -101,12 +100,8 @@ async def recognise_glyph(body: schemas.Recognise, request: Request) -> Response
 @api.post("/v1/translate", name="translate", **schemas.IN_ANY_KIND)
 async def translate_number(body: schemas.Translate, request: Request, accept: Accept = None) -> Response:
     """The number that a picture shows, written again: a row of digits as PNG, or their images as ZIP, NPZ or JSON."""
-    kind, reader, model, state = (
-        _kind(accept),
-        _reader(request, body.model),
-        _model(request, body.to),
-        request.app.state,
-    )
+    kind, reader, state = _kind(accept), _reader(request, body.model), request.app.state
+    model = _model(request, body.to)
     pen = model.pen
     digits = await state.pictures.run(lambda _: translate.read_digits(reader, _picture(body.image, state.limits)))
     done: Translation = await model.queue.run(

@@ -105,9 +105,8 @@ class MlflowReporter(Reporter):
         if self.queue:
             items = [(step, v if isinstance(v, dict) else v.tolist(), at) for step, v, at in self.queue]
             write_json(self.unlogged, {"run_id": self.run_id, "items": items})
-            log.warning(
-                "MLflow still does not answer; the next stage of this variant logs what is in %s.", self.unlogged
-            )
+            later = "the next stage of this variant logs what is in"
+            log.warning("MLflow still does not answer; %s %s.", later, self.unlogged)
 
     def _log(self, step: int, value: "dict[str, float] | Picture") -> None:
         if step > self.logged_step:
@@ -127,9 +126,8 @@ class MlflowReporter(Reporter):
 
     def _wait(self, error: Exception) -> None:
         if not self.failing:
-            log.warning(
-                "MLflow does not answer (%s); training goes on, and what it makes is logged later.", first_line(error)
-            )
+            goes_on = "training goes on, and what it makes is logged later"
+            log.warning("MLflow does not answer (%s); %s.", first_line(error), goes_on)
         self.failing, self.retry_at = True, time.monotonic() + self.RETRY_SECONDS
 
 

@@ -144,10 +144,8 @@ def _part(path: Path, file: str, names: tuple[str, str, str], images: Any, label
     if labels.dtype.kind not in "iuU":
         raise UsageError(f"{path}: `{names[1]}` is {labels.dtype}; save whole numbers.")
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    per_image: dict[str, Any] = {
-        names[1]: labels,
-        **{key: texts[key] for key in ("filenames", "splits") if key in texts},
-    }
+    per_image: dict[str, Any] = {names[1]: labels}
+    per_image |= {key: texts[key] for key in ("filenames", "splits") if key in texts}
     for key, array in per_image.items():
         if array.shape != (len(images),):
             problem = f"has the shape {list(array.shape)} beside {len(images):,} images; save one entry per image."

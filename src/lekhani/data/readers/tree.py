@@ -69,11 +69,8 @@ def _with_parents(folders: Iterable[_Folder]) -> set[_Folder]:
 
 def _relevant(source: Source, filled: Iterable[_Folder]) -> set[_Folder]:
     """Folders with images below them, and those without any table, which may be empty classes."""
-    tables = {
-        _parts(file)[:-1]
-        for file in source.sizes
-        if file.endswith(".npz") or archives.is_table(file) or archives.is_idx(file)
-    }
+    files = (f for f in source.sizes if f.endswith(".npz") or archives.is_table(f) or archives.is_idx(f))
+    tables = {_parts(file)[:-1] for file in files}
     return set(map(_parts, source.folders)) - (_with_parents(tables) - _with_parents(filled))
 
 

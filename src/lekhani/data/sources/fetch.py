@@ -229,11 +229,8 @@ def _openml(job: _Job) -> _Fetcher:
             return {"name": "openml", "id": number, "version": earlier["version"]}
         from lekhani.data.sources import openml
 
-        return {
-            "name": "openml",
-            "id": number,
-            "version": openml.download(f"data.{job.name}", number, folder / archive),
-        }
+        newest = openml.download(f"data.{job.name}", number, folder / archive)
+        return {"name": "openml", "id": number, "version": newest}
 
     return fetch_into
 
