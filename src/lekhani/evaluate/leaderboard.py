@@ -3,6 +3,7 @@
 import html
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -80,10 +81,7 @@ def leaderboard_markdown(cards: Sequence[Card], durations: Durations | None = No
 
 
 def _by_dataset(cards: Sequence[Card]) -> dict[str, list[Ranked]]:
-    groups: dict[str, list[Ranked]] = {}
-    for one in rank(cards):
-        groups.setdefault(one.card["dataset"], []).append(one)
-    return groups
+    return {name: list(ranked) for name, ranked in groupby(rank(cards), lambda one: one.card["dataset"])}
 
 
 def _columns(cards: Sequence[Card]) -> list[_Column]:

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from lekhani.data.images import decode_one
+from lekhani.data.images import FORMATS, decode_one
 from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import UsageError
 from lekhani.handwriting import compose, recognise, translate
@@ -27,8 +27,6 @@ from lekhani.inference.session import Reader
 from lekhani.serve import responses, schemas
 from lekhani.serve.champions import ServedModel
 from lekhani.serve.limits import Limits
-
-PICTURES = ("PNG", "JPEG", "BMP", "GIF", "TIFF")
 
 Accept = Annotated[str | None, Header()]
 api, health = APIRouter(), APIRouter()  # with keys where there are any, and without
@@ -195,10 +193,10 @@ def _picture(text: str, limits: Limits) -> Bytes:
         problem = f"The image has more than {limits.picture_bytes:,} bytes, the most that is taken"
         raise UsageError(f"{problem}; send a smaller one.")
     try:
-        with Image.open(io.BytesIO(content), formats=PICTURES) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size  # nothing is decoded yet
     except Exception:  # a damaged file makes Pillow raise nearly anything
-        raise UsageError(f"The image cannot be read; send one of {', '.join(PICTURES)}.") from None
+        raise UsageError(f"The image cannot be read; send one of {', '.join(FORMATS)}.") from None
     if width * height > limits.picture_pixels:
         problem = f"The image has {width:,} x {height:,} pixels, and {limits.picture_pixels:,} is the most"
         raise UsageError(f"{problem}; shrink it.")
