@@ -24,7 +24,6 @@ Polarity = Literal["auto", "white_on_black", "black_on_white", "mixed"]
 
 MAX_PIXELS = 50_000_000  # of one image; a phone's photo has about 12 million
 MAX_SIDE = 256  # larger images are shrunk at once, so that a folder of photos fits in memory
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
 PARALLEL_FROM = 4_000  # images; one process decodes fewer sooner than others start
 _PARALLEL_FROM_BYTES = 32 << 20
 _MAX_BYTES = 256 << 20  # of one image file
