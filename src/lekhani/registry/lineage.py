@@ -20,7 +20,7 @@ from lekhani.data.spec import DatasetInfo
 from lekhani.errors import LekhaniError, UsageError, first_line
 from lekhani.registry.models import model_name, registry_errors
 from lekhani.tracking.revision import git
-from lekhani.tracking.store import MISSING, connect
+from lekhani.tracking.store import connect, known_or_none
 
 _TITLES = {
     "version": "model version",
@@ -240,12 +240,8 @@ def _find(client: mlflow.MlflowClient, model: str) -> ModelVersion:
 
 def _run(version: ModelVersion) -> Run | None:
     """The run that a version came from, deleted or not; None where MLflow does not have it."""
-    try:
-        return connect().get_run(version.run_id) if version.run_id else None
-    except mlflow.MlflowException as error:
-        if error.error_code == MISSING:
-            return None
-        raise
+    run_id = version.run_id
+    return known_or_none(lambda: connect().get_run(run_id)) if run_id else None
 
 
 def _tags(version: ModelVersion, run: Run | None) -> dict[str, str]:

@@ -10,7 +10,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from lekhani.errors import LekhaniError
 from lekhani.files import sha256
-from lekhani.tracking.store import MISSING, connect, mlflow_errors
+from lekhani.tracking.store import connect, known_or_none, mlflow_errors
 
 ABOUT = (
     "Generators of one dataset's glyphs. Use the alias `champion`; `challenger` has yet to pass the gate, and "
@@ -77,12 +77,8 @@ def aliases(dataset: str) -> dict[str, str]:
     """Version by alias, as the registry has them now; empty when nothing is registered."""
     client, name = connect(), model_name(dataset)
     with registry_errors(f"Could not read {name} from"):
-        try:
-            return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
-        except mlflow.MlflowException as error:
-            if error.error_code != MISSING:
-                raise
-            return {}
+        model = known_or_none(lambda: client.get_registered_model(name))
+    return {alias: str(version) for alias, version in model.aliases.items()} if model else {}
 
 
 def find(dataset: str) -> Registered:

@@ -24,7 +24,7 @@ from lekhani.data.spec import DatasetInfo
 from lekhani.errors import first_line
 from lekhani.files import read_json, remove, sha256, write_json
 from lekhani.pictures import Picture, enlarged
-from lekhani.tracking.store import MISSING, connect, mlflow_errors, use_experiment
+from lekhani.tracking.store import connect, known_or_none, mlflow_errors, use_experiment
 from lekhani.train.reporter import Reporter
 
 log = logging.getLogger("lekhani")
@@ -201,12 +201,8 @@ def resume(run_id: str | None, experiment: str, name: str, tags: Mapping[str, st
 
 
 def _is_active(client: mlflow.MlflowClient, run_id: str) -> bool:
-    try:
-        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
-    except mlflow.MlflowException as error:
-        if error.error_code != MISSING:  # an unreachable server does not mean that there is no such run
-            raise
-        return False
+    run = known_or_none(lambda: client.get_run(run_id))
+    return run is not None and run.info.lifecycle_stage == "active"
 
 
 def log_scorecard(card: Mapping[str, Any], files: Sequence[Path], judges: Sequence[Path]) -> None:
