@@ -52,7 +52,10 @@ class Decision:
         verdict = f"**Refuse**: {len(failed)} of {len(self.checks)} checks failed ({', '.join(failed)})."
         if self.promote:
             verdict = f"**Promote**: all {len(self.checks)} checks passed."
-        rows = [_row(check) for check in sorted(self.checks, key=lambda check: check.passed)]
+        rows = [
+            ("passed" if c.passed else "**failed**", c.name, _cell(c.value), _cell(c.bound), _cell(c.sentence, 1000))
+            for c in sorted(self.checks, key=lambda check: check.passed)
+        ]
         return "\n".join([verdict, "", *markdown_table(["", "check", "value", "bound", "reason"], rows), ""])
 
 
@@ -319,11 +322,6 @@ def _distinct(value: float, bound: float, form: Callable[[float, int], str]) -> 
     """Both as text, with as many digits as it takes to tell them apart: never 95.0%, below 95.0%."""
     digits = next((digits for digits in range(1, 17) if form(value, digits) != form(bound, digits)), 1)
     return form(value, digits), form(bound, digits)
-
-
-def _row(check: Check) -> tuple[str, ...]:
-    verdict = "passed" if check.passed else "**failed**"
-    return verdict, check.name, _cell(check.value), _cell(check.bound), _cell(check.sentence, 1000)
 
 
 def _cell(value: Value, width: int = 12) -> str:

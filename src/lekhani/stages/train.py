@@ -36,7 +36,8 @@ def train(p: Params, dataset: str, variant: str) -> None:
     choices, teacher = _teacher(p, dataset, variant)
     device = distributed.local_device(pick_device(p.train.device))
     is_main = distributed.ranks().is_main
-    images_seen = _budget(p, variant, data.info.n_classes)
+    usual = max(p.train.images_seen.per_class * data.info.n_classes, p.train.images_seen.at_least)
+    images_seen = round(usual * choice.budget)
     checkpoints = Checkpoints(
         CHECKPOINTS / dataset / variant,
         _made_with(p, dataset, variant, data.info, images_seen),
@@ -95,12 +96,6 @@ def _teacher(p: Params, dataset: str, variant: str) -> tuple[Variants, nn.Module
         raise LekhaniError(f"{variant} learns from {name}, but {weights} is not there; {run}.")
     choices, trained = load_trained(p, dataset, name)
     return choices, trained.generator()
-
-
-def _budget(p: Params, variant: str, n_classes: int) -> int:
-    """How many images training shows."""
-    budget: float = getattr(p.variants, variant).budget
-    return round(max(p.train.images_seen.per_class * n_classes, p.train.images_seen.at_least) * budget)
 
 
 def _made_with(p: Params, dataset: str, variant: str, info: spec.DatasetInfo, images_seen: int) -> dict[str, Any]:
