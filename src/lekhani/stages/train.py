@@ -38,11 +38,8 @@ def train(p: Params, dataset: str, variant: str) -> None:
     is_main = distributed.ranks().is_main
     usual = max(p.train.images_seen.per_class * data.info.n_classes, p.train.images_seen.at_least)
     images_seen = round(usual * choice.budget)
-    checkpoints = Checkpoints(
-        CHECKPOINTS / dataset / variant,
-        _made_with(p, dataset, variant, data.info, images_seen),
-        p.train.keep_checkpoints,
-    )
+    made_with = _made_with(p, dataset, variant, data.info, images_seen)
+    checkpoints = Checkpoints(CHECKPOINTS / dataset / variant, made_with, p.train.keep_checkpoints)
     run_id = None
     if is_main and p.tracking.backend == "mlflow":
         run_id = _tracked_run(p, dataset, variant, images_seen, data.info, checkpoints)
@@ -70,8 +67,16 @@ def train(p: Params, dataset: str, variant: str) -> None:
         checkpoints=checkpoints,
         score=_quick_score(p, data, device) if is_main and p.train.score_every else None,
     )
+    trained = _fit(config, run_id)
+    if is_main:
+        _save(p, data.info, choices, trained, run_id)
+        checkpoints.clear()
+
+
+def _fit(config: TrainerConfig, run_id: str | None) -> Trained:
+    """Train to the end; the MLflow run, if there is one, notes an end that came too early."""
     try:
-        trained = Trainer(config).fit()
+        return Trainer(config).fit()
     except BaseException as error:
         if run_id:
             from lekhani.tracking import runs
@@ -79,10 +84,7 @@ def train(p: Params, dataset: str, variant: str) -> None:
             runs.end_run(run_id, "KILLED" if isinstance(error, StoppedError | KeyboardInterrupt) else "FAILED")
         raise
     finally:
-        reporter.close()
-    if is_main:
-        _save(p, data.info, choices, trained, run_id)
-        checkpoints.clear()
+        config.reporter.close()
 
 
 def _teacher(p: Params, dataset: str, variant: str) -> tuple[Variants, nn.Module | None]:
