@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import chdir, nullcontext
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
+from itertools import cycle
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -65,15 +66,6 @@ def gpus() -> list[str]:
         return []
     count = sum(line.startswith("GPU ") for line in done.stdout.splitlines())
     return [str(number) for number in range(count)]
-
-
-def assign_gpus(stages: Sequence[str], devices: Sequence[str]) -> dict[str, str]:
-    """The GPU of each stage that trains, in turn.
-
-    Prefect's limits on the tags `gpu-0`, `gpu-1` ... ensure that each has one stage at a time.
-    """
-    training = [stage for stage in stages if trains(stage)]
-    return {stage: devices[number % len(devices)] for number, stage in enumerate(training)} if devices else {}
 
 
 def trains(stage: str) -> bool:
@@ -169,7 +161,9 @@ def run_stages(
     `workers` are as for `Dispatcher`.
     """
     on_cluster = engine == "ray"  # Ray shares out cores and GPUs itself
-    gpu_of = {} if on_cluster else assign_gpus(list(TopologicalSorter(needs).static_order()), gpus())
+    # Stages that train get a GPU in turn; Prefect's limits on the tags `gpu-0`, `gpu-1` ... keep it to one at a time.
+    training = filter(trains, TopologicalSorter(needs).static_order())
+    gpu_of = {} if on_cluster else dict(zip(training, cycle(gpus()), strict=False))
     environment = {} if on_cluster else thread_settings(side_by_side)
     dispatcher = Dispatcher(folder, needs, due, forced, environment, gpu_of, workers)
     order, states = TopologicalSorter(needs), dict[str, State[Any]]()
