@@ -73,7 +73,15 @@ def _open(stack: ExitStack, folder: Path, name: str, pattern: str | None) -> tup
         pattern = None if chosen else pattern
         source = archives.open_archive(stack, source, (chosen or packed)[0])
     vocabulary = names.Vocabulary(name, *class_list) if class_list else names.Vocabulary(name)
-    return (_restricted(source, pattern, name) if pattern else source), vocabulary
+    if not pattern:
+        return source, vocabulary
+    kept = _matching(list(source.sizes), source, pattern)
+    if not kept:
+        shown = ", ".join([*list(source.sizes)[:3], *(["..."] if len(source.sizes) > 3 else [])])
+        raise UsageError(f"data.{name}.files: no file in {source.path} matches {pattern}; there are: {shown}.")
+    folders = {file[:i] for file in kept for i, letter in enumerate(file) if letter == "/"}
+    sizes = {file: source.sizes[file] for file in kept}
+    return replace(source, sizes=sizes, folders=sorted(folders)), vocabulary
 
 
 def _class_list(source: Source, name: str) -> tuple[tuple[GlyphClass, ...], str] | None:
@@ -116,15 +124,6 @@ def _matching(files: Sequence[str], source: Source, pattern: str) -> list[str]:
     levels = enumerate(zip(*parts, strict=False))
     shared = next((i for i, level in levels if len(set(level)) > 1), min(map(len, parts), default=0))
     return [file for file in files if any(wanted.match(file.split("/", depth)[-1]) for depth in range(shared + 1))]
-
-
-def _restricted(source: Source, pattern: str, name: str) -> Source:
-    kept = _matching(list(source.sizes), source, pattern)
-    if not kept:
-        shown = ", ".join([*list(source.sizes)[:3], *(["..."] if len(source.sizes) > 3 else [])])
-        raise UsageError(f"data.{name}.files: no file in {source.path} matches {pattern}; there are: {shown}.")
-    folders = {file[:i] for file in kept for i, letter in enumerate(file) if letter == "/"}
-    return replace(source, sizes={file: source.sizes[file] for file in kept}, folders=sorted(folders))
 
 
 def _find(source: Source, name: str, data: params.Data, vocabulary: names.Vocabulary) -> ReadResult:

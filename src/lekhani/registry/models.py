@@ -1,7 +1,7 @@
 """Registered models: one per dataset, `lekhani-<dataset>`, and where the files of a version lie."""
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,11 +102,12 @@ def fetch(dataset: str, number: str, alias: str = "") -> Registered:
         version = client.get_model_version(name, number)
         folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{number}"))
     generator = _generator(folder, version)
-    scorecard = generator.with_name("scorecard.json")
     run_id, variant = version.run_id or "", version.tags.get("variant", "")
-    return Registered(
-        name, number, alias, run_id, variant, generator, scorecard if scorecard.exists() else None, _judge(version)
-    )
+    scorecard, judge = generator.with_name("scorecard.json"), None
+    with suppress(mlflow.MlflowException, OSError):
+        judge = Path(mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path="judge/judge.onnx"))
+    kept = scorecard if scorecard.exists() else None
+    return Registered(name, number, alias, run_id, variant, generator, kept, judge)
 
 
 def _generator(folder: Path, version: ModelVersion) -> Path:
@@ -121,10 +122,3 @@ def _generator(folder: Path, version: ModelVersion) -> Path:
         problem = f"The generator in MLflow at {at} is not the file that was registered as {what}: its SHA-256 differs"
         raise LekhaniError(f"{problem}; {hint}.")
     return found[0]
-
-
-def _judge(version: ModelVersion) -> Path | None:
-    try:
-        return Path(mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path="judge/judge.onnx"))
-    except (mlflow.MlflowException, OSError):
-        return None
