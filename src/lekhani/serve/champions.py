@@ -188,8 +188,11 @@ class Champions:
                     reference = Reference.of(pen.reader, load_prepared(PREPARED / dataset).split("test")[0])
             monitor = Monitor(pen.reader, card or {}, reference, pen.generator.conditional)
             if card and monitor.reference is None:
-                without = "came without a reference of real images, so its drift is not measured"
-                log.warning("%s %s; register it again to add one.", pen.origin, without)
+                log.warning(
+                    "%s came without a reference of real images, so its drift is not measured; "
+                    "register it again to add one.",
+                    pen.origin,
+                )
         on_batch, limits = self.metrics.batches.labels(dataset).observe, self.limits
 
         def draw(noise: Floats, labels: Labels) -> Bytes:

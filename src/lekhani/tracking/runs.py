@@ -105,8 +105,8 @@ class MlflowReporter(Reporter):
         if self.queue:
             items = [(step, v if isinstance(v, dict) else v.tolist(), at) for step, v, at in self.queue]
             write_json(self.unlogged, {"run_id": self.run_id, "items": items})
-            later = "the next stage of this variant logs what is in"
-            log.warning("MLflow still does not answer; %s %s.", later, self.unlogged)
+            message = "MLflow still does not answer; the next stage of this variant logs what is in %s."
+            log.warning(message, self.unlogged)
 
     def _log(self, step: int, value: "dict[str, float] | Picture") -> None:
         if step > self.logged_step:
@@ -126,8 +126,8 @@ class MlflowReporter(Reporter):
 
     def _wait(self, error: Exception) -> None:
         if not self.failing:
-            goes_on = "training goes on, and what it makes is logged later"
-            log.warning("MLflow does not answer (%s); %s.", first_line(error), goes_on)
+            message = "MLflow does not answer (%s); training goes on, and what it makes is logged later."
+            log.warning(message, first_line(error))
         self.failing, self.retry_at = True, time.monotonic() + self.RETRY_SECONDS
 
 

@@ -164,9 +164,11 @@ class Trainer:
         cuda = self.device.type == "cuda"
         moved = state is not None and ("random_cuda" in state) != cuda
         if moved:
-            saved = "was saved on another kind of device, so its random numbers start anew"
-            result = "the result will differ from that of an unbroken run"
-            log.warning("The checkpoint of %s %s: %s.", self.variant.name, saved, result)
+            log.warning(
+                "The checkpoint of %s was saved on another kind of device, so its random numbers start anew: "
+                "the result will differ from that of an unbroken run.",
+                self.variant.name,
+            )
         if self.ranks.rank or moved:  # every process its own noise; the first has the same as when it is alone
             torch.manual_seed(self.config.seed + self.ranks.rank + self.ranks.world * self.progress.step)
         elif state is not None:
