@@ -20,9 +20,8 @@ import numpy as np
 from lekhani.data.spec import Bytes, GlyphClass, Labels
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.inference.labels import label_of
-from lekhani.inference.model import LoadedModel
 from lekhani.inference.sampling import Plan, SamplingOptions, sample_shard
-from lekhani.inference.session import Generator, Reader
+from lekhani.inference.session import Generator, LoadedModel, Reader
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -6,8 +6,8 @@ from pathlib import Path
 from lekhani.errors import UsageError
 from lekhani.files import replacing
 from lekhani.inference.labels import parse_runs
-from lekhani.inference.model import LoadedModel
 from lekhani.inference.sampling import Plan, SamplingOptions, sample_shard
+from lekhani.inference.session import LoadedModel
 from lekhani.inference.stepwise import StepwiseSession
 from lekhani.pictures import Picture, enlarged, grid, to_uint8
 from lekhani.text import pluralize

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from lekhani.generate.formats import FORMATS
-from lekhani.inference.model import LoadedModel
+from lekhani.inference.session import LoadedModel
 from lekhani.text import code, escaped, markdown_table
 
 MADE_BY = "lekhani generate"

@@ -12,9 +12,8 @@ import numpy as np
 
 from lekhani.errors import LekhaniError, UsageError, first_line
 from lekhani.generate.shards import Job, write_shard
-from lekhani.inference.model import LoadedModel
 from lekhani.inference.sampling import Advance
-from lekhani.inference.session import Generator, Precision, Reader
+from lekhani.inference.session import Generator, LoadedModel, Precision, Reader
 from lekhani.machine import cpu_count
 
 

@@ -15,8 +15,8 @@ from lekhani.generate.formats import FORMATS
 from lekhani.generate.shards import DatasetRequest, Job, record_name, write_shard
 from lekhani.generate.store import UNFINISHED, Store
 from lekhani.inference.labels import MAX_COUNT, label_of, parse_runs
-from lekhani.inference.model import LoadedModel
 from lekhani.inference.sampling import Advance
+from lekhani.inference.session import LoadedModel
 from lekhani.text import pluralize
 
 Engine = Literal["local", "ray"]

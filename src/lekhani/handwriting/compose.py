@@ -12,8 +12,7 @@ from lekhani.handwriting.alphabet import SPACE, Alphabet, plain
 from lekhani.handwriting.layout import lay_out
 from lekhani.handwriting.render import EFFECTS, LineStyle, render
 from lekhani.inference.confidence import confidences
-from lekhani.inference.model import LoadedModel
-from lekhani.inference.session import Floats, Generator, Reader
+from lekhani.inference.session import Floats, Generator, LoadedModel, Reader
 from lekhani.pictures import to_uint8
 
 MAX_TRIES = 30  # for a glyph that the judge does not accept

@@ -14,8 +14,7 @@ from lekhani.handwriting.alphabet import Alphabet, plain
 from lekhani.handwriting.compose import compose, seeded_rng
 from lekhani.handwriting.patterns import parse_pattern
 from lekhani.handwriting.render import LineStyle
-from lekhani.inference.model import LoadedModel
-from lekhani.inference.session import Generator
+from lekhani.inference.session import Generator, LoadedModel
 from lekhani.text import escaped, pluralize
 
 if TYPE_CHECKING:

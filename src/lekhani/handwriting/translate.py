@@ -13,8 +13,7 @@ from lekhani.data.spec import Bytes, GlyphClass
 from lekhani.errors import UsageError
 from lekhani.handwriting.compose import sample_hand, seeded_rng
 from lekhani.handwriting.recognise import Reading, frame_ink, frame_picture, ink_of, load_picture, read_frames
-from lekhani.inference.model import LoadedModel
-from lekhani.inference.session import Floats, Reader
+from lekhani.inference.session import Floats, LoadedModel, Reader
 from lekhani.pictures import save_png, to_uint8
 from lekhani.text import printable
 

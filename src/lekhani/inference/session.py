@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from itertools import takewhile
@@ -268,3 +269,21 @@ class Reader:
             parts.append(self.session.run(None, {"images": batch}))
         features, logits = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         return features, logits
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A generator, and its judge where one is known.
+
+    An unconditional generator needs the judge to serve labels, the others to filter.
+    """
+
+    generator: Generator
+    reader: Reader | None
+    origin: str  # for people: where the generator came from
+    version: str | None = None  # lekhani-D:N, when it is registered
+
+    @property
+    def classes(self) -> tuple[GlyphClass, ...]:
+        """What it can write, in label order."""
+        return self.generator.classes
