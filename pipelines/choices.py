@@ -130,15 +130,11 @@ def _apply(path: Path, overrides: Sequence[str]) -> None:
 
 def _absolute_paths(raw: dict[str, Any], root: Path) -> list[str]:
     """Overrides that make the relative paths in params.yaml absolute, since they start in `root`."""
-    found = {
-        f"data.{name}.{key}": data.get(key)
-        for name, data in (raw.get("data") or {}).items()
-        for key in ("path", "classes_csv")
-    }
-    found["evaluate.inception_weights"] = (raw.get("evaluate") or {}).get("inception_weights")
-    return [
-        f"{key}='{root / path}'" for key, path in found.items() if path and not Path(path).expanduser().is_absolute()
-    ]
+    found = {"evaluate.inception_weights": (raw.get("evaluate") or {}).get("inception_weights")}
+    for name, data in (raw.get("data") or {}).items():
+        found |= {f"data.{name}.{key}": data.get(key) for key in ("path", "classes_csv")}
+    relative = {key: path for key, path in found.items() if path and not Path(path).expanduser().is_absolute()}
+    return [f"{key}='{root / path}'" for key, path in relative.items()]
 
 
 def _worktree(root: Path, name: str, choices: str) -> Path:

@@ -10,18 +10,10 @@ import re
 import sys
 from contextlib import chdir
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from commands import (
-    RETRIES,
-    ROOT,
-    combined_state,
-    failed_state,
-    options,
-    run_command,
-    run_flow_here,
-    terminating_commands,
-)
+import commands
+from commands import RETRIES, ROOT, options
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
@@ -30,20 +22,18 @@ from published import artifact_key
 from pydantic import Field
 
 from lekhani.generate.datasheet import readme
-from lekhani.generate.formats import FORMATS
+from lekhani.generate.formats import FORMATS, FormatName
 from lekhani.generate.store import Store
+from lekhani.generate.write import Engine
 from lekhani.inference.sampling import SHARD_SIZE
-
-Format = Literal["png", "parquet", "webdataset", "idx", "npz"]
-Engine = Literal["local", "ray"]
 
 
 @task(task_run_name="generate@{dataset}", **RETRIES)
 def write(root: Path, dataset: str, out: str, words: list[str]) -> State[Any]:
     """Write the dataset, or what is missing of it; the message says what is in it, and an artifact shows its README."""
-    result = run_command(root, "lekhani", "generate", "--dataset", dataset, *words, "--out", out)
+    result = commands.run_command(root, "lekhani", "generate", "--dataset", dataset, *words, "--out", out)
     if result.code:
-        return failed_state(result)
+        return commands.failed_state(result)
     with chdir(root):
         page, name = readme(Store(out).read("dataset.json")), re.split("[@:]", dataset)[0]
         create_markdown_artifact(page, key=artifact_key("generated", name))
@@ -56,7 +46,7 @@ def generate(
     out: str,
     labels: list[str] | None = None,
     each: Annotated[int, Field(ge=1)] | None = None,
-    format: Format = "png",
+    format: FormatName = "png",
     seed: Annotated[int, Field(ge=0)] = 0,
     min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None,
     truncation: Annotated[float, Field(gt=0)] | None = None,
@@ -85,8 +75,8 @@ def generate(
     words = [word for label in labels or [] for word in ("--label", label)]
     words += options(each=each, min_confidence=min_confidence, truncation=truncation, format=format, seed=seed)
     words += options(shard_size=shard_size, engine=engine, overwrite=overwrite)
-    with terminating_commands():
-        return combined_state([write(root.resolve(), dataset, out, words, return_state=True)])
+    with commands.terminating_commands():
+        return commands.combined_state([write(root.resolve(), dataset, out, words, return_state=True)])
 
 
 def main() -> int:
@@ -106,7 +96,7 @@ def main() -> int:
     add("--engine", choices=["local", "ray"], default="local")
     add("--overwrite", action="store_true", help="replace what is there")
     given = vars(parser.parse_args())
-    return run_flow_here("generate", lambda: generate(**given, return_state=True))
+    return commands.run_flow_here("generate", lambda: generate(**given, return_state=True))
 
 
 if __name__ == "__main__":

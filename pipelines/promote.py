@@ -10,16 +10,8 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
-from commands import (
-    RETRIES,
-    ROOT,
-    combined_state,
-    failed_state,
-    options,
-    run_command,
-    run_flow_here,
-    terminating_commands,
-)
+import commands
+from commands import RETRIES, ROOT, options
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
@@ -30,11 +22,6 @@ from lekhani import files, params
 from lekhani.errors import LekhaniError
 
 
-def leader(folder: Path, dataset: str) -> dict[str, str]:
-    """The first row of the leaderboard for a dataset: the variant that `lekhani register` would take."""
-    return next(row for row in files.read_csv(folder / "reports/leaderboard.csv") if row["dataset"] == dataset)
-
-
 def is_decided(folder: Path, dataset: str) -> bool:
     """Whether the gate has decided on the leaderboard's best, on the same data, and its promotion is complete.
 
@@ -43,7 +30,8 @@ def is_decided(folder: Path, dataset: str) -> bool:
     from lekhani.registry.models import aliases, model_name
     from lekhani.tracking.store import connect
 
-    best = leader(folder, dataset)
+    leaderboard = files.read_csv(folder / "reports/leaderboard.csv")
+    best = next(row for row in leaderboard if row["dataset"] == dataset)  # what `lekhani register` would take
     with chdir(folder):
         known = aliases(dataset)
         if not known:
@@ -68,8 +56,8 @@ def register(folder: Path, dataset: str) -> State[Any]:
             return Completed(name="Cached", message=decided)
     except LekhaniError as error:
         return Failed(name="Unreachable", message=str(error))
-    result = run_command(folder, "lekhani", "register", "--dataset", dataset)
-    return failed_state(result) if result.code else Completed(message=result.sentence)
+    result = commands.run_command(folder, "lekhani", "register", "--dataset", dataset)
+    return commands.failed_state(result) if result.code else Completed(message=result.sentence)
 
 
 @task(task_run_name="gate@{dataset}", **RETRIES)
@@ -83,9 +71,9 @@ def gate(
 ) -> State[Any]:
     """Let the gate decide on a dataset's challenger; the state is named Promoted or Refused, with a short message."""
     words = options(dataset=dataset, check=check, version=version, force=force, reason=reason)
-    result = run_command(folder, "lekhani", "promote", *words)
+    result = commands.run_command(folder, "lekhani", "promote", *words)
     if result.code not in (0, 3):
-        return failed_state(result)
+        return commands.failed_state(result)
     decision = "\n".join(result.lines[next(i for i, line in enumerate(result.lines) if line.startswith("## ")) :])
     create_markdown_artifact(decision, key=artifact_key("gate", dataset))
     promoted = result.code == 0
@@ -129,9 +117,9 @@ def promote(
         names = datasets or list(params.load(root / "params.yaml").data)
     except params.ParamsError as error:
         return Failed(message=str(error), data=error)
-    with terminating_commands():
+    with commands.terminating_commands():
         states = [gate(root, name, check, version, force, reason, return_state=True) for name in names]
-    return combined_state(states)
+    return commands.combined_state(states)
 
 
 def main() -> int:
@@ -145,7 +133,7 @@ def main() -> int:
     add("--force", action="store_true", help="promote whatever the gate says; needs --reason")
     add("--reason", help="why, for those who read it later")
     given = vars(parser.parse_args())
-    return run_flow_here("promote", lambda: promote(**given, return_state=True))
+    return commands.run_flow_here("promote", lambda: promote(**given, return_state=True))
 
 
 if __name__ == "__main__":

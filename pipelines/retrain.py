@@ -10,7 +10,9 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import chdir, nullcontext
+from dataclasses import dataclass
 from graphlib import TopologicalSorter
+from itertools import cycle
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -66,15 +68,6 @@ def gpus() -> list[str]:
     return [str(number) for number in range(count)]
 
 
-def assign_gpus(stages: Sequence[str], devices: Sequence[str]) -> dict[str, str]:
-    """The GPU of each stage that trains, in turn.
-
-    Prefect's limits on the tags `gpu-0`, `gpu-1` ... ensure that each has one stage at a time.
-    """
-    training = [stage for stage in stages if trains(stage)]
-    return {stage: devices[number % len(devices)] for number, stage in enumerate(training)} if devices else {}
-
-
 def trains(stage: str) -> bool:
     """True for a stage that wants a GPU to itself."""
     return stage.split("@", maxsplit=1)[0] in TRAINING
@@ -115,6 +108,7 @@ def remote_stages(needs: Graph) -> set[str]:
     return found - last
 
 
+@dataclass
 class Dispatcher:
     """Decides of each stage, in the order of the graph, how it runs: on this machine, on which GPU, or on a worker.
 
@@ -122,19 +116,17 @@ class Dispatcher:
     of the flow `stage` and the commit at which it works.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        needs: Graph,
-        due: set[str],
-        forced: set[str],
-        environment: Mapping[str, str],
-        gpu_of: Mapping[str, str],
-        workers: tuple[str, str] | None,
-    ) -> None:
-        self.folder, self.needs, self.due, self.forced = folder, needs, due | forced, forced
-        self.environment, self.gpu_of, self.workers = environment, gpu_of, workers
-        self.remote = remote_stages(needs) if workers else set[str]()
+    folder: Path
+    needs: Graph
+    due: set[str]
+    forced: set[str]
+    environment: Mapping[str, str]
+    gpu_of: Mapping[str, str]
+    workers: tuple[str, str] | None
+
+    def __post_init__(self) -> None:
+        self.due = self.due | self.forced
+        self.remote = remote_stages(self.needs) if self.workers else set[str]()
         self.pushed: set[str] = set()
 
     def call_for(self, stage: str) -> tuple[Task[..., State[Any]], dict[str, Any]]:
@@ -169,7 +161,9 @@ def run_stages(
     `workers` are as for `Dispatcher`.
     """
     on_cluster = engine == "ray"  # Ray shares out cores and GPUs itself
-    gpu_of = {} if on_cluster else assign_gpus(list(TopologicalSorter(needs).static_order()), gpus())
+    # Stages that train get a GPU in turn; Prefect's limits on the tags `gpu-0`, `gpu-1` ... keep it to one at a time.
+    training = filter(trains, TopologicalSorter(needs).static_order())
+    gpu_of = {} if on_cluster else dict(zip(training, cycle(gpus()), strict=False))
     environment = {} if on_cluster else thread_settings(side_by_side)
     dispatcher = Dispatcher(folder, needs, due, forced, environment, gpu_of, workers)
     order, states = TopologicalSorter(needs), dict[str, State[Any]]()
@@ -237,9 +231,8 @@ def retrain(
         if workers:
             require_shared_server(p)
         if folder != root:
-            get_run_logger().info(
-                "These choices differ from params.yaml; they have a workspace of their own: %s", folder
-            )
+            sentence = "These choices differ from params.yaml; they have a workspace of their own: %s"
+            get_run_logger().info(sentence, folder)
         states = run_stages(folder, needs, due, newer_sources(folder, p), side_by_side, engine, workers)
     except (LekhaniError, params.ParamsError, DvcException) as error:
         return Failed(message=first_line(error), data=error)
@@ -251,8 +244,9 @@ def retrain(
         publish(folder, p)
         if register_best and p.tracking.backend == "mlflow":
             registered = update_registry(folder, p, promote)
-    else:
-        publish_failed_validations(folder, states)
+    for stage, state in states.items():
+        if stage.startswith("validate@") and state.is_failed():
+            publish_validation(folder, stage.removeprefix("validate@"))
     return run_state(states, len(needs), registered)
 
 
@@ -261,13 +255,6 @@ def newer_sources(folder: Path, p: params.Params) -> set[str]:
     kaggle = {name: data for name, data in p.data.items() if data.source == "kaggle"}
     checks = {name: newer_version(folder, name, data, return_state=True) for name, data in kaggle.items()}
     return {f"fetch@{name}" for name, state in checks.items() if state.name == "Newer"}
-
-
-def publish_failed_validations(folder: Path, states: Mapping[str, State[Any]]) -> None:
-    """Show the reports of the validations that failed."""
-    for stage, state in states.items():
-        if stage.startswith("validate@") and state.is_failed():
-            publish_validation(folder, stage.removeprefix("validate@"))
 
 
 def update_registry(folder: Path, p: params.Params, promote: bool) -> list[State[Any]]:

@@ -11,17 +11,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
+import commands
 from choices import at_commit
-from commands import (
-    RETRIES,
-    ROOT,
-    CommandResult,
-    combined_state,
-    failed_state,
-    run_command,
-    terminating_commands,
-    wait_for_stop,
-)
+from commands import RETRIES, ROOT
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.utils.serialize import load_yaml, modify_yaml
@@ -59,7 +51,7 @@ def run_stage(
     words = ["--single-item", *(["--force"] if force else []), *(["--pull"] if pull else []), stage]
     result = _dvc(folder, "repro", *words, environment=environment)
     if result.code:
-        state = failed_state(result)
+        state = commands.failed_state(result)
         # The server of a dataset may be back soon. Wrong use, such as a slug that does not exist, ends with 2.
         if stage.startswith("fetch@") and result.stage_code == 1:
             return Failed(name="Unreachable", message=state.message)
@@ -78,7 +70,7 @@ def run_remotely(
     `made_here` are those of `needs` that no worker has pushed.
     """
     if made_here and (result := _dvc(folder, "push", *made_here)).code:
-        return failed_state(result)
+        return commands.failed_state(result)
     parameters = {
         "stage": stage,
         "needs": list(needs),
@@ -91,7 +83,7 @@ def run_remotely(
         return state
     add_lock_entries(folder, made)
     if (result := _dvc(folder, "pull", "--force", stage)).code:
-        return failed_state(result)
+        return commands.failed_state(result)
     return Completed(name=None if state.message == RUN else "Cached", message=state.message)
 
 
@@ -115,7 +107,7 @@ def _wait_for_flow_run(deployment: str, parameters: Mapping[str, Any]) -> tuple[
     with get_client(sync_client=True) as client:
         run = _flow_run(deployment, parameters)
         while not ((state := client.read_flow_run(run.id).state) and state.is_final()):
-            if wait_for_stop(2):
+            if commands.wait_for_stop(2):
                 client.set_flow_run_state(run.id, Cancelling())
                 return Cancelled(name="Stopped", message="stopped together with the flow"), {}
         wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]), key=ArtifactFilterKey(any_=[LOCK]))
@@ -125,14 +117,11 @@ def _wait_for_flow_run(deployment: str, parameters: Mapping[str, Any]) -> tuple[
 
 def _flow_run(deployment: str, parameters: Mapping[str, Any]) -> FlowRun:
     """The run that an earlier try of this task has started, unless its worker was lost; else a new one."""
-    run: FlowRun | None = None
-    lost = count()
-    while run is None or (run.state and run.state.is_crashed()):
-        key, name = f"{task_run.id}-{next(lost)}", parameters["stage"]
-        started = run_deployment(
-            deployment, parameters=dict(parameters), flow_run_name=name, timeout=0, idempotency_key=key
-        )
-        run = cast(FlowRun, started)
+    options: dict[str, Any] = {"parameters": dict(parameters), "flow_run_name": parameters["stage"], "timeout": 0}
+    for lost in count():
+        run = cast(FlowRun, run_deployment(deployment, idempotency_key=f"{task_run.id}-{lost}", **options))
+        if not (run.state and run.state.is_crashed()):
+            break
     return run
 
 
@@ -158,23 +147,22 @@ def stage(
     except (LekhaniError, params.ParamsError, DvcException) as error:
         return Failed(message=first_line(error))
     get_run_logger().info("Working in %s", folder)
-    code = os.pathsep.join(
-        filter(None, [str(folder / "src"), os.environ.get("PYTHONPATH")])
-    )  # the commit's comes first
-    with terminating_commands():
+    # The commit's code comes first.
+    code = os.pathsep.join(filter(None, [str(folder / "src"), os.environ.get("PYTHONPATH")]))
+    with commands.terminating_commands():
         # What is there already may be of another run: `repro --pull` would fetch only what is missing.
         if needs and (result := _dvc(folder, "pull", "--force", *needs)).code:
-            return failed_state(result)
+            return commands.failed_state(result)
         state = run_stage(folder, stage, pull=True, environment={"PYTHONPATH": code}, return_state=True)
         if state.is_completed() and (result := _dvc(folder, "push", stage)).code:
-            return failed_state(result)
+            return commands.failed_state(result)
     if state.is_completed():
         Artifact(key=LOCK, type="json", description=f"What {stage} made", data=lock_entries(folder, [stage])).create()
-    return combined_state([state])
+    return commands.combined_state([state])
 
 
-def _dvc(folder: Path, *words: str, environment: Mapping[str, str] | None = None) -> CommandResult:
-    return run_command(folder, "dvc", "--wait-for-lock", *words, environment=environment)
+def _dvc(folder: Path, *words: str, environment: Mapping[str, str] | None = None) -> commands.CommandResult:
+    return commands.run_command(folder, "dvc", "--wait-for-lock", *words, environment=environment)
 
 
 def lock_entries(folder: Path, stages: Sequence[str]) -> Entries:

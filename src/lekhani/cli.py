@@ -1,11 +1,10 @@
 """The command line. Everything heavy is imported inside the commands, so that `lekhani --help` answers at once."""
 
-import functools
 import json
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -84,101 +83,37 @@ def _params(dataset: str | None = None, variant: str | None = None) -> "Params":
     return choices
 
 
-def _timed(command: Callable[..., None]) -> Callable[..., None]:
-    """A stage's command that also records how long it took, for the leaderboard."""
+def _add_stage(name: str, summary: str, per_variant: bool = False) -> None:
+    """Add the command of a stage; it also records how long the stage took, for the leaderboard."""
 
-    @functools.wraps(command)
-    def run(dataset: str, **options: str) -> None:
-        started = time.perf_counter()
-        command(dataset, **options)
+    def run(dataset: str, variant: str | None = None) -> None:
         from lekhani.errors import LekhaniError
         from lekhani.stages import durations
 
+        started = time.perf_counter()
+        stage = getattr(import_module(f"lekhani.stages.{name}"), name)
+        stage(_params(dataset, variant), dataset, *([variant] if variant else []))
         with suppress(LekhaniError):  # the stage is done all the same
-            durations.record(command.__name__, dataset, options.get("variant", ""), time.perf_counter() - started)
+            durations.record(name, dataset, variant or "", time.perf_counter() - started)
 
-    return run
+    def of_dataset(dataset: Dataset) -> None:
+        run(dataset)
 
+    def of_variant(dataset: Dataset, variant: Variant) -> None:
+        run(dataset, variant)
 
-@app.command(rich_help_panel=STAGES)
-@_timed
-def fetch(dataset: Dataset) -> None:
-    """Bring a dataset's raw files to data/raw/."""
-    from lekhani.stages import fetch as stage
-
-    stage.fetch(_params(dataset), dataset)
+    app.command(name, help=summary, rich_help_panel=STAGES)(of_variant if per_variant else of_dataset)
 
 
-@app.command(rich_help_panel=STAGES)
-@_timed
-def prepare(dataset: Dataset) -> None:
-    """Bring raw files into the one prepared form."""
-    from lekhani.stages import prepare as stage
-
-    stage.prepare(_params(dataset), dataset)
-
-
-@app.command(rich_help_panel=STAGES)
-@_timed
-def validate(dataset: Dataset) -> None:
-    """Check prepared data; a failed check ends with exit code 1."""
-    from lekhani.stages import validate as stage
-
-    stage.validate(_params(dataset), dataset)
-
-
-@app.command(rich_help_panel=STAGES)
-@_timed
-def judge(dataset: Dataset) -> None:
-    """Train the classifier that measures every variant."""
-    from lekhani.stages import judge as stage
-
-    stage.judge(_params(dataset), dataset)
-
-
-@app.command(rich_help_panel=STAGES)
-@_timed
-def train(dataset: Dataset, variant: Variant) -> None:
-    """Train one variant on one dataset."""
-    from lekhani.stages import train as stage
-
-    stage.train(_params(dataset, variant), dataset, variant)
-
-
-@app.command(rich_help_panel=STAGES)
-@_timed
-def export(dataset: Dataset, variant: Variant) -> None:
-    """Export a trained generator to ONNX and prove parity."""
-    from lekhani.stages import export as stage
-
-    stage.export(_params(dataset, variant), dataset, variant)
-
-
-@app.command(rich_help_panel=STAGES)
-@_timed
-def baseline(dataset: Dataset) -> None:
-    """Train OCR models on real images alone, to hold `usefulness` against."""
-    from lekhani.stages import baseline as stage
-
-    stage.baseline(_params(dataset), dataset)
-
-
-@app.command(rich_help_panel=STAGES)
-@_timed
-def usefulness(dataset: Dataset, variant: Variant) -> None:
-    """Train OCR models on generated images, alone and beside real ones."""
-    from lekhani.stages import usefulness as stage
-
-    stage.usefulness(_params(dataset, variant), dataset, variant)
-
-
-@app.command(rich_help_panel=STAGES)
-@_timed
-def evaluate(dataset: Dataset, variant: Variant) -> None:
-    """Score an exported generator."""
-    from lekhani.stages import evaluate as stage
-
-    stage.evaluate(_params(dataset, variant), dataset, variant)
+_add_stage("fetch", "Bring a dataset's raw files to data/raw/.")
+_add_stage("prepare", "Bring raw files into the one prepared form.")
+_add_stage("validate", "Check prepared data; a failed check ends with exit code 1.")
+_add_stage("judge", "Train the classifier that measures every variant.")
+_add_stage("train", "Train one variant on one dataset.", per_variant=True)
+_add_stage("export", "Export a trained generator to ONNX and prove parity.", per_variant=True)
+_add_stage("baseline", "Train OCR models on real images alone, to hold `usefulness` against.")
+_add_stage("usefulness", "Train OCR models on generated images, alone and beside real ones.", per_variant=True)
+_add_stage("evaluate", "Score an exported generator.", per_variant=True)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -216,9 +151,7 @@ def register(
 @app.command(rich_help_panel=REGISTRY)
 def promote(
     dataset: Datasets = None,
-    version: Annotated[
-        str | None, Option("--version", metavar="N", help="This version instead of the challenger.")
-    ] = None,
+    version: Annotated[str | None, Option(metavar="N", help="This version instead of the challenger.")] = None,
     check: Annotated[
         bool, Option("--check", help="Only decide: exit code 0 would promote, 3 refuses.", show_default=False)
     ] = False,
@@ -261,7 +194,7 @@ def lineage(
         str | None, Argument(help="lekhani-D, lekhani-D@ALIAS or lekhani-D:VERSION.", show_default=False)
     ] = None,
     data: Annotated[
-        str | None, Option("--data", metavar="DIGEST", help="Which versions were trained on these prepared data.")
+        str | None, Option(metavar="DIGEST", help="Which versions were trained on these prepared data.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -270,10 +203,8 @@ def lineage(
     from lekhani.registry.lineage import trace, trained_on
 
     if (model is None) == (data is None):
-        raise UsageError(
-            "Name either a registered model, such as lekhani-devanagari@champion, "
-            "or the digest of prepared data with --data."
-        )
+        problem = "Name either a registered model, such as lekhani-devanagari@champion,"
+        raise UsageError(f"{problem} or the digest of prepared data with --data.")
     found = trace(model) if model is not None else trained_on(data or "")
     typer.echo(json.dumps(found.as_dict(), indent=2, ensure_ascii=False) if as_json else found.text())
 
@@ -282,16 +213,11 @@ def lineage(
 def generate(
     out: Annotated[str, Option("--out", "-o", help="A new folder, or an address such as s3://bucket/folder.")],
     label: Wanted = None,
-    each: Annotated[
-        int | None, Option("--each", min=1, help="So many of every class that --label does not name.")
-    ] = None,
+    each: Annotated[int | None, Option(min=1, help="So many of every class that --label does not name.")] = None,
     total: Annotated[
-        int | None,
-        Option("--total", min=1, help="So many in all; what --label leaves is spread over the other classes."),
+        int | None, Option(min=1, help="So many in all; what --label leaves is spread over the other classes.")
     ] = None,
-    from_csv: Annotated[
-        Path | None, Option("--from-csv", help="A CSV file with the columns label and, if wanted, count.")
-    ] = None,
+    from_csv: Annotated[Path | None, Option(help="A CSV file with the columns label and, if wanted, count.")] = None,
     dataset: Registered = "devanagari",
     model: Model = None,
     judge: Judge = None,
@@ -300,18 +226,14 @@ def generate(
     ] = "png",
     seed: Seed = 0,
     min_confidence: Annotated[
-        float | None,
-        Option(
-            "--min-confidence",
-            help="Keep what the judge classifies as its label with at least this confidence, 0 to 1.",
-        ),
+        float | None, Option(help="Keep what the judge classifies as its label with at least this confidence, 0 to 1.")
     ] = None,
     truncation: Annotated[
-        float | None, Option("--truncation", help="Likelier shapes: noise within so many standard deviations.")
+        float | None, Option(help="Likelier shapes: noise within so many standard deviations.")
     ] = None,
-    shard_size: Annotated[int, Option("--shard-size", min=1, help="Images in a shard, at most.")] = 10_000,
+    shard_size: Annotated[int, Option(min=1, help="Images in a shard, at most.")] = 10_000,
     engine: Annotated[
-        Literal["local", "ray"], Option("--engine", help="Where to draw: here, or on the machines of a Ray cluster.")
+        Literal["local", "ray"], Option(help="Where to draw: here, or on the machines of a Ray cluster.")
     ] = "local",
     overwrite: Overwrite = False,
 ) -> None:
@@ -323,9 +245,8 @@ def generate(
     from lekhani.pen import find
 
     if not (label or each or total or from_csv):
-        raise UsageError(
-            "There is nothing to generate; name labels, such as --label 0=8, or pass --each, --total or --from-csv."
-        )
+        problem = "There is nothing to generate"
+        raise UsageError(f"{problem}; name labels, such as --label 0=8, or pass --each, --total or --from-csv.")
     pen = find(dataset, model, judge)
     plan = Plan(counts(pen.classes, label or (), each=each, total=total, table=from_csv), shard_size)
     request = DatasetRequest(plan, SamplingOptions(seed, min_confidence, truncation), format)
@@ -340,23 +261,21 @@ def serve(
     model: Annotated[
         list[Path] | None, Option("--model", "-m", help="Exported generators instead of the registered ones; repeat.")
     ] = None,
-    judge: Annotated[list[Path] | None, Option("--judge", help="The judges of --model; repeat.")] = None,
-    host: Annotated[
-        str, Option("--host", help="The address to listen on; any but loopback needs --keys.")
-    ] = "127.0.0.1",
-    port: Annotated[int, Option("--port", min=1, max=65535)] = 8000,
-    keys: Annotated[Path | None, Option("--keys", help="A file of keys, one of which each request must bring.")] = None,
+    judge: Annotated[list[Path] | None, Option(help="The judges of --model; repeat.")] = None,
+    host: Annotated[str, Option(help="The address to listen on; any but loopback needs --keys.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=1, max=65535)] = 8000,
+    keys: Annotated[Path | None, Option(help="A file of keys, one of which each request must bring.")] = None,
     new_key: Annotated[
-        str | None, Option("--new-key", metavar="NAME", help="Print a new key and its line for --keys, and end.")
+        str | None, Option(metavar="NAME", help="Print a new key and its line for --keys, and end.")
     ] = None,
     cors: Annotated[
-        list[str] | None, Option("--cors", metavar="ORIGIN", help="Let pages of this origin call the API; repeat.")
+        list[str] | None, Option(metavar="ORIGIN", help="Let pages of this origin call the API; repeat.")
     ] = None,
     limit: Annotated[
-        list[str] | None, Option("--limit", metavar="NAME=VALUE", help="Change a limit (docs/serve.md); repeat.")
+        list[str] | None, Option(metavar="NAME=VALUE", help="Change a limit (docs/serve.md); repeat.")
     ] = None,
-    poll: Annotated[float, Option("--poll", min=0.1, help="Seconds between two looks for a new champion.")] = 30.0,
-    reports: Annotated[Path, Option("--reports", help="Where the daily report goes.")] = Path("reports/serving"),
+    poll: Annotated[float, Option(min=0.1, help="Seconds between two looks for a new champion.")] = 30.0,
+    reports: Annotated[Path, Option(help="Where the daily report goes.")] = Path("reports/serving"),
     page: Annotated[bool, Option("--page/--no-page", help="A page to try it, at /.")] = True,
 ) -> None:
     """Serve generators over HTTP: glyphs, lines, recognition and translation, and a page to try them."""
@@ -391,9 +310,9 @@ def compose(
     out: Annotated[Path, Option("--out", "-o", help="A new folder, or a new .png for a single line.")],
     text: Annotated[list[str] | None, Option("--text", "-t", help="What to write; repeat for several lines.")] = None,
     pattern: Annotated[
-        str | None, Option("--pattern", help="Draw texts from a regular expression, or pin_code, amount, date, phone.")
+        str | None, Option(help="Draw texts from a regular expression, or pin_code, amount, date, phone.")
     ] = None,
-    lines: Annotated[Path | None, Option("--lines", help="A UTF-8 file with a text a line.")] = None,
+    lines: Annotated[Path | None, Option(help="A UTF-8 file with a text a line.")] = None,
     count: Annotated[
         int | None, Option("--count", "-n", min=1, max=1_000_000, help="How many lines; texts are taken in turn.")
     ] = None,
@@ -401,27 +320,19 @@ def compose(
     model: Model = None,
     judge: Judge = None,
     layout: Annotated[
-        Literal["tesseract", "paddleocr", "huggingface"], Option("--layout", help="Where transcripts go.")
+        Literal["tesseract", "paddleocr", "huggingface"], Option(help="Where transcripts go.")
     ] = "tesseract",
     seed: Seed = 0,
-    height: Annotated[int, Option("--height", min=16, max=512, help="Of the pictures, in pixels.")] = 64,
-    variety: Annotated[
-        float, Option("--variety", min=0, max=1, help="How much the glyphs of one line differ in style.")
-    ] = 0.3,
+    height: Annotated[int, Option(min=16, max=512, help="Of the pictures, in pixels.")] = 64,
+    variety: Annotated[float, Option(min=0, max=1, help="How much the glyphs of one line differ in style.")] = 0.3,
     join: Annotated[bool, Option("--join/--no-join", help="Draw the head line from letter to letter.")] = True,
-    augment: Annotated[
-        Literal["none", "light", "strong"], Option("--augment", help="How much paper, ink and camera do.")
-    ] = "light",
+    augment: Annotated[Literal["none", "light", "strong"], Option(help="How much paper, ink and camera do.")] = "light",
     without: Annotated[
-        list[str] | None,
-        Option("--without", help="An effect to leave out: rotation, ink, paper, blur or noise; repeat."),
+        list[str] | None, Option(help="An effect to leave out: rotation, ink, paper, blur or noise; repeat.")
     ] = None,
     light_on_dark: Annotated[bool, Option("--light-on-dark", help="As on a blackboard.", show_default=False)] = False,
     min_confidence: Annotated[
-        float,
-        Option(
-            "--min-confidence", min=0, max=1, help="Redraw a glyph until the judge, if there is one, is so sure of it."
-        ),
+        float, Option(min=0, max=1, help="Redraw a glyph until the judge, if there is one, is so sure of it.")
     ] = 0.5,
     overwrite: Overwrite = False,
 ) -> None:
@@ -442,8 +353,8 @@ def recognise(
     dataset: Annotated[
         str, Option("--dataset", "-d", help="Whose registered judge to use: D, D@ALIAS or D:VERSION.")
     ] = "devanagari",
-    judge: Annotated[Path | None, Option("--judge", help="A judge.onnx instead of the registered one.")] = None,
-    top: Annotated[int, Option("--top", min=1, max=100, help="How many guesses to show.")] = 3,
+    judge: Annotated[Path | None, Option(help="A judge.onnx instead of the registered one.")] = None,
+    top: Annotated[int, Option(min=1, max=100, help="How many guesses to show.")] = 3,
     as_json: AsJson = False,
 ) -> None:
     """Say which glyph each picture shows, how sure that is, and what else it may be."""
@@ -471,24 +382,19 @@ def recognise(
 @app.command(rich_help_panel=PEOPLE)
 def translate(
     image: Annotated[Path, Argument(help="A picture of one digit, or of a row of them.", show_default=False)],
-    to: Annotated[str, Option("--to", help="Whose registered generator writes: D, D@ALIAS or D:VERSION.")],
+    to: Annotated[str, Option(help="Whose registered generator writes: D, D@ALIAS or D:VERSION.")],
     out: Annotated[Path, Option("--out", "-o", help="A new .png: the digits side by side, white on black.")],
     source: Annotated[
         str | None,
         Option("--from", help="Whose registered judge reads; devanagari, or mnist where --to is devanagari."),
     ] = None,
-    reader: Annotated[
-        Path | None, Option("--reader", help="A judge.onnx that reads instead of the registered one.")
-    ] = None,
+    reader: Annotated[Path | None, Option(help="A judge.onnx that reads instead of the registered one.")] = None,
     model: Model = None,
-    judge: Annotated[Path | None, Option("--judge", help="A judge.onnx that reads over what --model wrote.")] = None,
+    judge: Annotated[Path | None, Option(help="A judge.onnx that reads over what --model wrote.")] = None,
     seed: Seed = 0,
     scale: Scale = 1,
     min_confidence: Annotated[
-        float,
-        Option(
-            "--min-confidence", min=0, max=1, help="Redraw a digit until the judge, if there is one, is so sure of it."
-        ),
+        float, Option(min=0, max=1, help="Redraw a digit until the judge, if there is one, is so sure of it.")
     ] = 0.95,
     as_json: AsJson = False,
     overwrite: Overwrite = False,
@@ -512,9 +418,9 @@ def animate(
     model: Model = None,
     judge: Judge = None,
     seed: Annotated[int, Option("--seed", "-s", min=0, help="Same seed, same glyphs as those of `generate`.")] = 0,
-    columns: Annotated[int | None, Option("--columns", min=1, help="Glyphs a row; at most ten when left out.")] = None,
+    columns: Annotated[int | None, Option(min=1, help="Glyphs a row; at most ten when left out.")] = None,
     scale: Scale = 4,
-    fps: Annotated[float, Option("--fps", min=0.1, max=50, help="Frames a second; the last one stays longer.")] = 8,
+    fps: Annotated[float, Option(min=0.1, max=50, help="Frames a second; the last one stays longer.")] = 8,
     overwrite: Overwrite = False,
 ) -> None:
     """Show glyphs come about, step by step, as a GIF or WebP."""
@@ -543,15 +449,13 @@ app.add_typer(data, name="data", rich_help_panel=PEOPLE)
 @data.command("diff")
 def data_diff(
     revision: Annotated[str, Argument(metavar="REV", help="A commit, tag, branch, HEAD~1 or DVC experiment.")],
-    dataset: Annotated[
-        list[str] | None, Option("--dataset", "-d", help="Repeat for several; all of params.yaml when left out.")
-    ] = None,
+    dataset: Datasets = None,
     to: Annotated[
-        str | None, Option("--to", metavar="REV2", help="Compare with this revision instead of the working tree.")
+        str | None, Option(metavar="REV2", help="Compare with this revision instead of the working tree.")
     ] = None,
-    format: Annotated[Literal["text", "md", "json"], Option("--format", help="How to print what differs.")] = "text",
+    format: Annotated[Literal["text", "md", "json"], Option(help="How to print what differs.")] = "text",
     as_json: Annotated[bool, Option("--json", help="The same as --format json.")] = False,
-    examples: Annotated[int, Option("--examples", min=0, help="At most so many images for each kind of change.")] = 5,
+    examples: Annotated[int, Option(min=0, help="At most so many images for each kind of change.")] = 5,
 ) -> None:
     """Say which images were added, removed, relabelled or moved since REV, and what changed in dataset.json."""
     from lekhani.data import diff

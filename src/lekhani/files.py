@@ -38,9 +38,8 @@ def replacing(target: Path) -> Iterator[Path]:
         else:
             temporary.replace(target)
     except OSError as error:
-        raise LekhaniError(
-            f"Could not write {target}: {error.strerror or error}; free space or check permissions, then run again."
-        ) from error
+        problem = f"Could not write {target}: {error.strerror or error}"
+        raise LekhaniError(f"{problem}; free space or check permissions, then run again.") from error
     finally:
         remove(temporary)
 

@@ -44,86 +44,62 @@ class ParamsError(Exception):
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Kaggle(_Model):
     """A dataset on Kaggle."""
 
     slug: str = Field(pattern=r"^[\w-]+/[\w-]+$", description="owner/name, as in the address of its page")
-    version: Count | None = Field(
-        None, description="null: the newest; the version that came is recorded in dataset.json"
-    )
+    version: Count | None = None
+    """null: the newest; the version that came is recorded in dataset.json"""
 
 
 class Data(_Model):
     """Where one dataset comes from and how it is prepared; what the files show can be left out."""
 
-    source: Literal["embedded", "kaggle", "openml", "local"] = Field(
-        description="embedded: made by Lekhani; kaggle: needs an account; openml: needs none; "
-        "local: your own files at `path`"
-    )
-    path: str | None = Field(
-        None,
-        description="local: a folder, an archive (zip, tar, npz), a CSV or IDX file, "
-        "or a pattern such as data/dhcd_*.npz",
-    )
+    source: Literal["embedded", "kaggle", "openml", "local"]
+    """embedded: made by Lekhani; kaggle: needs an account; openml: needs none; local: your own files at `path`"""
+    path: str | None = None
+    """local: a folder, an archive (zip, tar, npz), a CSV or IDX file, or a pattern such as data/dhcd_*.npz"""
     kaggle: Kaggle | None = Field(None, description="kaggle: which dataset")
-    openml: Count | None = Field(
-        None, description="openml: the number of the data set, 40923 for DHCD and 554 for MNIST"
-    )
+    openml: Count | None = None
+    """openml: the number of the data set, 40923 for DHCD and 554 for MNIST"""
     script: str = Field("unknown", description="for the record: the name of the writing system")
-    origin: str | None = Field(
-        None, description="for the data card: who wrote and collected the images; known for the sources we know"
-    )
+    origin: str | None = None
+    """for the data card: who wrote and collected the images; known for the sources we know"""
     licence: str | None = Field(None, description="for the data card")
     citation: str | None = Field(None, description="for the data card")
-    classes: Literal["all", "digits", "consonants"] | tuple[str | int, ...] = Field(
-        "all", description="which classes to keep: a group, or a list of glyphs, class names or label numbers"
-    )
-    classes_csv: str | None = Field(
-        None, description="a CSV with columns `name` and `glyph`: what each folder, label or class name stands for"
-    )
-    files: str | None = Field(
-        None,
-        description="which files to read when a source holds more than one dataset: "
-        "a pattern such as Images/** or data.csv",
-    )
-    label_column: str | None = Field(
-        None, description="the column of a CSV that holds the labels, when its name does not tell"
-    )
+    classes: Literal["all", "digits", "consonants"] | tuple[str | int, ...] = "all"
+    """which classes to keep: a group, or a list of glyphs, class names or label numbers"""
+    classes_csv: str | None = None
+    """a CSV with columns `name` and `glyph`: what each folder, label or class name stands for"""
+    files: str | None = None
+    """which files to read when a source holds more than one dataset: a pattern such as Images/** or data.csv"""
+    label_column: str | None = None
+    """the column of a CSV that holds the labels, when its name does not tell"""
     class_folder: Literal["first", "last", "path"] | None = Field(
         None,
         description="which folder names the class when folders nest: the first, the last (next to the image), "
         "or all of them joined by _",
     )
-    polarity: Literal["auto", "white_on_black", "black_on_white", "mixed"] = Field(
-        "auto",
-        description="what the source looks like; "
-        "auto decides for the whole dataset by its edges, mixed for each image by its own",
-    )
-    image_size: int | None = Field(
-        None,
-        ge=16,
-        le=128,
-        multiple_of=4,
-        description="height and width of prepared images, pixels; "
-        "null: as in the source where all are such squares, else 32",
-    )
+    polarity: Literal["auto", "white_on_black", "black_on_white", "mixed"] = "auto"
+    """what the source looks like; auto decides for the whole dataset by its edges, mixed for each image by its own"""
+    image_size: int | None = Field(None, ge=16, le=128, multiple_of=4)
+    """height and width of prepared images, pixels; null: as in the source where all are such squares, else 32"""
     per_class_train: Count | None = Field(None, description="at most so many train images per class")
     per_class_test: Count | None = Field(None, description="the same for the test split")
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.2, description="share of each class held out when the source has no split of its own"
-    )
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """share of each class held out when the source has no split of its own"""
 
     @model_validator(mode="after")
     def _source_is_described(self) -> "Data":
         needed = {"local": "path", "kaggle": "kaggle", "openml": "openml"}.get(self.source)
         if needed and not getattr(self, needed):
-            example = {"path": "path: my/letters", "kaggle": "kaggle: {slug: owner/name}", "openml": "openml: 40923"}[
-                needed
-            ]
-            raise ValueError(f"source `{self.source}` needs `{needed}`, such as `{example}`")
+            example = {"path": "my/letters", "kaggle": "{slug: owner/name}", "openml": "40923"}[needed]
+            raise ValueError(f"source `{self.source}` needs `{needed}`, such as `{needed}: {example}`")
         return self
 
 
@@ -137,10 +113,8 @@ class Embedded(_Model):
 class Prepare(_Model):
     """What preparing does to every dataset."""
 
-    deduplicate: bool = Field(
-        False,
-        description="leave out images that repeat another one exactly or nearly; test images stay, train images go",
-    )
+    deduplicate: bool = False
+    """leave out images that repeat another one exactly or nearly; test images stay, train images go"""
 
 
 class Validate(_Model):
@@ -161,16 +135,12 @@ class Validate(_Model):
     drift: Policy = "warn"
     max_imbalance: float = Field(3.0, ge=1, description="largest allowed ratio of the biggest class to the smallest")
     min_per_class: Count = Field(10, description="fewest images a class may have in each split")
-    max_ink: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.9, description="an image with a larger share of ink pixels is full"
-    )
-    max_offset: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.3,
-        description="an image whose centre of ink lies farther from the middle is off-centre; 1 is the frame's side",
-    )
-    outlier_deviations: float = Field(
-        8.0, gt=0, description="an image whose ink differs so many robust deviations from its class is an outlier"
-    )
+    max_ink: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """an image with a larger share of ink pixels is full"""
+    max_offset: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """an image whose centre of ink lies farther from the middle is off-centre; 1 is the frame's side"""
+    outlier_deviations: float = Field(8.0, gt=0)
+    """an image whose ink differs so many robust deviations from its class is an outlier"""
     max_drift: float = Field(0.25, gt=0, description="largest population stability index against the previous version")
     previous: str = Field("HEAD", description="the git revision whose prepared data is the previous version")
 
@@ -189,12 +159,8 @@ class Budget(_Model):
 class Classifier(_Model):
     """How a classifier of glyphs is trained, and by how much its train images are changed from one view to the next."""
 
-    width: int = Field(
-        ge=4,
-        le=512,
-        multiple_of=4,
-        description="channels of the first block; later blocks have two and four times as many",
-    )
+    width: int = Field(ge=4, le=512, multiple_of=4)
+    """channels of the first block; later blocks have two and four times as many"""
     images_seen: Count | Budget = Field(description="training budget, repeats counted; may grow with the classes")
     batch_size: Count = 128
     lr: Rate = 5e-3
@@ -202,27 +168,19 @@ class Classifier(_Model):
     label_smoothing: Fraction = 0.05
     shift: float = Field(2.0, ge=0, le=8, description="largest random shift in training, pixels")
     rotation: float = Field(8.0, ge=0, le=45, description="largest random turn in training, degrees")
-    scale: Fraction = Field(
-        0.1, description="largest random stretch of height and of width in training, natural logarithm of the factor"
-    )
-    shear: Fraction = Field(
-        0.15, description="largest random slant in training, shift of the top line per half of the height"
-    )
+    scale: Fraction = 0.1
+    """largest random stretch of height and of width in training, natural logarithm of the factor"""
+    shear: Fraction = 0.15
+    """largest random slant in training, shift of the top line per half of the height"""
     bend: float = Field(0.6, ge=0, le=4, description="deviation of a smooth random bending in training, pixels")
-    thickness: Fraction = Field(
-        0.6, description="largest random change of strokes in training, in parts of a dilation or erosion by 3x3 pixels"
-    )
-    calm: Fraction = Field(
-        0.0, description="share of training, at its end, in which images change by a fifth of that only"
-    )
-    nonsense: Fraction = Field(
-        0.05,
-        description="share of each batch in training that shows no glyph, so that confidence falls on what is none",
-    )
-    held_out: Fraction = Field(
-        0.05,
-        description="share of the train images kept from training, to calibrate the confidence; 0 leaves it as it is",
-    )
+    thickness: Fraction = 0.6
+    """largest random change of strokes in training, in parts of a dilation or erosion by 3x3 pixels"""
+    calm: Fraction = 0.0
+    """share of training, at its end, in which images change by a fifth of that only"""
+    nonsense: Fraction = 0.05
+    """share of each batch in training that shows no glyph, so that confidence falls on what is none"""
+    held_out: Fraction = 0.05
+    """share of the train images kept from training, to calibrate the confidence; 0 leaves it as it is"""
 
     def images(self, n_classes: int) -> int:
         """The training budget for a dataset of `n_classes`."""
@@ -232,20 +190,15 @@ class Classifier(_Model):
 class Judge(Classifier):
     """The judge, which measures every variant, and a classifier of another architecture that confirms its labels."""
 
-    second_budget: float = Field(
-        1.0, gt=0, description="the second classifier's training budget, in parts of images_seen"
-    )
+    second_budget: float = Field(1.0, gt=0)
+    """the second classifier's training budget, in parts of images_seen"""
 
 
 class Usefulness(Classifier):
     """How a small OCR model, a judge of small width, is trained on real and on generated characters."""
 
-    seeds: int = Field(
-        3,
-        ge=0,
-        description="trainings per figure, each with a seed and a subset of its own, for mean and deviation; "
-        "0: leave it out",
-    )
+    seeds: int = Field(3, ge=0)
+    """trainings per figure, each with a seed and a subset of its own, for mean and deviation; 0: leave it out"""
     shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = Field(
         (0.01, 0.1, 1.0),
         description="shares of the real train images to train on, of each class; "
@@ -260,15 +213,12 @@ class VariantSettings(_Model):
     """The variant, trained on the same dataset, that this one learns from."""
 
     batch_size: Count = 64
-    budget: float = Field(
-        1.0, gt=0, description="multiple of train.images_seen; 1 keeps the comparison at equal budget"
-    )
-    ema_decay: Fraction = Field(
-        0.995, description="of the exponential moving average of the weights, which is exported"
-    )
-    ema_start: Fraction = Field(
-        0.0, description="share of the budget after which the average starts; until then it copies"
-    )
+    budget: float = Field(1.0, gt=0)
+    """multiple of train.images_seen; 1 keeps the comparison at equal budget"""
+    ema_decay: Fraction = 0.995
+    """of the exponential moving average of the weights, which is exported"""
+    ema_start: Fraction = 0.0
+    """share of the budget after which the average starts; until then it copies"""
 
 
 Settings = TypeVar("Settings", bound=VariantSettings)
@@ -295,20 +245,16 @@ class Gan(VariantSettings):
     """What every GAN has; the settings of each one add its networks' sizes and its authors' defaults."""
 
     noise_dim: Count = 100
-    lr_g: Rate = Field(
-        2e-4,
-        description="generator's learning rate; unlike lr_d it makes a two time-scale update rule (Heusel et al. 2017)",
-    )
+    lr_g: Rate = 2e-4
+    """generator's learning rate; unlike lr_d it makes a two time-scale update rule (Heusel et al. 2017)"""
     lr_d: Rate = Field(2e-4, description="discriminator's learning rate")
     betas: Betas = (0.5, 0.999)
-    schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="learning rates over images seen; cosine falls to a tenth"
-    )
+    schedule: Literal["constant", "cosine"] = "constant"
+    """learning rates over images seen; cosine falls to a tenth"""
     n_dis: Count = Field(1, description="discriminator steps per generator step")
     clip_norm: float = Field(0.0, ge=0, description="largest norm of either network's gradient; 0 does not clip")
-    augment: tuple[Literal["brightness", "contrast", "translation", "cutout"], ...] = Field(
-        (), description="DiffAugment (Zhao et al. 2020) on what the discriminator sees, real and generated"
-    )
+    augment: tuple[Literal["brightness", "contrast", "translation", "cutout"], ...] = ()
+    """DiffAugment (Zhao et al. 2020) on what the discriminator sees, real and generated"""
 
 
 @register("bare_bones")
@@ -319,9 +265,8 @@ class BareBones(VariantSettings):
     hidden: Count = Field(128, description="units of the one hidden layer of generator and discriminator")
     leak: Fraction = Field(0.01, description="slope of the discriminator's leaky ReLU below zero")
     lr: Rate = Field(1e-3, description="per image: gradients are summed over the batch, not averaged")
-    lr_decay: float = Field(
-        1e-4, ge=0, description="the rate at epoch e is lr / (1 + lr_decay * e); an epoch is 60,000 images"
-    )
+    lr_decay: float = Field(1e-4, ge=0)
+    """the rate at epoch e is lr / (1 + lr_decay * e); an epoch is 60,000 images"""
     ema_decay: Fraction = 0.0
 
 
@@ -350,15 +295,11 @@ class Dcgan(Gan):
     channels: Channels = 64
     loss: Literal["non_saturating", "minimax"] = "non_saturating"
     inverted_labels: bool = Field(False, description="the discriminator learns 0 for real and 1 for generated")
-    smoothing: Literal["none", "one_sided", "two_sided"] = Field(
-        "one_sided",
-        description="random targets: one_sided draws real ones from U(1 - w, 1), "
-        "two_sided generated ones from U(0, w) too",
-    )
+    smoothing: Literal["none", "one_sided", "two_sided"] = "one_sided"
+    """random targets: one_sided draws real ones from U(1 - w, 1), two_sided generated ones from U(0, w) too"""
     smoothing_width: Fraction = Field(0.1, description="the width w of `smoothing`")
-    instance_noise: float = Field(
-        0.1, ge=0, description="deviation of Gaussian noise on the discriminator's inputs at the start; decays to 0"
-    )
+    instance_noise: float = Field(0.1, ge=0)
+    """deviation of Gaussian noise on the discriminator's inputs at the start; decays to 0"""
     noise_on: Literal["real", "both"] = Field("both", description="which of its inputs get the noise")
 
 
@@ -405,9 +346,8 @@ class Draw(VariantSettings):
     hidden: Count = Field(400, description="units of the encoder's and of the decoder's LSTM")
     steps: int = Field(25, ge=1, le=64, description="glimpses, the paper's T")
     latent_dim: Count = Field(100, description="size of the latent z of each step; noise_dim is steps times this")
-    attention: bool = Field(
-        True, description="read and write through a grid of Gaussian filters; False: the whole canvas at once"
-    )
+    attention: bool = True
+    """read and write through a grid of Gaussian filters; False: the whole canvas at once"""
     read_size: Count = Field(6, description="filters per side when reading")
     write_size: Count = Field(6, description="filters per side when writing")
     conditional: bool = Field(False, description="give encoder and decoder the label")
@@ -468,9 +408,8 @@ class Turbo(VariantSettings):
     batch_size: Count = 128
     steps: int = Field(1, ge=1, le=2, description="network evaluations per image")
     pairs_per_class: Count = Field(200, description="images that the teacher draws, once, for the student to imitate")
-    adversarial: float = Field(
-        0.3, ge=0, description="weight of the critic beside imitation; 0 leaves it out of the student's loss"
-    )
+    adversarial: float = Field(0.3, ge=0)
+    """weight of the critic beside imitation; 0 leaves it out of the student's loss"""
     lr: Rate = 1e-3
     betas: Betas = (0.5, 0.99)
     ema_decay: Fraction = 0.998
@@ -483,7 +422,7 @@ if TYPE_CHECKING:
     class Variants(_Model):
         """One field per registered variant, called as it is."""
 
-        def __getattr__(self, name: str) -> Any: ...  # noqa: D105
+        def __getattr__(self, name: str) -> Any: ...
 
 else:
     WithoutTeacher = Literal[tuple(name for name, one in VARIANT_SETTINGS.items() if not one.teacher)]
@@ -499,32 +438,23 @@ else:
 class Train(_Model):
     """What all variants share in training."""
 
-    images_seen: Budget = Field(
-        description="training budget; it grows with the number of classes, so that a new dataset needs no entry"
-    )
-    seed: int | None = Field(
-        None,
-        ge=0,
-        lt=2**32,
-        description="of training alone, to repeat it on the same data before the same judge; null: `seed`",
-    )
+    images_seen: Budget
+    """training budget; it grows with the number of classes, so that a new dataset needs no entry"""
+    seed: int | None = Field(None, ge=0, lt=2**32)
+    """of training alone, to repeat it on the same data before the same judge; null: `seed`"""
     sample_every: Count = Field(20_000, description="images seen between two sample grids")
     log_every: Count = Field(50, description="steps between two rows of losses.csv")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="of forward passes; auto takes bf16 where GPU or CPU has instructions for it, else fp32"
-    )
-    compile: bool = Field(
-        False, description="torch.compile the networks: a minute at the start that long runs on a GPU earn back"
-    )
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """of forward passes; auto takes bf16 where GPU or CPU has instructions for it, else fp32"""
+    compile: bool = False
+    """torch.compile the networks: a minute at the start that long runs on a GPU earn back"""
     checkpoint_seconds: float = Field(60.0, gt=0, description="seconds between two checkpoints")
-    checkpoint_steps: int = Field(
-        0, ge=0, description="steps between two checkpoints, beside those by time; 0: by time alone"
-    )
+    checkpoint_steps: int = Field(0, ge=0)
+    """steps between two checkpoints, beside those by time; 0: by time alone"""
     keep_checkpoints: Count = Field(2, description="how many of the newest are kept until the run is complete")
-    score_every: int = Field(
-        0, ge=0, description="images seen between two scores by the judge, which pick the best weights; 0: never"
-    )
+    score_every: int = Field(0, ge=0)
+    """images seen between two scores by the judge, which pick the best weights; 0: never"""
     score_images: Count = Field(500, description="images generated for such a score")
 
 
@@ -532,68 +462,50 @@ class Evaluate(_Model):
     """How scorecards are made."""
 
     n_generated: int = Field(ge=100, description="images generated for the metrics, per sampling seed")
-    sampling_seeds: Count = Field(
-        3, description="how often they are generated, each time from other noise; gives every metric mean and deviation"
-    )
+    sampling_seeds: Count = 3
+    """how often they are generated, each time from other noise; gives every metric mean and deviation"""
     kid_subset_size: int = Field(ge=10, description="images per KID subset; smaller than both image sets")
-    extractors: Annotated[tuple[Literal["judge", "inception"], ...], Field(min_length=1)] = Field(
-        ("judge",),
-        description="networks whose features are compared; "
-        "inception (Inception-v3) adds figures that compare with those of papers",
-    )
-    inception_weights: str | None = Field(
-        None, description="torch-fidelity's file of its weights; null: the one in torch's hub folder"
-    )
-    parity_tolerance: float = Field(
-        1e-4, gt=0, description="largest difference between torch and ONNX Runtime in one pixel of [0, 1]"
-    )
+    extractors: Annotated[tuple[Literal["judge", "inception"], ...], Field(min_length=1)] = ("judge",)
+    """networks whose features are compared; inception (Inception-v3) adds figures that compare with those of papers"""
+    inception_weights: str | None = None
+    """torch-fidelity's file of its weights; null: the one in torch's hub folder"""
+    parity_tolerance: float = Field(1e-4, gt=0)
+    """largest difference between torch and ONNX Runtime in one pixel of [0, 1]"""
 
     @field_validator("extractors")
     @classmethod
     def _judge_leads(cls, extractors: tuple[str, ...]) -> tuple[str, ...]:
         if "judge" not in extractors:
-            raise ValueError(
-                "the judge's features give the leading metric, so `judge` must be among them; add it beside `inception`"
-            )
+            why = "the judge's features give the leading metric"
+            raise ValueError(f"{why}, so `judge` must be among them; add it beside `inception`")
         return extractors
 
 
 class Gate(_Model):
     """What a candidate must reach to become champion; the policy of lekhani.registry.gate."""
 
-    metric: Literal["fid_ratio", "kid", "precision", "recall", "label_agreement"] = Field(
-        "fid_ratio", description="the leading metric: the one in which a candidate must be better than the champion"
-    )
-    min_improvement: Fraction = Field(
-        0.02, description="by how much at least, in parts of the champion's; it must exceed chance in sampling too"
-    )
-    conditional: Literal["any", "required"] = Field(
-        "any",
-        description="required: only generators that take a label; "
-        "any: others too, yet never in place of a champion that takes one",
-    )
+    metric: Literal["fid_ratio", "kid", "precision", "recall", "label_agreement"] = "fid_ratio"
+    """the leading metric: the one in which a candidate must be better than the champion"""
+    min_improvement: Fraction = 0.02
+    """by how much at least, in parts of the champion's; it must exceed chance in sampling too"""
+    conditional: Literal["any", "required"] = "any"
+    """required: only generators that take a label; any: others too, yet never in place of a champion that takes one"""
     max_fid_ratio: float = Field(12.0, gt=0, description="largest judge FID, in parts of its floor")
-    min_label_agreement: Fraction = Field(
-        description="smallest share of images that the judge reads as the requested label"
-    )
+    min_label_agreement: Fraction
+    """smallest share of images that the judge reads as the requested label"""
     min_label_agreement_second: Fraction = Field(description="the same by the second classifier")
-    max_label_agreement_drop: Fraction = Field(
-        0.02, description="how far label agreement may fall below the champion's"
-    )
+    max_label_agreement_drop: Fraction = 0.02
+    """how far label agreement may fall below the champion's"""
     min_recall_ratio: float = Field(0.3, ge=0, description="smallest recall, in parts of its floor")
     max_collapsed_classes: int = Field(0, ge=0, description="how many classes may be collapsed")
-    max_near_copies_excess: Fraction = Field(
-        0.02, description="by how much the share of near copies may exceed that among real images"
-    )
-    max_train_excess_deviations: float = Field(
-        4.0, ge=0, description="how many of its deviations train_excess may lie above its floor"
-    )
-    min_usefulness_ratio: float = Field(
-        0.8, ge=0, description="smallest usefulness, in parts of its floor; where it was measured"
-    )
-    max_parity: float = Field(
-        1e-4, gt=0, description="largest difference between torch and ONNX Runtime in one pixel of [0, 1]"
-    )
+    max_near_copies_excess: Fraction = 0.02
+    """by how much the share of near copies may exceed that among real images"""
+    max_train_excess_deviations: float = Field(4.0, ge=0)
+    """how many of its deviations train_excess may lie above its floor"""
+    min_usefulness_ratio: float = Field(0.8, ge=0)
+    """smallest usefulness, in parts of its floor; where it was measured"""
+    max_parity: float = Field(1e-4, gt=0)
+    """largest difference between torch and ONNX Runtime in one pixel of [0, 1]"""
     max_size_mb: float = Field(100.0, gt=0, description="largest generator.onnx, MB")
     max_latency_ms: float = Field(250.0, gt=0, description="longest time for one image on the CPU, milliseconds")
 
@@ -609,9 +521,8 @@ class Pipeline(_Model):
     """Which variants dvc.yaml's matrix spans; the datasets are those under `data`."""
 
     variants: Annotated[tuple[WithoutTeacher, ...], Field(min_length=1)]
-    students: tuple[WithTeacher, ...] = Field(
-        (), description="variants that learn from the trained flow_matching, one stage later"
-    )
+    students: tuple[WithTeacher, ...] = ()
+    """variants that learn from the trained flow_matching, one stage later"""
 
     @model_validator(mode="after")
     def _students_have_a_teacher(self) -> "Pipeline":
@@ -753,9 +664,8 @@ def _nearest(word: str, valid: "tuple[str, ...] | list[str]") -> str:
 
 
 def _sentence(error: ValidationError) -> str:
-    errors = sorted(
-        error.errors(), key=lambda one: one["type"] != "extra_forbidden"
-    )  # a misspelt key explains the missing one
+    # A misspelt key explains the missing one.
+    errors = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     first = errors[0]
     # A union reports one error per member; the key is what the path holds before the member's name.
     path = [part for part in first["loc"] if not (isinstance(part, str) and ("[" in part or "tuple" in part))]

@@ -20,9 +20,8 @@ import numpy as np
 from lekhani.data.spec import Bytes, GlyphClass, Labels
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.inference.labels import label_of
-from lekhani.inference.model import LoadedModel
 from lekhani.inference.sampling import Plan, SamplingOptions, sample_shard
-from lekhani.inference.session import Generator, Reader
+from lekhani.inference.session import Generator, LoadedModel, Reader
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,22 +42,15 @@ class Glyphs:
     labels: Labels
 
     def __len__(self) -> int:
-        """How many there are."""
         return len(self.labels)
 
     def __iter__(self) -> Iterator[tuple[Bytes, int]]:
-        """Each image uint8 [H,W] with its label."""
         return zip(self.images, self.labels.tolist(), strict=True)
 
 
 @dataclass(frozen=True)
 class Pen(LoadedModel):
     """A model to generate and compose with."""
-
-    @property
-    def _numbered(self) -> tuple[GlyphClass, ...]:
-        """The classes without the names and glyphs that may look like other numbers."""
-        return tuple(GlyphClass(c.label, f"{c.label}", f"{c.label}") for c in self.classes)
 
     def generate(
         self,
@@ -77,10 +69,10 @@ class Pen(LoadedModel):
         """
         if n < 1 or not labels:
             raise UsageError("There is nothing to generate; name at least one label, and an `n` of 1 or more.")
-        runs = [
-            (label_of(str(label), self.classes if isinstance(label, str) else self._numbered, f"Label {label!r}"), n)
-            for label in labels
-        ]
+        # Numbers are looked up without the names and glyphs that may look like other numbers.
+        numbered = tuple(GlyphClass(c.label, f"{c.label}", f"{c.label}") for c in self.classes)
+        known = ((label, self.classes if isinstance(label, str) else numbered) for label in labels)
+        runs = [(label_of(str(label), classes, f"Label {label!r}"), n) for label, classes in known]
         options, plan = SamplingOptions(seed, min_confidence, truncation), Plan(tuple(runs))
         options.check(self.generator, self.reader)
         batch_size = self.generator.batch_size_for(plan.total)
@@ -160,9 +152,8 @@ def load_judge(name: str | Path) -> Judge:
         return Judge(Reader(Path(name)))
     known = registered(str(name))
     if known.judge is None:
-        raise LekhaniError(
-            f"{known.name} version {known.version} was registered without its judge; name a judge.onnx instead."
-        )
+        problem = f"{known.name} version {known.version} was registered without its judge"
+        raise LekhaniError(f"{problem}; name a judge.onnx instead.")
     return Judge(Reader(known.judge))
 
 
@@ -192,17 +183,14 @@ def registered(name: str) -> "Registered":
 
     match = _NAME.fullmatch(name)
     if match is None:
-        raise UsageError(
-            f"{name!r} names no model; write a dataset, as in devanagari, devanagari@challenger or devanagari:3, "
-            "or a file."
-        )
+        remedy = "write a dataset, as in devanagari, devanagari@challenger or devanagari:3, or a file."
+        raise UsageError(f"{name!r} names no model; {remedy}")
     dataset, alias, number = match["dataset"], match["alias"], match["number"]
     if alias is not None:
         known = models.aliases(dataset)
         if alias not in known:
-            raise UsageError(
-                f"{models.model_name(dataset)} has no alias {alias!r}; it has {', '.join(known) or 'none'}."
-            )
+            problem = f"{models.model_name(dataset)} has no alias {alias!r}"
+            raise UsageError(f"{problem}; it has {', '.join(known) or 'none'}.")
         return models.fetch(dataset, known[alias], alias)
     if number is not None:
         return models.fetch(dataset, number)

@@ -435,7 +435,7 @@ def test_a_refusal_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     def answer(code: int) -> None:
         monkeypatch.setattr(
-            promote, "run_command", lambda _, *words: (asked.append(words), commands.CommandResult(code, lines))[1]
+            commands, "run_command", lambda _, *words: (asked.append(words), commands.CommandResult(code, lines))[1]
         )
 
     answer(3)

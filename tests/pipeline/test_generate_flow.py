@@ -35,7 +35,7 @@ def test_the_flow_asks_for_what_was_chosen(
         )
         return commands.CommandResult(0, (said,))
 
-    monkeypatch.setattr(generate, "run_command", command)
+    monkeypatch.setattr(commands, "run_command", command)
     monkeypatch.setattr(generate, "create_markdown_artifact", lambda page, key: shown.update({key: page}))
     task = generate.write.fn  # its own retries need Prefect's server
     monkeypatch.setattr(

@@ -32,9 +32,15 @@ SMALL = 64 << 20
 _MAX_DIRECTORY = 256 << 20  # bytes of a zip's table of contents, which is read as a whole
 _MAX_HEADER = 1 << 20  # bytes of one header in a tar
 _IN_MEMORY = 256 << 20  # a larger tar goes through a temporary file without a name
-_ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$")
-_IDX = re.compile(r"([-._]idx\d?([-._]?ubyte)?|[-._]ubyte)(\.gz)?$")
-_TABLE = re.compile(r"\.csv(\.gz)?$")
+_KINDS = {
+    "images": re.compile(r"\.(png|jpe?g|bmp|gif|tiff?)$"),
+    "archive": re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$"),
+    "npz": re.compile(r"\.npz$"),
+    "idx": re.compile(
+        r"([-._]idx\d?([-._]?ubyte)?|[-._]ubyte)(\.gz)?$"
+    ),  # MNIST's own files, in any of their spellings
+    "csv": re.compile(r"\.csv(\.gz)?$"),
+}
 _DECOMPRESSORS: dict[bytes, Callable[[BinaryIO], Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
@@ -42,19 +48,10 @@ _DECOMPRESSORS: dict[bytes, Callable[[BinaryIO], Any]] = {
 }
 
 
-def is_archive(name: str) -> bool:
-    """True for the names of zips and tars."""
-    return _ARCHIVE.search(name.lower()) is not None
-
-
-def is_idx(name: str) -> bool:
-    """True for the names of MNIST's own files, in any of their spellings."""
-    return _IDX.search(name.lower()) is not None
-
-
-def is_table(name: str) -> bool:
-    """True for the names of CSV files."""
-    return _TABLE.search(name.lower()) is not None
+def kind_of(file: str) -> str:
+    """What a file is by its name: images (one of them), archive, npz, idx, csv, or "" for anything else."""
+    name = file.lower()
+    return next((kind for kind, ending in _KINDS.items() if ending.search(name)), "")
 
 
 @dataclass(frozen=True)

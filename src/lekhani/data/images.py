@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lekhani.data.archives import Source
 from lekhani.data.names import one_line, reason
@@ -24,22 +24,12 @@ Polarity = Literal["auto", "white_on_black", "black_on_white", "mixed"]
 
 MAX_PIXELS = 50_000_000  # of one image; a phone's photo has about 12 million
 MAX_SIDE = 256  # larger images are shrunk at once, so that a folder of photos fits in memory
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
 PARALLEL_FROM = 4_000  # images; one process decodes fewer sooner than others start
 _PARALLEL_FROM_BYTES = 32 << 20
 _MAX_BYTES = 256 << 20  # of one image file
 _CHUNK, _CHUNK_BYTES = 512, 4 << 20  # images and bytes that a process gets at once
 _QUEUED = 3  # chunks per process that wait or are decoded
-# The decoders that may run, whatever a file calls itself.
-_FORMATS = {
-    b"\x89PNG": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"BM": "BMP",
-    b"GIF8": "GIF",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"II+\0": "TIFF",
-}
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF")  # Pillow's decoders that may run, whatever a file calls itself
 # Metadata of a PNG that is not simply its pixels.
 _ORIENTED = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp", "transparency"}
 
@@ -115,17 +105,16 @@ def decode_one(where: str, file: str, content: bytes, side: int = MAX_SIDE) -> B
 
     Raises UsageError, naming `file` in `where`, when it cannot be decoded or has more than MAX_PIXELS pixels.
     """
-    kind = next((kind for start, kind in _FORMATS.items() if content.startswith(start)), None)
-    problem = "it is in none of the accepted formats" if content else "it is empty"
-    if kind is not None:
-        try:
-            with Image.open(io.BytesIO(content), formats=(kind,)) as image:
-                width, height = image.size
-                if width * height <= MAX_PIXELS:
-                    return _grey(image, side)
-                problem = f"it has {width} x {height} pixels, more than {MAX_PIXELS:,}"
-        except Exception as error:  # Pillow's decoders answer garbled bytes with many kinds of error
-            problem = reason(error)
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height <= MAX_PIXELS:
+                return _grey(image, side)
+            problem = f"it has {width} x {height} pixels, more than {MAX_PIXELS:,}"
+    except UnidentifiedImageError:
+        problem = "it is in none of the accepted formats" if content else "it is empty"
+    except Exception as error:  # Pillow's decoders answer garbled bytes with many kinds of error
+        problem = reason(error)
     raise UsageError(one_line(f"The image {file} in {where} cannot be read ({problem}); remove it or replace it."))
 
 

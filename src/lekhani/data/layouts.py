@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from fsspec.utils import glob_translate
@@ -30,8 +30,7 @@ _ACCEPTED = (
 
 def looks_readable(file_name: str) -> bool:
     """True when a single file of this name is something `read_raw` reads: an archive, a CSV, an .npz or an IDX file."""
-    name = file_name.lower()
-    return archives.is_archive(name) or archives.is_table(name) or archives.is_idx(name) or name.endswith(".npz")
+    return archives.kind_of(file_name) not in {"", "images"}
 
 
 def read_raw(folder: Path, name: str, data: params.Data | None = None) -> RawImages:
@@ -41,22 +40,17 @@ def read_raw(folder: Path, name: str, data: params.Data | None = None) -> RawIma
     folder at fault, for an unreadable or unsafe file, an empty class folder, an unknown class, or no images at all; and
     where the files leave a choice open, naming the key under data.D that makes it.
     """
+    data = data or params.Data(source="local", path=str(folder))
     try:
         with ExitStack() as stack:
-            return _read(stack, folder, name, data or params.Data(source="local", path=str(folder)))
+            source, vocabulary = _open(stack, folder, name, data.files)
+            found = _find(source, name, data, vocabulary)
+            classes, label_of = vocabulary.classes_of(found.words, found.glyphs, found.numbered)
+            splits, split_notes = _splits(name, found)
+            pixels = images.shrunk(found.images) if len(found.images) else images.decode(source, found.members)
+            pixels, polarity_notes = images.white_on_black(pixels, data.polarity, name)
     except LekhaniError as error:  # names in a source may hold line ends
         raise type(error)(names.one_line(str(error))) from None
-
-
-def _read(stack: ExitStack, folder: Path, name: str, data: params.Data) -> RawImages:
-    source, vocabulary = _open(stack, folder, name, data.files)
-    found = _find(source, name, data, vocabulary)
-    if not found.members:
-        raise UsageError(f"data.{name}: {source.path} holds no images; give {_ACCEPTED}.")
-    classes, label_of = vocabulary.classes_of(found.words, found.glyphs, found.numbered)
-    splits, split_notes = _splits(name, found)
-    pixels = images.shrunk(found.images) if len(found.images) else images.decode(source, found.members)
-    pixels, polarity_notes = images.white_on_black(pixels, data.polarity, name)
     notes = (*found.notes, *split_notes, *polarity_notes)
     return RawImages(pixels, label_of[found.labels], classes, found.members, splits, notes)
 
@@ -66,21 +60,28 @@ def _open(stack: ExitStack, folder: Path, name: str, pattern: str | None) -> tup
     source, class_list = archives.open_folder(folder), None
     for depth in range(_MAX_NESTING + 1):
         class_list = class_list or _class_list(source, name)
-        packed, kinds = [file for file in source.sizes if archives.is_archive(file)], _Kinds.of(source)
+        packed = [file for file in source.sizes if archives.kind_of(file) == "archive"]
+        has_data = any(_by_kind(source).values())
         chosen = _matching(packed, source, pattern) if pattern else []
-        if not packed or (pattern and not chosen and any(kinds)):
+        if not packed or (pattern and not chosen and has_data):
             break
-        if (len(packed) > 1 or any(kinds)) and len(chosen) != 1:
-            raise UsageError(
-                f"data.{name}: {source.path} holds {packed[0]} and other data beside it; "
-                f"keep the one archive, unpack it, or name what to read in data.{name}.files."
-            )
+        if (len(packed) > 1 or has_data) and len(chosen) != 1:
+            problem = f"data.{name}: {source.path} holds {packed[0]} and other data beside it"
+            raise UsageError(f"{problem}; keep the one archive, unpack it, or name what to read in data.{name}.files.")
         if depth == _MAX_NESTING:
             raise UsageError(f"data.{name}: {source.path} holds one more archive, {packed[0]}; unpack it.")
         pattern = None if chosen else pattern
         source = archives.open_archive(stack, source, (chosen or packed)[0])
     vocabulary = names.Vocabulary(name, *class_list) if class_list else names.Vocabulary(name)
-    return (_restricted(source, pattern, name) if pattern else source), vocabulary
+    if not pattern:
+        return source, vocabulary
+    kept = _matching(list(source.sizes), source, pattern)
+    if not kept:
+        shown = ", ".join([*list(source.sizes)[:3], *(["..."] if len(source.sizes) > 3 else [])])
+        raise UsageError(f"data.{name}.files: no file in {source.path} matches {pattern}; there are: {shown}.")
+    folders = {file[:i] for file in kept for i, letter in enumerate(file) if letter == "/"}
+    sizes = {file: source.sizes[file] for file in kept}
+    return replace(source, sizes=sizes, folders=sorted(folders)), vocabulary
 
 
 def _class_list(source: Source, name: str) -> tuple[tuple[GlyphClass, ...], str] | None:
@@ -100,28 +101,13 @@ def _is_class_list(file: str) -> bool:
     return file.rpartition("/")[2].lower() == "classes.csv"
 
 
-class _Kinds(NamedTuple):
-    """The files of a source by what reads them."""
-
-    npz: list[str]
-    idx: list[str]
-    csv: list[str]
-    images: list[str]
-
-    @classmethod
-    def of(cls, source: Source) -> "_Kinds":
-        kinds = cls([], [], [], [])
-        for file in source.sizes:
-            lower = file.lower()
-            if lower.endswith(images.SUFFIXES):
-                kinds.images.append(file)
-            elif lower.endswith(".npz"):
-                kinds.npz.append(file)
-            elif archives.is_idx(lower):
-                kinds.idx.append(file)
-            elif archives.is_table(lower) and not _is_class_list(file):
-                kinds.csv.append(file)
-        return kinds
+def _by_kind(source: Source) -> dict[str, list[str]]:
+    """The files of a source by what reads them: npz, idx, csv or images."""
+    kinds: dict[str, list[str]] = {"npz": [], "idx": [], "csv": [], "images": []}
+    for file in source.sizes:
+        if (kind := archives.kind_of(file)) in kinds and not _is_class_list(file):
+            kinds[kind].append(file)
+    return kinds
 
 
 def _matching(files: Sequence[str], source: Source, pattern: str) -> list[str]:
@@ -134,47 +120,39 @@ def _matching(files: Sequence[str], source: Source, pattern: str) -> list[str]:
         wanted = re.compile(f"{glob_translate(pattern)}|{glob_translate(f'{pattern}/**')}")
     except ValueError:
         raise UsageError(f"The pattern {pattern} for files is wrong: put a / before and after each **.") from None
-    parts = [file.split("/")[:-1] for kind in _Kinds.of(source) for file in kind]
+    parts = [file.split("/")[:-1] for of_kind in _by_kind(source).values() for file in of_kind]
     levels = enumerate(zip(*parts, strict=False))
     shared = next((i for i, level in levels if len(set(level)) > 1), min(map(len, parts), default=0))
     return [file for file in files if any(wanted.match(file.split("/", depth)[-1]) for depth in range(shared + 1))]
 
 
-def _restricted(source: Source, pattern: str, name: str) -> Source:
-    kept = _matching(list(source.sizes), source, pattern)
-    if not kept:
-        shown = ", ".join([*list(source.sizes)[:3], *(["..."] if len(source.sizes) > 3 else [])])
-        raise UsageError(f"data.{name}.files: no file in {source.path} matches {pattern}; there are: {shown}.")
-    folders = {file[:i] for file in kept for i, letter in enumerate(file) if letter == "/"}
-    return replace(source, sizes={file: source.sizes[file] for file in kept}, folders=sorted(folders))
-
-
 def _find(source: Source, name: str, data: params.Data, vocabulary: names.Vocabulary) -> ReadResult:
     """Read the one kind of table there is, or find the image files; where both hold the same, the table is quicker."""
-    kinds = _Kinds.of(source)
+    kinds = _by_kind(source)
     tables: list[Table] = []
     notes: list[str] = []
-    if kinds.csv:
+    pictures = kinds.pop("images")
+    if kinds["csv"]:
         from lekhani.data.readers import table  # pyarrow is slow to import, and only tables need it
 
-        tables, notes = table.look(source, kinds.csv, name, data.label_column)
-        kinds = kinds._replace(csv=[one.file for one in tables])
-    several = [files[0] for files in kinds[:3] if files]
+        tables, notes = table.look(source, kinds["csv"], name, data.label_column)
+        kinds["csv"] = [one.file for one in tables]
+    several = [files[0] for files in kinds.values() if files]
     if len(several) > 1:
         both = f"{several[0]} and {several[1]}"
         raise UsageError(f"data.{name}: {source.path} holds both {both}; name the files to read in data.{name}.files.")
-    if not several and not kinds.images:
+    if not several and not pictures:
         other = f" ({notes[0].removesuffix('.')})" if notes else ""
         raise UsageError(f"data.{name}: {source.path} holds no images{other}; give {_ACCEPTED}.")
     if not several:
-        found = tree.find(source, kinds.images, name, data.class_folder, vocabulary)
+        found = tree.find(source, pictures, name, data.class_folder, vocabulary)
     else:
         if tables:
             found = table.read(source, tables, name)
         else:
-            found = idx.read(source, kinds.idx, name) if kinds.idx else npz.read(source, kinds.npz, name)
-        if kinds.images:
-            found, note = _table_or_images(source, found, several[0], kinds.images, name, data, vocabulary)
+            found = idx.read(source, kinds["idx"], name) if kinds["idx"] else npz.read(source, kinds["npz"], name)
+        if pictures:
+            found, note = _table_or_images(source, found, several[0], pictures, name, data, vocabulary)
             notes.append(note)
     return replace(found, notes=(*found.notes, *notes))
 

@@ -148,10 +148,9 @@ class Vocabulary:
 
     def _check(self, words: Sequence[str]) -> None:
         if len(words) > MAX_CLASSES:
-            raise UsageError(
-                f"data.{self.name}: {len(words):,} different labels such as `{words[0][:40]}` are too many for classes;"
-                " say where the classes stand with label_column or class_folder."
-            )
+            problem = f"{len(words):,} different labels such as `{words[0][:40]}` are too many for classes"
+            remedy = "say where the classes stand with label_column or class_folder."
+            raise UsageError(f"data.{self.name}: {problem}; {remedy}")
         for word in words:
             if len(word) > _MAX_NAME or one_line(word) != word:
                 problem = "is no class name, for it is too long or holds control characters; rename it."
@@ -166,10 +165,8 @@ class Vocabulary:
             problem = f"is not among the names in {self.path}; add a row for it ({hint})."
             raise UsageError(f"data.{self.name}: `{word}` {problem}")
         number = " or say in a classes_csv what each number stands for" if word.isdecimal() else ""
-        raise UsageError(
-            f"data.{self.name}: `{word}` is no class of this dataset; rename it ({hint}){number}, "
-            f"leave it out with data.{self.name}.files, or rename the dataset."
-        )
+        remedy = f"rename it ({hint}){number}, leave it out with data.{self.name}.files, or rename the dataset."
+        raise UsageError(f"data.{self.name}: `{word}` is no class of this dataset; {remedy}")
 
     def _by_number(self, word: str, known: Sequence[GlyphClass]) -> GlyphClass:
         number = int(word)

@@ -100,16 +100,13 @@ def fit(images: Images, size: int) -> Bytes:
     if isinstance(images, np.ndarray) and images.shape[1:] == (size, size):
         return images
     others = [image for image in images if image.shape != (size, size)]
-    touching = sum(_touches_frame(image) for image in others)
+    edges = ((image[0], image[-1], image[:, 0], image[:, -1]) for image in others)
+    touching = sum(max(line.max() for line in lines) > INK for lines in edges)
     side = 1.25 if touching > len(others) / 2 else 1.0
     fitted = np.empty((len(images), size, size), np.uint8)
     for row, image in enumerate(images):
         fitted[row] = image if image.shape == (size, size) else _scaled(image, round(max(image.shape) * side), size)
     return fitted
-
-
-def _touches_frame(image: Bytes) -> bool:
-    return bool(max(image[0].max(), image[-1].max(), image[:, 0].max(), image[:, -1].max()) > INK)
 
 
 def _scaled(image: Bytes, side: int, size: int) -> Bytes:

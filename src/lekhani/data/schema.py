@@ -89,8 +89,18 @@ def validate(folder: Path, policy: params.Validate, previous: pd.DataFrame | Non
         elif not _COMPARE_IMAGES.isdisjoint(chosen):
             subject = replace(subject, repeats=checks.repeats(table, data.images))
         findings |= {name: check(subject) for name, check in chosen.items()}
-    entries = [_entry(name, getattr(policy, name), finding) for name, finding in findings.items()]
-    entries = [entry for entry in entries if entry["policy"] != "off"]
+    entries = [
+        {
+            "name": name,
+            "policy": getattr(policy, name),
+            "passed": finding.count == 0,
+            "count": int(finding.count),
+            "sentence": finding.fault if finding.count else finding.fine,
+            "examples": [int(one) for one in finding.examples[:_MAX_EXAMPLES]],
+        }
+        for name, finding in findings.items()
+        if getattr(policy, name) != "off"
+    ]
     return {
         "dataset": data.info.name,
         "digest": data.info.digest,
@@ -108,17 +118,6 @@ def _load(folder: Path) -> tuple[Prepared, pd.DataFrame]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         remedy = "run `lekhani prepare` for this dataset again."
         raise LekhaniError(f"{folder} cannot be read ({first_line(error)}); {remedy}") from None
-
-
-def _entry(name: str, policy: str, finding: Finding) -> dict[str, Any]:
-    return {
-        "name": name,
-        "policy": policy,
-        "passed": finding.count == 0,
-        "count": int(finding.count),
-        "sentence": finding.fault if finding.count else finding.fine,
-        "examples": [int(one) for one in finding.examples[:_MAX_EXAMPLES]],
-    }
 
 
 def _manifest_schema(table: pd.DataFrame) -> Finding:

@@ -75,13 +75,8 @@ class DatasetInfo:
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> "DatasetInfo":
         """Undo `to_dict`; raises KeyError or TypeError when a field is missing."""
-        return cls(
-            **{
-                **value,
-                "classes": tuple(GlyphClass(**c) for c in value["classes"]),
-                "notes": tuple(value.get("notes", ())),
-            }
-        )
+        classes = tuple(GlyphClass(**c) for c in value["classes"])
+        return cls(**{**value, "classes": classes, "notes": tuple(value.get("notes", ()))})
 
 
 @dataclass(frozen=True)

@@ -79,16 +79,10 @@ class _Case:
 
     id: int
     member: str
-    class_name: str
-    glyph: str
+    label: str  # the class, with its glyph where that is another word
     split: str
     picture: Bytes
     why: str = ""
-
-    @property
-    def label(self) -> str:
-        """The class with its glyph, where that is another word."""
-        return self.class_name if self.glyph == self.class_name else f"{self.class_name} {self.glyph}"
 
 
 def _cases(report: Report, data: Prepared, table: pd.DataFrame) -> dict[str, list[_Case]]:
@@ -114,13 +108,14 @@ def _case(check: str, row: Any, picture: Bytes) -> _Case:
     elif check == "ink_outliers":
         why = f"ink {row.ink_mean:.3f}, its class usually {row.usual_ink:.3f}"
     member, class_name, glyph = map(printable, (row.member, row.class_name, row.glyph))
-    return _Case(int(row.id), member, class_name, glyph, str(row.split), picture, why)
+    label = class_name if glyph == class_name else f"{class_name} {glyph}"
+    return _Case(int(row.id), member, label, str(row.split), picture, why)
 
 
 def _relation(one: _Case, other: _Case) -> str:
     same = "repeats" if np.array_equal(one.picture, other.picture) else "nearly repeats"
     where = [] if one.split == other.split else [f"which is in {other.split}"]
-    where += [] if one.class_name == other.class_name else [f"which is of class {other.label}"]
+    where += [] if one.label == other.label else [f"which is of class {other.label}"]
     return f"{same} image {other.id:,}" + (f", {' and '.join(where)}" if where else "")
 
 

@@ -58,13 +58,10 @@ def fidelity(generated: Readings, real: Readings, kid_subset_size: int, seed: in
         raise LekhaniError(f"{need}; evaluate more images.")
     tf = torch_fidelity
     ours, theirs = torch.from_numpy(generated[0]), torch.from_numpy(real[0])
-    fid = tf.metric_fid.fid_statistics_to_metric(
-        *(tf.metric_fid.fid_features_to_statistics(one) for one in (ours, theirs)), False
-    )
-    subset_size = min(kid_subset_size, fewest)
-    kid = tf.metric_kid.kid_features_to_metric(
-        ours, theirs, kid_subsets=50, kid_subset_size=subset_size, rng_seed=seed, verbose=False
-    )
+    statistics = (tf.metric_fid.fid_features_to_statistics(one) for one in (ours, theirs))
+    fid = tf.metric_fid.fid_statistics_to_metric(*statistics, False)
+    subsets = {"kid_subsets": 50, "kid_subset_size": min(kid_subset_size, fewest), "rng_seed": seed}
+    kid = tf.metric_kid.kid_features_to_metric(ours, theirs, **subsets, verbose=False)
     isc = tf.metric_isc.isc_features_to_metric(torch.from_numpy(generated[1]), splits=min(10, len(ours)), rng_seed=seed)
     precision, recall = precision_recall(ours, theirs)
     return {
@@ -112,10 +109,9 @@ class Inception:
     def __init__(self, weights: Path | None, device: torch.device) -> None:
         path = weights or _downloaded()
         if not path.is_file():
-            raise LekhaniError(
-                f"There are no Inception-v3 weights at {path}, which evaluate.inception_weights in params.yaml names; "
-                f"put {_url()} there, or take `inception` out of evaluate.extractors."
-            )
+            where = f"{path}, which evaluate.inception_weights in params.yaml names"
+            remedy = f"put {_url()} there, or take `inception` out of evaluate.extractors."
+            raise LekhaniError(f"There are no Inception-v3 weights at {where}; {remedy}")
         try:
             # torch-fidelity would run any code in a pickle, so it gets one that holds tensors and nothing else.
             tensors = io.BytesIO()

@@ -3,6 +3,7 @@
 import html
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -80,10 +81,7 @@ def leaderboard_markdown(cards: Sequence[Card], durations: Durations | None = No
 
 
 def _by_dataset(cards: Sequence[Card]) -> dict[str, list[Ranked]]:
-    groups: dict[str, list[Ranked]] = {}
-    for one in rank(cards):
-        groups.setdefault(one.card["dataset"], []).append(one)
-    return groups
+    return {name: list(ranked) for name, ranked in groupby(rank(cards), lambda one: one.card["dataset"])}
 
 
 def _columns(cards: Sequence[Card]) -> list[_Column]:
@@ -138,9 +136,8 @@ def _notes(cards: Sequence[Card]) -> list[str]:
         notes.append(f"± is the standard deviation over {over}. {meaning}")
     if len(spreads) < len(cards):
         which = ", ".join(card["variant"] for card in cards if "fid_std" not in card) if spreads else "each variant"
-        notes.append(
-            f"A single sampling seed was drawn of {which}, so how much of a difference is chance is not known."
-        )
+        unknown = "so how much of a difference is chance is not known."
+        notes.append(f"A single sampling seed was drawn of {which}, {unknown}")
     for key, unlike in (
         ("images_seen", "trained on equally many images"),
         ("batch_size", "trained in steps of equally many images"),

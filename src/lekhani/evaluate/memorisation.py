@@ -112,14 +112,11 @@ def memorisation(
         second = (np.arange(len(own)), (others[:, 0] == own).astype(int))  # where the first is the image itself
         floor, _ = _excess((apart[second], others[second]), own_to_test, len(known) - 1, len(unseen))
         metrics["train_excess_floor"] = floor
-    return metrics, _closest(distances, rows[:, 0], closest)
-
-
-def _closest(distances: Floats, rows: Rows, count: int) -> list[Pair]:
     closeness = _closeness(distances)
     order = np.lexsort((distances[:, 0], closeness))
-    first = np.sort(np.unique(rows[order], return_index=True)[1])[:count]
-    return [Pair(int(i), int(rows[i]), float(distances[i, 0]), float(closeness[i])) for i in order[first]]
+    first = np.sort(np.unique(rows[order, 0], return_index=True)[1])[:closest]
+    pairs = [Pair(int(i), int(rows[i, 0]), float(distances[i, 0]), float(closeness[i])) for i in order[first]]
+    return metrics, pairs
 
 
 def among_features(generated: Floats, train: Floats, test: Floats) -> dict[str, float]:

@@ -133,7 +133,8 @@ def collapsed(scores: Sequence[ClassScore], classes: Sequence[GlyphClass]) -> li
         found.append(Finding("collapsed_classes", sentence))
     enough = 0.01 * sum(score.read_as for score in scores) / k  # a hundredth of a fair share, as in classes_covered
     if unread := [score for score in scores if score.requested is None and score.read_as < enough]:
-        each = _listed([f"{_named(classes[one.label])}, read {_times(one.read_as)}" for one in unread])
+        counts = ("once" if one.read_as == 1 else f"{one.read_as} times" for one in unread)
+        each = _listed([f"{_named(classes[one.label])}, read {n}" for one, n in zip(unread, counts, strict=True)])
         sentence = (
             f"The judge hardly ever sees {len(unread)} of {k} classes: {each}. "
             "Train longer or against mode collapse, or take a variant that takes labels."
@@ -248,10 +249,6 @@ def _in_numbers(score: ClassScore, classes: Sequence[GlyphClass]) -> str:
 def _drawn_as(score: ClassScore, classes: Sequence[GlyphClass]) -> str:
     instead = "" if score.mistaken_for is None else f", mostly read as {_named(classes[score.mistaken_for])}"
     return f"{_named(classes[score.label])}, {score.agreement:.0%} right{instead}"
-
-
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
 
 
 def _named(c: GlyphClass) -> str:

@@ -34,7 +34,6 @@ class QuickScore:
 
     @torch.no_grad()
     def __call__(self, variant: Variant, generator: nn.Module) -> dict[str, float]:
-        """See the class."""
         noise = torch.randn(len(self.labels), variant.noise_dim, generator=torch.Generator().manual_seed(self.seed + 4))
         batches = zip(torch.split(noise, 128), torch.split(self.labels, 128), strict=True)
         images = [generator(z.to(self.device), y.to(self.device)).float().cpu() for z, y in batches]

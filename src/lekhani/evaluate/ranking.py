@@ -34,9 +34,9 @@ def rank(cards: Sequence[Card]) -> list[Ranked]:
     for dataset in sorted({card["dataset"] for card in cards}):
         contenders = [card for card in cards if card["dataset"] == dataset]
         metric = "fid_ratio" if all("fid_ratio" in card for card in contenders) else "fid"
-        pairs = sorted(
-            ((_moments(card, metric), card) for card in contenders), key=lambda pair: _order(pair[0], pair[1], metric)
-        )
+        pairs = [(_moments(card, metric), card) for card in contenders]
+        # Equal models come next to each other, so that no third of the same FID but another deviation parts them.
+        pairs.sort(key=lambda p: (p[0][metric], p[0].get(f"{metric}_std", 0), p[0]["sampling_seeds"], p[1]["variant"]))
         places: list[int] = []
         leader = pairs[0][0]
         for position, (moments, _) in enumerate(pairs, 1):
@@ -69,11 +69,6 @@ def _moments(card: Card, metric: str) -> dict[str, Any]:
     part = card["fid_floor"] if metric == "fid_ratio" else 1
     std = {f"{metric}_std": card["fid_std"] / part} if "fid_std" in card else {}
     return {metric: card[metric], "sampling_seeds": seeds(card)[0], **std}
-
-
-def _order(moments: Card, card: Card, metric: str) -> tuple[Any, ...]:
-    # Equal models come next to each other, so that no third of the same FID but another deviation parts them.
-    return moments[metric], moments.get(f"{metric}_std", 0), moments["sampling_seeds"], card["variant"]
 
 
 def seeds(card: Card) -> tuple[int, str]:

@@ -9,7 +9,7 @@ import numpy as np
 from lekhani import files
 from lekhani.data import spec
 from lekhani.evaluate import per_class
-from lekhani.evaluate.fidelity import Inception, Readings
+from lekhani.evaluate.fidelity import Inception
 from lekhani.evaluate.figures import confusion_figure, save_figure
 from lekhani.evaluate.memorisation import among_features, closest_figure, memorisation
 from lekhani.evaluate.samples import real_sample, requested_labels, sample
@@ -51,14 +51,15 @@ def score_generator(
     if "inception" in p.evaluate.extractors:
         card |= _inception_card(p, sets, test, few[0], cache)
 
-    pooled, labels = _pooled(readings), None if requested is None else np.tile(requested, len(sets))
+    features, logits = (np.concatenate(parts) for parts in zip(*readings, strict=True))
+    pooled, labels = (features, logits), None if requested is None else np.tile(requested, len(sets))
     classes = per_class.by_class(pooled, labels, real.test, test_labels, real.train, few[1], p.seed)
     card |= among_features(readings[0][0], real.train[0], real.test[0])
     card["collapsed_classes"] = sum(one.is_collapsed for one in classes)
     copies, pairs = memorisation(sets[0], train, test, p.seed)
     card |= copies
 
-    predicted, worst = pooled[1].argmax(1), per_class.worst(classes)
+    predicted, worst = logits.argmax(1), per_class.worst(classes)
     shown = np.concatenate(sets), predicted if labels is None else labels
     save_figure(per_class.worst_figure(worst, data.info.classes, shown, (test, test_labels)), figures / "worst.png")
     if labels is not None:
@@ -77,11 +78,6 @@ def _inception_card(
     real = read_real(inception.read, test, train, subset, p.seed, cache / "inception.npz", inception.sha256)
     card = fidelity_card([inception.read(images) for images in sets], real, subset, p.seed, "_inception")
     return card | {"inception_sha256": inception.sha256}
-
-
-def _pooled(readings: Sequence[Readings]) -> Readings:
-    features, logits = (np.concatenate(columns) for columns in zip(*readings, strict=True))
-    return features, logits
 
 
 def in_class_order(images: spec.Bytes, n_classes: int) -> Picture:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,11 +45,8 @@ def read_labels(logits: Floats, labels: Labels | None) -> dict[str, float]:
     predicted = logits.argmax(1)
     share = np.bincount(predicted, minlength=k) / n
     agreement = {} if labels is None else {"label_agreement": float((predicted == labels).mean())}
-    return {
-        **agreement,
-        "class_entropy": float(entr(share).sum()),
-        "classes_covered": int((share >= 0.01 / k).sum()),
-    }
+    covered = int((share >= 0.01 / k).sum())
+    return {**agreement, "class_entropy": float(entr(share).sum()), "classes_covered": covered}
 
 
 def read_real(
@@ -75,18 +73,13 @@ def read_real(
         np.load(cache, allow_pickle=False) as saved,
     ):
         if saved["key"] == key.hexdigest():
-            return Real(
-                (saved["test"], saved["test_logits"]),
-                (saved["train"], saved["train_logits"]),
-                json.loads(str(saved["floor"])),
-            )
+            known, drawn = ((saved[name], saved[f"{name}_logits"]) for name in ("test", "train"))
+            return Real(known, drawn, json.loads(str(saved["floor"])))
     real, ours = read(test), read(train)
     floor = fidelity(ours, real, kid_subset_size, seed)
+    readings: dict[str, Any] = {"test": real[0], "test_logits": real[1], "train": ours[0], "train_logits": ours[1]}
     with files.replacing(cache) as temporary, temporary.open("wb") as file:
-        key_text, floor_text = np.array(key.hexdigest()), np.array(json.dumps(floor))
-        np.savez(
-            file, key=key_text, floor=floor_text, test=real[0], test_logits=real[1], train=ours[0], train_logits=ours[1]
-        )
+        np.savez(file, key=np.array(key.hexdigest()), floor=np.array(json.dumps(floor)), **readings)
     return Real(real, ours, floor)
 
 

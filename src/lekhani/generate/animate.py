@@ -6,8 +6,8 @@ from pathlib import Path
 from lekhani.errors import UsageError
 from lekhani.files import replacing
 from lekhani.inference.labels import parse_runs
-from lekhani.inference.model import LoadedModel
 from lekhani.inference.sampling import Plan, SamplingOptions, sample_shard
+from lekhani.inference.session import LoadedModel
 from lekhani.inference.stepwise import StepwiseSession
 from lekhani.pictures import Picture, enlarged, grid, to_uint8
 from lekhani.text import pluralize
@@ -42,7 +42,11 @@ def write_animation(
     if plan.total > MAX_GLYPHS:
         raise UsageError(f"{plan.total:,} glyphs are too many to watch; ask for at most {MAX_GLYPHS:,}.")
     columns = columns or min(plan.total, 10)
-    _check_size(pen.generator.image_size + 1, plan.total, columns, scale)
+    cell, rows = pen.generator.image_size + 1, -(-plan.total // columns)
+    width, height = (scale * (cell * cells - 1) for cells in (min(columns, plan.total), rows))
+    if max(width, height) > MAX_SIDE:
+        problem = f"The picture would be {width:,} x {height:,} pixels, and {MAX_SIDE:,} is the most"
+        raise UsageError(f"{problem}; choose another --columns or --scale.")
     session, numbers = StepwiseSession(pen.generator), plan.labels(0)
     noise = sample_shard(pen.generator, pen.reader, numbers, SamplingOptions(seed)).noise
     frames = [enlarged(grid(to_uint8(images), columns), scale) for images in session.run(noise, numbers)]
@@ -52,15 +56,6 @@ def write_animation(
         f"Wrote {len(frames)} frames of {pluralize(plan.total, 'glyph')}, {width} x {height} pixels, "
         f"to {out} with {pen.origin}, seed {seed}."
     )
-
-
-def _check_size(cell: int, n: int, columns: int, scale: int) -> None:
-    width, height = (scale * (cell * cells - 1) for cells in (min(columns, n), -(-n // columns)))
-    if max(width, height) > MAX_SIDE:
-        raise UsageError(
-            f"The picture would be {width:,} x {height:,} pixels, and {MAX_SIDE:,} is the most; "
-            "choose another --columns or --scale."
-        )
 
 
 def _save(frames: Sequence[Picture], path: Path, fps: float) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from lekhani.generate.formats import FORMATS
-from lekhani.inference.model import LoadedModel
+from lekhani.inference.session import LoadedModel
 from lekhani.text import code, escaped, markdown_table
 
 MADE_BY = "lekhani generate"
@@ -117,7 +117,9 @@ def readme(sheet: Mapping[str, Any]) -> str:
 
 def _facts(sheet: Mapping[str, Any]) -> list[tuple[str, str]]:
     model, request, size = sheet["model"], sheet["request"], sheet["image_size"]
-    bound = request["truncation"]
+    bound, sure, picked = request["truncation"], request["min_confidence"], "none: every image that was drawn is here"
+    if request["judge_sha256"] is not None:
+        picked = f"only what the judge reads as its label{f', at least {sure:.1%} sure' if sure else ''}"
     return [
         ("images", f"{sheet['images']:,}, {size} x {size} pixels, white on black"),
         ("files", escaped(f"{FORMATS[request['format']].about}; shards: {len(sheet['shards'])}")),
@@ -125,16 +127,9 @@ def _facts(sheet: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("model, SHA-256", f"`{model['sha256']}`"),
         ("seed", f"{request['seed']}"),
         ("truncation", f"noise within {bound} standard deviations" if bound else "none"),
-        ("filter", _filter(request)),
+        ("filter", picked),
         ("computed on", f"{request['device']} in {request['precision']}"),
     ]
-
-
-def _filter(request: Mapping[str, Any]) -> str:
-    if request["judge_sha256"] is None:
-        return "none: every image that was drawn is here"
-    sure = request["min_confidence"]
-    return f"only what the judge reads as its label{f', at least {sure:.1%} sure' if sure else ''}"
 
 
 def _classes(classes: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -12,9 +12,8 @@ import numpy as np
 
 from lekhani.errors import LekhaniError, UsageError, first_line
 from lekhani.generate.shards import Job, write_shard
-from lekhani.inference.model import LoadedModel
 from lekhani.inference.sampling import Advance
-from lekhani.inference.session import Generator, Precision, Reader
+from lekhani.inference.session import Generator, LoadedModel, Precision, Reader
 from lekhani.machine import cpu_count
 
 
@@ -25,7 +24,6 @@ class ShardWriter:
     """
 
     def __init__(self, job: Job, generator: bytes, judge: bytes | None, provider: str, precision: Precision) -> None:
-        """Open the models."""
         self.job = job
         with TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
@@ -90,9 +88,8 @@ def _cluster() -> Iterator[Any]:
         ray.data.DataContext.get_current().enable_progress_bars = False
         yield ray
     except ray.exceptions.RayError as error:
-        raise LekhaniError(
-            f"Ray could not finish: {first_line(error)}; run the same again, what is finished is kept."
-        ) from error
+        problem = f"Ray could not finish: {first_line(error)}"
+        raise LekhaniError(f"{problem}; run the same again, what is finished is kept.") from error
     finally:
         if ours:
             ray.shutdown()

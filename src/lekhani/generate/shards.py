@@ -8,9 +8,8 @@ from typing import Any
 from lekhani.data.spec import GlyphClass
 from lekhani.generate.formats import FORMATS, FormatName, Shard
 from lekhani.generate.store import UNFINISHED, Store
-from lekhani.inference.model import LoadedModel
 from lekhani.inference.sampling import Advance, Plan, SamplingOptions, sample_shard
-from lekhani.inference.session import Generator, Reader
+from lekhani.inference.session import Generator, LoadedModel, Reader
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,8 @@ class Store:
         try:
             self.fs, self.root = fsspec.url_to_fs(out)
         except ImportError as error:
-            raise UsageError(
-                f"--out {out} needs a package that is missing; for s3:// install lekhani[s3]: {first_line(error)}"
-            ) from error
+            problem = f"--out {out} needs a package that is missing"
+            raise UsageError(f"{problem}; for s3:// install lekhani[s3]: {first_line(error)}") from error
         except ValueError as error:
             raise UsageError(f"--out {out} is no place to write to: {first_line(error)}") from error
         self.local = isinstance(self.fs, LocalFileSystem)
@@ -45,9 +44,8 @@ class Store:
             why = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
             remote = "check the address, the credentials and the bucket"
             advice = "free space or check permissions" if self.local else remote
-            raise LekhaniError(
-                f"Could not write {self.out}: {why}; {advice}, then run the same again: what is finished is kept."
-            ) from error
+            problem = f"Could not write {self.out}: {why}"
+            raise LekhaniError(f"{problem}; {advice}, then run the same again: what is finished is kept.") from error
 
     def entries(self) -> list[str]:
         """The names of the files and folders at the top."""

@@ -15,8 +15,8 @@ from lekhani.generate.formats import FORMATS
 from lekhani.generate.shards import DatasetRequest, Job, record_name, write_shard
 from lekhani.generate.store import UNFINISHED, Store
 from lekhani.inference.labels import MAX_COUNT, label_of, parse_runs
-from lekhani.inference.model import LoadedModel
 from lekhani.inference.sampling import Advance
+from lekhani.inference.session import LoadedModel
 from lekhani.text import pluralize
 
 Engine = Literal["local", "ray"]
@@ -46,10 +46,8 @@ def counts(
     if total is not None:
         left = total - sum(count for _, count in runs)
         if left < 0 or (left and not others):
-            raise UsageError(
-                f"--total {total:,} is not what --label and --from-csv add up to ({total - left:,}); "
-                "leave one of them out."
-            )
+            problem = f"--total {total:,} is not what --label and --from-csv add up to ({total - left:,})"
+            raise UsageError(f"{problem}; leave one of them out.")
         share, more = divmod(left, max(1, len(others)))
         runs += [(label, share + (i < more)) for i, label in enumerate(others)]
     runs = [run for run in runs if run[1]]
@@ -65,17 +63,14 @@ def _rows(path: Path, classes: Sequence[GlyphClass]) -> list[tuple[int, int]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             if "label" not in (reader.fieldnames or ()):
-                raise UsageError(
-                    f"--from-csv {path} has no column label; its first line must name the column label, "
-                    "and may name the column count."
-                )
+                problem = f"--from-csv {path} has no column label; its first line must name the column label,"
+                raise UsageError(f"{problem} and may name the column count.")
             for row in reader:
                 where = f"--from-csv {path}, line {reader.line_num}"
                 count = (row.get("count") or "1").strip()
                 if not (count.isascii() and count.isdigit() and int(count[:11]) <= MAX_COUNT):
-                    raise UsageError(
-                        f"{where}: the count {count[:20]!r} must be a whole number from 0 to {MAX_COUNT:,}."
-                    )
+                    bound = f"must be a whole number from 0 to {MAX_COUNT:,}."
+                    raise UsageError(f"{where}: the count {count[:20]!r} {bound}")
                 label = label_of((row["label"] or "").strip(), classes, where)
                 found[label] = found.get(label, 0) + int(count)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -144,10 +139,8 @@ def _earlier(store: Store, described: dict[str, Any], overwrite: bool) -> dict[s
         if before.get(key) != value
     ]
     if differences:
-        raise UsageError(
-            f"{store.out} holds the dataset of another request ({'; '.join(differences)}); "
-            "choose another --out or pass --overwrite."
-        )
+        problem = f"{store.out} holds the dataset of another request ({'; '.join(differences)})"
+        raise UsageError(f"{problem}; choose another --out or pass --overwrite.")
     return earlier
 
 

@@ -19,7 +19,6 @@ class Alphabet:
     classes: tuple[GlyphClass, ...]
 
     def __str__(self) -> str:
-        """The glyphs with spaces between them, for people."""
         return " ".join(self._label)
 
     @cached_property
@@ -55,10 +54,8 @@ class Alphabet:
         if not found:
             raise UsageError("There is nothing to write: the text is empty.")
         if len(found) > MAX_GLYPHS:
-            raise UsageError(
-                f"The text {shortened(text)!r} has {len(found):,} glyphs, and a line holds at most {MAX_GLYPHS}; "
-                "break it up."
-            )
+            problem = f"The text {shortened(text)!r} has {len(found):,} glyphs, and a line holds at most {MAX_GLYPHS}"
+            raise UsageError(f"{problem}; break it up.")
         return found
 
 

@@ -4,7 +4,6 @@ All glyphs of a line share their noise, but for a little of their own, and so th
 """
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from lekhani.data.spec import Labels
@@ -13,8 +12,7 @@ from lekhani.handwriting.alphabet import SPACE, Alphabet, plain
 from lekhani.handwriting.layout import lay_out
 from lekhani.handwriting.render import EFFECTS, LineStyle, render
 from lekhani.inference.confidence import confidences
-from lekhani.inference.model import LoadedModel
-from lekhani.inference.session import Floats, Generator, Reader
+from lekhani.inference.session import Floats, Generator, LoadedModel, Reader
 from lekhani.pictures import to_uint8
 
 MAX_TRIES = 30  # for a glyph that the judge does not accept
@@ -42,10 +40,8 @@ def compose(
     """
     style, generator = style or LineStyle(), model.generator
     if not generator.conditional:
-        raise UsageError(
-            f"{model.origin} ({generator.variant}) takes no labels, so it cannot keep one hand for a line; "
-            "use a conditional model."
-        )
+        problem = f"{model.origin} ({generator.variant}) takes no labels, so it cannot keep one hand for a line"
+        raise UsageError(f"{problem}; use a conditional model.")
     labels = Alphabet(generator.classes).labels(plain(text))
     rng = seeded_rng(generator, seed, number, 0)
     written: Labels = np.array([label for label in labels if label != SPACE], np.int64)
@@ -80,18 +76,10 @@ def sample_hand(
         images[missing] = generator.run(noise, labels[missing])[:, 0]
         if reader is None:
             return images
-        missing = missing[~_accepted(reader, images[missing], labels[missing], min_confidence)]
+        predicted, sure = confidences(reader.read(to_uint8(images[missing]))[1])
+        missing = missing[~((predicted == labels[missing]) & (sure >= min_confidence))]
         if not len(missing):
             return images
     names = " ".join(dict.fromkeys(generator.classes[label].glyph for label in labels[missing]))
-    raise LekhaniError(
-        f"{generator.path} wrote no {names} that the judge reads as such with confidence {min_confidence:g} in "
-        f"{MAX_TRIES} tries; lower --min-confidence or use a better model."
-    )
-
-
-def _accepted(reader: Reader, images: Floats, labels: Labels, min_confidence: float) -> npt.NDArray[np.bool_]:
-    """Which images, float32 [N,H,W] in [0,1], are classified as their label with at least that confidence; bool [N]."""
-    predicted, sure = confidences(reader.read(to_uint8(images))[1])
-    accepted: npt.NDArray[np.bool_] = (predicted == labels) & (sure >= min_confidence)
-    return accepted
+    problem = f"no {names} that the judge reads as such with confidence {min_confidence:g} in {MAX_TRIES} tries"
+    raise LekhaniError(f"{generator.path} wrote {problem}; lower --min-confidence or use a better model.")

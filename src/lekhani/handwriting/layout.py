@@ -83,9 +83,7 @@ def _draw(image: Floats, known: GlyphClass, slant: float, pen: float, rng: np.ra
     back = np.array([[1, -turn], [slant + turn, 1]]) / (DETAIL * grow[:, None])
     side = len(image) * DETAIL
     middle = np.array([(side - 1) / 2] * 2)
-    big = ndimage.affine_transform(
-        image, back, (len(image) - 1) / 2 - back @ middle, (side, side), order=3, prefilter=True
-    )
+    big = ndimage.affine_transform(image, back, (len(image) - 1) / 2 - back @ middle, (side, side))
     ink = np.clip((big - pen) * 2.5 + 0.5, 0, 1).astype(np.float32)
     columns = np.flatnonzero(ink.max(0) > 0.5)
     if len(columns):

@@ -14,8 +14,7 @@ from lekhani.handwriting.alphabet import Alphabet, plain
 from lekhani.handwriting.compose import compose, seeded_rng
 from lekhani.handwriting.patterns import parse_pattern
 from lekhani.handwriting.render import LineStyle
-from lekhani.inference.model import LoadedModel
-from lekhani.inference.session import Generator
+from lekhani.inference.session import Generator, LoadedModel
 from lekhani.text import escaped, pluralize
 
 if TYPE_CHECKING:
@@ -95,17 +94,15 @@ def write_lines(pen: LoadedModel, request: LineRequest, out: Path, overwrite: bo
     """
     single = out.suffix.lower() == ".png"
     if single and len(request.texts) != 1:
-        raise UsageError(
-            f"--out {out} is one picture, and there are {len(request.texts):,} lines to write; name a folder instead."
-        )
+        problem = f"--out {out} is one picture, and there are {len(request.texts):,} lines to write"
+        raise UsageError(f"{problem}; name a folder instead.")
     target = out.resolve()  # "." has no name of its own to rename
     if target.exists():
         if not overwrite:
             raise UsageError(f"{out} exists already; choose another --out or pass --overwrite.")
         if target.is_dir() and (single or not _is_ours(target)):
-            raise UsageError(
-                f"{out} is a folder that `lekhani compose` did not write, so it stays; choose another --out."
-            )
+            problem = f"{out} is a folder that `lekhani compose` did not write, so it stays"
+            raise UsageError(f"{problem}; choose another --out.")
     with replacing(target) as temporary:
         if single:
             next(request.render(pen)).save(temporary, format="PNG")

@@ -6,7 +6,7 @@ draw characters that the model does not write.
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -47,9 +47,8 @@ def parse_pattern(expression: str, alphabet: Alphabet) -> Sampler:
         return _parse(expression, alphabet)
     digits = {ord(str(unicodedata.digit(glyph))): glyph for glyph in alphabet.glyphs if glyph.isdecimal()}
     if len(digits) < 10:
-        raise UsageError(
-            f"--pattern {expression} is made of digits, and the model does not write all ten; it writes {alphabet}."
-        )
+        problem = f"--pattern {expression} is made of digits, and the model does not write all ten"
+        raise UsageError(f"{problem}; it writes {alphabet}.")
     ascii_text = _parse(NAMED[expression], Alphabet(MNIST))
     return lambda rng: ascii_text(rng).translate(digits)
 
@@ -64,10 +63,8 @@ def _parse(expression: str, alphabet: Alphabet) -> Sampler:
     except UsageError as error:
         raise UsageError(f"--pattern {shortened(expression)}: {error}") from None
     if width > MAX_GLYPHS:
-        raise UsageError(
-            f"--pattern {shortened(expression)}: it allows texts of {width:,} characters, "
-            f"and a line holds {MAX_GLYPHS} at most; shorten its repeats."
-        )
+        problem = f"--pattern {shortened(expression)}: it allows texts of {width:,} characters,"
+        raise UsageError(f"{problem} and a line holds {MAX_GLYPHS} at most; shorten its repeats.")
     return sample
 
 
@@ -90,14 +87,12 @@ def _alternatives(tokens: Iterator[re.Match[str]], alphabet: Alphabet) -> _Part:
             parts.append((lambda _, text=text: text[-1], 1))  # type: ignore[misc]
         elif kind == "other":
             raise UsageError(f"{text} is not supported; use letters, classes, groups, alternatives and repeats.")
-    sequences = [_joined(parts) for parts in branches]
-    if len(sequences) == 1:
-        return sequences[0]
-    return lambda rng: sequences[rng.integers(len(sequences))][0](rng), max(width for _, width in sequences)
 
+    def draw(rng: np.random.Generator) -> str:
+        chosen = branches[rng.integers(len(branches)) if len(branches) > 1 else 0]
+        return "".join(sample(rng) for sample, _ in chosen)
 
-def _joined(parts: Sequence[_Part]) -> _Part:
-    return lambda rng: "".join(sample(rng) for sample, _ in parts), sum(width for _, width in parts)
+    return draw, max(sum(width for _, width in parts) for parts in branches)
 
 
 def _one_of(characters: str, alphabet: Alphabet) -> _Part:

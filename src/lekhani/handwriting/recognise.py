@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from lekhani.data.images import decode_one
 from lekhani.data.names import one_line
-from lekhani.data.spec import Bytes, GlyphClass
+from lekhani.data.spec import Bytes
 from lekhani.errors import UsageError
 from lekhani.inference.confidence import softmax
 from lekhani.inference.session import Floats, Reader
@@ -96,8 +96,8 @@ def read_frames(reader: Reader, frames: Bytes, top: int = 3, only: Collection[in
     count = min(top, int(np.isfinite(logits[0]).sum()))
     readings = []
     for shares in softmax(logits):
-        likeliest = (-shares).argsort(kind="stable")[:count]
-        first, *others = (_guess(reader.classes[label], shares[label]) for label in likeliest)
+        likeliest = [(reader.classes[label], shares[label]) for label in (-shares).argsort(kind="stable")[:count]]
+        first, *others = (Guess(c.glyph, c.name, c.label, round(float(share), 4)) for c, share in likeliest)
         readings.append(Reading(first, tuple(others)))
     return readings
 
@@ -111,10 +111,6 @@ def table(rows: Sequence[tuple[Path, Reading]]) -> str:
         line = f"{printable(path):{width}}  {best.glyph}  {best.confidence:6.1%}  {others and f'or {others}'}"
         lines.append(f"{line.rstrip()}\n")
     return "".join(lines)
-
-
-def _guess(known: GlyphClass, share: float) -> Guess:
-    return Guess(known.glyph, known.name, known.label, round(float(share), 4))
 
 
 # --- from a picture to the judge's frame ---

@@ -36,17 +36,14 @@ class LineStyle:
     light_on_dark: bool = False
 
     def __post_init__(self) -> None:
-        """Check the values."""
         for name in self.without:
             if name not in EFFECTS:
                 raise UsageError(f"There is no effect {name!r} to leave out; there are {', '.join(EFFECTS)}.")
         if self.augment not in STRENGTHS:
             raise UsageError(f"There is no strength {self.augment!r}; there are {', '.join(STRENGTHS)}.")
         if not 16 <= self.height <= 512 or not 0 <= self.variety <= 1:
-            raise UsageError(
-                f"A line is 16 to 512 pixels high, not {self.height}, "
-                f"and its variety is from 0 to 1, not {self.variety}."
-            )
+            problem = f"A line is 16 to 512 pixels high, not {self.height},"
+            raise UsageError(f"{problem} and its variety is from 0 to 1, not {self.variety}.")
 
 
 def render(ink: Floats, style: LineStyle, rngs: Sequence[np.random.Generator]) -> Image.Image:
@@ -58,7 +55,8 @@ def render(ink: Floats, style: LineStyle, rngs: Sequence[np.random.Generator]) -
     rng = dict(zip(EFFECTS, rngs, strict=True))
     angle = rng["rotation"].normal(0, 0.5) * strength["rotation"]
     # A long line turns less, or its ends would leave the picture.
-    ink = _turned(ink, np.clip(angle, *np.array([-1, 1]) * np.degrees(0.35 * len(ink) / ink.shape[1] + 0.002)))
+    if angle := np.clip(angle, *np.array([-1, 1]) * np.degrees(0.35 * len(ink) / ink.shape[1] + 0.002)):
+        ink = np.clip(ndimage.rotate(ink, angle, order=1), 0, 1)
     margin = round(MARGIN / (1 - 2 * MARGIN) * len(ink))
     ink = np.pad(ink, ((margin, margin), (2 * margin, 2 * margin)))
     size = (max(round(style.height * ink.shape[1] / len(ink)), 1), style.height)
@@ -80,13 +78,6 @@ def render(ink: Floats, style: LineStyle, rngs: Sequence[np.random.Generator]) -
     if strength["noise"]:
         page = page + rng["noise"].normal(0, 2 * strength["noise"], page.shape)
     return _picture(page, style)
-
-
-def _turned(ink: Floats, degrees: float) -> Floats:
-    if not degrees:
-        return ink
-    turned: Floats = np.clip(ndimage.rotate(ink, degrees, order=1), 0, 1)
-    return turned
 
 
 def _paper(shape: tuple[int, ...], unit: float, strength: float, rng: np.random.Generator) -> Floats:

@@ -13,8 +13,7 @@ from lekhani.data.spec import Bytes, GlyphClass
 from lekhani.errors import UsageError
 from lekhani.handwriting.compose import sample_hand, seeded_rng
 from lekhani.handwriting.recognise import Reading, frame_ink, frame_picture, ink_of, load_picture, read_frames
-from lekhani.inference.model import LoadedModel
-from lekhani.inference.session import Floats, Reader
+from lekhani.inference.session import Floats, LoadedModel, Reader
 from lekhani.pictures import save_png, to_uint8
 from lekhani.text import printable
 
@@ -44,7 +43,6 @@ class Translation:
         return "".join(reading.best.glyph for reading in self.readings)
 
     def __str__(self) -> str:
-        """For people."""
         sure = ", ".join(f"{reading.best.confidence:.1%}" for reading in self.readings)
         return f"Read {self.read} ({sure} sure) and wrote {self.text}"
 
@@ -102,18 +100,15 @@ def read_digits(reader: Reader, picture: Bytes) -> list[Reading]:
     size = reader.image_size
     if picture.shape == (size, size):  # an image of the dataset
         return read_frames(reader, frame_picture(picture, reader)[None], only=known)
-    return read_frames(
-        reader, np.stack([frame_ink(part, reader) for part in split_glyphs(ink_of(picture))]), only=known
-    )
+    glyphs = split_glyphs(ink_of(picture))
+    return read_frames(reader, np.stack([frame_ink(glyph, reader) for glyph in glyphs]), only=known)
 
 
 def write_number(pen: LoadedModel, readings: Sequence[Reading], seed: int, min_confidence: float) -> Translation:
     """Write the digits that were read with `pen`; see `translate`."""
     if not pen.generator.conditional:
-        raise UsageError(
-            f"{pen.origin} ({pen.generator.variant}) takes no labels, so it cannot write a given digit; "
-            "use a conditional model."
-        )
+        problem = f"{pen.origin} ({pen.generator.variant}) takes no labels, so it cannot write a given digit"
+        raise UsageError(f"{problem}; use a conditional model.")
     label_of = {value: label for label, value in digit_values(pen.classes).items()}
     wanted = [unicodedata.digit(reading.best.glyph) for reading in readings]
     missing = sorted({value for value in wanted if value not in label_of})
@@ -145,9 +140,8 @@ def split_glyphs(ink: Floats) -> list[Floats]:
     if rows > 1:
         raise UsageError(f"The image shows {rows} rows of glyphs; cut it to one.")
     # Groups of spots as (first column, last column, spots); dust is left out.
-    strokes = sorted(
-        (box[1].start, box[1].stop, [i + 1]) for i, box in enumerate(boxes) if mass[i] >= 0.01 * mass.max()
-    )
+    large = np.flatnonzero(mass >= 0.01 * mass.max()).tolist()
+    strokes = sorted((boxes[i][1].start, boxes[i][1].stop, [i + 1]) for i in large)
     groups: list[_Group] = []
     for start, stop, members in strokes:
         if groups and _same_glyph(groups[-1], (start, stop, members), boxes, tall):
@@ -156,10 +150,8 @@ def split_glyphs(ink: Floats) -> list[Floats]:
         else:
             groups.append((start, stop, members))
     if len(groups) > MAX_DIGITS:
-        raise UsageError(
-            f"The image shows {len(groups):,} glyphs, and {MAX_DIGITS} is the most; "
-            "cut it, or take it on plainer paper."
-        )
+        problem = f"The image shows {len(groups):,} glyphs, and {MAX_DIGITS} is the most"
+        raise UsageError(f"{problem}; cut it, or take it on plainer paper.")
     reach = ndimage.grey_dilation(spots, size=3)  # the soft edges of strokes
     return [np.where(np.isin(reach, members), ink, 0).astype(np.float32) for _, _, members in groups]
 

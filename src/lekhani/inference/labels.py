@@ -37,7 +37,5 @@ def label_of(what: str, classes: Sequence[GlyphClass], where: str) -> int:
     close = difflib.get_close_matches(what, by_name, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     glyphs = " ".join(c.glyph for c in classes)
-    raise UsageError(
-        f"{where}: no such class; {hint}valid are {glyphs}, names such as {classes[0].name}, "
-        f"and 0 to {len(classes) - 1}."
-    )
+    problem = f"{where}: no such class; {hint}valid are {glyphs}, names such as {classes[0].name},"
+    raise UsageError(f"{problem} and 0 to {len(classes) - 1}.")

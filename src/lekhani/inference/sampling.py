@@ -76,29 +76,23 @@ class SamplingOptions:
     truncation: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         if self.seed < 0:
             raise UsageError(f"The seed is {self.seed}; it must be 0 or more.")
         if self.min_confidence is not None and not 0 <= self.min_confidence < 1:
             raise UsageError(f"The least confidence is {self.min_confidence}; it must be from 0 to below 1.")
         if self.truncation is not None and not 0 < self.truncation < math.inf:
-            raise UsageError(
-                f"The truncation is {self.truncation}; it must be a number above 0, "
-                "and 2 already leaves out the rarest shapes."
-            )
+            problem = f"The truncation is {self.truncation}"
+            raise UsageError(f"{problem}; it must be a number above 0, and 2 already leaves out the rarest shapes.")
 
     def check(self, generator: Generator, reader: Reader | None) -> None:
         """Raise UsageError when these options need a judge and there is none, or one of other classes."""
         if reader is None and (self.min_confidence is not None or not generator.conditional):
             why = "takes no labels" if not generator.conditional else "is to be filtered"
-            raise UsageError(
-                f"{generator.path} {why}, so a judge must pick what to keep; "
-                f"pass --judge models/{generator.dataset}/judge/judge.onnx."
-            )
+            problem = f"{generator.path} {why}, so a judge must pick what to keep"
+            raise UsageError(f"{problem}; pass --judge models/{generator.dataset}/judge/judge.onnx.")
         if reader is not None and reader.classes != generator.classes:
-            raise UsageError(
-                f"The judge reads other classes than {generator.path} writes; pass the judge of the same dataset."
-            )
+            problem = f"The judge reads other classes than {generator.path} writes"
+            raise UsageError(f"{problem}; pass the judge of the same dataset.")
 
 
 @dataclass(frozen=True)
@@ -221,7 +215,5 @@ def _too_few(generator: Generator, missing: Labels, tries: int, good: Counts, mi
     found = ", ".join(f"{generator.classes[label].glyph} ({good[label]:,})" for label in np.unique(missing))
     advice = ["a lower --min-confidence"] if min_confidence else []
     advice += [] if generator.conditional else ["a model that takes labels"]
-    return LekhaniError(
-        f"Of {tries:,} images that {generator.variant} drew the judge recognises{sure} too few as {found}; "
-        f"ask for fewer of them, or take {' or '.join(advice or ['another model'])}."
-    )
+    problem = f"Of {tries:,} images that {generator.variant} drew the judge recognises{sure} too few as {found}"
+    return LekhaniError(f"{problem}; ask for fewer of them, or take {' or '.join(advice or ['another model'])}.")

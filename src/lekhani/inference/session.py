@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from itertools import takewhile
@@ -149,9 +150,8 @@ class Generator:
             self.conditional = metadata["conditional"] == "true"
             self.lineage: dict[str, str] = json.loads(metadata.get("lineage", "{}"))
         except (KeyError, ValueError, TypeError) as error:
-            raise LekhaniError(
-                f"{path} is no generator exported by lekhani: its metadata lacks or garbles {error}."
-            ) from error
+            problem = f"{path} is no generator exported by lekhani"
+            raise LekhaniError(f"{problem}: its metadata lacks or garbles {error}.") from error
         self.sha256 = sha256(path)
         self._inputs = {entry.name for entry in self.session.get_inputs()}  # without those that the network ignores
         if precision == "float16" or (precision == "auto" and self.device != "CPU"):
@@ -179,9 +179,8 @@ class Generator:
         if self._single is None or rows < MIN_ROWS_PER_CORE:
             return self._run(self.session, noise, labels)
         parts = [slice(start, start + rows) for start in range(0, len(noise), rows)]
-        return np.concatenate(
-            list(self._pool.map(lambda part: self._run(self._single, noise[part], labels[part]), parts))
-        )
+        images = self._pool.map(lambda part: self._run(self._single, noise[part], labels[part]), parts)
+        return np.concatenate(list(images))
 
     def _open(self, provider: str, content: bytes | None = None) -> None:
         """Open the file, or `content`, for few rows at a time and for many.
@@ -259,9 +258,8 @@ class Reader:
             self.dataset = metadata["dataset"]
             self.classes = tuple(GlyphClass(**entry) for entry in json.loads(metadata["classes"]))
         except (KeyError, ValueError, TypeError) as error:
-            raise LekhaniError(
-                f"{path} is no judge exported by lekhani: its metadata lacks or garbles {error}."
-            ) from error
+            problem = f"{path} is no judge exported by lekhani"
+            raise LekhaniError(f"{problem}: its metadata lacks or garbles {error}.") from error
 
     def read(self, images: Bytes, batch_size: int = 512) -> tuple[Floats, Floats]:
         """Features float32 [N,128] and logits float32 [N,K] of uint8 images [N,H,W], white on black."""
@@ -271,3 +269,21 @@ class Reader:
             parts.append(self.session.run(None, {"images": batch}))
         features, logits = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         return features, logits
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A generator, and its judge where one is known.
+
+    An unconditional generator needs the judge to serve labels, the others to filter.
+    """
+
+    generator: Generator
+    reader: Reader | None
+    origin: str  # for people: where the generator came from
+    version: str | None = None  # lekhani-D:N, when it is registered
+
+    @property
+    def classes(self) -> tuple[GlyphClass, ...]:
+        """What it can write, in label order."""
+        return self.generator.classes

@@ -38,10 +38,8 @@ class StepwiseSession:
         nodes = model.graph.node
         self.steps = len({name for node in nodes for name in node.output if re.fullmatch(r"state_\d+", name)}) - 1
         if self.steps < 1:
-            raise UsageError(
-                f"{generator.path} ({generator.variant}) writes in one go, so there is nothing to watch; "
-                "animate a model that works in steps."
-            )
+            problem = f"{generator.path} ({generator.variant}) writes in one go, so there is nothing to watch"
+            raise UsageError(f"{problem}; animate a model that works in steps.")
         self._states = [state_name(step) for step in range(self.steps + 1)]
         steps = [node for node in nodes if not node.name.startswith(FINISH)]
         finish = [node for node in nodes if node.name.startswith(FINISH)]
@@ -51,10 +49,8 @@ class StepwiseSession:
 
     def run(self, noise: "Floats", labels: Labels, batch_size: int = 128) -> "Floats":
         """Noise float32 [N, noise_dim], labels int64 [N] -> images float32 [steps+1, N,1,H,W] in [0,1]."""
-        parts = [
-            self._run(noise[i : i + batch_size], labels[i : i + batch_size]) for i in range(0, len(labels), batch_size)
-        ]
-        return np.concatenate(parts, 1)
+        parts = [slice(start, start + batch_size) for start in range(0, len(labels), batch_size)]
+        return np.concatenate([self._run(noise[part], labels[part]) for part in parts], 1)
 
     def _run(self, noise: "Floats", labels: Labels) -> "Floats":
         feed = {"noise": noise, "labels": labels}

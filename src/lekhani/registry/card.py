@@ -199,9 +199,8 @@ def _intended(card: Mapping[str, Any]) -> list[str]:
 def _limits(info: DatasetInfo, facts: Mapping[str, Any], card: Mapping[str, Any], worst: Sequence[Row]) -> list[str]:
     """What does not work, from the figures that show it."""
     k = info.n_classes
-    lines = [
-        "It draws single glyphs of the classes below and nothing else: no words, no other size, no choice of style."
-    ]
+    nothing_else = "no words, no other size, no choice of style"
+    lines = [f"It draws single glyphs of the classes below and nothing else: {nothing_else}."]
     if info.source.get("origin"):
         lines.append(f"It knows writing from its data alone: {escaped(info.source['origin'])}.")
     if not facts["conditional"]:
@@ -214,19 +213,16 @@ def _limits(info: DatasetInfo, facts: Mapping[str, Any], card: Mapping[str, Any]
     if card.get("classes_covered", k) < k:
         lines.append(f"The judge sees only {card['classes_covered']} of {k} classes in what it draws.")
     if card.get("label_agreement", 1) < card.get("label_agreement_floor", 0):
-        wrong, real = 1 - card["label_agreement"], 1 - card["label_agreement_floor"]
-        lines.append(
-            f"{wrong:.1%} of its images are read as another letter than requested; of real ones it is {real:.1%}."
-        )
+        wrong, real = (f"{1 - card[key]:.1%}" for key in ("label_agreement", "label_agreement_floor"))
+        lines.append(f"{wrong} of its images are read as another letter than requested; of real ones it is {real}.")
     if card.get("recall", 1) < card.get("recall_floor", 0):
         recall = f"recall {card['recall']:.2f}, where theirs is {card['recall_floor']:.2f}"
         lines.append(f"It has less variety than real images: {recall}.")
     lines += _copies(card)
     lines += [f"In training: {escaped(finding['sentence'])}" for finding in facts["findings"]]
     if facts["profile"] == "quick":
-        lines.append(
-            "It was trained with the profile `quick`, made for minutes on two CPU cores; `full` trains longer."
-        )
+        quick = "made for minutes on two CPU cores; `full` trains longer"
+        lines.append(f"It was trained with the profile `quick`, {quick}.")
     if card.get("sampling_seeds", 1) < 2:
         lines.append("It was sampled once, so it is not known how much of its figures is chance.")
     lines.append("Judge FID is comparable with its floor and between models of the same data, not with FIDs in papers.")
@@ -266,16 +262,14 @@ def _data(info: DatasetInfo) -> list[tuple[str, str]]:
 
 def _training(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     seen = f"{facts['images_seen']:,} in {facts['steps']:,} steps"
+    memory = f"at most {facts['peak_memory_mb']:,} MB"
     return [
         ("variant", escaped(facts["variant"])),
         ("takes labels", "yes" if facts["conditional"] else "no"),
         ("parameters of the generator", f"{facts['parameters']:,}"),
         ("images seen", f"{seen}; the weights are those of step {facts['best_step']:,}"),
         ("time", f"{facts['train_seconds']:,.0f} s, {facts['images_per_second']:,.0f} images per second"),
-        (
-            "machine",
-            f"{escaped(facts['device'])}, at most {facts['peak_memory_mb']:,} MB; torch {escaped(facts['torch'])}",
-        ),
+        ("machine", f"{escaped(facts['device'])}, {memory}; torch {escaped(facts['torch'])}"),
         ("seed, profile", f"{facts['seed']}, {escaped(facts['profile'])}"),
     ]
 
@@ -283,9 +277,8 @@ def _training(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _metrics(card: Mapping[str, Any]) -> list[str]:
     """Every number of the scorecard: first those for which real images have a floor."""
     numbers = {key: value for key, value in card.items() if isinstance(value, int | float) and key not in _SETTINGS}
-    names = [
-        key for key in numbers if not any(key.endswith(end) and key.removesuffix(end) in numbers for end in _BESIDE)
-    ]
+    beside = {f"{key}{ending}" for key in numbers for ending in _BESIDE}
+    names = [key for key in numbers if key not in beside]
     floored = [name for name in names if f"{name}_floor" in numbers]
 
     def figures(name: str, *endings: str) -> list[str]:
@@ -359,9 +352,8 @@ def _worst_first(rows: Sequence[Row], card: Mapping[str, Any]) -> list[Row]:
     alike = {row["name"] for row in _alike(numbers, card)}
 
     def badness(row: Row) -> tuple[bool, int, float]:
-        right = (
-            0 if row["agreement"] is None else round(20 * row["agreement"])
-        )  # in steps of 5%: single errors are chance
+        # In steps of 5%: single errors are chance.
+        right = 0 if row["agreement"] is None else round(20 * row["agreement"])
         ratio = float("inf") if row["fid_ratio"] is None else row["fid_ratio"]
         return row["name"] in alike or not row["read_as"], -right, ratio
 

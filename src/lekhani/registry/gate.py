@@ -52,7 +52,10 @@ class Decision:
         verdict = f"**Refuse**: {len(failed)} of {len(self.checks)} checks failed ({', '.join(failed)})."
         if self.promote:
             verdict = f"**Promote**: all {len(self.checks)} checks passed."
-        rows = [_row(check) for check in sorted(self.checks, key=lambda check: check.passed)]
+        rows = [
+            ("passed" if c.passed else "**failed**", c.name, _cell(c.value), _cell(c.bound), _cell(c.sentence, 1000))
+            for c in sorted(self.checks, key=lambda check: check.passed)
+        ]
         return "\n".join([verdict, "", *markdown_table(["", "check", "value", "bound", "reason"], rows), ""])
 
 
@@ -218,11 +221,10 @@ _BOUNDS = (
 
 def _alone(card: _Scorecard, policy: Gate) -> Iterator[Check]:
     if policy.conditional == "required":
-        takes_labels = card.applies("label_agreement")
-        sentence = "The candidate takes no labels, and gate.conditional is `required`."
-        yield Check(
-            "conditional", None, None, takes_labels, "The candidate takes labels." if takes_labels else sentence
-        )
+        takes_labels, sentence = card.applies("label_agreement"), "The candidate takes labels."
+        if not takes_labels:
+            sentence = "The candidate takes no labels, and gate.conditional is `required`."
+        yield Check("conditional", None, None, takes_labels, sentence)
     for bound in _BOUNDS:
         if card.applies(bound.metric):
             yield _checked(bound.metric, partial(bound.check, card, policy))
@@ -256,14 +258,9 @@ def _improvement(card: _Scorecard, champion: _Scorecard, policy: Gate) -> Outcom
     passed = value <= bound if lower else value >= bound
     ours, needed = _distinct(value, bound, _plain)
     how = f"improve on the champion's {_plain(theirs, 1)} by the {policy.min_improvement:.1%} of gate.min_improvement"
-    if passed:
-        return value, bound, True, f"{policy.metric} is {ours}, {'low' if lower else 'high'} enough to {how}."
-    return (
-        value,
-        bound,
-        False,
-        f"{policy.metric} is {ours}; it takes {needed} or {'less' if lower else 'more'} to {how}.",
-    )
+    enough = f", {'low' if lower else 'high'} enough" if passed else ""
+    takes = "" if passed else f"; it takes {needed} or {'less' if lower else 'more'}"
+    return value, bound, passed, f"{policy.metric} is {ours}{enough or takes} to {how}."
 
 
 def _noise(card: _Scorecard, champion: _Scorecard, policy: Gate) -> Outcome:
@@ -275,15 +272,10 @@ def _noise(card: _Scorecard, champion: _Scorecard, policy: Gate) -> Outcome:
     if gain <= 0:
         return gain, margin, False, f"{metric} is no better than the champion's."
     ours, chance = _distinct(gain, margin, _plain)
-    if gain > margin:
-        return (
-            gain,
-            margin,
-            True,
-            f"{metric} is better by {ours}, more than the {chance} that chance in sampling explains.",
-        )
-    why = f"chance in sampling explains {chance}, and a tie keeps the champion"
-    return gain, margin, False, f"{metric} is better by {ours}, yet {why}."
+    than = f"more than the {chance} that chance in sampling explains"
+    if gain <= margin:
+        than = f"yet chance in sampling explains {chance}, and a tie keeps the champion"
+    return gain, margin, gain > margin, f"{metric} is better by {ours}, {than}."
 
 
 def _label_agreement_drop(card: _Scorecard, champion: _Scorecard, policy: Gate) -> Outcome:
@@ -330,11 +322,6 @@ def _distinct(value: float, bound: float, form: Callable[[float, int], str]) -> 
     """Both as text, with as many digits as it takes to tell them apart: never 95.0%, below 95.0%."""
     digits = next((digits for digits in range(1, 17) if form(value, digits) != form(bound, digits)), 1)
     return form(value, digits), form(bound, digits)
-
-
-def _row(check: Check) -> tuple[str, ...]:
-    verdict = "passed" if check.passed else "**failed**"
-    return verdict, check.name, _cell(check.value), _cell(check.bound), _cell(check.sentence, 1000)
 
 
 def _cell(value: Value, width: int = 12) -> str:

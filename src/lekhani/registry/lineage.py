@@ -20,7 +20,7 @@ from lekhani.data.spec import DatasetInfo
 from lekhani.errors import LekhaniError, UsageError, first_line
 from lekhani.registry.models import model_name, registry_errors
 from lekhani.tracking.revision import git
-from lekhani.tracking.store import MISSING, connect
+from lekhani.tracking.store import connect, known_or_none
 
 _TITLES = {
     "version": "model version",
@@ -120,20 +120,14 @@ class TrainedOn:
         """A line for each version."""
         lines = [f"Trained on data {self.digest}:"]
         for one in self.versions:
-            short = {
-                key: _shown(one[key] and one[key][:12]) for key in ("data_digest", "git_commit", "dvc_lock_sha256")
-            }
-            facts = [
-                f"{one['model']} version {one['version']}"
-                + (f" ({', '.join(one['aliases'])})" if one["aliases"] else ""),
-                f"variant {_shown(one['variant'])}",
-                f"created {one['created']}",
-                f"data {short['data_digest']}",
-                f"commit {short['git_commit']}" + (" (dirty)" if one["git_dirty"] else ""),
-                f"dvc.lock {short['dvc_lock_sha256']}",
-                *([f"experiment {one['dvc_experiment']}"] if one["dvc_experiment"] else []),
-            ]
-            lines.append(one_line("  " + ", ".join(facts)))
+            names = ("data_digest", "git_commit", "dvc_lock_sha256")
+            data, commit, lock = (_shown(one[name] and one[name][:12]) for name in names)
+            aliases = f" ({', '.join(one['aliases'])})" if one["aliases"] else ""
+            dirty = " (dirty)" if one["git_dirty"] else ""
+            experiment = f", experiment {one['dvc_experiment']}" if one["dvc_experiment"] else ""
+            line = f"  {one['model']} version {one['version']}{aliases}, variant {_shown(one['variant'])}, "
+            line += f"created {one['created']}, data {data}, commit {commit}{dirty}, dvc.lock {lock}{experiment}"
+            lines.append(one_line(line))
         return "\n".join(lines)
 
 
@@ -189,10 +183,9 @@ def trained_on(digest: str) -> TrainedOn:
                 found.append(_trained(version, aliases[version.name], tags))
     if not found:
         silent = f", and {unknown} of them do not record their data" if unknown else ""
-        raise LekhaniError(
-            f"None of the {len(versions)} versions in MLflow at {mlflow.get_tracking_uri()} was trained on data "
-            f"{wanted}{silent}; `lekhani lineage MODEL` shows the digest of a version's data."
-        )
+        none = f"None of the {len(versions)} versions in MLflow at {mlflow.get_tracking_uri()}"
+        hint = "`lekhani lineage MODEL` shows the digest of a version's data."
+        raise LekhaniError(f"{none} was trained on data {wanted}{silent}; {hint}")
     return TrainedOn(wanted, tuple(sorted(found, key=lambda one: (one["model"], int(one["version"])))))
 
 
@@ -247,12 +240,8 @@ def _find(client: mlflow.MlflowClient, model: str) -> ModelVersion:
 
 def _run(version: ModelVersion) -> Run | None:
     """The run that a version came from, deleted or not; None where MLflow does not have it."""
-    try:
-        return connect().get_run(version.run_id) if version.run_id else None
-    except mlflow.MlflowException as error:
-        if error.error_code == MISSING:
-            return None
-        raise
+    run_id = version.run_id
+    return known_or_none(lambda: connect().get_run(run_id)) if run_id else None
 
 
 def _tags(version: ModelVersion, run: Run | None) -> dict[str, str]:
@@ -289,10 +278,8 @@ def _version_link(version: ModelVersion, tags: Mapping[str, str], generator: byt
         link.note("missing", generator)
     elif facts["sha256"]:
         link.compare("The file that the registry holds", generator, "it was changed or damaged")
-    of_run = [
-        key for key in ("git.commit", "dvc.lock_sha256", "data_digest") if key in tags and key not in version.tags
-    ]
-    if of_run:
+    wanted = ("git.commit", "dvc.lock_sha256", "data_digest")
+    if of_run := [key for key in wanted if key in tags and key not in version.tags]:
         after = "what follows is from its run, after the last stage that was tracked"
         link.note("missing", f"The version has no tags for {', '.join(of_run)}; {after}.")
     return link

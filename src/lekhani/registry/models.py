@@ -1,7 +1,7 @@
 """Registered models: one per dataset, `lekhani-<dataset>`, and where the files of a version lie."""
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from lekhani.errors import LekhaniError
 from lekhani.files import sha256
-from lekhani.tracking.store import MISSING, connect, mlflow_errors
+from lekhani.tracking.store import connect, known_or_none, mlflow_errors
 
 ABOUT = (
     "Generators of one dataset's glyphs. Use the alias `champion`; `challenger` has yet to pass the gate, and "
@@ -77,12 +77,8 @@ def aliases(dataset: str) -> dict[str, str]:
     """Version by alias, as the registry has them now; empty when nothing is registered."""
     client, name = connect(), model_name(dataset)
     with registry_errors(f"Could not read {name} from"):
-        try:
-            return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
-        except mlflow.MlflowException as error:
-            if error.error_code != MISSING:
-                raise
-            return {}
+        model = known_or_none(lambda: client.get_registered_model(name))
+    return {alias: str(version) for alias, version in model.aliases.items()} if model else {}
 
 
 def find(dataset: str) -> Registered:
@@ -92,9 +88,8 @@ def find(dataset: str) -> Registered:
         if alias in known:
             return fetch(dataset, known[alias], alias)
     hint = "run `make demo` or pass --model FILE.onnx"
-    raise LekhaniError(
-        f"Nothing is registered as {model_name(dataset)} in MLflow at {mlflow.get_tracking_uri()}; {hint}."
-    )
+    problem = f"Nothing is registered as {model_name(dataset)} in MLflow at {mlflow.get_tracking_uri()}"
+    raise LekhaniError(f"{problem}; {hint}.")
 
 
 def fetch(dataset: str, number: str, alias: str = "") -> Registered:
@@ -107,11 +102,12 @@ def fetch(dataset: str, number: str, alias: str = "") -> Registered:
         version = client.get_model_version(name, number)
         folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{number}"))
     generator = _generator(folder, version)
-    scorecard = generator.with_name("scorecard.json")
     run_id, variant = version.run_id or "", version.tags.get("variant", "")
-    return Registered(
-        name, number, alias, run_id, variant, generator, scorecard if scorecard.exists() else None, _judge(version)
-    )
+    scorecard, judge = generator.with_name("scorecard.json"), None
+    with suppress(mlflow.MlflowException, OSError):
+        judge = Path(mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path="judge/judge.onnx"))
+    kept = scorecard if scorecard.exists() else None
+    return Registered(name, number, alias, run_id, variant, generator, kept, judge)
 
 
 def _generator(folder: Path, version: ModelVersion) -> Path:
@@ -123,15 +119,6 @@ def _generator(folder: Path, version: ModelVersion) -> Path:
         raise LekhaniError(f"{what} in MLflow at {at} holds {len(found)} ONNX files instead of one; {hint}.")
     digest = sha256(found[0])
     if digest != version.tags.get("model_sha256", digest):
-        raise LekhaniError(
-            f"The generator in MLflow at {at} is not the file that was registered as {what}: "
-            f"its SHA-256 differs; {hint}."
-        )
+        problem = f"The generator in MLflow at {at} is not the file that was registered as {what}: its SHA-256 differs"
+        raise LekhaniError(f"{problem}; {hint}.")
     return found[0]
-
-
-def _judge(version: ModelVersion) -> Path | None:
-    try:
-        return Path(mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path="judge/judge.onnx"))
-    except (mlflow.MlflowException, OSError):
-        return None

@@ -18,7 +18,7 @@ import mlflow
 
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.registry.models import aliases, model_name, registry_errors
-from lekhani.tracking.store import MISSING, connect, exclusive
+from lekhani.tracking.store import connect, exclusive, known_or_none
 
 
 def promote(dataset: str, version: str, champion: str | None, reason: str | None = None) -> None:
@@ -90,13 +90,10 @@ def record(dataset: str, version: str, run_id: str, files: Sequence[Path], tags:
 
 def check_run(dataset: str, version: str, run_id: str) -> None:
     """Raise LekhaniError unless the run in which a decision would be kept exists."""
-    name, stage = model_name(dataset), "missing"
+    name = model_name(dataset)
     with registry_errors(f"Could not read the run of {name} version {version} in"):
-        try:
-            stage = connect().get_run(run_id).info.lifecycle_stage if run_id else stage
-        except mlflow.MlflowException as error:
-            if error.error_code != MISSING:
-                raise
+        run = known_or_none(lambda: connect().get_run(run_id)) if run_id else None
+    stage = run.info.lifecycle_stage if run else "missing"
     if stage != "active":
         hint = "restore it in MLflow or register the model again"
         raise LekhaniError(f"The run {run_id[:8]} that made {name} version {version} is {stage}; {hint}.")
@@ -120,10 +117,8 @@ def _moving(dataset: str, version: str, champion: str | None) -> Iterator[None]:
     ):
         found = aliases(dataset).get("champion")
         if found != champion:
-            raise LekhaniError(
-                f"The champion of {name} has changed from version {champion or 'none'} to {found or 'none'} in the "
-                "meantime; nothing was changed, run again to compare with it."
-            )
+            problem = f"The champion of {name} has changed from version {champion or 'none'} to {found or 'none'}"
+            raise LekhaniError(f"{problem} in the meantime; nothing was changed, run again to compare with it.")
         yield
 
 
@@ -148,10 +143,5 @@ def _promoted_over(client: mlflow.MlflowClient, name: str, version: str) -> str 
     before = client.get_model_version(name, version).tags.get("promoted_over", "none")
     if before == "none":
         return None
-    try:
-        left_for = client.get_model_version(name, before).tags.get("rolled_back_to")
-    except mlflow.MlflowException as error:
-        if error.error_code == MISSING:
-            return None
-        raise
-    return None if left_for == version else before
+    earlier = known_or_none(lambda: client.get_model_version(name, before))
+    return None if earlier is None or earlier.tags.get("rolled_back_to") == version else before

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,10 @@ class Champions:
                     if new is not None:
                         self._swap_in(new)
                 except LekhaniError as error:
-                    self._note_trouble(source.dataset, str(error))
+                    if self.trouble.get(source.dataset) != str(error):  # logged once
+                        self.trouble[source.dataset] = str(error)
+                        message = "The champion of %s is not taken over: %s The model that is served stays."
+                        log.warning(message, source.dataset, error, extra={"dataset": source.dataset})
 
     async def update_monitors(self) -> None:
         """Measure what was served."""
@@ -139,10 +143,8 @@ class Champions:
         alias = "champion" if "champion" in known else "challenger"
         number, served = known.get(alias, ""), self.served.get(dataset)
         if not number and served is None:
-            raise LekhaniError(
-                f"Nothing is registered as {models.model_name(dataset)}; run `make demo`, "
-                "or serve a file with --model FILE.onnx."
-            )
+            problem = f"Nothing is registered as {models.model_name(dataset)}"
+            raise LekhaniError(f"{problem}; run `make demo`, or serve a file with --model FILE.onnx.")
         if not number or (served is not None and served.version == number):
             self._rejected.pop(dataset, None)
             return None
@@ -181,8 +183,9 @@ class Champions:
         self_test(pen, self.agreement)
         monitor = None
         if pen.reader is not None:
-            if reference is None and card:
-                reference = _prepared_reference(dataset, pen.reader)
+            if reference is None and card:  # registered without one: from the prepared data of this folder, if any
+                with suppress(OSError, ValueError, KeyError, TypeError):
+                    reference = Reference.of(pen.reader, load_prepared(PREPARED / dataset).split("test")[0])
             monitor = Monitor(pen.reader, card or {}, reference, pen.generator.conditional)
             if card and monitor.reference is None:
                 log.warning(
@@ -215,13 +218,6 @@ class Champions:
         variant, device = new.generator.variant, new.generator.device
         log.info("Writing %s with %s (%s, %s).", new.dataset, new.pen.origin, variant, device)
 
-    def _note_trouble(self, dataset: str, sentence: str) -> None:
-        """Keep the sentence, and log it once."""
-        if self.trouble.get(dataset) != sentence:
-            self.trouble[dataset] = sentence
-            message = "The champion of %s is not taken over: %s The model that is served stays."
-            log.warning(message, dataset, sentence, extra={"dataset": dataset})
-
     def _export_measures(self, model: ServedModel) -> None:
         for name, one in model.measures.items():
             labels = {"dataset": model.dataset, "measure": name}
@@ -246,66 +242,47 @@ def self_test(pen: Pen, agreement: float) -> None:
     noise = np.random.default_rng(0).standard_normal((len(labels), generator.noise_dim), dtype=np.float32)
     images = np.concatenate([generator.run(noise[i : i + 64], labels[i : i + 64]) for i in range(0, len(labels), 64)])
     if images.shape != (len(labels), 1, generator.image_size, generator.image_size):
-        raise LekhaniError(
-            f"{pen.origin} draws images of the shape {images.shape}, which its metadata contradict; export it again."
-        )
+        problem = f"{pen.origin} draws images of the shape {images.shape}, which its metadata contradict"
+        raise LekhaniError(f"{problem}; export it again.")
     if not np.isfinite(images).all() or images.min() < -0.01 or images.max() > 1.01:
         raise LekhaniError(f"{pen.origin} draws pixels that are no numbers between 0 and 1; export it again.")
     if pen.reader is None:
         return
     if pen.reader.classes != pen.classes:
-        raise LekhaniError(
-            f"The judge of {pen.origin} reads other classes than it draws; register it with its own judge."
-        )
+        problem = f"The judge of {pen.origin} reads other classes than it draws"
+        raise LekhaniError(f"{problem}; register it with its own judge.")
     if not generator.conditional:
         pen.generate(range(classes), seed=0)  # raises where the judge does not find every class
         return
     predicted, _ = confidences(pen.reader.read(to_uint8(images))[1])
     share, chance = float((predicted == labels).mean()), 3 * math.sqrt(agreement * (1 - agreement) / len(labels))
     if share < agreement - chance:
-        raise LekhaniError(
-            f"The judge reads {share:.1%} of what {pen.origin} draws as requested, and the gate wants {agreement:.1%}."
-        )
-
-
-def _prepared_reference(dataset: str, reader: Reader) -> Reference | None:
-    """For versions registered without one: from the prepared data of this folder, if they are here."""
-    folder = PREPARED / dataset
-    try:
-        return Reference.of(reader, load_prepared(folder).split("test")[0])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        problem = f"The judge reads {share:.1%} of what {pen.origin} draws as requested,"
+        raise LekhaniError(f"{problem} and the gate wants {agreement:.1%}.")
 
 
 def find_sources(
     datasets: Sequence[str], generators: Sequence[Path] = (), judges: Sequence[Path] = ()
 ) -> list[ModelSource]:
-    """What to serve: the files `generators` with their judges, or else the champions of `datasets`, or else of all."""
-    if generators:
-        return from_files(generators, judges)
-    return [ModelSource(name) for name in datasets] or _registered()
+    """What to serve: the files `generators`, or else the champions of `datasets`, or else of all that are registered.
 
-
-def from_files(generators: Sequence[Path], judges: Sequence[Path]) -> list[ModelSource]:
-    """Each generator with its dataset's judge, if that is among `judges`; raises UsageError for two of one dataset."""
-    readers = {Reader(path).dataset: path for path in judges}
+    A file comes with the one of `judges` for its dataset, if any. Raises UsageError for two files of one dataset, and
+    when nothing is registered.
+    """
+    readers = {Reader(path).dataset: path for path in judges} if generators else {}
     found: dict[str, ModelSource] = {}
     for path in generators:
         dataset = Generator(path).dataset
         if dataset in found:
             raise UsageError(f"{found[dataset].model} and {path} both write {dataset}; serve one of them.")
         found[dataset] = ModelSource(dataset, path, readers.get(dataset))
-    return list(found.values())
+    if not found and not datasets:
+        from lekhani.registry import models
 
-
-def _registered() -> list[ModelSource]:
-    """All datasets that have a registered generator; raises UsageError when there is none."""
-    from lekhani.registry import models
-
-    found = [ModelSource(name) for name in models.datasets()]
-    if not found:
-        raise UsageError("Nothing is registered to serve; run `make demo`, or serve a file with --model FILE.onnx.")
-    return found
+        datasets = models.datasets()
+        if not datasets:
+            raise UsageError("Nothing is registered to serve; run `make demo`, or serve a file with --model FILE.onnx.")
+    return list(found.values()) or [ModelSource(name) for name in datasets]
 
 
 def _model_labels(model: ServedModel) -> tuple[str, str, str, str]:

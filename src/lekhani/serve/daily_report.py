@@ -59,20 +59,16 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
         lines += [f"## {model['dataset']} {model['version'] or 'from a file'}, {model['sha256'][:12]}", ""]
         lines += [f"{model['images']:,} images.", ""]
         if model["watch"]:
-            rows = [
-                (name, *(_figure(one[key]) for key in ("value", "expected", "bound")), "**alarm**" * one["alarm"])
-                for name, one in model["watch"].items()
-            ]
+            rows = []
+            for name, one in model["watch"].items():
+                figures = (one[key] for key in ("value", "expected", "bound"))
+                rows.append((name, *("" if x is None else f"{x:.4g}" for x in figures), "**alarm**" * one["alarm"]))
             lines += [*markdown_table(("measure", "value", "expected", "bound", ""), rows), ""]
     alarms = [f"- Alarm: {one['measure']} of {one['model']}, first at {one['first']}" for one in report["alarms"]]
     lines += alarms or ["No alarms."]
     lines += [f"- {dataset}: {sentence}" for dataset, sentence in report["trouble"].items()]
     files.write_json(folder / f"{day}.json", report)
     files.write_text(folder / f"{day}.md", "\n".join(lines) + "\n")
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
 
 
 def _name(model: ServedModel) -> str:

@@ -29,18 +29,15 @@ class Keys:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(
-                f"The keys in {path} cannot be read ({error}); make one with `lekhani serve --new-key NAME`."
-            ) from error
+            problem = f"The keys in {path} cannot be read ({error})"
+            raise UsageError(f"{problem}; make one with `lekhani serve --new-key NAME`.") from error
         self._digests: dict[str, str] = {}
         for number, line in enumerate(lines, 1):
             if line.strip() and not line.startswith("#"):
                 found = _LINE.fullmatch(line.strip())
                 if found is None:
-                    raise UsageError(
-                        f"{path}, line {number}: a key's line is `NAME sha256:HEX`, "
-                        "as `lekhani serve --new-key NAME` prints it."
-                    )
+                    problem = f"{path}, line {number}: a key's line is `NAME sha256:HEX`,"
+                    raise UsageError(f"{problem} as `lekhani serve --new-key NAME` prints it.")
                 self._digests[found["name"]] = found["digest"]
         if not self._digests:
             raise UsageError(f"{path} holds no key; make one with `lekhani serve --new-key NAME`.")
@@ -57,10 +54,8 @@ def required_keys(path: Path | None, host: str) -> Keys | None:
     if path is not None:
         return Keys(path)
     if not is_loopback(host):
-        raise UsageError(
-            f"On {host} others can reach the API, so it needs --keys FILE; "
-            "make a key with `lekhani serve --new-key NAME`."
-        )
+        problem = f"On {host} others can reach the API, so it needs --keys FILE"
+        raise UsageError(f"{problem}; make a key with `lekhani serve --new-key NAME`.")
     return None
 
 

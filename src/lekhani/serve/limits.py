@@ -31,9 +31,8 @@ class Limits(BaseModel):
     @model_validator(mode="after")
     def _room_for_one(self) -> "Limits":
         if self.waiting_images < self.images:
-            raise ValueError(
-                f"waiting_images is {self.waiting_images}, less than the {self.images} images of one request"
-            )
+            bound = f"less than the {self.images} images of one request"
+            raise ValueError(f"waiting_images is {self.waiting_images}, {bound}")
         return self
 
 

@@ -65,9 +65,8 @@ def glyphs(
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(("file", "label", "name", "glyph"))
     rows.writerows((f"{i:06d}.png", c.label, c.name, c.glyph) for i, c in enumerate(known))
-    return zipped(
-        {"labels.csv": table.getvalue().encode()} | {f"{i:06d}.png": png(image) for i, image in enumerate(images)}
-    )
+    pictures = {f"{i:06d}.png": png(image) for i, image in enumerate(images)}
+    return zipped({"labels.csv": table.getvalue().encode(), **pictures})
 
 
 def line(kind: str, picture: Image.Image, text: str, about: Mapping[str, Any]) -> bytes | dict[str, Any]:

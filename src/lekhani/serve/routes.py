@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from lekhani.data.images import decode_one
+from lekhani.data.images import FORMATS, decode_one
 from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import UsageError
 from lekhani.handwriting import compose, recognise, translate
@@ -28,8 +28,6 @@ from lekhani.serve import responses, schemas
 from lekhani.serve.champions import ServedModel
 from lekhani.serve.limits import Limits
 
-PICTURES = ("PNG", "JPEG", "BMP", "GIF", "TIFF")
-
 Accept = Annotated[str | None, Header()]
 api, health = APIRouter(), APIRouter()  # with keys where there are any, and without
 
@@ -43,9 +41,8 @@ async def generate(body: schemas.Generate, request: Request, accept: Accept = No
     kind, model, limits = _kind(accept), _model(request, body.model), request.app.state.limits
     n = len(body.labels) * body.n
     if n > limits.images:
-        raise HTTPException(
-            422, f"{n:,} images are more than {limits.images:,}, the most of one request; ask for fewer."
-        )
+        problem = f"{n:,} images are more than {limits.images:,}, the most of one request"
+        raise HTTPException(422, f"{problem}; ask for fewer.")
     labels = np.repeat([_label(label, model) for label in body.labels], body.n).astype(np.int64)
     options = SamplingOptions(body.seed, body.min_confidence, body.truncation)
     images = await _images(model, labels, options)
@@ -101,12 +98,8 @@ async def recognise_glyph(body: schemas.Recognise, request: Request) -> Response
 @api.post("/v1/translate", name="translate", **schemas.IN_ANY_KIND)
 async def translate_number(body: schemas.Translate, request: Request, accept: Accept = None) -> Response:
     """The number that a picture shows, written again: a row of digits as PNG, or their images as ZIP, NPZ or JSON."""
-    kind, reader, model, state = (
-        _kind(accept),
-        _reader(request, body.model),
-        _model(request, body.to),
-        request.app.state,
-    )
+    kind, reader, state = _kind(accept), _reader(request, body.model), request.app.state
+    model = _model(request, body.to)
     pen = model.pen
     digits = await state.pictures.run(lambda _: translate.read_digits(reader, _picture(body.image, state.limits)))
     done: Translation = await model.queue.run(
@@ -197,18 +190,16 @@ def _picture(text: str, limits: Limits) -> Bytes:
     except (binascii.Error, ValueError):
         raise UsageError("The image is no base64; encode the bytes of a picture file.") from None
     if len(content) > limits.picture_bytes:
-        raise UsageError(
-            f"The image has more than {limits.picture_bytes:,} bytes, the most that is taken; send a smaller one."
-        )
+        problem = f"The image has more than {limits.picture_bytes:,} bytes, the most that is taken"
+        raise UsageError(f"{problem}; send a smaller one.")
     try:
-        with Image.open(io.BytesIO(content), formats=PICTURES) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size  # nothing is decoded yet
     except Exception:  # a damaged file makes Pillow raise nearly anything
-        raise UsageError(f"The image cannot be read; send one of {', '.join(PICTURES)}.") from None
+        raise UsageError(f"The image cannot be read; send one of {', '.join(FORMATS)}.") from None
     if width * height > limits.picture_pixels:
-        raise UsageError(
-            f"The image has {width:,} x {height:,} pixels, and {limits.picture_pixels:,} is the most; shrink it."
-        )
+        problem = f"The image has {width:,} x {height:,} pixels, and {limits.picture_pixels:,} is the most"
+        raise UsageError(f"{problem}; shrink it.")
     return decode_one("the request", "sent", content, recognise.SIDE)
 
 

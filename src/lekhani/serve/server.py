@@ -32,12 +32,10 @@ class TimeoutProtocol(HttpToolsProtocol):
     _write: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """See asyncio."""
         super().connection_made(transport)
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio."""
         super().data_received(data)
         if self._is_idle():  # empty lines begin no request, but end uvicorn's own time-out for an idle connection
             self._await_head()
@@ -47,12 +45,10 @@ class TimeoutProtocol(HttpToolsProtocol):
                 self.send_400_response("The head of the request is too long.")
 
     def on_message_begin(self) -> None:
-        """See uvicorn."""
         super().on_message_begin()
         self._await_head()
 
     def on_headers_complete(self) -> None:
-        """See uvicorn."""
         _cancel(self._head)
         self._head, self._head_bytes = None, 0
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
@@ -65,12 +61,10 @@ class TimeoutProtocol(HttpToolsProtocol):
         self._write = self.loop.call_later(self.limits.write_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """See asyncio."""
         super().resume_writing()
         _cancel(self._write)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio."""
         _cancel(self._head)
         _cancel(self._write)
         super().connection_lost(exc)
@@ -100,7 +94,6 @@ class DrainingServer(uvicorn.Server):
     """
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """See uvicorn."""
         state = self.config.app.state  # type: ignore[union-attr]
         if state.draining or state.loop is None:
             super().handle_exit(sig, frame)
@@ -130,10 +123,8 @@ def serve(app: FastAPI, host: str, port: int, limits: Limits) -> None:
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise UsageError(
-            f"The server cannot listen on {host}, port {port} ({error.strerror or error}); "
-            "choose another --host or --port."
-        ) from None
+        problem = f"The server cannot listen on {host}, port {port} ({error.strerror or error})"
+        raise UsageError(f"{problem}; choose another --host or --port.") from None
     log.info("Listening on %s, port %d.", host, port)
     protocol = type("Protocol", (TimeoutProtocol,), {"limits": limits})
     settings: dict[str, Any] = {"http": protocol, "ws": "none", "timeout_graceful_shutdown": SHUTDOWN_SECONDS}

@@ -1,7 +1,7 @@
 """Observability: Prometheus metrics, and logs of one JSON object a line."""
 
 import logging
-from typing import Any
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pythonjsonlogger.json import JsonFormatter
@@ -15,30 +15,25 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        shared: dict[str, Any] = {"registry": self.registry}
+        counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
         route, model = ("method", "route"), ("dataset",)
         measure, about = (*model, "measure"), (*model, "version", "variant", "sha256")
-        self.requests = Counter("lekhani_requests", "Answers by status", (*route, "status"), **shared)
-        self.seconds = Histogram("lekhani_request_seconds", "Time to answer", route, buckets=SECONDS, **shared)
-        self.in_flight = Gauge("lekhani_requests_in_flight", "Requests without an answer yet", **shared)
-        self.images = Counter("lekhani_images", "Images written for clients", model, **shared)
-        self.waiting = Gauge("lekhani_images_waiting", "Images that waiting requests ask for", model, **shared)
-        self.batches = Histogram("lekhani_batch_images", "Images drawn in one run", model, buckets=SIZES, **shared)
-        self.model = Gauge("lekhani_model_info", "The model that writes now, always 1", about, **shared)
-        self.swaps = Counter("lekhani_model_swaps", "Champions taken over from the registry", model, **shared)
-        self.rejected = Counter(
-            "lekhani_models_kept_out", "Champions that could not be taken over", (*model, "reason"), **shared
+        self.requests = counter("lekhani_requests", "Answers by status", (*route, "status"))
+        self.seconds = histogram("lekhani_request_seconds", "Time to answer", route, buckets=SECONDS)
+        self.in_flight = gauge("lekhani_requests_in_flight", "Requests without an answer yet")
+        self.images = counter("lekhani_images", "Images written for clients", model)
+        self.waiting = gauge("lekhani_images_waiting", "Images that waiting requests ask for", model)
+        self.batches = histogram("lekhani_batch_images", "Images drawn in one run", model, buckets=SIZES)
+        self.model = gauge("lekhani_model_info", "The model that writes now, always 1", about)
+        self.swaps = counter("lekhani_model_swaps", "Champions taken over from the registry", model)
+        self.rejected = counter("lekhani_models_kept_out", "Champions that could not be taken over", (*model, "reason"))
+        self.registry_up = gauge("lekhani_registry_up", "Whether the registry answered last time", model)
+        self.measured = gauge("lekhani_watch", "What the judge makes of the latest images of each class", measure)
+        self.expected = gauge(
+            "lekhani_watch_promised", "What the scorecard of the version leads to expect of it", measure
         )
-        self.registry_up = Gauge("lekhani_registry_up", "Whether the registry answered last time", model, **shared)
-        self.measured = Gauge(
-            "lekhani_watch", "What the judge makes of the latest images of each class", measure, **shared
-        )
-        self.expected = Gauge(
-            "lekhani_watch_promised", "What the scorecard of the version leads to expect of it", measure, **shared
-        )
-        self.alarm = Gauge(
-            "lekhani_watch_alarm", "1 where the images are worse than promised, beyond chance", measure, **shared
-        )
+        self.alarm = gauge("lekhani_watch_alarm", "1 where the images are worse than promised, beyond chance", measure)
 
 
 def json_logs() -> None:

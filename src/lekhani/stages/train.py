@@ -36,12 +36,9 @@ def train(p: Params, dataset: str, variant: str) -> None:
     choices, teacher = _teacher(p, dataset, variant)
     device = distributed.local_device(pick_device(p.train.device))
     is_main = distributed.ranks().is_main
-    images_seen = _budget(p, variant, data.info.n_classes)
-    checkpoints = Checkpoints(
-        CHECKPOINTS / dataset / variant,
-        _made_with(p, dataset, variant, data.info, images_seen),
-        p.train.keep_checkpoints,
-    )
+    images_seen = round(p.train.images_seen.images(data.info.n_classes) * choice.budget)
+    made_with = _made_with(p, dataset, variant, data.info, images_seen)
+    checkpoints = Checkpoints(CHECKPOINTS / dataset / variant, made_with, p.train.keep_checkpoints)
     run_id = None
     if is_main and p.tracking.backend == "mlflow":
         run_id = _tracked_run(p, dataset, variant, images_seen, data.info, checkpoints)
@@ -69,8 +66,16 @@ def train(p: Params, dataset: str, variant: str) -> None:
         checkpoints=checkpoints,
         score=_quick_score(p, data, device) if is_main and p.train.score_every else None,
     )
+    trained = _fit(config, run_id)
+    if is_main:
+        _save(p, data.info, choices, trained, run_id)
+        checkpoints.clear()
+
+
+def _fit(config: TrainerConfig, run_id: str | None) -> Trained:
+    """Train to the end; the MLflow run, if there is one, notes an end that came too early."""
     try:
-        trained = Trainer(config).fit()
+        return Trainer(config).fit()
     except BaseException as error:
         if run_id:
             from lekhani.tracking import runs
@@ -78,10 +83,7 @@ def train(p: Params, dataset: str, variant: str) -> None:
             runs.end_run(run_id, "KILLED" if isinstance(error, StoppedError | KeyboardInterrupt) else "FAILED")
         raise
     finally:
-        reporter.close()
-    if is_main:
-        _save(p, data.info, choices, trained, run_id)
-        checkpoints.clear()
+        config.reporter.close()
 
 
 def _teacher(p: Params, dataset: str, variant: str) -> tuple[Variants, nn.Module | None]:
@@ -95,12 +97,6 @@ def _teacher(p: Params, dataset: str, variant: str) -> tuple[Variants, nn.Module
         raise LekhaniError(f"{variant} learns from {name}, but {weights} is not there; {run}.")
     choices, trained = load_trained(p, dataset, name)
     return choices, trained.generator()
-
-
-def _budget(p: Params, variant: str, n_classes: int) -> int:
-    """How many images training shows."""
-    budget: float = getattr(p.variants, variant).budget
-    return round(p.train.images_seen.images(n_classes) * budget)
 
 
 def _made_with(p: Params, dataset: str, variant: str, info: spec.DatasetInfo, images_seen: int) -> dict[str, Any]:
@@ -146,7 +142,8 @@ def _tracked_run(
         if checkpoints.load() is not None and runs.reopen_run(p.tracking.experiment, run_id):
             return run_id
         runs.kill_run(run_id)  # it was interrupted before its first checkpoint
-    choice = _flat(getattr(p.variants, variant).model_dump())
+    choice = getattr(p.variants, variant).model_dump()
+    choice = {key: json.dumps(value) if isinstance(value, list | tuple) else value for key, value in choice.items()}
     run_id = runs.start_run(
         p.tracking.experiment,
         f"{dataset}/{variant}",
@@ -201,7 +198,3 @@ def _save(p: Params, info: spec.DatasetInfo, choices: Variants, trained: Trained
         "mlflow_run_id": run_id,
     }
     files.write_json(weights.with_name("training.json"), facts)
-
-
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: json.dumps(value) if isinstance(value, list | tuple) else value for key, value in values.items()}

@@ -27,9 +27,8 @@ def repeats(paths: list[Path]) -> dict[Path, list[dict[str, Any]]]:
         with Repo() as repo:
             names = sorted(name for found in repo.experiments.ls().values() for name, _ in found)
     except (NotDvcRepoError, SCMError) as error:
-        raise UsageError(
-            f"DVC finds no experiments here ({first_line(error)}); run this in the project's git repository."
-        ) from error
+        problem = f"DVC finds no experiments here ({first_line(error)})"
+        raise UsageError(f"{problem}; run this in the project's git repository.") from error
     mine = _but_for_seed(Path("params.yaml").read_text(encoding="utf-8"))
     found: dict[Path, list[dict[str, Any]]] = {path: [] for path in paths}
     for name in names:

@@ -24,7 +24,7 @@ from lekhani.data.spec import DatasetInfo
 from lekhani.errors import first_line
 from lekhani.files import read_json, remove, sha256, write_json
 from lekhani.pictures import Picture, enlarged
-from lekhani.tracking.store import MISSING, connect, mlflow_errors, use_experiment
+from lekhani.tracking.store import connect, known_or_none, mlflow_errors, use_experiment
 from lekhani.train.reporter import Reporter
 
 log = logging.getLogger("lekhani")
@@ -79,11 +79,9 @@ class MlflowReporter(Reporter):
         self.failing, self.retry_at = False, 0.0
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """See Reporter."""
         self._log(step, {f"train/{key}": value for key, value in values.items() if key != "seconds_left"})
 
     def scores(self, step: int, values: Mapping[str, float]) -> None:
-        """See Reporter."""
         self._log(step, {f"train/{key}": value for key, value in values.items() if key != "images_seen"})
 
     def images(self, step: int, grid: Picture) -> None:
@@ -107,9 +105,8 @@ class MlflowReporter(Reporter):
         if self.queue:
             items = [(step, v if isinstance(v, dict) else v.tolist(), at) for step, v, at in self.queue]
             write_json(self.unlogged, {"run_id": self.run_id, "items": items})
-            log.warning(
-                "MLflow still does not answer; the next stage of this variant logs what is in %s.", self.unlogged
-            )
+            message = "MLflow still does not answer; the next stage of this variant logs what is in %s."
+            log.warning(message, self.unlogged)
 
     def _log(self, step: int, value: "dict[str, float] | Picture") -> None:
         if step > self.logged_step:
@@ -129,9 +126,8 @@ class MlflowReporter(Reporter):
 
     def _wait(self, error: Exception) -> None:
         if not self.failing:
-            log.warning(
-                "MLflow does not answer (%s); training goes on, and what it makes is logged later.", first_line(error)
-            )
+            message = "MLflow does not answer (%s); training goes on, and what it makes is logged later."
+            log.warning(message, first_line(error))
         self.failing, self.retry_at = True, time.monotonic() + self.RETRY_SECONDS
 
 
@@ -205,12 +201,8 @@ def resume(run_id: str | None, experiment: str, name: str, tags: Mapping[str, st
 
 
 def _is_active(client: mlflow.MlflowClient, run_id: str) -> bool:
-    try:
-        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
-    except mlflow.MlflowException as error:
-        if error.error_code != MISSING:  # an unreachable server does not mean that there is no such run
-            raise
-        return False
+    run = known_or_none(lambda: client.get_run(run_id))
+    return run is not None and run.info.lifecycle_stage == "active"
 
 
 def log_scorecard(card: Mapping[str, Any], files: Sequence[Path], judges: Sequence[Path]) -> None:

@@ -2,10 +2,11 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import mlflow
 import requests
@@ -28,7 +29,7 @@ os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
 
 ROOT = Path("mlruns")
 LOCK_SECONDS = 60.0
-MISSING, EXISTS = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(RESOURCE_ALREADY_EXISTS)
+_T = TypeVar("_T")
 
 
 def connect() -> mlflow.MlflowClient:
@@ -70,6 +71,16 @@ def mlflow_errors(
         raise LekhaniError(f"{failed} MLflow at {mlflow.get_tracking_uri()}: {first_line(error)}{hint}") from error
 
 
+def known_or_none(read: Callable[[], _T]) -> _T | None:
+    """What `read` gets from MLflow, None where MLflow answers that it does not have it."""
+    try:
+        return read()
+    except mlflow.MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            raise  # an unreachable server does not mean that there is no such thing
+        return None
+
+
 @contextmanager
 def exclusive(name: str) -> Iterator[None]:
     """Keep other processes that use the same local store from changing `name`; the lock of one that dies is free again.
@@ -101,13 +112,12 @@ def use_experiment(name: str) -> str:
         try:
             identity = client.create_experiment(name, artifact_location=location)
         except mlflow.MlflowException as error:
-            if error.error_code != EXISTS:
+            if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
                 raise
             return use_experiment(name)  # another process was faster
     elif experiment.lifecycle_stage == "deleted":
-        raise LekhaniError(
-            f"The MLflow experiment {name!r} is deleted; restore it or name another under tracking.experiment."
-        )
+        problem = f"The MLflow experiment {name!r} is deleted"
+        raise LekhaniError(f"{problem}; restore it or name another under tracking.experiment.")
     else:
         identity = experiment.experiment_id
     mlflow.set_experiment(experiment_id=identity)

@@ -68,10 +68,9 @@ class Checkpoints:
         for key in sorted({*before, *self.made_with}):
             old, new = before.get(key, "not set"), self.made_with.get(key, "not set")
             if old != new:
-                raise UsageError(
-                    f"{self.folder} holds an unfinished run with {key} {old}, and now it is {new}; "
-                    f"put it back to go on with that run, or remove {self.folder} to start afresh."
-                )
+                change = f"with {key} {old}, and now it is {new}"
+                remedy = f"put it back to go on with that run, or remove {self.folder} to start afresh."
+                raise UsageError(f"{self.folder} holds an unfinished run {change}; {remedy}")
 
 
 def _digest(content: bytes) -> str:

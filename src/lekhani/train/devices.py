@@ -14,12 +14,12 @@ def pick_device(choice: str) -> torch.device:
 
 
 def takes_bf16(choice: params.Train, device: torch.device) -> bool:
-    """Whether forward passes of training run in bfloat16."""
-    return choice.precision == "bf16" or (choice.precision == "auto" and _made_for_bf16(device))
+    """Whether forward passes of training run in bfloat16.
 
-
-def _made_for_bf16(device: torch.device) -> bool:
-    """True where bfloat16 has instructions of its own; elsewhere it is emulated and slower than float32."""
+    `auto` takes it where there are instructions for it; elsewhere it is emulated and slower than float32.
+    """
+    if choice.precision != "auto":
+        return choice.precision == "bf16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     can = torch.cpu.get_capabilities()

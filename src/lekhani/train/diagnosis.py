@@ -56,10 +56,8 @@ def _gradients(rows: Sequence[Row]) -> Iterator[Finding]:
     for name in ("grad_norm_d", "grad_norm_g", "grad_norm"):
         first, now = _largest_at_first(rows, name), _recent(rows, name)
         if first and now and min(now) > 1e3 * first:
-            yield Finding(
-                "exploding_gradients",
-                f"{name} has grown a thousandfold: set clip_norm to 1 or lower the learning rate.",
-            )
+            advice = "set clip_norm to 1 or lower the learning rate"
+            yield Finding("exploding_gradients", f"{name} has grown a thousandfold: {advice}.")
             return
 
 

@@ -64,10 +64,8 @@ def average_gradients(variant: Variant, here: Ranks) -> None:
         return
     parameters = [p for optimiser in variant.optimisers() for group in optimiser.param_groups for p in group["params"]]
     if not parameters:
-        raise LekhaniError(
-            f"{variant.name} computes its gradients without torch, so it trains in one process; start it without "
-            "torchrun."
-        )
+        problem = f"{variant.name} computes its gradients without torch, so it trains in one process"
+        raise LekhaniError(f"{problem}; start it without torchrun.")
 
     def average(parameter: Tensor) -> None:
         if parameter.grad is not None:  # always so here, which torch's types do not say

@@ -235,6 +235,7 @@ class Trainer:
 
     def _result(self) -> Trained:
         progress, seconds, total = self.progress, self._seconds(), self.steps * self.batch_size
+        on_gpu = self.device.type == "cuda"
         if progress.best is not None:
             self.ema.average.load_state_dict(progress.best)
         return Trained(
@@ -245,7 +246,7 @@ class Trainer:
             best_step=progress.best_step if progress.best is not None else self.steps,
             seconds=seconds,
             images_per_second=total / seconds,
-            peak_memory_mb=_peak_memory_mb(self.device),
+            peak_memory_mb=(torch.cuda.max_memory_allocated(self.device) if on_gpu else peak_memory()) / 2**20,
             device=str(self.device),
             findings=tuple(Finding(name, sentence) for name, sentence in progress.findings.items()),
         )
@@ -347,9 +348,3 @@ def sample(generator: nn.Module, noise: Tensor, labels: Tensor) -> npt.NDArray[n
     """A grid of the images that `generator` makes of the fixed inputs, uint8 [H,W]."""
     n_classes = int(labels.max()) + 1
     return grid(to_uint8(generator(noise, labels).float().cpu().numpy()), columns=n_classes if n_classes <= 16 else 23)
-
-
-def _peak_memory_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return peak_memory() / 2**20

@@ -29,7 +29,6 @@ class ProgressBar(Reporter):
         self.bar.start()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """See Reporter."""
         losses = ", ".join(f"{key} {value:.3f}" for key, value in values.items() if key.startswith("loss")) + self.score
         speed, left = values["images_per_second"], values["seconds_left"]
         seen = min(values["images_seen"], self.total)  # the last batch may exceed the budget
@@ -44,5 +43,4 @@ class ProgressBar(Reporter):
         self.score = f", judge FID {values['judge_fid']:.2f}"
 
     def close(self) -> None:
-        """See Reporter."""
         self.bar.stop()

@@ -1,9 +1,11 @@
 """Who hears how training goes: the progress bar, losses.csv and MLflow are reporters."""
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lekhani.errors import LekhaniError
 from lekhani.files import remove, write_text
@@ -33,32 +35,13 @@ class Fanout(Reporter):
     """Passes everything on to several reporters."""
 
     def __init__(self, reporters: Sequence[Reporter]) -> None:
-        self.reporters = reporters
+        for method in ("metrics", "images", "scores", "resume", "close"):
+            setattr(self, method, partial(self._all, [getattr(reporter, method) for reporter in reporters]))
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """See Reporter."""
-        for reporter in self.reporters:
-            reporter.metrics(step, values)
-
-    def images(self, step: int, grid: Picture) -> None:
-        """See Reporter."""
-        for reporter in self.reporters:
-            reporter.images(step, grid)
-
-    def scores(self, step: int, values: Mapping[str, float]) -> None:
-        """See Reporter."""
-        for reporter in self.reporters:
-            reporter.scores(step, values)
-
-    def resume(self, step: int) -> None:
-        """See Reporter."""
-        for reporter in self.reporters:
-            reporter.resume(step)
-
-    def close(self) -> None:
-        """See Reporter."""
-        for reporter in self.reporters:
-            reporter.close()
+    @staticmethod
+    def _all(calls: Sequence[Callable[..., None]], *values: Any) -> None:
+        for call in calls:
+            call(*values)
 
 
 class LossFile(Reporter):
@@ -72,19 +55,15 @@ class LossFile(Reporter):
         self.losses, self.score_file, self.samples = losses, scores, samples
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """See Reporter."""
         self._append(self.losses, {"step": float(step), **values})
 
     def scores(self, step: int, values: Mapping[str, float]) -> None:
-        """See Reporter."""
         self._append(self.score_file, {"step": float(step), **values})
 
     def images(self, step: int, grid: Picture) -> None:
-        """See Reporter."""
         save_png(grid, self.samples / f"{step:06d}.png", scale=2)
 
     def resume(self, step: int) -> None:
-        """See Reporter."""
         with _writing(self.losses):
             self.samples.mkdir(parents=True, exist_ok=True)
             for path in self.samples.glob("*.png"):  # grids of another run would pass for this one's
@@ -108,6 +87,5 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise LekhaniError(
-            f"Could not write {path}: {error.strerror or error}; free space or check permissions, then run again."
-        ) from error
+        problem = f"Could not write {path}: {error.strerror or error}"
+        raise LekhaniError(f"{problem}; free space or check permissions, then run again.") from error

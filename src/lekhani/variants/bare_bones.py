@@ -71,7 +71,6 @@ class Generator(nn.Module):
         self.layers = Mlp(noise_dim, hidden, image_size**2, 0.0)
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """See the class."""
         device = next(self.parameters()).device
         images = (torch.tanh(self.layers(noise.to(device))) + 1) / 2
         return images.reshape(noise.shape[0], 1, self.image_size, self.image_size).to(noise.device)
@@ -121,8 +120,6 @@ class ForwardPass(NamedTuple):
 
 
 class BareBones(Variant):
-    """See the module."""
-
     name = "bare_bones"
     conditional = False
 
@@ -165,7 +162,6 @@ class BareBones(Variant):
         return {name: torch.tensor(float(value)) for name, value in metrics.items()}
 
     def generator(self) -> nn.Module:
-        """See Variant.generator."""
         return self.g
 
     def _parts(self) -> dict[str, Any]:

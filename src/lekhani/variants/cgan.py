@@ -71,7 +71,6 @@ class Discriminator(nn.Module):
         self.apply(_glorot)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """See the class."""
         return self.layers(torch.cat([images.flatten(1), self.label(labels)], 1)).squeeze(1)  # type: ignore[no-any-return]
 
 
@@ -84,8 +83,6 @@ def _glorot(module: nn.Module) -> None:
 
 
 class Cgan(Gan):
-    """See the module."""
-
     name = "cgan"
     conditional = True
 
@@ -94,7 +91,6 @@ class Cgan(Gan):
         super().__init__(settings, g, Discriminator(n_classes, settings.width, image_size), device)
 
     def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor) -> DiscriminatorLoss:
-        """See Gan.discriminator_loss."""
         on_real, on_fake = self.d(real, labels), self.d(fake, labels)
         loss = cross_entropy(on_real, torch.ones_like(on_real)) + cross_entropy(on_fake, torch.zeros_like(on_fake))
         return DiscriminatorLoss(loss, on_real, on_fake)

@@ -43,13 +43,10 @@ class Discriminator(nn.Module):
         self.apply(normal_init)
 
     def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
         return self.layers(images).squeeze(1)  # type: ignore[no-any-return]
 
 
 class Dcgan(Gan):
-    """See the module."""
-
     name = "dcgan"
     conditional = False
     settings: params.Dcgan
@@ -59,7 +56,6 @@ class Dcgan(Gan):
         super().__init__(settings, g, Discriminator(settings.channels, image_size), device)
 
     def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor) -> DiscriminatorLoss:
-        """See Gan.discriminator_loss."""
         on_real, on_fake = self.d(self._noisy(real)), self.d(self._noisy_fake(fake))
         loss = cross_entropy(on_real, self._target(on_real, 1.0)) + cross_entropy(on_fake, self._target(on_fake, 0.0))
         return DiscriminatorLoss(loss, self._sign * on_real, self._sign * on_fake)

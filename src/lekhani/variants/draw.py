@@ -149,12 +149,10 @@ class Decoder(Stepwise):
         return self.grid.write(patch.reshape(-1, self.grid.n, self.grid.n), where)
 
     def begin(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """See Stepwise."""
         n = noise.shape[0]
         return torch.cat([self.canvas.expand(n, -1), *self.lstm.begin(n), noise], 1)
 
     def advance(self, state: Tensor, position: Tensor, labels: Tensor) -> Tensor:
-        """See Stepwise."""
         at, size = self.pixels, self.hidden
         canvas, output, cell, noise = (
             state[:, :at],
@@ -167,7 +165,6 @@ class Decoder(Stepwise):
         return torch.cat([canvas + self.write(output), output, cell, noise[:, self.latent_dim :], z], 1)
 
     def finish(self, state: Tensor) -> Tensor:
-        """See Stepwise."""
         return torch.sigmoid(state[:, : self.pixels]).reshape(state.shape[0], 1, self.side, self.side)
 
 
@@ -214,8 +211,6 @@ def divergence(posteriors: Tensor) -> Tensor:
 
 
 class Draw(Variant):
-    """See the module."""
-
     name = "draw"
 
     def __init__(self, settings: params.Draw, image_size: int, n_classes: int, device: torch.device) -> None:
@@ -245,7 +240,6 @@ class Draw(Variant):
         return reconstruction, kl
 
     def generator(self) -> nn.Module:
-        """See Variant.generator."""
         return self.decoder
 
     def _parts(self) -> dict[str, Any]:

@@ -90,7 +90,6 @@ class Gan(Variant):
         set_lr(self.optimiser_d, self.settings.lr_d * share)
 
     def generator(self) -> nn.Module:
-        """See Variant.generator."""
         return self.g
 
     def _parts(self) -> dict[str, Any]:

@@ -65,13 +65,10 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
         return self.layers(images).squeeze(1)  # type: ignore[no-any-return]
 
 
 class MlpGan(Gan):
-    """See the module."""
-
     name = "mlp_gan"
     conditional = False
     settings: params.MlpGan
@@ -82,7 +79,6 @@ class MlpGan(Gan):
         super().__init__(settings, g, d, device)
 
     def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor) -> DiscriminatorLoss:
-        """See Gan.discriminator_loss."""
         on_real, on_fake = self.d(real), self.d(fake)
         targets = torch.full_like(on_real, 1 - self.settings.smoothing_width)
         loss = cross_entropy(on_real, targets) + cross_entropy(on_fake, torch.zeros_like(on_fake))

@@ -75,7 +75,6 @@ class Projection(nn.Module):
         nn.init.normal_(self.label.weight, std=width**-0.5)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """See the class."""
         return self.linear(features).squeeze(1) + (self.label(labels) * features).sum(1)  # type: ignore[no-any-return]
 
 

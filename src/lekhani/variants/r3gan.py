@@ -48,7 +48,6 @@ class Block(nn.Module):
         nn.init.zeros_(self.shrink.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         hidden = F.leaky_relu(self.mix(F.leaky_relu(self.expand(x), LEAK)), LEAK)
         return x + self.shrink(hidden)  # type: ignore[no-any-return]
 
@@ -100,13 +99,10 @@ class Discriminator(nn.Module):
         self.head = Projection(widths[-1], n_classes)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """See the class."""
         return self.head(self.layers(images), labels)  # type: ignore[no-any-return]
 
 
 class R3gan(Gan):
-    """See the module."""
-
     name = "r3gan"
     conditional = True
     settings: params.R3gan

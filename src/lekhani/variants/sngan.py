@@ -36,7 +36,6 @@ class ConditionalNorm(nn.Module):
         nn.init.normal_(self.shift.weight, 0.0, 0.3)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """See the class."""
         return self.norm(x) * self.scale(labels)[:, :, None, None] + self.shift(labels)[:, :, None, None]  # type: ignore[no-any-return]
 
 
@@ -50,7 +49,6 @@ class ResidualUp(nn.Module):
         self.skip = nn.Conv2d(c_in, c_out, 1)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """See the class."""
         size = (2 * x.shape[2], 2 * x.shape[3])
         hidden = self.conv1(F.interpolate(F.relu(self.norm1(x, labels)), size=size, mode="nearest"))
         hidden = self.conv2(F.relu(self.norm2(hidden, labels)))
@@ -66,7 +64,6 @@ class PlainUp(nn.Module):
         self.conv = nn.ConvTranspose2d(c_in, c_out, 4, 2, 1)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """See the class."""
         return self.conv(F.relu(self.norm(x, labels)))  # type: ignore[no-any-return]
 
 
@@ -102,7 +99,6 @@ class ResidualDown(nn.Module):
         self.skip = nn.Conv2d(c_in, c_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         hidden = self.conv2(F.relu(self.conv1(F.relu(x))))
         if not self.shrink:
             return self.skip(x) + hidden  # type: ignore[no-any-return]
@@ -135,13 +131,10 @@ class Discriminator(nn.Module):
         self.apply(_spectral)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """See the class."""
         return self.head(F.relu(self.blocks(images)).flatten(1), labels)  # type: ignore[no-any-return]
 
 
 class Sngan(Gan):
-    """See the module."""
-
     name = "sngan"
     conditional = True
 

@@ -52,14 +52,11 @@ class Critic(nn.Module):
         )
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """See the class."""
         _, features = self.encoder(x, t, labels)
         return torch.stack([head(f).mean((1, 2, 3)) for head, f in zip(self.heads, features, strict=True)], 1)
 
 
 class Turbo(Variant):
-    """See the module."""
-
     name = "turbo"
     conditional = True
 
@@ -152,7 +149,6 @@ class Turbo(Variant):
         ).sum()
 
     def generator(self) -> nn.Module:
-        """See Variant.generator."""
         return self.student
 
     def _parts(self) -> dict[str, Any]:

@@ -35,13 +35,10 @@ class Critic(nn.Module):
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
         return self.layers(images).squeeze(1)  # type: ignore[no-any-return]
 
 
 class WganGp(Gan):
-    """See the module."""
-
     name = "wgan_gp"
     conditional = False
     settings: params.WganGp

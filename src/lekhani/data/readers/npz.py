@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -118,18 +118,13 @@ def _load(archive: zipfile.ZipFile, key: str) -> Any:
     """One array; its header must not claim more than the member holds."""
     member = f"{key}.npy" if f"{key}.npy" in archive.namelist() else key
     with archive.open(member) as stream:
-        shape, dtype = _header(stream)
+        is_first = np.lib.format.read_magic(stream) == (1, 0)
+        read_header = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(stream)
     if math.prod(shape) * dtype.itemsize > archive.getinfo(member).file_size:
         raise ValueError(f"`{key}` claims an impossible size")
     with archive.open(member) as stream:
         return np.lib.format.read_array(stream, allow_pickle=False)
-
-
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    version = np.lib.format.read_magic(stream)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(stream)
-    return shape, dtype
 
 
 def _part(path: Path, file: str, names: tuple[str, str, str], images: Any, labels: Any, texts: dict[str, Any]) -> _Part:
@@ -144,10 +139,8 @@ def _part(path: Path, file: str, names: tuple[str, str, str], images: Any, label
     if labels.dtype.kind not in "iuU":
         raise UsageError(f"{path}: `{names[1]}` is {labels.dtype}; save whole numbers.")
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    per_image: dict[str, Any] = {
-        names[1]: labels,
-        **{key: texts[key] for key in ("filenames", "splits") if key in texts},
-    }
+    per_image: dict[str, Any] = {names[1]: labels}
+    per_image |= {key: texts[key] for key in ("filenames", "splits") if key in texts}
     for key, array in per_image.items():
         if array.shape != (len(images),):
             problem = f"has the shape {list(array.shape)} beside {len(images):,} images; save one entry per image."

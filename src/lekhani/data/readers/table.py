@@ -323,10 +323,8 @@ def _rows(source: Source, table: Table, number: dict[str, int]) -> list[tuple[_B
     for kind in (pa.uint8(), pa.float32()):  # bytes are parsed twice as fast, and most tables hold nothing else
         try:
             with _opened(source, table, kind) as batches:
-                return [
-                    (_block(batch, len(table.pixels), kind), _codes(batch.column(len(table.pixels)), number))
-                    for batch in batches
-                ]
+                n = len(table.pixels)
+                return [(_block(batch, n, kind), _codes(batch.column(n), number)) for batch in batches]
         except LekhaniError:
             raise
         except (pa.ArrowException, ValueError) as error:

@@ -69,11 +69,7 @@ def _with_parents(folders: Iterable[_Folder]) -> set[_Folder]:
 
 def _relevant(source: Source, filled: Iterable[_Folder]) -> set[_Folder]:
     """Folders with images below them, and those without any table, which may be empty classes."""
-    tables = {
-        _parts(file)[:-1]
-        for file in source.sizes
-        if file.endswith(".npz") or archives.is_table(file) or archives.is_idx(file)
-    }
+    tables = {_parts(file)[:-1] for file in source.sizes if archives.kind_of(file) in {"npz", "idx", "csv"}}
     return set(map(_parts, source.folders)) - (_with_parents(tables) - _with_parents(filled))
 
 

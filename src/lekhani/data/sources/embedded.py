@@ -112,9 +112,8 @@ def _face(family: Family) -> "hb.Face":
     try:
         data = resources.files(family.module).joinpath(family.file).read_bytes()
     except (ModuleNotFoundError, FileNotFoundError):
-        raise LekhaniError(
-            f"The font {family.file} is missing, which drawing Devanagari needs; run `pip install {family.package}`."
-        ) from None
+        problem = f"The font {family.file} is missing, which drawing Devanagari needs"
+        raise LekhaniError(f"{problem}; run `pip install {family.package}`.") from None
     return hb.Face(data)
 
 
@@ -139,9 +138,8 @@ def _glyph(family: Family, weight: int, width: int, text: str) -> _Glyph:
     font, pen = _font(family, weight, width), _Pen()
     shaped = _shape(font, text)
     if len(shaped) != 1 or shaped[0] == 0:  # a visible halant, a dotted circle, or no such letter at all
-        raise LekhaniError(
-            f"The font {family.file} has no single glyph for {text}; run `pip install --upgrade {family.package}`."
-        )
+        problem = f"The font {family.file} has no single glyph for {text}"
+        raise LekhaniError(f"{problem}; run `pip install --upgrade {family.package}`.")
     font.draw_glyph_with_pen(shaped[0], pen)
     starts = np.cumsum([0, *(len(contour) for contour in pen.contours)])
     index = np.arange(starts[-1])

@@ -15,7 +15,6 @@ import numpy as np
 from lekhani import files, params
 from lekhani.data.archives import MAX_FILES
 from lekhani.data.names import one_line
-from lekhani.data.raw import RawImages
 from lekhani.data.sources.origins import origin_of
 from lekhani.errors import LekhaniError, UsageError
 
@@ -146,7 +145,15 @@ def _embedded(job: _Job) -> _Fetcher:
         images = embedded.devanagari(job.seed, *per_class, job.data.image_size or 32)
 
     def fetch_into(folder: Path) -> dict[str, Any]:
-        _save(images, folder / "embedded.npz")
+        np.savez(  # not compressed: that takes longer than drawing the images
+            folder / "embedded.npz",
+            images=np.stack(list(images.images)),
+            labels=images.labels,
+            class_names=np.array([c.name for c in images.classes]),
+            glyphs=np.array([c.glyph for c in images.classes]),
+            filenames=np.array(images.members),
+            splits=np.array(images.splits),
+        )
         packages = ("lekhani", *_MADE_FROM[job.name])
         return {"name": "embedded", "version": ", ".join(f"{package} {version(package)}" for package in packages)}
 
@@ -222,11 +229,8 @@ def _openml(job: _Job) -> _Fetcher:
             return {"name": "openml", "id": number, "version": earlier["version"]}
         from lekhani.data.sources import openml
 
-        return {
-            "name": "openml",
-            "id": number,
-            "version": openml.download(f"data.{job.name}", number, folder / archive),
-        }
+        newest = openml.download(f"data.{job.name}", number, folder / archive)
+        return {"name": "openml", "id": number, "version": newest}
 
     return fetch_into
 
@@ -236,18 +240,6 @@ def _link(here: Path, target: Path) -> None:
         target.hardlink_to(here)
     except OSError:  # not every file system has links
         shutil.copyfile(here, target)
-
-
-def _save(raw: RawImages, path: Path) -> None:
-    np.savez(  # not compressed: that takes longer than drawing the images
-        path,
-        images=np.stack(list(raw.images)),
-        labels=raw.labels,
-        class_names=np.array([c.name for c in raw.classes]),
-        glyphs=np.array([c.glyph for c in raw.classes]),
-        filenames=np.array(raw.members),
-        splits=np.array(raw.splits),
-    )
 
 
 # --- the files of a local source ---

@@ -10,7 +10,7 @@ import urllib.error
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,23 +48,14 @@ def download(key: str, number: int, target: Path) -> int:
 def _fetch(key: str, number: int) -> Any:
     from sklearn.datasets import fetch_openml
 
-    with _as_sentences(key, number), _socket_timeout(), warnings.catch_warnings():
+    with _as_sentences(key, number), ExitStack() as stack, warnings.catch_warnings():
+        stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
+        socket.setdefaulttimeout(TIMEOUT)  # urllib by itself would wait for ever
         warnings.simplefilter("ignore")  # they name addresses and folders; what matters to users is said here
         # Without a type of ours, scikit-learn asks pandas for categories, and pandas 3.1 makes numbers of "0" to "9",
         # on which scikit-learn 1.9 stumbles: MNIST would not come (scikit-learn's pull request 34902).
         options = {"cache": True, "as_frame": "auto", "parser": "auto", "read_csv_kwargs": {"dtype": None}}
         return fetch_openml(data_id=number, n_retries=3, delay=_DELAY, **options)
-
-
-@contextmanager
-def _socket_timeout() -> Iterator[None]:
-    """Bound the time without an answer: urllib by itself would wait for ever."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 @contextmanager
@@ -116,10 +107,9 @@ def _status_error(key: str, number: int, error: urllib.error.HTTPError) -> Lekha
 
 
 def _unknown(key: str, number: int) -> LekhaniError:
-    return UsageError(
-        f"{key}.openml: OpenML has no data set {number}; take the number from its address, such as "
-        "https://www.openml.org/d/40923 for DHCD and https://www.openml.org/d/554 for MNIST."
-    )
+    addresses = "https://www.openml.org/d/40923 for DHCD and https://www.openml.org/d/554 for MNIST."
+    remedy = f"take the number from its address, such as {addresses}"
+    return UsageError(f"{key}.openml: OpenML has no data set {number}; {remedy}")
 
 
 def _unreachable(reason: Any) -> LekhaniError | None:
@@ -175,7 +165,5 @@ def _labels(key: str, number: int, target: Any) -> tuple[Labels, list[str]]:
 
 
 def _no_images(key: str, number: int, why: str) -> LekhaniError:
-    return UsageError(
-        f"{key}.openml: data set {number} holds no grey square images with a label each: {why}; "
-        f"see https://www.openml.org/d/{number} and choose another."
-    )
+    problem = f"{key}.openml: data set {number} holds no grey square images with a label each: {why}"
+    return UsageError(f"{problem}; see https://www.openml.org/d/{number} and choose another.")
