@@ -21,7 +21,7 @@ Durations = Mapping[tuple[str, str], Mapping[str, float]]  # (dataset, variant o
 class _Column(NamedTuple):
     head: str
     name: str  # of the metric
-    form: str
+    format_spec: str
     best: Callable[[Iterable[float]], float]
     spread: bool = False  # with its deviation
 
@@ -101,15 +101,15 @@ def _cell(card: Card, column: _Column) -> str:
     if column.name not in card:
         return "-"
     std = f"{column.name}_std"
-    spread = f" ± {card[std]:{column.form}}" if column.spread and std in card else ""
-    return f"{card[column.name]:{column.form}}{spread}"
+    spread = f" ± {card[std]:{column.format_spec}}" if column.spread and std in card else ""
+    return f"{card[column.name]:{column.format_spec}}{spread}"
 
 
 def _floor_cell(cards: Sequence[Card], column: _Column) -> str:
     if column.name.endswith("_ratio"):
-        return format(1, column.form)
+        return format(1, column.format_spec)
     floor = next((card[f"{column.name}_floor"] for card in cards if f"{column.name}_floor" in card), None)
-    return "" if floor is None else format(floor, column.form)
+    return "" if floor is None else format(floor, column.format_spec)
 
 
 def _duration_table(dataset: str, ranked: Sequence[Ranked], durations: Durations) -> list[list[str]]:
@@ -234,10 +234,10 @@ def _html_row(cells: Sequence[str], texts: int = 1, kind: str = "") -> str:
 def _best(cards: Sequence[Card], column: _Column) -> set[str]:
     """The variants whose value of a column looks like its best one; none where all look alike."""
     values = {card["variant"]: card[column.name] for card in cards if column.name in card}
-    looks = {variant: format(value, column.form) for variant, value in values.items()}
+    looks = {variant: format(value, column.format_spec) for variant, value in values.items()}
     if len(Counter(looks.values())) < 2:
         return set()
-    best = format(column.best(values.values()), column.form)
+    best = format(column.best(values.values()), column.format_spec)
     return {variant for variant, text in looks.items() if text == best}
 
 

@@ -139,13 +139,13 @@ def usefulness_figure(points: Sequence[Point], title: str) -> "Figure":
     figure = Figure(figsize=(7, 4.5))
     axes = figure.add_subplot()
     (alone,) = (point for point in points if point.kind == "synthetic")
-    for kind, label, form in (
+    for kind, label, fmt in (
         ("real", "real alone", "C0o-"),
         ("real+synthetic", f"real and {alone.n_synthetic:,} synthetic", "C1s-"),
     ):
         line = sorted((point for point in points if point.kind == kind), key=lambda point: point.share)
         shares, means, deviations = zip(*((p.share, p.mean, p.std or 0) for p in line), strict=True)
-        axes.errorbar(shares, means, deviations, fmt=form, capsize=4, label=label)
+        axes.errorbar(shares, means, deviations, fmt=fmt, capsize=4, label=label)
         axes.set_xscale("log")
         axes.set_xticks(shares, [f"{100 * p.share:g}%\n{p.n_real:,} images" for p in line])
     deviation = alone.std or 0

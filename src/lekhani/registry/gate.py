@@ -175,7 +175,7 @@ class _Bound:
 
     metric: str
     field: str
-    form: Callable[[float, int], str]
+    formatted: Callable[[float, int], str]
     what: str
     beside: str = ""
     floor: str = ""
@@ -187,7 +187,7 @@ class _Bound:
         bound += card.number(self.floor) if self.floor else 0
         is_ceiling = self.field.startswith("max_")
         passed = value <= bound if is_ceiling else value >= bound
-        shown, limit = _distinct(value, bound, self.form)
+        shown, limit = _distinct(value, bound, self.formatted)
         relation = ("within" if passed else "above") if is_ceiling else ("no less than" if passed else "below")
         verb = "allows" if is_ceiling else "requires"
         sentence = f"{self.what.format(shown)}, {relation} the {limit} that gate.{self.field} {verb}{self.beside}."
@@ -318,10 +318,10 @@ def _finite(value: Value) -> Value:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _distinct(value: float, bound: float, form: Callable[[float, int], str]) -> tuple[str, str]:
+def _distinct(value: float, bound: float, formatted: Callable[[float, int], str]) -> tuple[str, str]:
     """Both as text, with as many digits as it takes to tell them apart: never 95.0%, below 95.0%."""
-    digits = next((digits for digits in range(1, 17) if form(value, digits) != form(bound, digits)), 1)
-    return form(value, digits), form(bound, digits)
+    digits = next((digits for digits in range(1, 17) if formatted(value, digits) != formatted(bound, digits)), 1)
+    return formatted(value, digits), formatted(bound, digits)
 
 
 def _cell(value: Value, width: int = 12) -> str:

@@ -156,7 +156,7 @@ def _kind(accept: str | None) -> str:
     """The media type to respond with."""
     kind = responses.negotiate(accept)
     if kind is None:
-        raise HTTPException(406, f"There is no such form; Accept one of {', '.join(responses.KINDS)}.")
+        raise HTTPException(406, f"That media type is not available; Accept one of {', '.join(responses.KINDS)}.")
     return kind
 
 

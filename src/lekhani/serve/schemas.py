@@ -100,7 +100,7 @@ def _documented(*kinds: str) -> dict[str, Any]:
         400: "no JSON",
         401: "no valid key",
         404: "no such model",
-        406: "no such form",
+        406: "no such media type",
         408: "too slow",
         413: "too large",
         415: "no JSON",
