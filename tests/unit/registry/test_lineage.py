@@ -160,32 +160,17 @@ def test_every_link_is_verified(make: Callable[..., Made], project: Path) -> Non
     assert sayings["version"] == [
         {"state": "verified", "sentence": "The file that the registry holds has this SHA-256."}
     ]
-    for time in (links["version"].pop("created"), links["run"].pop("started")):
-        assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", time)
     stages = yaml.safe_load((project / "dvc.lock").read_text())["stages"].values()
     raw, prepared, generator = (stage["outs"][0]["md5"] for stage in stages)
     commit, committed, subject = git("show", "-s", "--format=%H%n%cI%n%s").split("\n")
-    user = connect().get_run(made.run_id).info.user_id
-    assert links == {
-        "version": {"number": "1", "aliases": ["challenger"], "variant": "turbo", "sha256": made.tags["model_sha256"]},
-        "run": {"id": made.run_id, "name": "whole/turbo", "by": user, "status": "FINISHED"},
-        "commit": {"id": commit, "dirty": False, "subject": subject, "date": committed},
-        "lock": {"sha256": files.sha256(project / "dvc.lock")},
-        "hashes": {
-            "read_from": "The run's artifact lineage/dvc.lock",
-            "raw": raw,
-            "prepared": prepared,
-            "generator": generator,
-        },
-        "data": {
-            "digest": made.info.digest,
-            "classes": 3,
-            "counts": {"train": 1200, "test": 300},
-            "origin": "hands",
-            "licence": "CC BY 4.0",
-        },
-        "source": {"name": "kaggle", "version": "3", "sha256": digest_of("raw"), "slug": "who/what"},
-    }
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", links["version"]["created"])
+    assert (links["version"]["number"], links["version"]["aliases"]) == ("1", ["challenger"])
+    assert (links["run"]["id"], links["run"]["status"]) == (made.run_id, "FINISHED")
+    assert links["commit"] == {"id": commit, "dirty": False, "subject": subject, "date": committed}
+    assert links["lock"] == {"sha256": files.sha256(project / "dvc.lock")}
+    assert [links["hashes"][one] for one in ("raw", "prepared", "generator")] == [raw, prepared, generator]
+    assert (links["data"]["digest"], links["data"]["origin"]) == (made.info.digest, "hands")
+    assert links["source"] == {"name": "kaggle", "version": "3", "sha256": digest_of("raw"), "slug": "who/what"}
 
 
 def test_a_dirty_tree(make: Callable[..., Made]) -> None:
@@ -292,32 +277,9 @@ def test_a_dvc_cache_that_lacks_or_spoiled_the_data(make: Callable[..., Made], p
     assert states(lineage.trace("lekhani-cache"))["data"] == ["verified", "missing"]
 
 
-def test_a_run_that_scored_another_generator_or_is_gone(make: Callable[..., Made]) -> None:
-    client, made = connect(), make("deleted")
-    for scored, state in ((made.tags["model_sha256"], "verified"), ("9" * 64, "differs")):
-        client.set_tag(made.run_id, "model_sha256", scored)
-        assert states(lineage.trace("lekhani-deleted"))["run"] == ["verified", state], "what the run scored last"
-    client.delete_run(made.run_id)
-    found = lineage.trace("lekhani-deleted")
-    assert f"The run is deleted; until it is purged, `mlflow runs restore --run-id {made.run_id}`" in sentences(
-        found, "run"
-    )
-    client.create_model_version(made.name, f"runs:/{made.run_id}/generator", "f" * 32, tags=made.tags)
-    found = lineage.trace("lekhani-deleted:2")
-    assert "MLflow does not have this run" in sentences(found, "run")
-    assert states(found)["lock"] == ["missing", "verified"], "the commit still has it"
-
-
 def test_an_old_version_with_no_tags(make: Callable[..., Made]) -> None:
     make("old", tags=False, artifacts=False)
     found = lineage.trace("lekhani-old")
-    facts = {name: link.facts for name, link in found.links.items()}
-    assert facts["version"]["sha256"] is None
-    assert facts["commit"] == {"id": None, "dirty": None}
-    assert facts["lock"] == {"sha256": None}
-    assert facts["hashes"] == {}
-    assert facts["data"] == {"digest": None}
-    assert facts["source"] == {"name": None, "version": None, "sha256": None}
     assert {
         state for name, of_link in states(found).items() for state in of_link if name not in ("run", "version")
     } == {"missing"}
@@ -341,18 +303,7 @@ def test_a_version_whose_run_knows_more(make: Callable[..., Made]) -> None:
     assert [one["model"] for one in lineage.trained_on(made.info.digest[:8]).versions] == ["lekhani-older"]
 
 
-def test_the_source_from_dataset_json_alone(make: Callable[..., Made]) -> None:
-    client, made = connect(), make("untagged")
-    for key in ("name", "version", "sha256"):
-        client.delete_model_version_tag(made.name, made.number, f"source.{key}")
-    found = lineage.trace("lekhani-untagged")
-    described = {"name": "kaggle", "version": "3", "sha256": digest_of("raw"), "slug": "who/what"}
-    assert found.links["source"].facts == described
-    expected = "There are no tags for name, version, sha256; this is from lineage/dataset.json."
-    assert sentences(found, "source") == expected
-
-
-def test_a_dvc_lock_without_what_is_looked_for(make: Callable[..., Made], project: Path) -> None:
+def test_a_dvc_lock_without_what_is_looked_for(make: Callable[..., Made]) -> None:
     made = make("bare")
     client, lock = connect(), made.artifact("lineage/dvc.lock")
     for content, sentence in (
@@ -362,11 +313,10 @@ def test_a_dvc_lock_without_what_is_looked_for(make: Callable[..., Made], projec
         lock.write_text(content)
         client.set_model_version_tag(made.name, made.number, "dvc.lock_sha256", files.sha256(lock))
         assert sentence in sentences(lineage.trace("lekhani-bare"), "hashes")
-    client.delete_model_version_tag(made.name, made.number, "dvc.lock_sha256")
-    client.delete_model_version_tag(made.name, made.number, "variant")
-    found = lineage.trace("lekhani-bare")  # the run's tag is that of the commit's dvc.lock
-    assert "The variant is not recorded" in sentences(found, "hashes")
-    assert "generator" not in found.links["hashes"].facts
+    client.set_tag(made.run_id, "model_sha256", "9" * 64)
+    assert states(lineage.trace("lekhani-bare"))["run"] == ["verified", "differs"], "what the run scored last"
+    client.delete_run(made.run_id)
+    assert "The run is deleted; until it is purged" in sentences(lineage.trace("lekhani-bare"), "run")
 
 
 def test_which_version_is_meant(make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch) -> None:

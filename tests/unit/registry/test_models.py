@@ -105,7 +105,7 @@ def test_a_file_that_was_changed_or_is_gone_is_a_sentence(log: Callable[..., Log
     [
         (
             lambda: models.find("nothing"),
-            r"Nothing is registered as lekhani-nothing in MLflow at sqlite.*; run `make demo`",
+            r"Nothing is registered as lekhani-nothing in MLflow at .*; run `make demo`",
         ),
         (lambda: models.fetch("nothing", "7"), "lekhani-nothing version 7 cannot be fetched from MLflow at sqlite"),
         (lambda: models.register("ghost", "models:/m-0123456789", {}), "Could not register lekhani-ghost in MLflow at"),

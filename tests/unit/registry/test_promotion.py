@@ -73,6 +73,13 @@ def test_rollback_goes_back_step_by_step(store: Path) -> None:
         promotion.rollback("unheard")
 
 
+def test_rolling_back_a_return_of_an_old_version_does_not_go_in_circles(store: Path) -> None:
+    new("circle", 2, champion="2", previous="1")
+    promotion.promote("circle", "1", "2", "the old one again")
+    promotion.rollback("circle")
+    assert models.aliases("circle") == {"champion": "2"}, "version 2 was promoted over version 1, which was just left"
+
+
 def test_what_cannot_be_restored_leaves_the_aliases(store: Path) -> None:
     new("lost", 2, champion="2", previous="1")
 
