@@ -1,15 +1,10 @@
-"""dvc.yaml names the code that shapes each stage's outputs: what a stage imports, and what `dvc status` makes of a
-change."""
+"""dvc.yaml names the code that shapes each stage's outputs, which is what the stage imports."""
 
-from collections.abc import Container, Iterator
-from contextlib import chdir, contextmanager
-from pathlib import Path
+from collections.abc import Container
 
 import grimp
-import pytest
 import yaml
-from dvc.repo import Repo
-from workspace import ROOT, Workspace
+from workspace import ROOT
 
 from lekhani.params import VARIANT_SETTINGS
 
@@ -99,86 +94,3 @@ def test_a_stage_depends_on_what_it_imports() -> None:
             unused.get(command, set()).difference_update(found - set(listed))
     assert not to_do, "Change dvc.yaml, or LEFT_OUT above with a reason:\n" + "\n".join(sorted(to_do))
     assert not any(unused.values()), "these need no exception in LEFT_OUT"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """The pipeline with two variants and a student, whose outputs are stand-ins that DVC takes for what the stages
-    made."""
-    space = Workspace(tmp_path_factory.mktemp("code") / "project")
-    space.copy_pipeline()
-    with chdir(space.path), Repo() as repo:
-        for out in repo.index.outs:
-            path = Path(out.fspath)
-            path = path if path.suffix else path / "dataset.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(str(out))
-        repo.commit(force=True)
-    return space
-
-
-def due(space: Workspace) -> set[str]:
-    with chdir(space.path), Repo() as repo:
-        return set(repo.status())
-
-
-@contextmanager
-def changed(space: Workspace, *paths: str) -> Iterator[None]:
-    """A comment at the end of files in src/lekhani, or of a new file."""
-    files = [space.path / "src/lekhani" / path for path in paths]
-    before = [file.read_text(encoding="utf-8") if file.exists() else "" for file in files]
-    for file, text in zip(files, before, strict=True):
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(text + "# a comment\n", encoding="utf-8")
-    yield
-    for file, text in zip(files, before, strict=True):
-        file.write_text(text, encoding="utf-8")
-
-
-ALL_TRAIN = ["train@mnist-dcgan", "train@mnist-flow_matching", "distil@mnist-turbo"]
-ALL_EVALUATE = ["evaluate@mnist-dcgan", "evaluate@mnist-flow_matching", "evaluate-student@mnist-turbo"]
-
-
-@pytest.mark.parametrize(
-    ("path", "stages"),
-    [
-        ("data/sources/kaggle.py", ["fetch@mnist"]),
-        ("data/prepare.py", ["prepare@mnist"]),
-        ("data/readers/idx.py", ["fetch@mnist", "prepare@mnist"]),
-        ("data/checks.py", ["validate@mnist"]),
-        ("stages/judge.py", ["judge@mnist"]),
-        ("train/loop.py", ALL_TRAIN),
-        ("variants/dcgan.py", ["train@mnist-dcgan", "export@mnist-dcgan", "evaluate@mnist-dcgan"]),
-        (
-            "variants/flow_matching.py",
-            [
-                *("train@mnist-flow_matching", "export@mnist-flow_matching", "evaluate@mnist-flow_matching"),
-                *("distil@mnist-turbo", "export-student@mnist-turbo"),
-            ],
-        ),
-        ("evaluate/score.py", ALL_EVALUATE),
-        (
-            "evaluate/usefulness.py",
-            [
-                *("baseline@mnist", "usefulness@mnist-dcgan", "usefulness@mnist-flow_matching"),
-                "usefulness-student@mnist-turbo",
-            ],
-        ),
-        ("evaluate/leaderboard.py", ["compare"]),
-    ],
-)
-def test_a_change_of_the_code_makes_these_stages_due(made: Workspace, path: str, stages: list[str]) -> None:
-    with changed(made, path):
-        assert due(made) == set(stages)
-
-
-def test_code_that_shapes_no_output_makes_no_stage_due(made: Workspace) -> None:
-    others = ("serve/api.py", "registry/gate.py", "handwriting/lines.py", "params.py", "cli.py", "tracking/runs.py")
-    with changed(made, *others, "variants/draw.py", "export/__pycache__/weights.pyc"):
-        assert due(made) == set()
-
-
-def test_a_stage_may_be_kept_after_a_change_without_effect(made: Workspace) -> None:
-    with changed(made, "stages/judge.py"):
-        made.run("dvc", "commit", "--force", "judge@mnist")
-        assert due(made) == set()
