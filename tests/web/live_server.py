@@ -4,7 +4,7 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -41,15 +41,6 @@ def metric(address: str, name: str, **labels: str) -> float:
     text = requests.get(f"{address}/metrics", timeout=20).text
     found = [s for family in text_string_to_metric_families(text) for s in family.samples if s.name == name]
     return sum(s.value for s in found if labels.items() <= s.labels.items())
-
-
-def raw_answer(address: str, content: bytes, seconds: float = 20, parts: Sequence[bytes] = ()) -> bytes:
-    """The answer to these bytes, sent as they are, until the server closes the connection or that time is over."""
-    host, port = address.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=seconds) as connection:
-        for part in (content, *parts):
-            connection.sendall(part)
-        return receive(connection, TimeoutError)
 
 
 def receive(connection: socket.socket, end: type[OSError]) -> bytes:
