@@ -106,6 +106,8 @@ def test_runs_arrive(workspace: Workspace, team: Team, client: mlflow.MlflowClie
     (found,) = client.search_runs([experiment.experiment_id], "tags.variant = 'cgan'")
     assert found.info.status == "FINISHED"
     assert found.data.params["width"] == "128"
+    assert len(found.data.tags["git.commit"]) == 40
+    assert [one.dataset.name for one in found.inputs.dataset_inputs] == ["mnist"]
     card = workspace.json("reports/mnist/cgan/scorecard.json")
     assert found.data.metrics["fid"] == card["fid"]
     assert len(client.get_metric_history(found.info.run_id, "train/loss_g")) > 1
