@@ -168,7 +168,9 @@ def limits(**values: float) -> list[str]:
 def guarded(models: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int, Path]]:
     """A server with short time-outs that draws image by image: its address, its pid and its folder."""
     folder = tmp_path_factory.mktemp("guarded")
-    words = limits(header_seconds=1, body_seconds=1, batch=1, images=10_000, waiting_images=100_000, answer_seconds=600)
+    words = limits(
+        header_seconds=1, body_seconds=1, batch=1, images=10_000, waiting_images=100_000, answer_seconds=3600
+    )
     with live_server.server(folder, *models, *words) as (address, pid):
         yield address, pid, folder
 
@@ -217,10 +219,12 @@ def test_a_disconnect_cancels_the_work(guarded: tuple[str, int, Path]) -> None:
     address, _, folder = guarded
     host, port = address.removeprefix("http://").split(":")
     body = json.dumps(ASK | {"n": 3000}).encode()  # 9,000 batches of one
-    for _ in range(10):
-        with socket.create_connection((host, int(port)), timeout=20) as connection:
-            connection.sendall(head("/v1/generate", len(body)) + body)
-            time.sleep(0.02)
+    connections = [socket.create_connection((host, int(port)), timeout=20) for _ in range(10)]
+    for connection in connections:
+        connection.sendall(head("/v1/generate", len(body)) + body)
+    live_server.until(lambda: live_server.metric(address, "lekhani_images_waiting") > 60_000)
+    for connection in connections:
+        connection.close()
     live_server.until(lambda: sum(line.get("status") == 499 for line in live_server.logged(folder)) == 10)
     live_server.until(lambda: live_server.metric(address, "lekhani_images_waiting") == 0)
     assert live_server.metric(address, "lekhani_batch_images_sum") < 90_000 / 2, "most of it was never drawn"
