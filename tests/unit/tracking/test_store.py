@@ -12,7 +12,8 @@ def test_stages_that_start_at_the_same_time_share_a_new_store(tmp_path: Path, mo
     script = """
 import mlflow
 from lekhani.tracking.store import use_experiment
-print(mlflow.MlflowClient().get_experiment(use_experiment("lekhani")).artifact_location)
+identity = use_experiment("lekhani")
+print(mlflow.MlflowClient().get_experiment(identity).artifact_location)
 """
     command = [sys.executable, "-W", "ignore", "-c", script]
     running = [
