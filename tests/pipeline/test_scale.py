@@ -74,25 +74,16 @@ def test_each_stage_runs_once_over_all_machines(machines: Cluster) -> None:
         assert (space.path / path).read_bytes() == (alone.path / path).read_bytes(), path
 
 
-def training(machines: Cluster) -> Any:
-    """The stage runs that train at the moment."""
-    return [
-        run
-        for run in machines.stage_runs()
-        if run["state_name"] == "Running" and run["name"].startswith("train@") and run["where"]
-    ]
-
-
-def longer(seed: int) -> tuple[str, ...]:
-    """Choices by which one variant trains for a while."""
-    return "--variant", "dcgan", "-S", f"train.seed={seed}", "-S", "profiles.quick.train.images_seen.per_class=3000"
-
-
 def test_a_worker_that_dies_is_survived(machines: Cluster) -> None:
     with ExitStack() as workers:
         pids = {name: workers.enter_context(machines.worker(name)) for name in ("one", "two")}
-        process = machines.retrain(*longer(8))
-        first = machines.prefect.until("a training", 600, lambda: training(machines))[0]
+        longer = ("-S", "train.seed=8", "-S", "profiles.quick.train.images_seen.per_class=3000")
+        process = machines.retrain("--variant", "dcgan", *longer)
+
+        def trains(run: dict[str, Any]) -> bool:
+            return run["state_name"] == "Running" and run["name"].startswith("train@") and bool(run["where"])
+
+        first = machines.prefect.until("a training", 600, lambda: list(filter(trains, machines.stage_runs())))[0]
         for one in (victim := psutil.Process(pids[first["where"]])).children(recursive=True):
             one.kill()
         victim.kill()
