@@ -106,13 +106,6 @@ def test_heun_looks_twice_and_guidance_costs_twice_inside_its_interval(
     assert calls(steps, guidance, **settings) == asked
 
 
-def test_an_interval_of_guidance_by_hand() -> None:
-    one = sampler(ByLabel(), 4, 2.0, guidance_from=0.5)
-    x, label = torch.zeros(1, 64), torch.zeros(1, dtype=torch.int64)
-    # 0.1 a step without guidance, and -0.2 + 2 * 0.3 = 0.4 with it, of which each step takes a quarter.
-    assert float(one(x, label).mean()) == pytest.approx((2 * 0.1 / 4 + 2 * 0.4 / 4 + 1) / 2, abs=1e-6)
-
-
 @pytest.mark.parametrize(
     ("guidance", "moves"), [(0.0, [-0.2] * 3), (1.0, [0.1, 0.2, 0.3]), (2.0, [0.4, 0.6, 0.8]), (1.5, [0.25, 0.4, 0.55])]
 )
