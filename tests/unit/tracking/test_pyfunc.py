@@ -110,6 +110,13 @@ def test_what_cannot_be_drawn_is_a_sentence(
     assert caught.value.get_http_status_code() == 400
 
 
+def test_noise_of_the_caller_s_own(model: PyFuncModel, conditional: Path) -> None:
+    noise, labels = np.random.default_rng(1).standard_normal((2, 16), dtype=np.float32), np.array([0, 2])
+    found = model.predict(pd.DataFrame({"label": labels, "noise": [row.tolist() for row in noise]}))
+    raw = Generator(conditional, "cpu").run(noise, labels)
+    np.testing.assert_array_equal(pictures(found), np.rint(raw[:, 0] * 255))
+
+
 def test_an_unconditional_one_ignores_the_label_and_says_so(
     register: Callable[[str, Path], str], toy_generator: ToyGenerator, tmp_path: Path
 ) -> None:

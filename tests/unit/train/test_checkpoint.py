@@ -186,13 +186,6 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
     assert kept.load() == {"step": 4}
 
 
-def test_a_changed_setting_is_named(tmp_path: Path) -> None:
-    saved(tmp_path, 2)
-    words = r"variants\.dcgan\.lr_g 0\.0002, and now it is 0\.001"
-    with pytest.raises(UsageError, match=f"{tmp_path} holds .* {words}.* start afresh"):
-        Checkpoints(tmp_path, MADE_WITH | {"variants.dcgan.lr_g": 1e-3}).load()
-
-
 def test_losses_csv_loses_only_what_will_be_reported_again(tmp_path: Path) -> None:
     file = LossFile(tmp_path / "losses.csv", tmp_path / "scores.csv", tmp_path / "samples")
     file.resume(0)
