@@ -26,32 +26,15 @@ class Cluster:
     def worker(self, name: str) -> AbstractContextManager[int]:
         """A worker in the clone of this name, one stage at a time; the block gets its pid."""
         space = self.clones[name]
-        command = [
-            f"{SCRIPTS}/prefect",
-            "worker",
-            "start",
-            "--pool",
-            "lekhani",
-            "--work-queue",
-            "stages",
-            "--limit",
-            "1",
-            "--name",
-            name,
-        ]
+        words = ("--pool", "lekhani", "--work-queue", "stages", "--limit", "1", "--name", name)
+        command = [f"{SCRIPTS}/prefect", "worker", "start", *words]
         log = space.path.parent / f"{name}.log"
         return running(command, lambda: True, log, end=signal.SIGTERM, cwd=space.path.parent, env=space.environment)
 
     def retrain(self, *words: str) -> "subprocess.Popen[str]":
         """Start the coordinator's flow, which registers nothing."""
-        command = [
-            sys.executable,
-            "pipelines/retrain.py",
-            "--no-register",
-            "--stage-deployment",
-            "stage/worker",
-            *words,
-        ]
+        asked = ("--no-register", "--stage-deployment", "stage/worker", *words)
+        command = [sys.executable, "pipelines/retrain.py", *asked]
         space = self.coordinator
         return subprocess.Popen(
             command, cwd=space.path, env=space.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

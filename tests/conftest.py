@@ -1,13 +1,10 @@
 """What all tests share: a tiny configuration, a toy generator, a full disk, one MLflow store, and how they are run."""
 
-import json
 import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -62,61 +59,38 @@ def toy_generator() -> ToyGenerator:
         size: int = 4,
         metadata: Metadata | None = None,
     ) -> Path:
-        import onnx
-        from onnx import TensorProto, helper
+        from onnx import TensorProto
+        from onnx.helper import make_node
+        from onnx_by_hand import described, save_model
 
-        def constant(name: str, kind: int, shape: list[int], values: list[Any]) -> Any:
-            return helper.make_tensor(name, kind, shape, values)
-
-        constants = [
-            constant("cube", TensorProto.INT64, [4], [-1, 1, size, size]),
-            constant("cell", TensorProto.INT64, [4], [-1, 1, 1, 1]),
-            constant("first", TensorProto.INT64, [1], [0]),
-            constant("half", TensorProto.FLOAT, [], [0.5]),
-            constant("scale", TensorProto.FLOAT, [], [1 / len(classes) if conditional else 0.0]),
-            constant("share", TensorProto.FLOAT, [], [0.0 if conditional else 0.25]),
-            constant("little", TensorProto.FLOAT, [], [0.02]),
-            constant("zero", TensorProto.FLOAT, [], [0.0]),
-            constant("one", TensorProto.FLOAT, [], [1.0]),
-            constant("offset", TensorProto.FLOAT, [], [0.5 / len(classes) if conditional else 0.5]),
-        ]
-        nodes = [
-            helper.make_node("Reshape", ["noise", "cube"], ["picture"]),
-            helper.make_node("Mul", ["picture", "little"], ["texture"]),
-            helper.make_node("Gather", ["noise", "first"], ["lead"], axis=1),
-            helper.make_node("Reshape", ["lead", "cell"], ["lead_cell"]),
-            helper.make_node("Mul", ["lead_cell", "share"], ["luck"]),
-            helper.make_node("Cast", ["labels"], ["number"], to=TensorProto.FLOAT),
-            helper.make_node("Reshape", ["number", "cell"], ["number_cell"]),
-            helper.make_node("Mul", ["number_cell", "scale"], ["step"]),
-            helper.make_node("Sum", ["texture", "luck", "step", "offset"], ["raw"]),
-            helper.make_node("Clip", ["raw", "zero", "one"], ["images"]),
-        ]
-        graph = helper.make_graph(
-            nodes,
-            "toy",
-            [
-                helper.make_tensor_value_info("noise", TensorProto.FLOAT, ["batch", size**2]),
-                helper.make_tensor_value_info("labels", TensorProto.INT64, ["batch"]),
-            ],
-            [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 1, size, size])],
-            constants,
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-        told = {
-            "dataset": "mnist",
-            "variant": "flow_matching" if conditional else "dcgan",
-            "noise_dim": str(size**2),
-            "image_size": str(size),
-            "conditional": str(conditional).lower(),
-            "classes": json.dumps([asdict(c) for c in classes], ensure_ascii=False),
-            **(metadata or {}),
+        constants = {
+            "cube": [-1, 1, size, size],
+            "cell": [-1, 1, 1, 1],
+            "first": [0],
+            "scale": 1 / len(classes) if conditional else 0.0,
+            "share": 0.0 if conditional else 0.25,
+            "little": 0.02,
+            "offset": 0.5 / len(classes) if conditional else 0.5,
+            "zero": 0.0,
+            "one": 1.0,
         }
-        helper.set_model_props(model, {key: value for key, value in told.items() if value is not None})
-        onnx.checker.check_model(model)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        onnx.save(model, path)
-        return path
+        nodes = [
+            make_node("Reshape", ["noise", "cube"], ["picture"]),
+            make_node("Mul", ["picture", "little"], ["texture"]),
+            make_node("Gather", ["noise", "first"], ["lead"], axis=1),
+            make_node("Reshape", ["lead", "cell"], ["lead_cell"]),
+            make_node("Mul", ["lead_cell", "share"], ["luck"]),
+            make_node("Cast", ["labels"], ["number"], to=TensorProto.FLOAT),
+            make_node("Reshape", ["number", "cell"], ["number_cell"]),
+            make_node("Mul", ["number_cell", "scale"], ["step"]),
+            make_node("Sum", ["texture", "luck", "step", "offset"], ["raw"]),
+            make_node("Clip", ["raw", "zero", "one"], ["images"]),
+        ]
+        more = {"variant": "flow_matching" if conditional else "dcgan", "noise_dim": str(size**2)}
+        about = described("mnist", classes, size, **more, conditional=str(conditional).lower()) | (metadata or {})
+        told = {key: value for key, value in about.items() if value is not None}
+        inputs, outputs = {"noise": [size**2], "labels": []}, {"images": [1, size, size]}
+        return save_model(path, nodes, inputs, outputs, constants, told)
 
     return build
 

@@ -72,10 +72,10 @@ class Workspace:
         open_gate(params)
         self.write_params(params)
 
-    def run(self, *words: str, code: int = 0) -> str:
+    def run(self, *words: str, code: int = 0, seconds: float = 500) -> str:
         """Run a command to its end, check its exit code and return stdout and stderr."""
         done = subprocess.run(
-            words, cwd=self.path, env=self.environment, capture_output=True, text=True, timeout=500, check=False
+            words, cwd=self.path, env=self.environment, capture_output=True, text=True, timeout=seconds, check=False
         )
         assert done.returncode == code, f"{words} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr

@@ -126,23 +126,11 @@ def test_no_secret_stands_in_a_file() -> None:
             if "://lekhani:" in str(value):
                 assert "://lekhani:${POSTGRES_PASSWORD:?" in value, f"{name}: {key}"
     asked = dict(re.findall(r"\$\{(\w+):([-?])", text))
-    lines = [
-        line.partition("=")
-        for line in EXAMPLE.read_text(encoding="utf-8").splitlines()
-        if line and not line.startswith("#")
-    ]
-    offered = {key: value for key, _, value in lines}
+    offered = dict(re.findall(r"^(\w+)=(.*)$", EXAMPLE.read_text(encoding="utf-8"), re.M))
     assert set(offered) == set(asked)
     assert [key for key, value in offered.items() if not value] == [key for key in offered if asked[key] == "?"]
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
     assert {"/.env", ".env"} & set(ignored), "git must never take .env: add /.env to .gitignore"
-
-
-def test_the_worker_with_a_gpu_differs_in_nothing_else() -> None:
-    other = yaml.safe_load(GPU.read_text(encoding="utf-8"))["services"]
-    assert set(other) == {"worker"}
-    assert set(other["worker"]) == {"image", "build", "deploy"}
-    assert other["worker"]["build"] == {"target": "gpu"}
 
 
 class Here:
@@ -241,51 +229,12 @@ def bucket(here: Here, name: str) -> Any:
 
 
 @pytest.mark.slow
-def test_servers_answer_the_names_they_have_in_the_network_and_no_others(here: Here) -> None:
-    search, port = f"{here.mlflow}/api/2.0/mlflow/experiments/search?max_results=5", here.mlflow.rpartition(":")[2]
-    for host, status in (
-        (f"mlflow:{port}", 200),
-        (f"127.0.0.1:{port}", 200),
-        (f"localhost:{port}", 200),
-        ("evil.example", 403),
-    ):
-        assert requests.get(search, headers={"Host": host}, timeout=20).status_code == status, host
-    settings = requests.get(here.health("prefect").replace("/api/health", "/ui-settings"), timeout=20).json()
-    assert settings["api_url"] == here.services["worker"]["environment"]["PREFECT_API_URL"]
-
-
-@pytest.mark.slow
-def test_what_the_worker_logs_lies_in_postgres_and_s3(here: Here) -> None:
-    script = """
-import mlflow
-with mlflow.start_run() as run:
-    mlflow.log_metric("fid", 1.5)
-    mlflow.log_text("a glyph", "glyph.txt")
-print(run.info.run_id, mlflow.artifacts.load_text(run.info.artifact_uri + "/glyph.txt"))
-"""
-    environment = {
-        key: value for key, value in here.environment("worker").items() if not key.startswith("AWS_")
-    }  # the server alone needs the keys
-    done = subprocess.run(
-        ["python", "-W", "ignore", "-c", script],
-        cwd=here.project.path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    run, _, text = next(line for line in done.stdout.splitlines() if line.endswith("a glyph")).partition(" ")
-    assert text == "a glyph"
-    assert [one.key for one in bucket(here, "mlflow").objects.all() if run in one.key and one.key.endswith("glyph.txt")]
-    assert not (here.project.path / "mlruns").exists()
-
-
-@pytest.mark.slow
 def test_the_worker_runs_what_is_deployed_and_pushes_what_came_of_it(here: Here) -> None:
-    said = here.run(
-        "worker", "prefect", "deployment", "run", "retrain/on-demand", "--param", "register_best=false", "--watch"
-    )
+    search, port = f"{here.mlflow}/api/2.0/mlflow/experiments/search?max_results=5", here.mlflow.rpartition(":")[2]
+    for host, status in ((f"mlflow:{port}", 200), ("evil.example", 403)):
+        assert requests.get(search, headers={"Host": host}, timeout=20).status_code == status, host
+    words = ("retrain/on-demand", "--param", "register_best=false", "--watch")
+    said = here.run("worker", "prefect", "deployment", "run", *words)
     assert "finished" in said.lower() or "completed" in said.lower(), said
     assert (here.project.path / "reports" / "leaderboard.md").is_file()
     here.run("worker", "dvc", "push", "-q")

@@ -149,20 +149,6 @@ def test_retraining_keeps_its_work_before_it_tells_of_it() -> None:
     assert (lock["name"], lock["path"]) == (call["with"]["lock"], "dvc.lock")
 
 
-def test_packages_are_cached_by_what_is_installed() -> None:
-    kept = [
-        step["with"]["key"]
-        for name, step in STEPS
-        if name.startswith("ci.") and "actions/cache" in step.get("uses", "")
-    ]
-    assert len(kept) == 2
-    assert all(
-        "hashFiles('pyproject.toml', 'constraints.txt')" in key and "steps.python.outputs.python-version" in key
-        for key in kept
-    )
-    assert job("ci.check")["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
-
-
 def test_data_and_models_go_to_the_remote_and_come_back(small_project: Project) -> None:
     small_project.run("dvc", "repro", "-q")
     small_project.commit("reproduced")
@@ -205,21 +191,34 @@ def test_which_datasets_retraining_leaves_to_the_gate(small_project: Project) ->
     assert "params.yaml" in small_project.make("datasets", code=2), "a failure is no empty list"
 
 
-def test_the_leaderboard_is_shown_on_the_page_of_the_run(small_project: Project) -> None:
-    page = small_project.path.parent / "page.md"
+def test_the_leaderboard_the_comment_and_registration(small_project: Project) -> None:
+    page, body = small_project.path.parent / "page.md", small_project.path / "build" / "promotion.md"
+    given = {"GITHUB_STEP_SUMMARY": str(page), "PULL_REQUEST": "12", "GITHUB_REPOSITORY": "somebody/lekhani"}
+    small_project.environment |= given
     page.write_text("before\n")
-    small_project.environment["GITHUB_STEP_SUMMARY"] = str(page)
     (small_project.path / "reports").mkdir()
     (small_project.path / "reports" / "leaderboard.md").write_text("| variant |\n")
-    assert small_project.make("summary") == "| variant |\n"
+    small_project.make("summary")
     assert page.read_text() == "before\n| variant |\n"
+    comments, calls = small_project.stand_in("gh"), small_project.stand_in("lekhani")
+    small_project.make("comment")
+    assert "came to no decision" in body.read_text()
+    body.write_text(TABLE)
+    small_project.make("comment")
+    assert body.read_text() == TABLE
+    assert comments()[1] == ["pr", "comment", "12", "--repo", "somebody/lekhani", "--body-file", "build/promotion.md"]
+    small_project.make("register")
+    assert calls() == [["register"]], "of all datasets"
 
 
-@pytest.mark.parametrize(
-    ("code", "reason", "ends"),
-    [(0, "", 0), (3, "", 2), (3, "a demonstration", 0), (1, "", 2), (1, "a demonstration", 2)],
-    ids=["would promote", "refused", "refused, to be forced", "failed", "failed, to be forced"],
-)
+@pytest.mark.slow
+def test_retraining_runs_every_stage_and_registers_nothing(small_project: Project) -> None:
+    calls = small_project.stand_in("lekhani")
+    assert "1 stage run, 0 cached" in small_project.make("retrain")
+    assert calls() == []
+
+
+@pytest.mark.parametrize(("code", "reason", "ends"), [(0, "", 0), (3, "", 2), (3, "a demonstration", 0), (1, "why", 2)])
 def test_the_gate_shows_its_table_whatever_it_says(small_project: Project, code: int, reason: str, ends: int) -> None:
     page = small_project.path.parent / "page.md"
     small_project.environment |= {
@@ -235,16 +234,9 @@ def test_the_gate_shows_its_table_whatever_it_says(small_project: Project, code:
     )
     assert TABLE in said
     assert page.read_text() == (small_project.path / "build" / "promotion.md").read_text() == TABLE
-
-
-@pytest.mark.parametrize(("code", "ends"), [(0, 0), (3, 2), (1, 2)])
-def test_promotion_ends_as_the_command_does(small_project: Project, code: int, ends: int) -> None:
-    page = small_project.path.parent / "page.md"
-    small_project.environment |= {"GITHUB_STEP_SUMMARY": str(page)}
-    calls = small_project.stand_in("lekhani", TABLE, code)
-    assert TABLE in small_project.make("promote", code=ends)
-    assert calls() == [["promote"]], "all datasets, unless one is asked for"
-    assert page.read_text() == TABLE
+    if not reason:
+        assert TABLE in small_project.make("promote", code=ends)
+        assert calls()[-1] == ["promote", "--dataset", "mnist", "--version", "2"]
 
 
 def test_nothing_that_is_asked_for_becomes_part_of_a_command(small_project: Project) -> None:
@@ -263,31 +255,3 @@ def test_nothing_that_is_asked_for_becomes_part_of_a_command(small_project: Proj
     assert calls() == [["promote", "--check", *asked], ["promote", *asked, "--force", "--reason", nasty]]
     assert comments() == [["pr", "comment", nasty, "--repo", "a/b", "--body-file", "build/promotion.md"]]
     assert not list(small_project.path.rglob("pwned"))
-
-
-def test_the_comment_is_the_decision_or_that_there_is_none(small_project: Project) -> None:
-    small_project.environment |= {"PULL_REQUEST": "12", "GITHUB_REPOSITORY": "somebody/lekhani"}
-    calls, body = small_project.stand_in("gh"), small_project.path / "build" / "promotion.md"
-    small_project.make("comment")
-    assert "came to no decision" in body.read_text()
-    body.write_text(TABLE)
-    small_project.make("comment")
-    assert body.read_text() == TABLE
-    assert calls() == [["pr", "comment", "12", "--repo", "somebody/lekhani", "--body-file", "build/promotion.md"]] * 2
-
-
-def test_registration_is_of_all_datasets(small_project: Project) -> None:
-    calls = small_project.stand_in("lekhani")
-    small_project.make("register")
-    assert calls() == [["register"]]
-
-
-@pytest.mark.slow
-def test_retraining_runs_every_stage_and_registers_nothing(small_project: Project) -> None:
-    calls = small_project.stand_in("lekhani")
-    assert "1 stage run, 0 cached" in small_project.make("retrain")
-    assert (small_project.path / "dvc.lock").exists()
-    assert calls() == []
-
-
-# `make register`, `make promotion-check` and `make promote` in a trained workspace, with the real `lekhani`.

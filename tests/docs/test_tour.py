@@ -5,17 +5,16 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
-import onnx
 import pytest
 import typeface
-from onnx import TensorProto, helper, numpy_helper
+from onnx.helper import make_node
+from onnx_by_hand import described, save_model
 
 from lekhani.data.spec import MNIST, GlyphClass
 from lekhani.registry import models
@@ -112,81 +111,28 @@ def generator(path: Path, dataset: str, classes: Sequence[GlyphClass], shapes: A
     """generator.onnx that paints a typeface with a little grain."""
     size = shapes.shape[-1]
     nodes = [
-        helper.make_node("Gather", ["shapes", "labels"], ["glyphs"]),
-        helper.make_node("Reshape", ["noise", "frame"], ["texture"]),
-        helper.make_node("Mul", ["texture", "little"], ["grain"]),
-        helper.make_node("Add", ["glyphs", "grain"], ["raw"]),
-        helper.make_node("Clip", ["raw", "zero", "one"], ["images"]),
+        make_node("Gather", ["shapes", "labels"], ["glyphs"]),
+        make_node("Reshape", ["noise", "frame"], ["texture"]),
+        make_node("Mul", ["texture", "little"], ["grain"]),
+        make_node("Add", ["glyphs", "grain"], ["raw"]),
+        make_node("Clip", ["raw", "zero", "one"], ["images"]),
     ]
-    values = {
-        "shapes": shapes[:, None],
-        "frame": np.array([-1, 1, size, size]),
-        "little": np.float32(0.03),
-        "zero": np.float32(0),
-        "one": np.float32(1),
-    }
-    inputs = [tensor("noise", TensorProto.FLOAT, size**2), tensor("labels", TensorProto.INT64)]
-    about = {"variant": "flow_matching", "noise_dim": f"{size**2}", "conditional": "true"}
-    return saved(
-        path,
-        nodes,
-        inputs,
-        [tensor("images", TensorProto.FLOAT, 1, size, size)],
-        values,
-        described(dataset, classes, size) | about,
-    )
+    constants = {"shapes": shapes[:, None], "frame": [-1, 1, size, size], "little": 0.03, "zero": 0.0, "one": 1.0}
+    more = {"variant": "flow_matching", "noise_dim": f"{size**2}", "conditional": "true"}
+    about = described(dataset, classes, size, **more)
+    inputs, outputs = {"noise": [size**2], "labels": []}, {"images": [1, size, size]}
+    return save_model(path, nodes, inputs, outputs, constants, about)
 
 
 def judge(path: Path, dataset: str, classes: Sequence[GlyphClass], shapes: Any) -> Path:
     """judge.onnx that knows the typeface by heart: the logits fall with the distance from its glyphs."""
     size, flat = shapes.shape[-1], shapes.reshape(len(shapes), -1)
     nodes = [
-        helper.make_node("Reshape", ["images", "row"], ["features"]),
-        helper.make_node("MatMul", ["features", "twice"], ["alike"]),
-        helper.make_node("Sub", ["alike", "length"], ["logits"]),
+        make_node("Reshape", ["images", "row"], ["features"]),
+        make_node("MatMul", ["features", "twice"], ["alike"]),
+        make_node("Sub", ["alike", "length"], ["logits"]),
     ]
-    values = {"row": np.array([-1, size**2]), "twice": 2 * flat.T, "length": (flat**2).sum(1)}
-    outputs = [tensor("features", TensorProto.FLOAT, size**2), tensor("logits", TensorProto.FLOAT, len(classes))]
-    return saved(
-        path,
-        nodes,
-        [tensor("images", TensorProto.FLOAT, 1, size, size)],
-        outputs,
-        values,
-        described(dataset, classes, size),
-    )
-
-
-def tensor(name: str, kind: int, *shape: int) -> Any:
-    return helper.make_tensor_value_info(name, kind, ["batch", *shape])
-
-
-def described(dataset: str, classes: Sequence[GlyphClass], size: int) -> dict[str, str]:
-    return {
-        "dataset": dataset,
-        "image_size": f"{size}",
-        "classes": json.dumps([asdict(c) for c in classes], ensure_ascii=False),
-    }
-
-
-def saved(
-    path: Path,
-    nodes: list[Any],
-    inputs: list[Any],
-    outputs: list[Any],
-    values: Mapping[str, Any],
-    about: dict[str, str],
-) -> Path:
-    graph = helper.make_graph(
-        nodes,
-        "typeface",
-        inputs,
-        outputs,
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    helper.set_model_props(model, about)
-    onnx.checker.check_model(model)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, path)
-    return path
+    constants = {"row": [-1, size**2], "twice": 2 * flat.T, "length": (flat**2).sum(1)}
+    outputs = {"features": [size**2], "logits": [len(classes)]}
+    about = described(dataset, classes, size)
+    return save_model(path, nodes, {"images": [1, size, size]}, outputs, constants, about)

@@ -1,12 +1,10 @@
 """Stages on a Ray cluster of two nodes that share the project's folder."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from cluster import said
 from prefect_server import Prefect
 from workspace import Workspace
 
@@ -39,32 +37,12 @@ def test_stages_run_side_by_side_on_two_nodes(tmp_path: Path, monkeypatch: pytes
         cluster.add_node(num_cpus=1, env_vars={"NODE": "second"})
         space.environment["RAY_ADDRESS"] = cluster.address
         with prefect.serving(space):
-            command = [
-                sys.executable,
-                "pipelines/retrain.py",
-                "--no-register",
-                "--engine",
-                "ray",
-                "--side-by-side",
-                "1",
-            ]
-            told = said(
-                subprocess.Popen(
-                    command,
-                    cwd=space.path,
-                    env=space.environment,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                )
-            )
+            words = ("--no-register", "--engine", "ray", "--side-by-side", "1")
+            told = space.run(sys.executable, "pipelines/retrain.py", *words, seconds=1500)
             (run,) = prefect.runs()
             of_run = {"flow_run_id": {"any_": [run["id"]]}}
-            lines = prefect.until(
-                "the logs",
-                60,
-                lambda: prefect.ask("logs/filter", {"logs": of_run, "limit": 200, "sort": "TIMESTAMP_ASC"}),
-            )
+            asked = {"logs": of_run, "limit": 200, "sort": "TIMESTAMP_ASC"}
+            lines = prefect.until("the logs", 60, lambda: prefect.ask("logs/filter", asked))
     finally:
         cluster.shutdown()
     assert "14 stages run, 0 cached" in told

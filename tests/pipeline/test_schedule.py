@@ -93,26 +93,20 @@ def test_a_scheduled_run_then_nothing_to_do(space: Workspace, prefect: Prefect) 
 
 
 def test_batch_inference_on_demand(space: Workspace, prefect: Prefect) -> None:
-    asked = ("dataset=mnist", 'labels=["3=2"]', "out=glyphs", "seed=7")
+    asked = ("dataset=mnist", 'labels=["3=2"]', "each=1", "format=npz", "shard_size=4", "out=glyphs", "seed=7")
     words = [word for one in asked for word in ("--param", one)]
     space.run("prefect", "deployment", "run", "generate/on-demand", *words, "--flow-run-name", "batch")
     run = prefect.ended(name={"any_": ["batch"]})
     assert run["state_name"] == "Completed", run["state"]["message"]
-    assert len(list((space.path / "glyphs").glob("*.png"))) == 2
+    assert run["state"]["message"].startswith("Wrote 11 images of 10 classes")
+    assert len(list((space.path / "glyphs").rglob("*.npz"))) == 3
+    shown = prefect.until("the datasheet", 30, lambda: prefect.artifacts(run).get("generated-mnist"))
+    assert shown == (space.path / "glyphs" / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_wrong_choice_is_one_sentence(space: Workspace, prefect: Prefect) -> None:
-    asked = (
-        "prefect",
-        "deployment",
-        "run",
-        "retrain/nightly-quick",
-        "--param",
-        'overrides=["train.sed=8"]',
-        "--flow-run-name",
-        "wrong",
-    )
-    space.run(*asked)
+    wrong = ("--param", 'overrides=["train.sed=8"]', "--flow-run-name", "wrong")
+    space.run("prefect", "deployment", "run", "retrain/nightly-quick", *wrong)
     run = prefect.ended(name={"any_": ["wrong"]})
     assert (run["state_type"], run["state_name"]) == ("FAILED", "Failed"), "what automations look for"
     assert run["state"]["message"].startswith("overrides: Could not override 'train.sed'")

@@ -21,9 +21,8 @@ import retrain
 import stage
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import disable_run_logger
-from prefect.states import Cancelled, Completed, Crashed, Failed
+from prefect.states import Completed, Crashed, Failed
 
-from lekhani import params
 from lekhani.errors import UsageError
 
 TOY = {
@@ -88,16 +87,6 @@ def test_workers_work_at_a_commit(toy: Workspace) -> None:
         choices.at_commit(clone, "0" * 40, text)
 
 
-def test_machines_need_a_server_in_common(monkeypatch: pytest.MonkeyPatch) -> None:
-    p = params.resolve(params.read(ROOT / "params.yaml"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(UsageError, match="set MLFLOW_TRACKING_URI on each"):
-        stage.require_shared_server(p)
-    stage.require_shared_server(p.model_copy(update={"tracking": p.tracking.model_copy(update={"backend": "none"})}))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example.org")
-    stage.require_shared_server(p)
-
-
 Answer = Callable[[Any], Any]
 
 
@@ -145,40 +134,30 @@ def test_what_a_worker_made_is_taken_over_without_running_it(toy: Workspace, wor
     assert set(stage.lock_entries(toy.path, ["prepare", "train", "never"])) == {"prepare", "train"}
 
 
+NO_DEPLOYMENT = "There is no deployment 'stage/worker'; `prefect deploy --all` makes those of prefect.yaml."
+
+
 @pytest.mark.parametrize(
     ("ending", "name", "said"),
     [
         (Crashed(message="no heartbeats"), "Lost", "The worker that ran it is gone: no heartbeats"),
         (Failed(message="mnist is not fit to train on."), "Failed", "mnist is not fit to train on. (on a worker)"),
-        (Cancelled(message="by hand"), "Failed", "by hand (on a worker)"),
+        (ObjectNotFound(Exception("404")), "Invalid", NO_DEPLOYMENT),
+        (ConnectError("refused"), "Unreachable", "Prefect's server does not answer: refused"),
     ],
 )
 def test_what_becomes_of_a_worker_that_fails(
     toy: Workspace, worker: Callable[[Answer], Any], ending: Any, name: str, said: str
 ) -> None:
+    def answer(_: Any) -> Any:
+        if isinstance(ending, Exception):
+            raise ending
+        return ending, {}
+
     before = (toy.path / "dvc.lock").read_bytes()
-    state = worker(lambda _: (ending, {}))
+    state = worker(answer)
     assert (state.name, state.message, state.is_failed()) == (name, said, True)
     assert (toy.path / "dvc.lock").read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("error", "name", "said"),
-    [
-        (
-            ObjectNotFound(Exception("404")),
-            "Invalid",
-            "There is no deployment 'stage/worker'; `prefect deploy --all` makes those of prefect.yaml.",
-        ),
-        (ConnectError("refused"), "Unreachable", "Prefect's server does not answer: refused"),
-    ],
-)
-def test_a_server_that_does_not_help(worker: Callable[[Answer], Any], error: Exception, name: str, said: str) -> None:
-    def answer(_: Any) -> Any:
-        raise error
-
-    state = worker(answer)
-    assert (state.name, state.message) == (name, said)
 
 
 def test_a_try_finds_the_run_that_is_going_unless_its_worker_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:

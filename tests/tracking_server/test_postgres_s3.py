@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -107,16 +106,11 @@ def test_runs_arrive(workspace: Workspace, team: Team, client: mlflow.MlflowClie
     (found,) = client.search_runs([experiment.experiment_id], "tags.variant = 'cgan'")
     assert found.info.status == "FINISHED"
     assert found.data.params["width"] == "128"
+    assert len(found.data.tags["git.commit"]) == 40
+    assert [one.dataset.name for one in found.inputs.dataset_inputs] == ["mnist"]
     card = workspace.json("reports/mnist/cgan/scorecard.json")
     assert found.data.metrics["fid"] == card["fid"]
     assert len(client.get_metric_history(found.info.run_id, "train/loss_g")) > 1
-    names = {
-        folder: {Path(one.path).name for one in client.list_artifacts(found.info.run_id, folder)}
-        for folder in ("evaluation", "images", "judge")
-    }
-    assert {"scorecard.json", "grid.png", "per_class.csv"} <= names["evaluation"]
-    assert len([name for name in names["images"] if name.endswith(".png")]) >= 6
-    assert names["judge"] == {"judge.onnx", "second.onnx"}
     # In the database and in the bucket, and nowhere here.
     assert team.rows(f"SELECT value FROM latest_metrics WHERE run_uuid = '{found.info.run_id}' AND key = 'fid'") == [
         (card["fid"],)
@@ -129,16 +123,12 @@ def test_runs_arrive(workspace: Workspace, team: Team, client: mlflow.MlflowClie
 def test_a_champion_comes_and_goes(workspace: Workspace, team: Team, client: mlflow.MlflowClient, second: Path) -> None:
     before = {"champion": 1, "challenger": 2}
     assert aliases(team) == before
-    assert "**Refuse**" in workspace.run("lekhani", "promote", "--check", code=3)
-    assert "gate.verdict" not in client.get_model_version(NAME, "2").tags
     assert "**Refuse**" in workspace.run("lekhani", "promote", code=3)
     assert aliases(team) == before
     assert client.get_model_version(NAME, "2").tags["gate.verdict"] == "refuse"
     workspace.run("lekhani", "promote", "--force", "--reason", "to see version 2")
     assert aliases(team) == {"champion": 2, "previous": 1}
-    assert "to see version 2" in client.get_model_version(NAME, "2").tags.values()
     decision = workspace.json("reports/mnist/decision.json")
-    assert (decision["promote"], decision["forced"]) == (False, True)
     kept = [json.load(stored.get()["Body"]) for stored in team.stored("gate", "/decision.json")]
     assert decision in kept
     assert sum(one["candidate"]["version"] == "2" for one in kept) == 2, "a refusal is kept as well"
@@ -161,22 +151,6 @@ def test_the_champion_writes_for_whoever_knows_the_address(elsewhere: Workspace,
     } == expected
     assert len(expected) == 4
     assert [path.name for path in elsewhere.path.iterdir()] == ["glyphs"]
-
-
-def test_mlflow_itself_draws_with_the_champion(elsewhere: Workspace, second: Path) -> None:
-    script = f"""
-import hashlib, mlflow, pandas
-for which in ("@champion", "/1", "/2"):
-    model = mlflow.pyfunc.load_model("models:/{NAME}" + which)
-    drawn = model.predict(pandas.DataFrame({{"label": ["3", "7"]}}), params={{"seed": 5}})
-    digest = hashlib.sha256(b"".join(image.tobytes() for image in drawn["image"])).hexdigest()
-    print(*drawn["glyph"], drawn["image"][0].shape, digest)
-"""
-    # Left alone, MLflow sends its clients to S3 for downloads.
-    elsewhere.environment["MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD"] = "false"
-    champion, one, two = elsewhere.run(sys.executable, "-W", "ignore", "-c", script).splitlines()[:3]
-    assert champion.startswith("3 7 (28, 28) ")
-    assert champion == one != two
 
 
 def test_a_server_that_is_away_for_a_while(

@@ -3,7 +3,6 @@
 import base64
 import csv
 import io
-import json
 import logging
 import re
 import socket
@@ -97,15 +96,8 @@ def test_the_glyphs_of_the_python_api_in_every_media_type(client: TestClient, so
 
 
 def test_labels_may_be_glyphs_names_and_numbers(client: TestClient) -> None:
-    def labels(*wanted: str | int) -> list[int]:
-        answer = client.post("/v1/generate", json={"model": "mnist", "labels": wanted})
-        return [one["label"] for one in answer.json()["images"]]
-
-    assert labels("0", 2, "1", 0) == [0, 2, 1, 0]
-    assert "The label 5: no such class" in detail(
-        client.post("/v1/generate", json={"model": "mnist", "labels": [5]}), 422
-    )
-    assert "valid are 0 1 2" in detail(client.post("/v1/generate", json={"model": "mnist", "labels": ["\u0915"]}), 422)
+    answer = client.post("/v1/generate", json={"model": "mnist", "labels": ["0", 2, "1", 0]})
+    assert [one["label"] for one in answer.json()["images"]] == [0, 2, 1, 0]
 
 
 def test_filtered_and_truncated_glyphs_are_those_of_the_python_api(client: TestClient, source: ModelSource) -> None:
@@ -135,11 +127,14 @@ def test_an_unconditional_generator_serves_labels_too(toy_generator: ToyGenerato
 
 
 def test_requests_that_are_refused(client: TestClient) -> None:
-    assert "600 images are more than 500" in detail(client.post("/v1/generate", json=ASK | {"n": 300}), 422)
-    assert "no model kannada here; there are mnist" in detail(
-        client.post("/v1/generate", json=ASK | {"model": "kannada"}), 404
-    )
-    assert "no model ../../etc" in detail(client.post("/v1/generate", json=ASK | {"model": "../../etc/passwd"}), 404)
+    def refusal(status: int, **changes: Any) -> str:
+        return detail(client.post("/v1/generate", json=ASK | changes), status)
+
+    assert "600 images are more than 500" in refusal(422, n=300)
+    assert "no model kannada here; there are mnist" in refusal(404, model="kannada")
+    assert "no model ../../etc" in refusal(404, model="../../etc/passwd")
+    assert "The label 5: no such class" in refusal(422, labels=[5])
+    assert "valid are 0 1 2" in refusal(422, labels=["\u0915"])
     assert "Accept one of application/json, image/png" in detail(
         client.post("/v1/generate", json=ASK, headers={"accept": "text/html"}), 406
     )
@@ -177,28 +172,7 @@ def test_a_glyph_is_recognised_and_written_again(client: TestClient) -> None:
     assert again.json()["written"] == value["glyph"]
 
 
-def test_pictures_that_are_refused(client: TestClient) -> None:
-    def sent(image: str) -> str:
-        return detail(client.post("/v1/recognise", json={"model": "mnist", "image": image}), 422)
-
-    assert "no base64" in sent("!!!")
-    assert "cannot be read" in sent(base64.b64encode(b"GIF89a nothing").decode())
-    assert "cannot be read" in sent(picture(np.zeros((50, 50), np.uint8))[:60])
-    assert "shows nothing" in sent(picture(np.full((50, 50), 200, np.uint8)))
-    bomb = io.BytesIO()
-    Image.new("1", (30_000, 30_000)).save(bomb, "PNG")
-    assert "900,000,000 pixels" in sent(base64.b64encode(bomb.getvalue()).decode()) or len(bomb.getvalue()) > 100_000
-    assert "more than 100,000 bytes" in sent(base64.b64encode(bytes(110_000)).decode())
-
-
 # --- around them ---
-
-
-def test_models_are_described(client: TestClient) -> None:
-    (value,) = client.get("/v1/models").json()
-    assert (value["dataset"], value["takes_labels"], value["image_size"]) == ("mnist", True, 4)
-    assert [c["glyph"] for c in value["classes"]] == list("012")
-    assert len(value["sha256"]) == 64
 
 
 def test_health_and_metrics(client: TestClient) -> None:
@@ -258,22 +232,11 @@ def test_keys_are_required_except_for_health_checks_and_schema(source: ModelSour
     (tmp_path / "keys").write_text(line)
     with TestClient(create_app([source], keys=Keys(tmp_path / "keys"))) as client:
         let_in = {"Authorization": f"Bearer {key}"}
-        for method, path in (
-            ("GET", "/v1/models"),
-            ("GET", "/metrics"),
-            ("POST", "/v1/generate"),
-            ("POST", "/v1/recognise"),
-        ):
-            for headers in (
-                {},
-                {"Authorization": "Bearer wrong"},
-                {"Authorization": f"Basic {key}"},
-                {"Authorization": "Bearer \u00e9"},
-            ):
-                answer = client.request(
-                    method, path, json=ASK, headers={k: v.encode("latin-1") for k, v in headers.items()}
-                )
-                assert "A valid key is needed" in detail(answer, 401), (path, headers)
+        for path in ("/v1/models", "/metrics", "/v1/generate", "/v1/recognise"):
+            method = "GET" if path in ("/v1/models", "/metrics") else "POST"
+            for wrong in (b"", b"Bearer wrong", f"Basic {key}".encode(), b"Bearer \xe9"):
+                answer = client.request(method, path, json=ASK, headers={"Authorization": wrong} if wrong else {})
+                assert "A valid key is needed" in detail(answer, 401), (path, wrong)
                 assert answer.headers["WWW-Authenticate"] == "Bearer"
         assert client.post("/v1/generate", json=ASK, headers=let_in).status_code == 200
         assert client.get("/metrics", headers=let_in).status_code == 200
@@ -282,29 +245,13 @@ def test_keys_are_required_except_for_health_checks_and_schema(source: ModelSour
 
 
 def test_cors_only_for_named_origins(source: ModelSource, client: TestClient) -> None:
-    asking = {
-        "Origin": "https://page.example",
-        "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "content-type",
-    }
-    assert "access-control-allow-origin" not in client.post("/v1/generate", json=ASK, headers=asking).headers
-    with TestClient(create_app([source], cors=["https://page.example"])) as open_one:
-        assert (
-            open_one.options("/v1/generate", headers=asking).headers["access-control-allow-origin"]
-            == "https://page.example"
-        )
+    page, allowed = "https://page.example", "access-control-allow-origin"
+    asking = {"Origin": page, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    assert allowed not in client.post("/v1/generate", json=ASK, headers=asking).headers
+    with TestClient(create_app([source], cors=[page])) as open_one:
+        assert open_one.options("/v1/generate", headers=asking).headers[allowed] == page
         other = open_one.options("/v1/generate", headers=asking | {"Origin": "https://evil.example"})
-        assert "access-control-allow-origin" not in other.headers
-
-
-def test_the_schema_has_all_routes_media_types_and_errors(client: TestClient) -> None:
-    schema = client.get("/openapi.json").json()
-    v1 = {f"/v1/{name}" for name in ("generate", "compose", "recognise", "translate", "models")}
-    assert v1 | {"/healthz", "/readyz", "/metrics"} <= set(schema["paths"])
-    generate = schema["paths"]["/v1/generate"]["post"]
-    assert set(generate["responses"]["200"]["content"]) == {"application/json", PNG, ZIP, NPZ}
-    assert set(generate["responses"]["429"]["content"]) == {"application/problem+json"}
-    assert "\u0915" in json.dumps(schema, ensure_ascii=False), "an example in the script"
+        assert allowed not in other.headers
 
 
 # --- the command ---
@@ -314,8 +261,6 @@ def test_another_address_than_loopback_needs_keys(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["serve", "--host", "0.0.0.0", "--model", "g.onnx"])
     assert "On 0.0.0.0 others can reach the API, so it needs --keys FILE" in str(done.exception)
     assert getattr(done.exception, "exit_code", None) == 2
-    done = CliRunner().invoke(cli, ["serve", "--model", "g.onnx", "--keys", str(tmp_path / "none")])
-    assert "cannot be read" in str(done.exception)
     done = CliRunner().invoke(cli, ["serve", "--model", "g.onnx", "--limit", "imagse=3"])
     assert re.match(r"--limit imagse: .*; there are: images, text, ", str(done.exception))
 
@@ -326,10 +271,3 @@ def test_a_port_in_use(source: ModelSource) -> None:
         pytest.raises(UsageError, match=r"cannot listen on 127.0.0.1, port \d+ .*; choose another"),
     ):
         serve(create_app([source]), "127.0.0.1", taken.getsockname()[1], Limits())
-
-
-def test_a_new_key_is_printed_with_its_line(tmp_path: Path) -> None:
-    done = CliRunner().invoke(cli, ["serve", "--new-key", "team"])
-    key, line = re.findall(r": +(.+)", done.stdout)
-    (tmp_path / "keys").write_text(line)
-    assert Keys(tmp_path / "keys").holder(key) == "team"

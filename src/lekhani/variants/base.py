@@ -41,10 +41,6 @@ class Stepwise(nn.Module):
         *_, last = self.states(noise, labels)
         return self.finish(last)
 
-    def trajectory(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """Each state finished as if it were the last: float32 [steps+1, N,1,H,W] in [0,1]; the images come last."""
-        return torch.stack([self.finish(state) for state in self.states(noise, labels)])
-
     def states(self, noise: Tensor, labels: Tensor) -> Iterator[Tensor]:
         """The state before the first step and after each one."""
         state = self.begin(noise, labels)

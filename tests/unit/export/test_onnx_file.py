@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lekhani import params
 from lekhani.errors import LekhaniError
-from lekhani.export.onnx_file import export_onnx, generator_inputs, latency_ms, parity
+from lekhani.export.onnx_file import export_onnx, generator_inputs, parity
 from lekhani.export.weights import load_weights, save_weights
 from lekhani.variants import VARIANTS
 
@@ -86,6 +86,10 @@ def test_the_weights_stand_in_the_graph_once(exported: Exported) -> None:
     )
     wanted = sum(value.numel() for value in exported.module.state_dict().values() if value.is_floating_point())
     assert held < 1.1 * wanted + 200, "every unrolled step must share them"
+    content = exported.path.read_bytes()
+    of_training = [value for name, value in exported.module.state_dict().items() if name.startswith("encoder.")]
+    assert bool(of_training) == exported.path.parents[1].name.startswith("draw")
+    assert not any(value.numpy().tobytes() in content for value in of_training), "training alone needs it"
 
 
 def test_the_file_does_not_tell_where_it_was_made(exported: Exported) -> None:
@@ -93,16 +97,6 @@ def test_the_file_does_not_tell_where_it_was_made(exported: Exported) -> None:
     for folder in (Path(torch.__file__).parents[1], Path(params.__file__).parent):
         assert str(folder).encode() not in content
     assert b".py" not in content
-
-
-def test_generator_inputs_reach_every_class() -> None:
-    for k in (1, 2, 46):
-        inputs = generator_inputs(7, k)
-        assert inputs["noise"].shape == (3, 7)
-        assert inputs["noise"].dtype == torch.float32
-        assert inputs["labels"].dtype == torch.int64
-        assert int(inputs["labels"].max()) == k - 1
-        assert int(inputs["labels"].min()) >= 0
 
 
 # --- parity itself, on hand-made graphs ---
@@ -160,20 +154,7 @@ def test_a_frozen_batch_is_found(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_latency_is_a_time(tmp_path: Path) -> None:
-    assert 0 < latency_ms(doubling(tmp_path / "m.onnx", "batch"), X, batch=2, repeats=5) < 1000
-
-
 # --- weights ---
-
-
-def test_weights_roundtrip(tmp_path: Path) -> None:
-    net, other = (nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)) for _ in range(2))
-    net(torch.randn(4, 2, 5, 5))  # fills the statistics
-    save_weights(net, tmp_path / "deep" / "w.safetensors")
-    load_weights(other, tmp_path / "deep" / "w.safetensors")
-    for name, value in net.state_dict().items():
-        assert torch.equal(value, other.state_dict()[name]), name
 
 
 def test_the_memory_layout_does_not_change_the_bytes(tmp_path: Path) -> None:
@@ -181,6 +162,9 @@ def test_the_memory_layout_does_not_change_the_bytes(tmp_path: Path) -> None:
     save_weights(net, tmp_path / "a")
     save_weights(net.to(memory_format=torch.channels_last), tmp_path / "b")  # type: ignore[call-overload]
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    other = nn.Conv2d(4, 4, 3)
+    load_weights(other, tmp_path / "b")
+    assert torch.equal(net.weight, other.weight)
 
 
 def test_weights_that_do_not_fit_are_a_sentence(tmp_path: Path) -> None:
@@ -199,24 +183,18 @@ def test_weights_that_do_not_fit_are_a_sentence(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_weights_on_a_full_disk(tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]]) -> None:
+def test_a_full_disk_leaves_what_was_there(
+    tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_weights(nn.Linear(2, 3), tmp_path / "w")
     before = (tmp_path / "w").read_bytes()
     with pytest.raises(LekhaniError, match=r"Could not write .*w"), full_disk():
         save_weights(nn.Linear(2, 3), tmp_path / "w")
-    assert [path.name for path in tmp_path.iterdir()] == ["w"]
     assert (tmp_path / "w").read_bytes() == before
 
-
-def test_onnx_on_a_full_disk(
-    tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]], monkeypatch: pytest.MonkeyPatch
-) -> None:
     model = onnx.load(doubling(tmp_path / "m.onnx", "batch"))
     (tmp_path / "m.onnx").unlink()
     monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: type("Program", (), {"model_proto": model}))
     with pytest.raises(LekhaniError, match=r"Could not write .*m\.onnx"), full_disk():
         export_onnx(DOUBLE, X, ["y"], tmp_path / "m.onnx", {})
-    assert list(tmp_path.iterdir()) == []
-    export_onnx(DOUBLE, X, ["y"], tmp_path / "m.onnx", {"a": "b"})
-    assert [(entry.key, entry.value) for entry in onnx.load(tmp_path / "m.onnx").metadata_props] == [("a", "b")]
-    np.testing.assert_equal(parity(DOUBLE, tmp_path / "m.onnx", X), 0.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["w"]

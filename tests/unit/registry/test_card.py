@@ -148,26 +148,13 @@ def test_metrics_stand_beside_their_floors() -> None:
     by_name = {row[0]: row[1:5] for row in floored[2:]}
     assert by_name["`fid`"] == ["1.587", "0.0327", "0.5204", "3.049"]
     assert by_name["`kid`"] == ["0.00796", "", "-0.0016", ""]
-    assert set(by_name) == {
-        f"`{name}`"
-        for name in ("fid", "kid", "recall", "label_agreement", "classes_covered", "near_copies", "usefulness")
-    }
     assert [row[0] for row in others[2:]] == ["`collapsed_classes`", "`size_mb`"]
     assert "2,300 images of each of 3 sampling seeds" in text
-
-
-def test_a_metric_that_does_not_apply_is_absent() -> None:
-    few = {
-        key: value
-        for key, value in CARD.items()
-        if not key.startswith(("near_copies", "usefulness", "label_agreement", "collapsed"))
-    }
-    text = written(card=few)
-    for name in ("near_copies", "usefulness", "label_agreement", "training image again", "OCR model trained"):
-        assert name not in text
+    few = {key: value for key, value in CARD.items() if not key.startswith(("near_copies", "label_agreement"))}
+    assert "near_copies" not in written(card=few), "a metric that does not apply is absent"
     assert headline(few) == "Judge FID 1.59, 3.0 times what real images score."
-    copies = "0.10% near copies of training images"
-    assert headline(CARD) == f"{headline(few)[:-1]}; the judge reads 98.1% as the requested label; {copies}."
+    told = "the judge reads 98.1% as the requested label; 0.10% near copies of training images"
+    assert headline(CARD) == f"{headline(few)[:-1]}; {told}."
 
 
 @pytest.mark.parametrize("conditional", [True, False])
@@ -176,20 +163,13 @@ def test_the_worst_classes_come_first_and_the_rest_is_folded(conditional: bool) 
     text = section(written(facts=FACTS | {"conditional": conditional}, classes=some), "Classes")
     shown, rest = text.split("<summary>The other 4</summary>")
     (first,), (others,) = tables(shown), tables(rest)
+    if not conditional:
+        assert "It takes no label: the noise decides what it draws." in written(facts=FACTS | {"conditional": False})
     order = [row[0].split()[0] for row in first[2:] + others[2:]]
     assert order == [CLASSES[score.label].glyph for score in worst(some, len(some))]
     assert len(first) == 12
     assert ("else mostly" in first[0]) == conditional
     assert ("read as requested" in first[0]) == conditional
-
-
-def test_few_classes_need_no_fold() -> None:
-    text = section(
-        written(replace(INFO, classes=CLASSES[:3]), classes=[replace(one, mistaken_for=None) for one in scores()[:3]]),
-        "Classes",
-    )
-    assert "<details>" not in text
-    assert len(tables(text)[0]) == 5
 
 
 def test_limits_are_named_from_the_numbers() -> None:
@@ -209,15 +189,11 @@ def test_limits_are_named_from_the_numbers() -> None:
         written(facts=FACTS | {"profile": "quick", "findings": [found]}, card=CARD | numbers, classes=some), "Limits"
     )
     assert "hardly differ: ङ (character\\_5\\_kna)." in text
-    assert "weakest in ङ" in text
     assert "छ (character\\_7\\_chha): 20% right, else mostly character\\_8\\_ja, judge FID 40.0 times its floor" in text
     assert "only 12 of 14 classes" in text
-    assert "1.9% of its images are read as another letter than requested; of real ones it is 0.2%." in text
     assert "5.00% of its images show a training image again, of real test images 0.20%: what it draws may be" in text
-    assert "nearer to training images than chance explains (excess 0.300)" in text
     assert "In training: The judge sees \\<few\\> classes." in text
     assert "profile `quick`" in text
-    assert "recall 0.69, where theirs is 0.82" in text
 
 
 def test_what_is_fine_is_no_limit() -> None:
@@ -232,19 +208,6 @@ def test_what_is_fine_is_no_limit() -> None:
     fine = ("hardly differ", "judge sees", "another letter", "less variety", "chance explains", "somebody", "quick")
     for word in (*fine, "takes no label", "sampled once"):
         assert word not in text
-
-
-def test_a_generator_without_labels_says_so() -> None:
-    facts = FACTS | {"conditional": False}
-    text = written(
-        facts=facts,
-        card={key: value for key, value in CARD.items() if key not in {"label_agreement", "sampling_seeds"}},
-    )
-    assert yaml.safe_load(text.split("---\n")[1])["pipeline_tag"] == "unconditional-image-generation"
-    assert "It takes no label: the noise decides what it draws." in text
-    assert "so a classifier must pick the letters" in section(text, "Limits")
-    assert "sampled once" in section(text, "Limits")
-    assert "their values are ignored" in section(text, "How to use it")
 
 
 def test_no_name_breaks_the_page() -> None:
@@ -262,13 +225,6 @@ def test_no_name_breaks_the_page() -> None:
     assert not re.search(r"(?<!\\)\[x\\?\]", shown)
     for part in tables(body):
         assert len({len(row) for row in part}) == 1, part
-
-
-def test_rows_may_come_from_the_file() -> None:
-    rows = table(scores(), CLASSES)
-    as_text = [{key: "" if value is None else str(value) for key, value in row.items()} for row in rows]
-    made = [model_card("lekhani-devanagari", INFO, FACTS, CARD, some, LINEAGE, ABOUT) for some in (rows, as_text)]
-    assert made[0] == made[1]
 
 
 def test_a_model_of_other_images_gets_no_card() -> None:

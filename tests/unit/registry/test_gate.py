@@ -1,12 +1,12 @@
 """Who becomes champion: every check on its own, what odd scorecards do, and that worse never wins."""
 
+import itertools
 import json
 import math
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -92,35 +92,19 @@ def named(decision: Decision, name: str) -> Check:
     return found
 
 
-# --- the policy ---
-
-
-def test_every_bound_has_a_direction_by_its_name_and_a_description() -> None:
-    for name, field in Gate.model_fields.items():
-        assert name in ("metric", "conditional") or name.startswith(("min_", "max_"))
-        assert field.description
-
-
-def test_defaults_are_what_is_shipped() -> None:
-    written = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["gate"]
-    defaults = {name: field.default for name, field in Gate.model_fields.items() if not field.is_required()}
-    assert {key: float(value) if key == "max_parity" else value for key, value in written.items()} == defaults
-
-
 # --- what the shipped profiles score ---
 
 
+FAR = {("devanagari", "dcgan"): {"fid_ratio", "usefulness_ratio"}, ("mnist", "dcgan"): {"fid_ratio"}}
+
+
 @pytest.mark.parametrize("profile", ["quick", "full"])
-def test_good_generators_may_be_the_first_champion(profile: str) -> None:
-    for dataset, variant in AGREEMENT:
+def test_good_generators_may_be_the_first_champion_and_distant_ones_not(profile: str) -> None:
+    for dataset, variant in REAL:
         decision = decide(card(dataset, variant), base=shipped(profile))
-        assert failures(decision) == set()
+        assert failures(decision) >= FAR.get((dataset, variant), set())
+        assert decision.promote == (variant != "dcgan")
         assert named(decision, "champion").sentence.startswith("There is no champion yet, so that only")
-
-
-def test_a_distant_unconditional_generator_is_no_champion() -> None:
-    assert failed(card("devanagari", "dcgan")) == {"fid_ratio", "usefulness_ratio"}
-    assert failed(card("mnist", "dcgan")) == {"fid_ratio"}
 
 
 @pytest.mark.parametrize(
@@ -130,19 +114,6 @@ def test_the_better_replaces_the_worse_and_not_the_other_way_round(dataset: str,
     assert failed(card(dataset, better), card(dataset, worse)) == set()
     assert failed(card(dataset, worse), card(dataset, better)) == {"improvement", "noise"}
     assert failed(card(dataset, better), card(dataset, "dcgan")) == set()
-
-
-GARBAGE = {"fid_ratio": 244.0, "recall_ratio": 0.0, "usefulness_ratio": 0.03}  # bare_bones at quick
-GARBAGE |= {"label_agreement": 0.03, "label_agreement_second": 0.02}
-COLLAPSED = {"collapsed_classes": 31, "recall_ratio": 0.025}  # legible, and always the same
-MEMORISING = {"near_copies": 0.9, "train_excess": 0.97}  # the train split again
-
-
-@pytest.mark.parametrize("faults", [GARBAGE, COLLAPSED, MEMORISING], ids=["garbage", "collapsed", "memorising"])
-def test_planted_models_are_refused(faults: Card) -> None:
-    candidate = card(**{"fid_ratio": 1.0} | faults)
-    assert failed(candidate) == set(faults)
-    assert set(faults) <= failed(candidate, card(variant="dcgan"))
 
 
 # --- each check on its own ---
@@ -194,11 +165,19 @@ def test_a_figure_that_is_missing_fails_its_check() -> None:
         assert named(decision, check) == Check(check, None, None, False, said)
 
 
-@pytest.mark.parametrize(("key", "name"), [("fid_std", "noise"), ("train_excess_std", "train_excess")])
-def test_a_deviation_below_zero_is_none(key: str, name: str) -> None:
-    decision = decide(card(**{key: -0.01}), CHAMPION)
+@pytest.mark.parametrize(
+    ("changes", "name", "said"),
+    [
+        ({"fid_std": -0.01}, "noise", "fid_std is below 0"),
+        ({"train_excess_std": -0.01}, "train_excess", "train_excess_std is below 0"),
+        ({"sampling_seeds": 1}, "noise", "evaluate.sampling_seeds of 2 or more"),
+        ({"fid_floor": 0.0}, "noise", "fid_floor is not above 0"),
+    ],
+)
+def test_a_spread_that_nobody_knows_fails_its_check(changes: Card, name: str, said: str) -> None:
+    decision = decide(card(**changes), CHAMPION | changes)
     assert failures(decision) == {name}
-    assert f"{key} is below 0" in named(decision, name).sentence
+    assert said in named(decision, name).sentence
 
 
 @pytest.mark.parametrize(
@@ -245,14 +224,6 @@ def test_two_digests_that_are_none_are_not_the_same(same: Any) -> None:
         assert failed(card(**{key: same}), CHAMPION | {key: same}) == {check}
 
 
-def test_the_champions_card_in_an_older_format() -> None:
-    older = without(CHAMPION, "data_digest", "fid_std", "sampling_seeds", "collapsed_classes", "near_copies")
-    decision = decide(card(), older)
-    assert failures(decision) == {"same_yardstick", "noise"}
-    assert named(decision, "same_yardstick").sentence.startswith("The champion's scorecard has no data_digest;")
-    assert failed(card(), {}) == {"new_model", "same_yardstick", "improvement", "noise"}
-
-
 def test_an_improvement_too_small_to_matter() -> None:
     certain = {"fid_std": 1e-6}
     champion = CHAMPION | certain | {"fid_ratio": 4.0}
@@ -281,26 +252,12 @@ def test_equal_figures_keep_the_champion_even_without_any_spread() -> None:
     assert failed(card(**none | {"fid_ratio": 2.9999}), CHAMPION | none, min_improvement=0.0) == set()
 
 
-def test_a_single_sampling_seed_says_nothing_about_chance() -> None:
-    once, champion = (without(one, "fid_std") | {"sampling_seeds": 1} for one in (card(), CHAMPION))
-    decision = decide(once, champion)
-    assert failures(decision) == {"noise"}
-    assert "evaluate.sampling_seeds of 2 or more" in named(decision, "noise").sentence
-    assert failed(once) == set()
-
-
-def test_a_floor_of_zero_gives_no_ratio_of_deviations() -> None:
-    assert failed(card(fid_floor=0.0), CHAMPION) == {"noise"}
-
-
 def test_agreement_may_fall_a_little_and_no_further() -> None:
     champion, drop = CHAMPION | {"label_agreement": 1.0}, {"max_label_agreement_drop": 0.0625}
     assert failed(card(label_agreement=0.9375), champion, **drop) == set()
     decision = decide(card(label_agreement=0.9374), champion, **drop)
     assert failures(decision) == {"label_agreement_drop"}
     assert "the champion's 100.0%" in named(decision, "label_agreement_drop").sentence
-    unknown = named(decide(card(), CHAMPION | {"label_agreement": "1"}), "label_agreement_drop")
-    assert "the champion's scorecard label_agreement" in unknown.sentence
 
 
 def test_agreement_is_required_only_of_generators_that_take_labels() -> None:
@@ -366,12 +323,7 @@ def test_the_table_begins_with_the_verdict_and_what_failed() -> None:
     assert bad[4].startswith("| **failed** | recall_ratio | 0.1 | 0.3 | Recall is 10.0% of its floor, below the 30.0%")
     assert bad[5].startswith("| **failed** | size_mb | 999 | 100 |")
     assert all(line.startswith("| passed |") for line in bad[6:])
-
-
-def test_odd_names_do_not_break_the_table() -> None:
-    decision = decide(card(model_sha256="a|b\nc"), CHAMPION)
-    assert len(decision.markdown().splitlines()) == len(decision.checks) + 4
-    assert "| a\\|b c |" in decision.markdown()
+    assert "| a\\|b c |" in decide(card(model_sha256="a|b\nc"), CHAMPION).markdown(), "an odd name breaks no row"
 
 
 # --- whatever a scorecard holds ---
@@ -393,71 +345,37 @@ LOWER = (
     "latency_ms",
 )
 HIGHER = ("precision", "recall", "label_agreement", "label_agreement_second", "recall_ratio", "usefulness_ratio")
-CHOICES: dict[str, st.SearchStrategy[Any]] = {
-    "metric": st.sampled_from(METRICS),
-    "conditional": st.sampled_from(["any", "required"]),
-    "min_improvement": st.sampled_from([0.0, 0.02, 0.3]),
-}
-POLICIES = st.fixed_dictionaries(CHOICES)
-
-
-@st.composite
-def cards(draw: st.DrawFn, base: Card) -> Card:
-    """A card whose metrics lie on either side of their bounds, most often on the right one, and of the other card's."""
-    made = dict(base)
-    figures = st.one_of(
-        st.floats(-1, 2, allow_subnormal=False),
-        st.sampled_from([0.0, 0.03, 0.9, 0.97, 3.0, 13.0, 300.0]),
-        st.floats(allow_nan=False, allow_subnormal=False),
-    )
-    for key in LOWER + HIGHER:
-        if draw(st.integers(0, 3)) == 0:
-            made[key] = draw(figures)
-    for metric in METRICS:
-        made.setdefault(metric, draw(st.sampled_from([-0.01, 0.01, 0.5, 0.6])))
-        made[f"{metric}_std"] = draw(st.sampled_from([0.0, 1e-4, 0.05]))
-    return made
 
 
 def worse(value: float, by: float, key: str, sign: int = 1) -> float:
     return value + sign * by if key in LOWER else value - sign * by
 
 
-AMOUNT = st.one_of(st.sampled_from([0.0, 1e-9, 0.01, 0.5, 20.0]), st.floats(0, 1e300, allow_subnormal=False))
-NO_FIGURE = st.sampled_from([math.nan, math.inf, "x", None, True])
-METRIC = st.sampled_from(LOWER + HIGHER)
-thorough = settings(max_examples=80, deadline=None)
+@pytest.mark.parametrize("metric", METRICS)
+def test_no_worse_candidate_and_no_better_champion_turns_a_refusal(metric: str) -> None:
+    figures = {"kid": 0.01, "precision": 0.6, "recall": 0.5} | {f"{one}_std": 0.01 for one in METRICS}
+    known = [card(*which, **figures) for which in REAL]
+    for ours, champion in itertools.product(known, repeat=2):
+        before = failed(ours, champion, metric=metric)
+        for key, by in itertools.product(LOWER + HIGHER, (1e-9, 0.01, 0.5, 20.0, 1e300)):
+            if key in ours:
+                spoilt = ours | {key: worse(ours[key], by, key)}
+                assert before <= failed(spoilt, champion, metric=metric), (key, by)
+            if key in champion:
+                better = champion | {key: worse(champion[key], by, key, -1)}
+                assert before <= failed(ours, better, metric=metric), (key, by)
 
 
-@thorough
-@given(st.data(), POLICIES, cards(card()), st.one_of(st.none(), cards(CHAMPION)), METRIC)
-def test_what_gets_worse_never_passes_a_check_it_failed(
-    data: st.DataObject, policy: Card, ours: Card, champion: Card | None, key: str
-) -> None:
-    spoilt = data.draw(st.one_of(AMOUNT.map(lambda by: worse(ours[key], by, key)), NO_FIGURE))
-    assert failed(ours, champion, **policy) <= failed(ours | {key: spoilt}, champion, **policy)
-
-
-@thorough
-@given(POLICIES, cards(card()), cards(CHAMPION), METRIC, AMOUNT)
-def test_a_better_champion_never_lets_pass_what_it_refused(
-    policy: Card, ours: Card, champion: Card, key: str, by: float
-) -> None:
-    better = champion | {key: worse(champion[key], by, key, -1)}
-    assert failed(ours, champion, **policy) <= failed(ours, better, **policy)
-
-
-@thorough
-@given(st.data(), POLICIES)
-def test_any_scorecard_gets_a_decision(data: st.DataObject, policy: Card) -> None:
+@settings(max_examples=80, deadline=None)
+@given(st.data(), st.sampled_from(METRICS), st.sampled_from(["any", "required"]))
+def test_any_scorecard_gets_a_decision(data: st.DataObject, metric: str, conditional: str) -> None:
     def odd(base: Card) -> Card:
         changes = data.draw(st.dictionaries(st.sampled_from(KEYS), ODD, max_size=8))
         gone = data.draw(st.sets(st.sampled_from(KEYS), max_size=4))
         return {key: value for key, value in (base | changes).items() if key not in gone}
 
     ours, champion = odd(card()), data.draw(st.sampled_from([None, {}, odd(CHAMPION)]))
-    decision = decide(ours, champion, **policy)
-    assert decide(dict(reversed(ours.items())), champion, **policy) == decision
+    decision = decide(ours, champion, metric=metric, conditional=conditional)
     for check in decision.checks:
         assert check.sentence.endswith(".")
         assert check.sentence == " ".join(check.sentence.split())

@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -142,28 +141,16 @@ def sentences(found: lineage.Lineage, name: str) -> str:
     return " ".join(note.sentence for note in found.links[name].notes)
 
 
-def assert_a_tree(found: lineage.Lineage) -> None:
-    lines = found.text().split("\n")
-    assert lines[0] == f"{found.model} version {found.version}"
-    titles = [line for line in lines if line.startswith(("├─", "└─"))]
-    assert titles == [
-        *("├─ model version", "├─ MLflow run", "├─ git commit", "├─ dvc.lock", "├─ DVC's hashes (MD5)"),
-        *("├─ prepared data", "└─ raw files"),
-    ]
-    assert f"│    sha256      {found.links['version'].facts['sha256']}" in lines
-    assert "│    dirty       no" in lines
-    assert "│    aliases     challenger" in lines
-    assert "│    counts      1,200 train, 300 test" in lines
-    assert "│    verified    This clone has the commit." in lines
-    assert "     version     3" in lines
-    assert all(line.isprintable() for line in lines)
-
-
 def test_every_link_is_verified(make: Callable[..., Made], project: Path) -> None:
     made = make("whole", log_model=runs.log_model)  # as `lekhani register` logs it
     found = lineage.trace("lekhani-whole")
     assert (found.model, found.version) == ("lekhani-whole", "1")
-    assert_a_tree(found)
+    lines = found.text().split("\n")
+    assert lines[0] == "lekhani-whole version 1"
+    assert [line[3:] for line in lines if line.startswith(("├─", "└─"))] == [
+        *("model version", "MLflow run", "git commit", "dvc.lock", "DVC's hashes (MD5)", "prepared data", "raw files")
+    ]
+    assert {"│    dirty       no", "│    counts      1,200 train, 300 test", "     version     3"} <= set(lines)
     assert {state for of_link in states(found).values() for state in of_link} == {"verified"}, found.text()
     counts = {name: len(of_link) for name, of_link in states(found).items()}
     assert counts == {"version": 1, "run": 1, "commit": 1, "lock": 2, "hashes": 1, "data": 2, "source": 1}
@@ -173,32 +160,17 @@ def test_every_link_is_verified(make: Callable[..., Made], project: Path) -> Non
     assert sayings["version"] == [
         {"state": "verified", "sentence": "The file that the registry holds has this SHA-256."}
     ]
-    for time in (links["version"].pop("created"), links["run"].pop("started")):
-        assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", time)
     stages = yaml.safe_load((project / "dvc.lock").read_text())["stages"].values()
     raw, prepared, generator = (stage["outs"][0]["md5"] for stage in stages)
     commit, committed, subject = git("show", "-s", "--format=%H%n%cI%n%s").split("\n")
-    user = connect().get_run(made.run_id).info.user_id
-    assert links == {
-        "version": {"number": "1", "aliases": ["challenger"], "variant": "turbo", "sha256": made.tags["model_sha256"]},
-        "run": {"id": made.run_id, "name": "whole/turbo", "by": user, "status": "FINISHED"},
-        "commit": {"id": commit, "dirty": False, "subject": subject, "date": committed},
-        "lock": {"sha256": files.sha256(project / "dvc.lock")},
-        "hashes": {
-            "read_from": "The run's artifact lineage/dvc.lock",
-            "raw": raw,
-            "prepared": prepared,
-            "generator": generator,
-        },
-        "data": {
-            "digest": made.info.digest,
-            "classes": 3,
-            "counts": {"train": 1200, "test": 300},
-            "origin": "hands",
-            "licence": "CC BY 4.0",
-        },
-        "source": {"name": "kaggle", "version": "3", "sha256": digest_of("raw"), "slug": "who/what"},
-    }
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", links["version"]["created"])
+    assert (links["version"]["number"], links["version"]["aliases"]) == ("1", ["challenger"])
+    assert (links["run"]["id"], links["run"]["status"]) == (made.run_id, "FINISHED")
+    assert links["commit"] == {"id": commit, "dirty": False, "subject": subject, "date": committed}
+    assert links["lock"] == {"sha256": files.sha256(project / "dvc.lock")}
+    assert [links["hashes"][one] for one in ("raw", "prepared", "generator")] == [raw, prepared, generator]
+    assert (links["data"]["digest"], links["data"]["origin"]) == (made.info.digest, "hands")
+    assert links["source"] == {"name": "kaggle", "version": "3", "sha256": digest_of("raw"), "slug": "who/what"}
 
 
 def test_a_dirty_tree(make: Callable[..., Made]) -> None:
@@ -231,41 +203,25 @@ def test_a_clone_that_lacks_the_commit(
     assert "This folder is in no git repository" in sentences(lineage.trace("lekhani-elsewhere"), "commit")
     git("init", "-q")
     found = lineage.trace("lekhani-elsewhere")
-    assert set(found.links["commit"].facts) == {"id", "dirty"}
     assert sentences(found, "commit") == "This clone lacks the commit; `git fetch` brings it, if it was pushed."
     assert states(found)["lock"] == ["verified", "missing"]
-    assert "The commit is not here, so its dvc.lock" in sentences(found, "lock")
     assert states(found)["hashes"] == ["verified"]
     git("fetch", "-q", str(project))
     assert states(lineage.trace("lekhani-elsewhere"))["lock"] == ["verified", "verified"]
 
 
-def test_a_commit_of_a_folder_below_the_repository(
-    make: Callable[..., Made], project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = make("below")
-    (project / "part").mkdir()
-    git("mv", "dvc.lock", "part/dvc.lock")
-    git("commit", "-qm", "moved")
-    connect().set_model_version_tag(made.name, made.number, "git.commit", git("rev-parse", "HEAD"))
-    assert "Git shows no dvc.lock of this folder in the commit." in sentences(lineage.trace("lekhani-below"), "lock")
-    monkeypatch.chdir(project / "part")
-    assert states(lineage.trace("lekhani-below"))["lock"] == ["verified", "verified"]
-
-
-def test_what_is_no_commit_is_not_given_to_git(make: Callable[..., Made], project: Path) -> None:
+@pytest.mark.parametrize(("tag", "said"), [("--output=planted", "This is no commit id."), ("none", "outside of git.")])
+def test_what_is_no_commit_is_not_given_to_git(make: Callable[..., Made], project: Path, tag: str, said: str) -> None:
     made = make("odd")
-    for tag in ("HEAD", "--output=planted", "0" * 39, "none"):
-        connect().set_model_version_tag(made.name, made.number, "git.commit", tag)
-        found = lineage.trace(made.name)
-        expected = "It was made outside of git." if tag == "none" else "This is no commit id."
-        assert expected in sentences(found, "commit")
-        assert "date" not in found.links["commit"].facts
-        assert "The commit is not here, so its dvc.lock" in sentences(found, "lock")
+    connect().set_model_version_tag(made.name, made.number, "git.commit", tag)
+    found = lineage.trace(f"{made.name}:{made.number}")
+    assert said in sentences(found, "commit")
+    assert "date" not in found.links["commit"].facts
+    assert states(found)["lock"] == ["verified", "missing"]
     assert not (project / "planted").exists()
 
 
-def test_artifacts_that_are_gone(make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_artifacts_that_are_gone(make: Callable[..., Made]) -> None:
     made = make("gone")
     for name in ("lineage/dvc.lock", "lineage/dataset.json", "generator/generator.onnx"):
         made.artifact(name).unlink()
@@ -275,20 +231,10 @@ def test_artifacts_that_are_gone(make: Callable[..., Made], monkeypatch: pytest.
     assert states(found)["lock"] == ["missing", "verified"]
     assert "The run's artifact lineage/dvc.lock cannot be fetched: " in sentences(found, "lock")
     assert found.links["hashes"].facts["read_from"] == "The commit's dvc.lock"
-    assert found.links["hashes"].facts["generator"]
     assert states(found)["hashes"] == ["missing"], "there is no file to compare the hash with"
     assert found.links["data"].facts == {"digest": made.info.digest}
-    assert "The run's artifact lineage/dataset.json cannot be fetched: " in sentences(found, "data")
     assert found.links["source"].facts == {"name": "kaggle", "version": "3", "sha256": digest_of("raw")}
     assert states(found)["source"] == ["missing"]
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise RuntimeError("no credentials\nand more")
-
-    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", refuse)
-    found = lineage.trace("lekhani-gone")
-    assert "The registered file cannot be fetched: no credentials" in sentences(found, "version")
-    assert "lineage/dvc.lock cannot be fetched: no credentials" in sentences(found, "lock")
 
 
 def test_artifacts_that_were_tampered_with(make: Callable[..., Made]) -> None:
@@ -315,61 +261,25 @@ def test_artifacts_that_were_tampered_with(make: Callable[..., Made]) -> None:
     assert states(found)["data"] == ["verified", "differs"], "it names the digest, but is not what DVC has"
     described.write_text(whole.replace('"version": 3', '"version": 4'))
     assert "lineage/dataset.json says otherwise: version 4." in sentences(lineage.trace("lekhani-tampered"), "source")
-    described.write_text(whole.replace(made.info.digest, digest_of("others")))
-    found = lineage.trace("lekhani-tampered")
-    assert states(found)["data"] == ["differs"]
-    assert found.links["data"].facts == {"digest": made.info.digest}, "what it says is of other data"
-    for broken in ("{", "[]", '{"classes": 1}', '{"name": "a", "classes": ["b"]}'):
+    for broken, said in ((whole.replace(made.info.digest, digest_of("others")), "of other data"), ("[]", "be read")):
         described.write_text(broken)
-        assert "cannot be read" in sentences(lineage.trace("lekhani-tampered"), "data")
+        assert said in sentences(lineage.trace("lekhani-tampered"), "data")
 
 
 def test_a_dvc_cache_that_lacks_or_spoiled_the_data(make: Callable[..., Made], project: Path) -> None:
     make("cache")
     (cached,) = project.rglob("*.dir")
-    for spoiled in ("[]", cached.read_text().replace("0" * 32, "1" * 32), "{", "[1]"):
-        cached.write_text(spoiled)
-        found = lineage.trace("lekhani-cache")
-        assert states(found)["data"] == ["verified", "differs"]
-        assert "holds something else under" in sentences(found, "data")
+    cached.write_text(cached.read_text().replace("0" * 32, "1" * 32))
+    found = lineage.trace("lekhani-cache")
+    assert states(found)["data"] == ["verified", "differs"]
+    assert "holds something else under" in sentences(found, "data")
     cached.unlink()
-    assert "DVC's cache here has no " in sentences(lineage.trace("lekhani-cache"), "data")
-    shutil.rmtree(project / ".dvc")
     assert states(lineage.trace("lekhani-cache"))["data"] == ["verified", "missing"]
-
-
-def test_a_run_that_scored_another_generator_or_is_gone(make: Callable[..., Made]) -> None:
-    client, made = connect(), make("deleted")
-    for scored, state in ((made.tags["model_sha256"], "verified"), ("9" * 64, "differs")):
-        client.set_tag(made.run_id, "model_sha256", scored)
-        assert states(lineage.trace("lekhani-deleted"))["run"] == ["verified", state], "what the run scored last"
-    client.delete_run(made.run_id)
-    found = lineage.trace("lekhani-deleted")
-    assert f"The run is deleted; until it is purged, `mlflow runs restore --run-id {made.run_id}`" in sentences(
-        found, "run"
-    )
-    assert found.links["run"].facts["name"] == "deleted/turbo"
-    assert states(found)["lock"] == ["verified", "verified"], "its artifacts are there until then"
-    client.create_model_version(made.name, f"runs:/{made.run_id}/generator", "f" * 32, tags=made.tags)
-    found = lineage.trace("lekhani-deleted:2")
-    assert found.links["run"].facts == {"id": "f" * 32}
-    assert "MLflow does not have this run" in sentences(found, "run")
-    assert states(found)["version"] == ["verified"]
-    assert states(found)["lock"] == ["missing", "verified"], "the commit still has it"
-    client.create_model_version(made.name, f"runs:/{made.run_id}/generator", tags=made.tags)
-    assert "The version names no run." in sentences(lineage.trace("lekhani-deleted:3"), "run")
 
 
 def test_an_old_version_with_no_tags(make: Callable[..., Made]) -> None:
     make("old", tags=False, artifacts=False)
     found = lineage.trace("lekhani-old")
-    facts = {name: link.facts for name, link in found.links.items()}
-    assert facts["version"]["sha256"] is None
-    assert facts["commit"] == {"id": None, "dirty": None}
-    assert facts["lock"] == {"sha256": None}
-    assert facts["hashes"] == {}
-    assert facts["data"] == {"digest": None}
-    assert facts["source"] == {"name": None, "version": None, "sha256": None}
     assert {
         state for name, of_link in states(found).items() for state in of_link if name not in ("run", "version")
     } == {"missing"}
@@ -389,43 +299,24 @@ def test_a_version_whose_run_knows_more(make: Callable[..., Made]) -> None:
     expected = "no tags for git.commit, dvc.lock_sha256, data_digest; what follows is from its run"
     assert expected in sentences(found, "version")
     assert found.links["commit"].facts["id"] == git("rev-parse", "HEAD")
-    assert states(found)["commit"] == ["verified"]
-    assert states(found)["lock"] == ["missing", "verified"]
     assert states(found)["hashes"] == ["verified"]
-    assert found.links["data"].facts == {"digest": made.info.digest}
     assert [one["model"] for one in lineage.trained_on(made.info.digest[:8]).versions] == ["lekhani-older"]
-    with pytest.raises(LekhaniError, match="None of the "):
-        lineage.trained_on(f"{made.info.digest[:8]}{digest_of('other')[8:]}")
 
 
-def test_the_source_from_dataset_json_alone(make: Callable[..., Made]) -> None:
-    client, made = connect(), make("untagged")
-    for key in ("name", "version", "sha256"):
-        client.delete_model_version_tag(made.name, made.number, f"source.{key}")
-    found = lineage.trace("lekhani-untagged")
-    described = {"name": "kaggle", "version": "3", "sha256": digest_of("raw"), "slug": "who/what"}
-    assert found.links["source"].facts == described
-    expected = "There are no tags for name, version, sha256; this is from lineage/dataset.json."
-    assert sentences(found, "source") == expected
-
-
-def test_a_dvc_lock_without_what_is_looked_for(make: Callable[..., Made], project: Path) -> None:
+def test_a_dvc_lock_without_what_is_looked_for(make: Callable[..., Made]) -> None:
     made = make("bare")
     client, lock = connect(), made.artifact("lineage/dvc.lock")
     for content, sentence in (
         ("schema: '2.0'\nstages: {}\n", "dvc.lock has no models/bare/turbo/generator.onnx."),
         ("stages: [", "That is no dvc.lock that can be read."),
-        ("[]", "That is no dvc.lock that can be read."),
-        ("", "That is no dvc.lock that can be read."),
     ):
         lock.write_text(content)
         client.set_model_version_tag(made.name, made.number, "dvc.lock_sha256", files.sha256(lock))
         assert sentence in sentences(lineage.trace("lekhani-bare"), "hashes")
-    client.delete_model_version_tag(made.name, made.number, "dvc.lock_sha256")
-    client.delete_model_version_tag(made.name, made.number, "variant")
-    found = lineage.trace("lekhani-bare")  # the run's tag is that of the commit's dvc.lock
-    assert "The variant is not recorded" in sentences(found, "hashes")
-    assert "generator" not in found.links["hashes"].facts
+    client.set_tag(made.run_id, "model_sha256", "9" * 64)
+    assert states(lineage.trace("lekhani-bare"))["run"] == ["verified", "differs"], "what the run scored last"
+    client.delete_run(made.run_id)
+    assert "The run is deleted; until it is purged" in sentences(lineage.trace("lekhani-bare"), "run")
 
 
 def test_which_version_is_meant(make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,26 +327,17 @@ def test_which_version_is_meant(make: Callable[..., Made], monkeypatch: pytest.M
     assert lineage.trace(name).version == "1", "the champion goes first"
     assert lineage.trace(f"{name}@challenger").version == "3"
     assert lineage.trace(f"{name}:2").version == "2"
-    assert lineage.trace(f"{name}@champion").as_dict()["links"]["version"]["aliases"] == ("champion",)
     known = "there are: @challenger, @champion, :1, :2, :3"
     for which in ("@best", ":7"):
         with pytest.raises(UsageError, match=rf"^lekhani-many has no {which}; {known}\.$"):
             lineage.trace(f"{name}{which}")
-    with pytest.raises(
-        UsageError, match=r"^No model 'lekhani-man' in MLflow at sqlite.*; there are: .*lekhani-many"
-    ) as caught:
+    with pytest.raises(UsageError, match=r"^No model 'lekhani-man' in MLflow at sqlite.*; there are: .*lekhani-many"):
         lineage.trace("lekhani-man")
-    assert caught.value.exit_code == 2
-    for wrong in ("", "lekhani-many@", "lekhani-many:x", "models:/lekhani-many/1", "lekhani-many@a:1"):
+    for wrong in ("", "lekhani-many@", "lekhani-many:x", "lekhani-many@a:1"):
         with pytest.raises(UsageError, match="is no model; write lekhani-D, lekhani-D@ALIAS or lekhani-D:VERSION"):
             lineage.trace(wrong)
     client.delete_registered_model_alias(name, "champion")
     assert lineage.trace(name).version == "3", "without a champion the challenger"
-    client.delete_registered_model_alias(name, "challenger")
-    with pytest.raises(
-        UsageError, match=r"^lekhani-many has no @champion and no @challenger; there are: :1, :2, :3\.$"
-    ):
-        lineage.trace(name)
     monkeypatch.setattr(mlflow, "search_registered_models", lambda **_: [])
     with pytest.raises(UsageError, match=r"^Nothing is registered in MLflow at sqlite.*; run `lekhani register`\.$"):
         lineage.trace(name)
@@ -469,34 +351,20 @@ def test_versions_by_the_data_that_they_were_trained_on(make: Callable[..., Made
     client.set_model_version_tag("lekhani-second", "1", "dvc.experiment", "brave-name")
     client.set_registered_model_alias("lekhani-first", "champion", "1")
     client.create_registered_model("another-model")
-    client.create_model_version(
-        "another-model", f"runs:/{made[0].run_id}/generator", made[0].run_id, tags={"data_digest": wanted}
-    )
+    client.create_model_version("another-model", f"runs:/{made[0].run_id}/generator", tags={"data_digest": wanted})
 
     found = lineage.trained_on(wanted[:9].upper())
-    assert [(one["model"], one["version"]) for one in found.versions] == [
-        ("lekhani-first", "1"),
-        ("lekhani-second", "1"),
-        ("lekhani-second", "2"),
+    versions = json.loads(json.dumps(found.as_dict()))["versions"]
+    assert [(one["model"], one["version"], one["git_dirty"]) for one in versions] == [
+        ("lekhani-first", "1", False),
+        ("lekhani-second", "1", False),
+        ("lekhani-second", "2", True),
     ]
-    first = found.versions[0]
+    assert [one["model"] for one in lineage.trained_on(wanted).versions] == ["lekhani-first", "lekhani-second"]
     commit, lock = made[0].tags["git.commit"], made[0].tags["dvc.lock_sha256"]
-    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", first["created"])
-    assert first == {
-        **{"model": "lekhani-first", "version": "1", "aliases": ("champion",), "variant": "turbo"},
-        **{"created": first["created"], "data_digest": wanted, "git_commit": commit, "git_dirty": False},
-        **{"dvc_lock_sha256": lock, "dvc_experiment": None},
-    }
-    assert [one["git_dirty"] for one in found.versions] == [False, False, True]
-    exact = lineage.trained_on(wanted)
-    assert [one["model"] for one in exact.versions] == ["lekhani-first", "lekhani-second"]
-
-    report = json.loads(json.dumps(found.as_dict()))
-    assert report["digest"] == wanted[:9]
-    assert report["versions"][1]["dvc_experiment"] == "brave-name"
     title, *lines = found.text().split("\n")
     assert title == f"Trained on data {wanted[:9]}:"
-    named = f"  lekhani-first version 1 (champion), variant turbo, created {first['created']}"
+    named = f"  lekhani-first version 1 (champion), variant turbo, created {versions[0]['created']}"
     assert lines[0] == f"{named}, data {wanted[:12]}, commit {commit[:12]}, dvc.lock {lock[:12]}"
     assert lines[1].endswith(", experiment brave-name")
     assert f"commit {made[2].tags['git.commit'][:12]} (dirty)" in lines[2]
@@ -504,25 +372,17 @@ def test_versions_by_the_data_that_they_were_trained_on(make: Callable[..., Made
 
 def test_data_that_nothing_was_trained_on(make: Callable[..., Made]) -> None:
     make("nowhere", tags=False)
-    with pytest.raises(
-        LekhaniError,
-        match=r"^None of the \d+ versions in MLflow at sqlite.* was trained on data 01234567, and \d+ of them do not",
-    ) as caught:
+    told = r"^None of the \d+ versions in MLflow at sqlite.* was trained on data 01234567, and \d+ of them do not"
+    with pytest.raises(LekhaniError, match=told):
         lineage.trained_on("01234567")
-    assert caught.value.exit_code == 1
-    for wrong in ("0123456", "g1234567", "0" * 65, "", "%" * 8):
+    for wrong in ("0123456", "g1234567", "0" * 65):
         with pytest.raises(UsageError, match="is no digest; give 8 to 64 characters"):
             lineage.trained_on(wrong)
 
 
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:///mlflow.db/below-a-file.db"])
-def test_an_mlflow_that_does_not_answer_is_a_sentence(store: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+def test_an_mlflow_that_does_not_answer_is_a_sentence(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    calls: tuple[Callable[[], Any], ...] = (lambda: lineage.trace("lekhani-any"), lambda: lineage.trained_on("0" * 8))
-    for call in calls:
-        with pytest.raises(
-            LekhaniError, match=r"^Could not read the registry of MLflow at .*: .*; see MLFLOW_TRACKING"
-        ) as caught:
+    for call in (lambda: lineage.trace("lekhani-any"), lambda: lineage.trained_on("0" * 8)):
+        with pytest.raises(LekhaniError, match=r"^Could not read the registry of MLflow at .*; see MLFLOW_TRACKING"):
             call()
-        assert "\n" not in str(caught.value)

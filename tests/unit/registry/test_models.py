@@ -42,14 +42,6 @@ def log(store: Path, toy_generator: ToyGenerator, tmp_path: Path) -> Callable[..
     return one
 
 
-def test_nothing_registered_is_a_sentence(store: Path) -> None:
-    with pytest.raises(
-        LekhaniError,
-        match=r"Nothing is registered as lekhani-nothing in MLflow at sqlite.*; run `make demo` or pass --model",
-    ):
-        models.find("nothing")
-
-
 def test_register_and_find(log: Callable[..., Logged]) -> None:
     client, name = connect(), "lekhani-toys"
     first, second = log("first"), log("second", judge=False)
@@ -94,47 +86,40 @@ def test_datasets_do_not_share_versions(log: Callable[..., Logged]) -> None:
     assert len(client.search_model_versions("name = 'lekhani-one'")) == 1
     assert {"one", "one_more"} <= set(models.datasets())
     assert "foreign-one" not in models.datasets()
-    with pytest.raises(LekhaniError, match="Nothing is registered as lekhani-on in"):
-        models.find("on")
 
 
-def test_a_file_that_was_changed_is_a_sentence(log: Callable[..., Logged]) -> None:
+def test_a_file_that_was_changed_or_is_gone_is_a_sentence(log: Callable[..., Logged]) -> None:
     logged = log("changed")
     models.register("changed", logged.uri, {"model_sha256": sha256(logged.file)})
     path = models.find("changed").generator
     path.write_bytes(path.read_bytes() + b" ")
-    with pytest.raises(
-        LekhaniError, match="is not the file that was registered as lekhani-changed version 1: its SHA-256 differs"
-    ) as caught:
+    with pytest.raises(LekhaniError, match="is not the file that was registered as lekhani-changed version 1: its"):
         models.find("changed")
-    assert "\n" not in str(caught.value)
-
-
-def test_a_model_that_is_gone_is_a_sentence(log: Callable[..., Logged]) -> None:
-    logged = log("gone")
-    models.register("gone", logged.uri, {})
-    models.find("gone").generator.rename(logged.file)
+    path.unlink()
     with pytest.raises(LekhaniError, match=r"holds 0 ONNX files|cannot be fetched"):
-        models.find("gone")
+        models.find("changed")
 
 
-def test_a_model_that_was_never_logged_cannot_be_registered(store: Path) -> None:
-    with pytest.raises(LekhaniError, match="Could not register lekhani-ghost in MLflow at sqlite") as caught:
-        models.register("ghost", "models:/m-0123456789", {})
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (
+            lambda: models.find("nothing"),
+            r"Nothing is registered as lekhani-nothing in MLflow at .*; run `make demo`",
+        ),
+        (lambda: models.fetch("nothing", "7"), "lekhani-nothing version 7 cannot be fetched from MLflow at sqlite"),
+        (lambda: models.register("ghost", "models:/m-0123456789", {}), "Could not register lekhani-ghost in MLflow at"),
+    ],
+    ids=["find", "fetch", "register"],
+)
+def test_what_is_not_there_is_a_sentence(store: Path, ask: Callable[[], object], said: str) -> None:
+    with pytest.raises(LekhaniError, match=said) as caught:
+        ask()
     assert "\n" not in str(caught.value)
-
-
-def test_a_version_that_is_not_there_is_a_sentence(store: Path) -> None:
-    with pytest.raises(LekhaniError, match="lekhani-nothing version 7 cannot be fetched from MLflow at sqlite"):
-        models.fetch("nothing", "7")
 
 
 def test_a_server_that_is_away_is_a_sentence(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    for ask in (models.aliases, models.find):
-        with pytest.raises(
-            LekhaniError, match=r"Could not read lekhani-away from MLflow at http://127\.0\.0\.1:9"
-        ) as caught:
-            ask("away")
-        assert "\n" not in str(caught.value)
+    with pytest.raises(LekhaniError, match=r"Could not read lekhani-away from MLflow at http://127\.0\.0\.1:9"):
+        models.find("away")

@@ -80,13 +80,6 @@ def test_rolling_back_a_return_of_an_old_version_does_not_go_in_circles(store: P
     assert models.aliases("circle") == {"champion": "2"}, "version 2 was promoted over version 1, which was just left"
 
 
-def test_a_version_that_is_gone_is_no_previous_champion(store: Path) -> None:
-    client = new("withdrawn", 3, champion="3", previous="2")
-    client.delete_model_version("lekhani-withdrawn", "1")
-    promotion.rollback("withdrawn")
-    assert models.aliases("withdrawn") == {"champion": "2"}
-
-
 def test_what_cannot_be_restored_leaves_the_aliases(store: Path) -> None:
     new("lost", 2, champion="2", previous="1")
 

@@ -106,27 +106,6 @@ def test_a_request_that_would_take_too_long_is_refused_at_once() -> None:
     drive(scenario, max_seconds=5.0)
 
 
-def test_cancelled_requests_cost_nothing() -> None:
-    async def scenario(batcher: Batcher, generator: FakeGenerator) -> None:
-        generator.blocked = True
-        first = asyncio.create_task(batcher.images(*rows(11)))
-        gone = asyncio.create_task(batcher.images(*rows(21, 22, 23)))
-        stays = asyncio.create_task(batcher.images(*rows(31)))
-        await until(lambda: batcher.waiting == 5)
-        await asyncio.sleep(0.05)  # the first batch is at work, and holds all of them or the first alone
-        gone.cancel()
-        await until(lambda: batcher.waiting == 2)
-        late = asyncio.create_task(batcher.images(*rows(41)))
-        await until(lambda: batcher.waiting == 3)
-        late.cancel()
-        generator.blocked = False
-        assert ((await first)[0, 0, 0], (await stays)[0, 0, 0]) == (11, 31)
-        await until(lambda: batcher.waiting == 0)
-        assert sum(generator.batches) <= 5, "the request that was cancelled before its turn was never drawn"
-
-    drive(scenario)
-
-
 def test_cancelled_work_ends() -> None:
     async def scenario(batcher: Batcher, generator: FakeGenerator) -> None:
         rounds = [0]
@@ -153,19 +132,5 @@ def test_an_error_reaches_its_callers_alone() -> None:
             await batcher.run(lambda _: 1 // 0)
         assert await batcher.run(lambda _: "done") == "done"
         assert (await batcher.images(*rows(11)))[0, 0, 0] == 11
-
-    drive(scenario)
-
-
-def test_closing_finishes_what_waits() -> None:
-    async def scenario(batcher: Batcher, generator: FakeGenerator) -> None:
-        generator.blocked = True
-        waiting = [asyncio.create_task(batcher.images(*rows(11, 12, 13))) for _ in range(5)]
-        await until(lambda: batcher.waiting == 15)
-        closing = asyncio.create_task(batcher.close())
-        await asyncio.sleep(0)
-        generator.blocked = False
-        await closing
-        assert all(len(images) == 3 for images in await asyncio.gather(*waiting))
 
     drive(scenario)

@@ -20,14 +20,11 @@ from lekhani.variants.flow_matching import FlowMatching
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize("difference", [1.1e-4, 3.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("difference", [1.1e-4, float("inf"), float("nan")])
 def test_a_parity_failure_fails_the_stage(difference: float) -> None:
+    require_parity(1e-4, 1e-4, Path("g.onnx"))
     with pytest.raises(LekhaniError, match=r"g\.onnx differs from torch by .* not fit to ship"):
         require_parity(difference, 1e-4, Path("g.onnx"))
-
-
-def test_parity_within_the_bound_passes() -> None:
-    require_parity(1e-4, 1e-4, Path("g.onnx"))
 
 
 def test_a_run_outside_git_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,7 @@
 """What the pipeline logs to MLflow is logged once and found again."""
 
-import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import requests
 from mlflow.entities import Run
+from PIL import Image
 
 from lekhani.data.spec import MNIST, DatasetInfo
 from lekhani.errors import LekhaniError
@@ -57,8 +56,6 @@ def test_a_started_run_knows_its_params_tags_and_data(started: str) -> None:
     (data,) = run.inputs.dataset_inputs
     assert data.dataset.name == "mnist"
     assert DIGEST.startswith(data.dataset.digest)
-    assert len(data.dataset.digest) >= 16
-    assert "prepared" in json.loads(data.dataset.source)["uri"]
     assert artifacts(started) == ["data/validation.html"]
     assert run.info.status == "RUNNING", "export and evaluation are still to come"
     assert mlflow.active_run() is None
@@ -74,13 +71,8 @@ def test_a_reporter_logs_curves_and_grids(started: str, tmp_path: Path) -> None:
     assert [(one.step, one.value) for one in history] == [(20, 0.5), (40, 0.25)]
     assert set(stored(started).data.metrics) == {"train/images_seen", "train/loss_d"}
     (image, *_) = [path for path in artifacts(started) if path.endswith(".png")]
-    assert "samples" in image
-    assert "40" in image
-    from PIL import Image
-
     with Image.open(mlflow.artifacts.download_artifacts(run_id=started, artifact_path=image)) as picture:
         np.testing.assert_array_equal(np.asarray(picture.convert("L"))[::2, ::2], np.arange(12).reshape(3, 4))
-    assert stored(started).info.status == "RUNNING"
 
 
 class FakeOutage:
@@ -124,27 +116,6 @@ def test_an_outage_in_the_middle_loses_nothing(started: str, tmp_path: Path, cap
     assert not (tmp_path / "unlogged.json").exists()
 
 
-def test_what_is_unlogged_at_the_end_is_logged_by_the_next_stage(
-    started: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    unlogged = tmp_path / "deep" / "unlogged.json"
-    reporter = runs.MlflowReporter(started, unlogged)
-    with caplog.at_level(logging.WARNING, "lekhani"), FakeOutage():
-        reporter.metrics(1, {"loss": 1.0})
-        reporter.images(1, np.arange(12, dtype=np.uint8).reshape(3, 4))
-        reporter.scores(2, {"images_seen": 2.0, "judge_fid": 3.5})
-        reporter.close()
-        runs.end_run(started, "FAILED")
-    assert str(unlogged) in caplog.text
-    assert "could not mark the run as FAILED" in caplog.text
-    runs.log_unlogged(unlogged)
-    assert curve(started) == [(1, 1.0)]
-    assert stored(started).data.metrics["train/judge_fid"] == 3.5
-    assert any("samples" in path for path in artifacts(started))
-    assert not unlogged.exists()
-    runs.log_unlogged(unlogged)
-
-
 def test_a_resumed_run_logs_no_step_twice(started: str, tmp_path: Path) -> None:
     first = runs.MlflowReporter(started, tmp_path / "unlogged.json")
     first.resume(0)
@@ -166,7 +137,8 @@ def test_an_interrupted_run_does_not_stay_running(started: str) -> None:
     runs.kill_run("f" * 32)
     runs.kill_run(started)
     assert stored(started).info.status == "KILLED"
-    runs.end_run(started, "FAILED")
+    with pytest.raises(ValueError, match="mine"), runs.resume(started, EXPERIMENT, "mnist/dcgan", {}):
+        raise ValueError("mine")
     runs.kill_run(started)
     assert stored(started).info.status == "FAILED", "it has ended, and why is known"
 
@@ -193,24 +165,6 @@ def test_an_unreachable_server_does_not_mean_that_there_is_no_such_run(
         raise requests.ConnectionError("no route to host")  # as while an artifact is uploaded
 
 
-def test_resuming_a_known_run_adds_to_it(started: str, caplog: pytest.LogCaptureFixture) -> None:
-    before = len(mlflow.search_runs([use_experiment(EXPERIMENT)]))
-    with (
-        caplog.at_level(logging.WARNING, "lekhani"),
-        runs.resume(started, EXPERIMENT, "mnist/dcgan", {"stage": "export"}) as run_id,
-    ):
-        assert run_id == started
-        mlflow.log_metric("fid", 3.0)
-    run = stored(started)
-    assert run.data.metrics["fid"] == 3.0
-    assert run.data.params["seed"] == "7"
-    assert run.data.tags["stage"] == "export"
-    assert run.info.run_name == "mnist/dcgan"
-    assert run.info.status == "FINISHED"
-    assert len(mlflow.search_runs([use_experiment(EXPERIMENT)])) == before
-    assert caplog.text == ""
-
-
 def test_an_unknown_run_is_started_once_and_found_again(started: str, caplog: pytest.LogCaptureFixture) -> None:
     def resumed(run_id: str | None) -> str:
         with runs.resume(run_id, EXPERIMENT, "mnist/dcgan", {}) as found:
@@ -229,13 +183,6 @@ def test_an_unknown_run_is_started_once_and_found_again(started: str, caplog: py
     assert resumed(None) == resumed(None), "stages after an untracked training share a run"
 
 
-def test_an_error_inside_marks_the_run_and_passes_on(started: str) -> None:
-    with pytest.raises(ValueError, match="mine"), runs.resume(started, EXPERIMENT, "mnist/dcgan", {}):
-        raise ValueError("mine")
-    assert stored(started).info.status == "FAILED"
-    assert mlflow.active_run() is None
-
-
 def test_a_scorecard_becomes_metrics_tags_and_files(started: str, tmp_path: Path) -> None:
     for name in ("grid.png", "judge.onnx"):
         (tmp_path / name).write_text(name)
@@ -246,9 +193,11 @@ def test_a_scorecard_becomes_metrics_tags_and_files(started: str, tmp_path: Path
         "fid": 3.5,
         "classes_covered": np.int64(9).item(),
     }
-    with runs.resume(started, EXPERIMENT, "mnist/dcgan", {}):
+    with runs.resume(started, EXPERIMENT, "mnist/dcgan", {"stage": "evaluate"}) as run_id:
+        assert run_id == started
         runs.log_scorecard({**card, "flag": True}, [tmp_path / "grid.png"], [tmp_path / "judge.onnx"])
     run = stored(started)
+    assert (run.info.run_name, run.info.status, run.data.tags["stage"]) == ("mnist/dcgan", "FINISHED", "evaluate")
     assert run.data.metrics == {"fid": 3.5, "classes_covered": 9.0}
     assert run.data.tags["model_sha256"] == "aa"
     assert {"evaluation/grid.png", "judge/judge.onnx"} <= set(artifacts(started))
@@ -309,21 +258,7 @@ def test_a_deleted_experiment_is_a_sentence(store: Path) -> None:
         use_experiment("gone")
 
 
-def test_the_default_store_keeps_artifacts_in_the_project(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "mlruns").mkdir()
-    shutil.copy(store / "mlflow.db", tmp_path / "mlruns" / "mlflow.db")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    monkeypatch.chdir(tmp_path)
-    identity = use_experiment("test-default-store")
-    assert mlflow.get_tracking_uri() == f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}"
-    experiment = mlflow.MlflowClient().get_experiment(identity)
-    assert experiment.artifact_location == (tmp_path / "mlruns" / "artifacts").as_uri()
-
-
-@pytest.mark.parametrize("module", ["lekhani.tracking.store", "lekhani.registry.models"])
-def test_telemetry_is_off_before_mlflow_is_imported(module: str) -> None:
+def test_telemetry_is_off_before_mlflow_is_imported() -> None:
     code = (
         "import os, sys\n"
         "class Watch:\n"
@@ -331,7 +266,7 @@ def test_telemetry_is_off_before_mlflow_is_imported(module: str) -> None:
         "        if name == 'mlflow':\n"
         "            print(os.environ.get('MLFLOW_DISABLE_TELEMETRY')); sys.stdout.flush(); os._exit(0)\n"
         "sys.meta_path.insert(0, Watch())\n"
-        f"import {module}\n"
+        "import lekhani.registry.models\n"
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
     done = subprocess.run(

@@ -28,7 +28,7 @@ def after_health(**ill: float) -> list[dict[str, float]]:
 
 def test_health_is_silent() -> None:
     assert names([HEALTHY] * 20, [WELL] * 3) == []
-    assert names([]) == []
+    assert names([{"loss": 1.0}] * 10, [{"judge_fid": 1.0}]) == [], "nor what a variant does not report"
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,6 @@ def test_curves(ill: dict[str, float], name: str, switch: str) -> None:
     (finding,) = diagnose(rows, [])
     assert finding.name == name
     assert switch in finding.sentence
-    assert finding.sentence.endswith(".")
     assert names(rows[:-1]) == [], "one report less is no proof yet"
 
 
@@ -63,7 +62,3 @@ def test_a_beginner_on_its_way_has_not_collapsed(name: str) -> None:
     assert names([HEALTHY] * 10, [WELL | {name: 0.05}]) == []
     assert names([HEALTHY] * 10, [WELL | {name: 0.05}, WELL | {name: 0.2}]) == []
     assert names([HEALTHY] * 10, [WELL | {name: 0.05}, WELL | {name: 0.2}, WELL | {name: 0.2}]) != []
-
-
-def test_what_a_variant_does_not_report_is_passed_over() -> None:
-    assert names([{"loss": 1.0, "grad_norm": 0.5}] * 10, [{"judge_fid": 1.0}]) == []

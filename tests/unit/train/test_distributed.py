@@ -94,13 +94,6 @@ def test_two_processes_match_one(tmp_path: Path) -> None:
     assert all(torch.equal(ranks[0][name], ranks[1][name]) for name in alone)
 
 
-def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    assert distributed.ranks() == distributed.Ranks(0, 1)
-    assert distributed.ranks().is_main
-
-
 def test_a_variant_without_optimisers_trains_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SharedNoiseGan, "optimisers", lambda self: [])
     with pytest.raises(LekhaniError, match="trains in one process"):

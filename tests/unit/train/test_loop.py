@@ -22,7 +22,7 @@ from lekhani.train.batches import batches
 from lekhani.train.devices import pick_device
 from lekhani.train.ema import Ema
 from lekhani.train.loop import fixed_inputs, sample, speed_up
-from lekhani.train.reporter import Fanout, LossFile, Reporter
+from lekhani.train.reporter import LossFile, Reporter
 from lekhani.variants import Variant
 
 
@@ -32,24 +32,12 @@ class Recorder(Reporter):
     def __init__(self) -> None:
         self.rows: list[tuple[int, dict[str, float]]] = []
         self.grids: list[tuple[int, Picture]] = []
-        self.scored: list[tuple[int, dict[str, float]]] = []
-        self.resumed: list[int] = []
-        self.closed = 0
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         self.rows.append((step, dict(values)))
 
     def images(self, step: int, grid: Picture) -> None:
         self.grids.append((step, grid))
-
-    def scores(self, step: int, values: Mapping[str, float]) -> None:
-        self.scored.append((step, dict(values)))
-
-    def resume(self, step: int) -> None:
-        self.resumed.append(step)
-
-    def close(self) -> None:
-        self.closed += 1
 
 
 class FakeVariant(Variant):
@@ -103,18 +91,9 @@ def test_each_pass_shows_every_image_once() -> None:
     passes = np.concatenate(list(islice(batches(10, 4, seed=1), 25))).reshape(10, 10)
     assert (np.sort(passes, axis=1) == np.arange(10)).all()
     assert len({tuple(one) for one in passes.tolist()}) > 5, "each pass has an order of its own"
-
-
-def test_every_batch_is_full_even_when_larger_than_the_data() -> None:
-    drawn = list(islice(batches(3, 7, seed=1), 9))
-    assert {len(one) for one in drawn} == {7}
-    assert np.bincount(np.concatenate(drawn)).tolist() == [21, 21, 21]
-
-
-def test_batches_depend_on_the_seed_alone() -> None:
-    first, again, other = (np.concatenate(list(islice(batches(50, 8, seed), 5))) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first, other)
+    large = list(islice(batches(3, 7, seed=1), 9))
+    assert np.bincount(np.concatenate(large)).tolist() == [21, 21, 21]
+    assert {len(one) for one in large} == {7}, "a batch is full even when it is larger than the data"
 
 
 # --- the average ---
@@ -122,6 +101,7 @@ def test_batches_depend_on_the_seed_alone() -> None:
 
 def test_the_average_against_hand_computed_values() -> None:
     live = nn.Linear(1, 1, bias=False)
+    live.register_buffer("mean", torch.zeros(1))
     live.weight.data.fill_(1.0)
     ema = Ema(live, decay=0.25)
     expected = 1.0
@@ -131,17 +111,9 @@ def test_the_average_against_hand_computed_values() -> None:
         decay = min(0.25, (1 + step) / (10 + step))  # 2/11, then 0.25 from step 2 on
         expected = decay * expected + (1 - decay) * value
         assert float(ema.average.weight) == pytest.approx(expected)
-    assert not ema.average.weight.requires_grad
-    assert live.weight.item() == 7.0
-
-
-def test_buffers_are_copied_and_the_average_stays_in_evaluation() -> None:
-    live = nn.BatchNorm1d(2)
-    ema = Ema(live, 0.9)
-    live(torch.randn(8, 2) + 5)
+    live.mean.fill_(5.0)
     ema.update()
-    assert torch.equal(ema.average.running_mean, live.running_mean)
-    assert int(ema.average.num_batches_tracked) == 1
+    assert float(ema.average.mean) == 5.0, "buffers are copied"
     assert live.training
     assert not ema.average.training
 
@@ -174,9 +146,6 @@ def test_a_variant_is_given_images_between_0_and_1_with_their_labels(run: Run) -
         for image, label in zip((batch[:, 0] * 255).round().to(torch.uint8), batch_labels.tolist(), strict=True):
             assert label_of[image.numpy().tobytes()] == label
     assert [progress for *_, progress in fake.given] == pytest.approx([i / 6 for i in range(6)])
-    assert trained.device == "cpu"
-    assert trained.images_per_second == pytest.approx(48 / trained.seconds)
-    assert trained.peak_memory_mb > 50
 
 
 def test_fewer_images_than_a_batch(run: Run) -> None:
@@ -200,29 +169,25 @@ def test_reporters_hear_means_and_see_grids(run: Run) -> None:
         assert values["images_per_second"] > 0
     assert recorder.rows[-1][1]["seconds_left"] == 0
     assert [step for step, _ in recorder.grids] == [2, 4, 5]
-    assert recorder.resumed == [0]
-    assert recorder.closed == 0, "whoever made a reporter closes it"
     for _, grid in recorder.grids:
         assert grid.shape == (33 * 3 - 1, 3 * 3 - 1), "33 rows of 3 classes, 2 pixels each, with a gap"
         assert grid.dtype == np.uint8
 
 
-@pytest.mark.parametrize(("k", "rows", "columns"), [(10, 10, 10), (16, 6, 16), (46, 4, 23)])
+@pytest.mark.parametrize(("k", "rows", "columns"), [(10, 10, 10), (46, 4, 23)])
 def test_sample_grids_show_classes_in_order(k: int, rows: int, columns: int) -> None:
     class Shade(nn.Module):
         def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
             return (labels / 255)[:, None, None, None].expand(-1, 1, 2, 2)
 
     noise, labels = fixed_inputs(5, k, seed=3)
-    assert noise.shape == (len(labels), 5)
     assert torch.equal(noise, fixed_inputs(5, k, seed=3)[0])
-    assert not torch.equal(noise, fixed_inputs(5, k, seed=4)[0])
     shown = sample(Shade(), noise, labels)
     assert shown.shape == (rows * 3 - 1, columns * 3 - 1)
     assert shown[0, ::3].tolist() == list(range(columns))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 def test_a_loss_that_is_not_finite_stops_training(run: Run, value: float) -> None:
     recorder, fake = Recorder(), FakeVariant(lambda step: value if step == 3 else 0.0)
     with pytest.raises(LekhaniError, match=r"loss is -?(nan|inf) at step 3; lower the learning rate of fake"):
@@ -237,8 +202,7 @@ def test_cuda_without_a_gpu_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> No
         pick_device("cuda")
     assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert pick_device("auto").type == pick_device("cuda").type == "cuda"
-    assert pick_device("cpu").type == "cpu"
+    assert pick_device("auto").type == "cuda"
 
 
 # --- reporters ---
@@ -253,9 +217,8 @@ def test_losses_csv_and_sample_pngs(tmp_path: Path) -> None:
     file.metrics(40, {"images_seen": 12_000_000, "loss": 1e-9})
     file.images(40, np.arange(12, dtype=np.uint8).reshape(3, 4))
     file.close()
-    (row,) = list(csv.DictReader((tmp_path / "deep" / "losses.csv").open()))[1:]
-    assert float(row["images_seen"]) == 12_000_000
-    assert float(row["loss"]) == 1e-9
+    rows = list(csv.reader((tmp_path / "deep" / "losses.csv").open()))
+    assert [float(value) for value in rows[2]] == [40, 12_000_000, 1e-9]
     with Image.open(tmp_path / "samples" / "000040.png") as image:
         np.testing.assert_array_equal(np.asarray(image)[::2, ::2], np.arange(12).reshape(3, 4))
 
@@ -268,21 +231,6 @@ def test_losses_csv_on_a_full_disk(tmp_path: Path, full_disk: Callable[[], Abstr
     with pytest.raises(LekhaniError, match=r"Could not write .*000001\.png"), full_disk():
         file.images(1, np.zeros((4, 4), np.uint8))
     assert list((tmp_path / "samples").iterdir()) == []
-
-
-def test_fanout_passes_everything_on() -> None:
-    recorders = Recorder(), Recorder()
-    fanout = Fanout(recorders)
-    fanout.metrics(1, {"a": 2.0})
-    fanout.scores(1, {"b": 3.0})
-    fanout.images(1, np.zeros((2, 2), np.uint8))
-    fanout.resume(4)
-    fanout.close()
-    for recorder in recorders:
-        assert recorder.rows == [(1, {"a": 2.0})]
-        assert recorder.scored == [(1, {"b": 3.0})]
-        assert recorder.resumed == [4]
-        assert len(recorder.grids) == recorder.closed == 1
 
 
 # --- precision and compilation ---

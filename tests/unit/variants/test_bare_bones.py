@@ -3,7 +3,6 @@
 import copy
 import math
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from lekhani import params
 from lekhani.variants import bare_bones
-from lekhani.variants.bare_bones import BareBones, NumpyMlp, discriminator_gradients, generator_gradients, numpy_view
+from lekhani.variants.bare_bones import BareBones, NumpyMlp
 
 N = 64
 
@@ -27,29 +26,6 @@ def flat(images: Tensor) -> Tensor:
 
 def drawn_by(variant: BareBones, noise: Tensor) -> Tensor:
     return flat(variant.g(noise, torch.zeros(len(noise), dtype=torch.int64)))
-
-
-def test_gradients_by_hand_are_those_of_autograd() -> None:
-    variant = gan()
-    for _ in range(5):  # past the start, where biases are no longer zero
-        variant.step(*batch(N))
-    variant.g.double()
-    variant.d.double()
-    noise, real = torch.randn(N, 100).double(), flat(batch(N)[0]).double()
-    g, d = numpy_view(variant.g.layers), numpy_view(variant.d)
-    generated = g.forward(noise.numpy())
-    on_fake = d.forward(np.tanh(generated.out))
-
-    fake = drawn_by(variant, noise)
-    loss_g = F.softplus(-variant.d(fake)).sum()
-    loss_d = F.softplus(-variant.d(real)).sum() + F.softplus(variant.d(fake.detach())).sum()
-    for mine, loss, network in (
-        (generator_gradients(g, d, generated, on_fake), loss_g, variant.g),
-        (discriminator_gradients(d, d.forward(real.numpy()), on_fake), loss_d, variant.d),
-    ):
-        for got, expected in zip(mine, torch.autograd.grad(loss, list(network.parameters())), strict=True):
-            assert got.shape == expected.shape
-            assert np.abs(got - expected.numpy()).max() <= 1e-10 * expected.abs().max()
 
 
 def test_a_step_is_gradient_descent_of_d_and_then_of_g() -> None:
@@ -74,9 +50,6 @@ def test_a_step_is_gradient_descent_of_d_and_then_of_g() -> None:
     assert float(metrics["loss_d"]) == pytest.approx(
         (F.softplus(-on_real).mean() + F.softplus(on_fake).mean()).item(), rel=1e-5
     )
-    assert float(metrics["accuracy_real"]) == pytest.approx(float((on_real > 0).float().mean()))
-    assert float(metrics["accuracy_fake"]) == pytest.approx(float((on_fake < 0).float().mean()))
-    assert float(metrics["logit_gap"]) == pytest.approx((on_real.mean() - on_fake.mean()).item(), rel=1e-4)
     norm = descend(F.softplus(-on_real).sum() + F.softplus(on_fake).sum(), twin.d)
     assert float(metrics["grad_norm_d"]) == pytest.approx(norm, rel=1e-4)
     on_fake = twin.d(drawn_by(twin, noise))
@@ -118,25 +91,6 @@ def test_the_rate_falls_by_epochs_of_sixty_thousand_images(monkeypatch: pytest.M
         assert variant.seen.images == seen + 2
     assert rates[::2] == rates[1::2], "that of D and of G alike"
     assert rates[::2] == pytest.approx([1e-3, 1e-3, 1e-3 / 1.5, 1e-3 / 6])
-
-
-def test_images_seen_are_part_of_the_state() -> None:
-    one, other = gan(), gan()
-    one.step(*batch(7))
-    other.load_state_dict(one.state_dict())
-    assert other.seen.images == 7
-    assert torch.equal(one.d.first.weight, other.d.first.weight)
-
-
-def test_weights_start_as_the_original_s() -> None:
-    variant = gan()
-    for network in (variant.g.layers, variant.d):
-        for layer in (network.first, network.second):
-            assert float(layer.weight.std()) == pytest.approx(math.sqrt(2 / layer.in_features), rel=0.2)
-            assert not layer.bias.any()
-    sizes = [tuple(p.shape) for p in (*variant.g.parameters(), *variant.d.parameters())]
-    assert sizes == [(128, 100), (128,), (784, 128), (784,), (128, 784), (128,), (1, 128), (1,)]
-    assert (variant.g.layers.slope, variant.d.slope) == (0.0, 0.01)
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")

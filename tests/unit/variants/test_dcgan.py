@@ -106,14 +106,3 @@ def test_clipping_bounds_the_gradients_of_both_players(tiny: params.Variants) ->
         norm = torch.stack([cast(Tensor, p.grad).norm() for p in network.parameters()]).norm()
         assert float(metrics[name]) > float(norm)
         assert float(norm) == pytest.approx(0.01, rel=1e-3)
-
-
-@pytest.mark.parametrize("inverted", [False, True])
-def test_the_discriminator_learns_to_tell_real_from_generated(tiny: params.Variants, inverted: bool) -> None:
-    variant = dcgan(tiny, inverted_labels=inverted, lr_g=1e-9, lr_d=2e-3, smoothing="none", instance_noise=0.0)
-    images, labels = torch.zeros(8, 1, 28, 28), torch.zeros(8, dtype=torch.int64)
-    images[:, :, 8:20, 12:16] = 1
-    first, *_, last = (variant.step(images, labels) for _ in range(60))
-    assert float(last["accuracy_real"]) == float(last["accuracy_fake"]) == 1
-    assert float(last["logit_gap"]) > 0
-    assert float(last["loss_d"]) < 0.6 * float(first["loss_d"])

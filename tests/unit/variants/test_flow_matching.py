@@ -91,31 +91,19 @@ def test_the_error_falls_by_the_solver_s_order(solver: str, order: int) -> None:
     assert errors[-1] < (0.05 if order == 1 else 0.005)
 
 
-def test_heun_looks_twice_but_for_its_last_step() -> None:
-    assert calls(3, 1.0, solver="euler") == [(2, 0), (2, 0.3333), (2, 0.6667)]
-    assert calls(3, 1.0, solver="heun") == [(2, 0), (2, 0.3333), (2, 0.3333), (2, 0.6667), (2, 0.6667)]
-    assert calls(1, 1.0, solver="heun") == [(2, 0)]
-
-
-def test_guidance_costs_twice_as_much_inside_its_interval_alone() -> None:
-    assert [rows for rows, _ in calls(4)] == [4, 4, 4, 4]
-    assert [rows for rows, _ in calls(4, guidance_from=0.25, guidance_to=0.75)] == [2, 4, 4, 2]
-    assert [rows for rows, _ in calls(4, guidance_to=0.5)] == [4, 4, 2, 2]
-    assert [rows for rows, _ in calls(3, solver="heun", guidance_from=0.3)] == [2, 2, 4, 4, 4]
-    assert [rows for rows, _ in calls(4, 1.0)] == [2, 2, 2, 2]
-
-
-def test_an_interval_of_guidance_by_hand() -> None:
-    one = sampler(ByLabel(), 4, 2.0, guidance_from=0.5)
-    x, label = torch.zeros(1, 64), torch.zeros(1, dtype=torch.int64)
-    # 0.1 a step without guidance, and -0.2 + 2 * 0.3 = 0.4 with it, of which each step takes a quarter.
-    assert float(one(x, label).mean()) == pytest.approx((2 * 0.1 / 4 + 2 * 0.4 / 4 + 1) / 2, abs=1e-6)
-
-
-def test_the_path_is_clipped_to_an_image() -> None:
-    labels = torch.zeros(1, dtype=torch.int64)
-    assert float(sampler(Gaussian(5.0, 0.1))(torch.randn(1, 64), labels).min()) == 1
-    assert float(sampler(Gaussian(-5.0, 0.1))(torch.randn(1, 64), labels).max()) == 0
+@pytest.mark.parametrize(
+    ("steps", "guidance", "settings", "asked"),
+    [
+        (3, 1.0, {"solver": "euler"}, [(2, 0), (2, 0.3333), (2, 0.6667)]),
+        (3, 1.0, {"solver": "heun"}, [(2, 0), (2, 0.3333), (2, 0.3333), (2, 0.6667), (2, 0.6667)]),
+        (4, 2.0, {"guidance_from": 0.25, "guidance_to": 0.75}, [(2, 0), (4, 0.25), (4, 0.5), (2, 0.75)]),
+        (2, 2.0, {"solver": "heun", "guidance_from": 0.3}, [(2, 0), (2, 0.5), (4, 0.5)]),
+    ],
+)
+def test_heun_looks_twice_and_guidance_costs_twice_inside_its_interval(
+    steps: int, guidance: float, settings: dict[str, Any], asked: list[tuple[int, float]]
+) -> None:
+    assert calls(steps, guidance, **settings) == asked
 
 
 @pytest.mark.parametrize(

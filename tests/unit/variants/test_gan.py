@@ -39,16 +39,6 @@ def test_the_generator_moves_at_every_nth_turn() -> None:
     assert moved == [False, False, True, False, False, True, False]
 
 
-def test_turns_are_part_of_the_state() -> None:
-    one, other = gan(n_dis=3), gan(n_dis=3)
-    for _ in range(2):
-        one.step(*batch())
-    other.load_state_dict(one.state_dict())
-    before = weights(other.g)
-    other.step(*batch())
-    assert not torch.equal(before, weights(other.g))
-
-
 @pytest.mark.parametrize(
     ("schedule", "progress", "share"),
     [("constant", 0.7, 1.0), ("cosine", 0.0, 1.0), ("cosine", 0.5, 0.55), ("cosine", 1.0, 0.1)],
@@ -90,13 +80,9 @@ def test_translation_moves_the_whole_picture_and_fills_with_paper() -> None:
     assert lefts <= set(range(6, 15))
     assert len(tops) > 4
     assert len(lefts) > 4
-
-
-def test_translation_at_the_edge_does_not_wrap() -> None:
-    images = torch.full((64, 1, 28, 28), -1.0)
-    images[:, :, 0, :] = 1.0
-    moved = diff_augment(images, ["translation"])
-    assert not (moved[:, :, 8:] > -1).any()
+    edge = torch.full((64, 1, 28, 28), -1.0)
+    edge[:, :, 0, :] = 1.0
+    assert not (diff_augment(edge, ["translation"])[:, :, 8:] > -1).any(), "what leaves the frame does not come back"
 
 
 def test_cutout_leaves_paper() -> None:

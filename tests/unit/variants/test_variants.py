@@ -9,6 +9,7 @@ from lekhani import params
 from lekhani.variants import VARIANTS, Variant
 
 SIZES = (28, 32)
+PENALISED = {"wgan_gp", "r3gan"}  # their discriminators are differentiated twice, which torch.compile cannot do
 
 
 @pytest.fixture(params=[(name, SIZES[i % 2]) for i, name in enumerate(VARIANTS)], ids=lambda p: f"{p[0]}-{p[1]}")
@@ -25,10 +26,6 @@ def weights(variant: Variant) -> list[Tensor]:
 def test_a_variant_is_called_as_it_is_registered(name: str) -> None:
     assert VARIANTS[name].name == name
     assert VARIANTS[name].__name__ == params.VARIANT_SETTINGS[name].__name__
-
-
-def test_every_variant_can_do_without_an_entry_in_params() -> None:
-    assert set(params.Variants().model_dump()) == set(VARIANTS)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -78,14 +75,14 @@ def test_the_label_steers_the_image_only_where_it_says_so(built: tuple[Variant, 
     assert spread > 1e-4 if variant.conditional else spread < 1e-6
 
 
+@pytest.mark.parametrize("name", sorted(PENALISED))
+def test_a_penalised_discriminator_is_not_compiled(tiny: params.Variants, name: str) -> None:
+    variant = VARIANTS[name].build(tiny, 28, K, CPU)
+    assert variant.networks() == [variant.generator()]
+
+
 @pytest.mark.parametrize("name", ["mlp_gan", "cgan"])
 def test_a_batch_of_one_trains(tiny: params.Variants, name: str) -> None:
     variant = VARIANTS[name].build(tiny, 28, K, CPU)
     for _ in range(2):
         assert all(torch.isfinite(value) for value in variant.step(*batch(1)).values())
-
-
-def test_a_state_of_another_variant_is_refused(tiny: params.Variants) -> None:
-    other = VARIANTS["dcgan"].build(tiny, 28, K, CPU).state_dict()
-    with pytest.raises((KeyError, RuntimeError)):
-        VARIANTS["flow_matching"].build(tiny, 28, K, CPU).load_state_dict(other)
