@@ -55,13 +55,12 @@ def choices() -> params.Params:
     raw = params.read(ROOT / "params.yaml")
     raw["data"] = {"letters": raw["data"]["mnist"] | {"source": "local", "path": "letters.npz", "image_size": 24}}
     raw["train"]["device"] = "cpu"
-    raw["usefulness"]["shares"] = [1.0]
     quick = raw["profiles"]["quick"]
     quick["judge"]["width"] = 8
     quick["train"] |= {"images_seen": {"per_class": 8}, "score_every": 0}
     quick["variants"]["flow_matching"] |= {"channels": [8, 16], "batch_size": 16, "steps": 2, "guidance": 1.5}
     quick["evaluate"] |= {"n_generated": 320, "sampling_seeds": 4, "kid_subset_size": 100}
-    quick["usefulness"] |= {"images_seen": 2_500, "seeds": 1}
+    quick["usefulness"] |= {"images_seen": 2_500, "seeds": 1, "shares": [1.0]}
     return params.resolve(raw)
 
 

@@ -59,7 +59,6 @@ def test_fid_and_kid_grow_with_blur_and_noise(
     images = glyphs.some(380, 1)
     found = [glyphs.metrics(spoil(images, strength)) for strength in strengths]
     _assert_grows(found)
-    assert found[-1]["precision"] < 0.7 * found[0]["precision"]
     assert found[-1]["inception_score"] < 0.6 * found[0]["inception_score"]
 
 

