@@ -13,6 +13,7 @@ Loss: E |G(z, y) - x|^2 + E |f(G(z, y)) - f(x)|^2 / Var f(x) - a E C(G(z, y), y)
 
 import copy
 import math
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -101,7 +102,7 @@ class Turbo(Variant):
         Learning rates warm up, then fall along a cosine to a tenth.
         """
         if not len(self.pairs):
-            self.pairs.make(self.teacher, self.settings.pairs_per_class, self.n_classes, self.noise_dim)
+            self.pairs.make(self.teacher, self.settings.pairs_per_class, self.n_classes, self.noise_dim, self.autocast)
         lr = self.settings.lr * warm_up(self.progress) * cosine(self.progress, floor=0.1)
         for optimiser in (self.optimiser_g, self.optimiser_c):
             set_lr(optimiser, lr)
@@ -175,15 +176,18 @@ class _Pairs:
         return len(self.data.get("labels", ()))
 
     @torch.no_grad()
-    def make(self, teacher: Sampler, per_class: int, n_classes: int, noise_dim: int) -> None:
+    def make(
+        self, teacher: Sampler, per_class: int, n_classes: int, noise_dim: int, autocast: AbstractContextManager[Any]
+    ) -> None:
         """Generate `per_class` pairs of each class with the teacher."""
         device = next(teacher.parameters()).device
         labels = torch.arange(n_classes, device=device).repeat(per_class)
         random = torch.Generator(device).manual_seed(torch.initial_seed() + 1)
         noise = torch.randn(len(labels), noise_dim, device=device, generator=random).half()
-        batches = zip(torch.split(noise, 256), torch.split(labels, 256), strict=True)
-        images = [teacher(some_noise.float(), some_labels).mul(2).sub(1).half() for some_noise, some_labels in batches]
-        self.data = {"noise": noise, "labels": labels, "images": torch.cat(images)}
+        with autocast:
+            batches = zip(torch.split(noise.float(), 256), torch.split(labels, 256), strict=True)
+            images = [teacher(some_noise, some_labels) for some_noise, some_labels in batches]
+        self.data = {"noise": noise, "labels": labels, "images": torch.cat(images).mul(2).sub(1).half()}
 
     def draw(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
         """Noise float32 [n, noise_dim], labels int64 [n] and images float32 [n,1,H,W] of random pairs."""
