@@ -8,12 +8,14 @@ Commands, flows and servers use the same pens.
 """
 
 import logging
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -28,9 +30,10 @@ if TYPE_CHECKING:
 
     from lekhani.handwriting.recognise import Reading
     from lekhani.handwriting.render import Strength
-    from lekhani.registry.models import Registered
 
 log = logging.getLogger("lekhani")
+PRETRAINED = Path(__file__).with_name("pretrained")
+"""D/{generator,judge}.onnx and their card, for each dataset that the package can write without training."""
 _NAME = re.compile(r"(?:lekhani-)?(?P<dataset>[^@:]+)(?:@(?P<alias>[^@:]+)|:(?P<number>\d+))?")
 
 
@@ -150,23 +153,22 @@ def load_judge(name: str | Path) -> Judge:
     """The judge in a file, or of a registered generator named as in `load`; raises LekhaniError when there is none."""
     if _is_file(name):
         return Judge(Reader(Path(name)))
-    known = registered(str(name))
+    known = pretrained(str(name)) or registered(str(name))
     if known.judge is None:
-        problem = f"{known.name} version {known.version} was registered without its judge"
-        raise LekhaniError(f"{problem}; name a judge.onnx instead.")
+        raise LekhaniError(f"{known.origin} was registered without its judge; name a judge.onnx instead.")
     return Judge(Reader(known.judge))
 
 
 def find(dataset: str, model: Path | None = None, judge: Path | None = None) -> Pen:
     """The generator in the file `model`, or else the registered one called `dataset`, with its judge.
 
-    Raises LekhaniError when there is none.
+    A dataset of which none is registered has the one that comes with the package. Raises LekhaniError when there is
+    none at all.
     """
     origin, version = str(model), None
     if model is None:
-        known = registered(dataset)
-        model, judge = known.generator, judge or known.judge
-        origin, version = f"{known.name} version {known.version}", f"{known.name}:{known.version}"
+        known = pretrained(dataset) or registered(dataset)
+        model, judge, origin, version = known.generator, judge or known.judge, known.origin, known.version
     generator = Generator(model, precision="auto")
     log.info("Writing with %s (%s) on %s in %s", origin, generator.variant, generator.device, generator.precision)
     reader = None if judge is None else Reader(judge)
@@ -174,7 +176,36 @@ def find(dataset: str, model: Path | None = None, judge: Path | None = None) -> 
     return Pen(generator, reader, origin, version)
 
 
-def registered(name: str) -> "Registered":
+class Found(NamedTuple):
+    """The files of a model that was found by its name."""
+
+    generator: Path
+    judge: Path | None
+    origin: str  # for people
+    version: str | None  # lekhani-D:VERSION of a registered model
+
+
+def pretrained(dataset: str) -> Found | None:
+    """The generator that comes with the package, if it has one for the dataset and the registry has none.
+
+    An alias or a version asks for a registered model, so there is none for such a name.
+    """
+    folder = PRETRAINED / dataset
+    if not (folder / "generator.onnx").is_file() or _is_registered(dataset):
+        return None
+    return Found(folder / "generator.onnx", folder / "judge.onnx", f"the pretrained model of {dataset}", None)
+
+
+def _is_registered(dataset: str) -> bool:
+    # Importing MLflow and making a store of it takes seconds, so look first whether there can be one.
+    if find_spec("mlflow") is None or not ("MLFLOW_TRACKING_URI" in os.environ or Path("mlruns").exists()):
+        return False
+    from lekhani.registry import models
+
+    return bool(models.aliases(dataset))
+
+
+def registered(name: str) -> Found:
     """The registered generator `D`, `D@ALIAS` or `D:VERSION`; D alone is the champion, or else the challenger.
 
     Raises UsageError for a malformed name or an unknown alias, and LekhaniError when there is no such model.
@@ -191,13 +222,14 @@ def registered(name: str) -> "Registered":
         if alias not in known:
             problem = f"{models.model_name(dataset)} has no alias {alias!r}"
             raise UsageError(f"{problem}; it has {', '.join(known) or 'none'}.")
-        return models.fetch(dataset, known[alias], alias)
-    if number is not None:
-        return models.fetch(dataset, number)
-    found = models.find(dataset)
-    if found.alias != "champion":
-        log.warning("%s has no champion yet; writing with its challenger, version %s.", found.name, found.version)
-    return found
+        found = models.fetch(dataset, known[alias], alias)
+    elif number is not None:
+        found = models.fetch(dataset, number)
+    else:
+        found = models.find(dataset)
+        if found.alias != "champion":
+            log.warning("%s has no champion yet; writing with its challenger, version %s.", found.name, found.version)
+    return Found(found.generator, found.judge, f"{found.name} version {found.version}", f"{found.name}:{found.version}")
 
 
 def _is_file(name: str | Path) -> bool:

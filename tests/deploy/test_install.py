@@ -118,6 +118,13 @@ def test_the_light_install_writes_reads_and_composes(tmp_path: Path, toy_generat
     assert "pip install 'lekhani[parquet]'" in told
 
 
+def test_the_light_install_writes_without_training(tmp_path: Path) -> None:
+    told = lekhani(tmp_path, "generate", "--label", "क=2", "--out", "k")
+    assert "the pretrained model of devanagari" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["k"]
+    assert len(list((tmp_path / "k").rglob("*.png"))) == 2
+
+
 def test_training_needs_no_more_than_its_extra(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     for words in (("train", "-v", "dcgan"), ("evaluate", "-v", "dcgan")):

@@ -1,5 +1,6 @@
 """A pen by its name, labels as people write them, and glyphs in three lines of Python."""
 
+import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ import lekhani
 from lekhani import pen as pens
 from lekhani.data.spec import DEVANAGARI, MNIST, GlyphClass
 from lekhani.errors import LekhaniError, UsageError
+from lekhani.files import sha256
 from lekhani.inference.labels import label_of, parse_runs
 from lekhani.inference.sampling import Plan, SamplingOptions, sample_shard
 from lekhani.inference.session import Generator, Reader
@@ -185,6 +187,39 @@ def test_by_alias_and_by_version(registry: FakeRegistry, judges: list[Path]) -> 
     for name in ("mnist:", "mnist:x", "a@b:3", "@champion", ""):
         with pytest.raises(UsageError, match="names no model"):
             load(name)
+
+
+def test_what_comes_with_the_package_gives_way_to_what_is_registered(
+    registry: FakeRegistry,
+    judges: list[Path],
+    toy_generator: ToyGenerator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(pens, "PRETRAINED", tmp_path)
+    toy_generator(tmp_path / "mnist" / "generator.onnx")
+    assert (load("mnist").origin, load("mnist").version) == ("the pretrained model of mnist", None)
+    load_judge("mnist")
+    assert set(judges) == {tmp_path / "mnist" / "judge.onnx"}
+    assert load("mnist@challenger").version == "lekhani-mnist:3", "an alias asks for a registered one"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example.org")
+    assert load("mnist").version == "lekhani-mnist:3"
+    monkeypatch.setattr(registry, "aliases", lambda _: {})
+    assert load("mnist").version is None
+
+
+@pytest.mark.parametrize("folder", sorted(pens.PRETRAINED.iterdir()), ids=lambda folder: folder.name)
+def test_the_pretrained_models_write_what_their_judges_read(folder: Path) -> None:
+    pen = Pen(Generator(folder / "generator.onnx", "cpu"), Reader(folder / "judge.onnx"), folder.name)
+    glyphs = pen.generate(range(len(pen.classes)), n=2, seed=3)
+    assert pen.reader is not None
+    read = pen.reader.read(glyphs.images)[1].argmax(1)
+    assert (read == glyphs.labels).mean() > 0.9
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    for name in ("generator", "judge"):
+        assert card["sha256"][f"{name}.onnx"] == sha256(folder / f"{name}.onnx")
 
 
 def test_a_judge_by_name(registry: FakeRegistry, judges: list[Path], tmp_path: Path) -> None:
