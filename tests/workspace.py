@@ -66,8 +66,7 @@ class Workspace:
         quick["train"] |= {"images_seen": {"per_class": 32}, "score_every": 0}
         quick["variants"]["flow_matching"] |= {"channels": [8, 16], "steps": 1}
         quick["evaluate"] = {"n_generated": 100, "sampling_seeds": 2, "kid_subset_size": 50}
-        quick["usefulness"] |= {"images_seen": 64, "seeds": 2}
-        params["usefulness"]["shares"] = [1.0]
+        quick["usefulness"] |= {"images_seen": 64, "seeds": 2, "shares": [1.0]}
         params["pipeline"] = {"variants": ["flow_matching"], "students": []}
         open_gate(params)
         self.write_params(params)
