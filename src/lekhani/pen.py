@@ -153,7 +153,7 @@ def load_judge(name: str | Path) -> Judge:
     """The judge in a file, or of a registered generator named as in `load`; raises LekhaniError when there is none."""
     if _is_file(name):
         return Judge(Reader(Path(name)))
-    known = pretrained(str(name)) or registered(str(name))
+    known = look_up(str(name))
     if known.judge is None:
         raise LekhaniError(f"{known.origin} was registered without its judge; name a judge.onnx instead.")
     return Judge(Reader(known.judge))
@@ -167,7 +167,7 @@ def find(dataset: str, model: Path | None = None, judge: Path | None = None) -> 
     """
     origin, version = str(model), None
     if model is None:
-        known = pretrained(dataset) or registered(dataset)
+        known = look_up(dataset)
         model, judge, origin, version = known.generator, judge or known.judge, known.origin, known.version
     generator = Generator(model, precision="auto")
     log.info("Writing with %s (%s) on %s in %s", origin, generator.variant, generator.device, generator.precision)
@@ -185,38 +185,22 @@ class Found(NamedTuple):
     version: str | None  # lekhani-D:VERSION of a registered model
 
 
-def pretrained(dataset: str) -> Found | None:
-    """The generator that comes with the package, if it has one for the dataset and the registry has none.
+def look_up(name: str) -> Found:
+    """The generator `D`, `D@ALIAS` or `D:VERSION`.
 
-    An alias or a version asks for a registered model, so there is none for such a name.
+    D alone is the registered champion, or else the challenger, or else what comes with the package. Raises UsageError
+    for a malformed name or an unknown alias, and LekhaniError when there is no such model.
     """
-    folder = PRETRAINED / dataset
-    if not (folder / "generator.onnx").is_file() or _is_registered(dataset):
-        return None
-    return Found(folder / "generator.onnx", folder / "judge.onnx", f"the pretrained model of {dataset}", None)
-
-
-def _is_registered(dataset: str) -> bool:
-    # Importing MLflow and making a store of it takes seconds, so look first whether there can be one.
-    if find_spec("mlflow") is None or not ("MLFLOW_TRACKING_URI" in os.environ or Path("mlruns").exists()):
-        return False
-    from lekhani.registry import models
-
-    return bool(models.aliases(dataset))
-
-
-def registered(name: str) -> Found:
-    """The registered generator `D`, `D@ALIAS` or `D:VERSION`; D alone is the champion, or else the challenger.
-
-    Raises UsageError for a malformed name or an unknown alias, and LekhaniError when there is no such model.
-    """
-    from lekhani.registry import models
-
     match = _NAME.fullmatch(name)
     if match is None:
         remedy = "write a dataset, as in devanagari, devanagari@challenger or devanagari:3, or a file."
         raise UsageError(f"{name!r} names no model; {remedy}")
     dataset, alias, number = match["dataset"], match["alias"], match["number"]
+    pretrained = PRETRAINED / dataset / "generator.onnx"
+    if not (alias or number) and pretrained.is_file() and not _is_registered(dataset):
+        return Found(pretrained, pretrained.with_name("judge.onnx"), f"the pretrained model of {dataset}", None)
+    from lekhani.registry import models
+
     if alias is not None:
         known = models.aliases(dataset)
         if alias not in known:
@@ -230,6 +214,15 @@ def registered(name: str) -> Found:
         if found.alias != "champion":
             log.warning("%s has no champion yet; writing with its challenger, version %s.", found.name, found.version)
     return Found(found.generator, found.judge, f"{found.name} version {found.version}", f"{found.name}:{found.version}")
+
+
+def _is_registered(dataset: str) -> bool:
+    # Importing MLflow and making a store of it takes seconds, so look first whether there can be one.
+    if find_spec("mlflow") is None or not ("MLFLOW_TRACKING_URI" in os.environ or Path("mlruns").exists()):
+        return False
+    from lekhani.registry import models
+
+    return bool(models.aliases(dataset))
 
 
 def _is_file(name: str | Path) -> bool:
