@@ -36,9 +36,8 @@ _KINDS = {
     "images": re.compile(r"\.(png|jpe?g|bmp|gif|tiff?)$"),
     "archive": re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$"),
     "npz": re.compile(r"\.npz$"),
-    "idx": re.compile(
-        r"([-._]idx\d?([-._]?ubyte)?|[-._]ubyte)(\.gz)?$"
-    ),  # MNIST's own files, in any of their spellings
+    # MNIST's own files, in any of their spellings.
+    "idx": re.compile(r"([-._]idx\d?([-._]?ubyte)?|[-._]ubyte)(\.gz)?$"),
     "csv": re.compile(r"\.csv(\.gz)?$"),
 }
 _DECOMPRESSORS: dict[bytes, Callable[[BinaryIO], Any]] = {
