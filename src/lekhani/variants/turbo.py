@@ -184,10 +184,10 @@ class _Pairs:
         labels = torch.arange(n_classes, device=device).repeat(per_class)
         random = torch.Generator(device).manual_seed(torch.initial_seed() + 1)
         noise = torch.randn(len(labels), noise_dim, device=device, generator=random).half()
+        batches = zip(torch.split(noise, 256), torch.split(labels, 256), strict=True)
         with autocast:
-            batches = zip(torch.split(noise.float(), 256), torch.split(labels, 256), strict=True)
-            images = [teacher(some_noise, some_labels) for some_noise, some_labels in batches]
-        self.data = {"noise": noise, "labels": labels, "images": torch.cat(images).mul(2).sub(1).half()}
+            images = [teacher(some_noise.float(), some).mul(2).sub(1).half() for some_noise, some in batches]
+        self.data = {"noise": noise, "labels": labels, "images": torch.cat(images)}
 
     def draw(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
         """Noise float32 [n, noise_dim], labels int64 [n] and images float32 [n,1,H,W] of random pairs."""
