@@ -79,15 +79,18 @@ class _Residual(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()
+        self.stride = stride
         self.path = nn.Sequential(
             *_convolution(c_in, c_out, stride=stride), nn.ReLU(inplace=True), *_convolution(c_out, c_out)
         )
-        self.shortcut = (
-            nn.Identity() if stride == 1 else nn.Sequential(*_convolution(c_in, c_out, size=1, stride=stride))
-        )
+        self.shortcut = nn.Identity() if stride == 1 else nn.Sequential(*_convolution(c_in, c_out, size=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.path(x) + self.shortcut(x))
+        if self.stride == 1:
+            return F.relu(self.path(x) + self.shortcut(x))
+        # The same as a strided 1x1 convolution, whose backward pass writes past its memory in oneDNN (its issue 6035).
+        thinned = x[:, :, :: self.stride, :: self.stride].contiguous(memory_format=torch.channels_last)
+        return F.relu(self.path(x) + self.shortcut(thinned))
 
 
 def _convolution(c_in: int, c_out: int, size: int = 3, stride: int = 1) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
