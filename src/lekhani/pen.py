@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lekhani")
 PRETRAINED = Path(__file__).with_name("pretrained")
-"""D/{generator,judge}.onnx and their card, for each dataset that the package can write without training."""
+"""D/{generator,judge}.onnx and their card, for each dataset that the package can write without training.
+
+Beside the best generator there may be others, called as their variants.
+"""
 _NAME = re.compile(r"(?:lekhani-)?(?P<dataset>[^@:]+)(?:@(?P<alias>[^@:]+)|:(?P<number>\d+))?")
 
 
@@ -188,17 +191,17 @@ class Found(NamedTuple):
 def look_up(name: str) -> Found:
     """The generator `D`, `D@ALIAS` or `D:VERSION`.
 
-    D alone is the registered champion, or else the challenger, or else what comes with the package. Raises UsageError
-    for a malformed name or an unknown alias, and LekhaniError when there is no such model.
+    D alone is the registered champion, or else the challenger, or else what comes with the package; so does D@VARIANT
+    where the package has that variant. Raises UsageError for a malformed name or an unknown alias, and LekhaniError
+    when there is no such model.
     """
     match = _NAME.fullmatch(name)
     if match is None:
         remedy = "write a dataset, as in devanagari, devanagari@challenger or devanagari:3, or a file."
         raise UsageError(f"{name!r} names no model; {remedy}")
     dataset, alias, number = match["dataset"], match["alias"], match["number"]
-    pretrained = PRETRAINED / dataset / "generator.onnx"
-    if not (alias or number) and pretrained.is_file() and not _is_registered(dataset):
-        return Found(pretrained, pretrained.with_name("judge.onnx"), f"the pretrained model of {dataset}", None)
+    if number is None and (pretrained := find_pretrained(dataset, alias)):
+        return pretrained
     from lekhani.registry import models
 
     if alias is not None:
@@ -216,9 +219,22 @@ def look_up(name: str) -> Found:
     return Found(found.generator, found.judge, f"{found.name} version {found.version}", f"{found.name}:{found.version}")
 
 
+def find_pretrained(dataset: str, variant: str | None = None) -> Found | None:
+    """What comes with the package: that variant, or else the best one where nothing is registered."""
+    generator = PRETRAINED / dataset / f"{variant or 'generator'}.onnx"
+    if not generator.is_file() or (variant is None and _is_registered(dataset)):
+        return None
+    name = f"the pretrained {variant or 'model'} of {dataset}"
+    return Found(generator, generator.with_name("judge.onnx"), name, None)
+
+
+def has_registry() -> bool:
+    """Whether there can be registered models: importing MLflow and making a store of it takes seconds."""
+    return find_spec("mlflow") is not None and ("MLFLOW_TRACKING_URI" in os.environ or Path("mlruns").exists())
+
+
 def _is_registered(dataset: str) -> bool:
-    # Importing MLflow and making a store of it takes seconds, so look first whether there can be one.
-    if find_spec("mlflow") is None or not ("MLFLOW_TRACKING_URI" in os.environ or Path("mlruns").exists()):
+    if not has_registry():
         return False
     from lekhani.registry import models
 

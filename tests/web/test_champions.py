@@ -26,10 +26,10 @@ from lekhani import files
 from lekhani.errors import LekhaniError
 from lekhani.evaluate.reference import Reference
 from lekhani.inference.session import Reader
-from lekhani.pen import load
+from lekhani.pen import PRETRAINED, load
 from lekhani.registry import models
 from lekhani.serve.api import create_app
-from lekhani.serve.champions import ModelSource
+from lekhani.serve.champions import ModelSource, find_sources
 from lekhani.serve.limits import Limits
 from lekhani.tracking import runs
 from lekhani.tracking.store import connect
@@ -200,6 +200,21 @@ def test_the_server_goes_on_while_the_registry_is_away(registry: Registry, monke
             assert client.post("/v1/generate", json=ASK).status_code == 200
         live_server.until(lambda: client.get("/readyz").json()["trouble"] == {})
         assert metric(client, "lekhani_registry_up") == 1
+
+
+@pytest.mark.parametrize("asked", [[], ["devanagari"]])
+def test_without_a_registry_the_pretrained_models_are_served(
+    asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = PRETRAINED / "devanagari"
+    expected = ModelSource("devanagari", folder / "generator.onnx", folder / "judge.onnx")
+    assert expected in find_sources(asked)
+    assert list(tmp_path.iterdir()) == []
+    with TestClient(create_app([expected])) as client:
+        answer = client.post("/v1/generate", json={"model": "devanagari", "labels": ["\u0915"], "n": 1})
+    assert answer.status_code == 200
 
 
 def test_an_empty_registry_is_an_error_at_the_start(store: Path) -> None:

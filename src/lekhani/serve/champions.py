@@ -18,7 +18,7 @@ from lekhani.evaluate.reference import Reference
 from lekhani.inference.confidence import confidences
 from lekhani.inference.session import Floats, Generator, Reader
 from lekhani.paths import PREPARED
-from lekhani.pen import Pen, find
+from lekhani.pen import PRETRAINED, Pen, find, find_pretrained, has_registry
 from lekhani.pictures import to_uint8
 from lekhani.serve.batching import Batcher
 from lekhani.serve.limits import Limits
@@ -266,8 +266,8 @@ def find_sources(
 ) -> list[ModelSource]:
     """What to serve: the files `generators`, or else the champions of `datasets`, or else of all that are registered.
 
-    A file comes with the one of `judges` for its dataset, if any. Raises UsageError for two files of one dataset, and
-    when nothing is registered.
+    Where nothing is registered, that is what comes with the package. A file comes with the one of `judges` for its
+    dataset, if any. Raises UsageError for two files of one dataset.
     """
     readers = {Reader(path).dataset: path for path in judges} if generators else {}
     found: dict[str, ModelSource] = {}
@@ -277,12 +277,17 @@ def find_sources(
             raise UsageError(f"{found[dataset].model} and {path} both write {dataset}; serve one of them.")
         found[dataset] = ModelSource(dataset, path, readers.get(dataset))
     if not found and not datasets:
-        from lekhani.registry import models
+        if has_registry():
+            from lekhani.registry import models
 
-        datasets = models.datasets()
-        if not datasets:
-            raise UsageError("Nothing is registered to serve; run `make demo`, or serve a file with --model FILE.onnx.")
-    return list(found.values()) or [ModelSource(name) for name in datasets]
+            datasets = models.datasets()
+        datasets = datasets or sorted(folder.name for folder in PRETRAINED.iterdir())
+    return list(found.values()) or [_named_source(name) for name in datasets]
+
+
+def _named_source(dataset: str) -> ModelSource:
+    pretrained = find_pretrained(dataset)
+    return ModelSource(dataset, pretrained.generator, pretrained.judge) if pretrained else ModelSource(dataset)
 
 
 def _model_labels(model: ServedModel) -> tuple[str, str, str, str]:
