@@ -40,6 +40,15 @@ def tiny() -> params.Variants:
         draw=params.Draw(batch_size=8, hidden=8, steps=3, latent_dim=2, read_size=3, write_size=4),
         flow_matching=params.FlowMatching(batch_size=8, channels=(8, 16), steps=2, guidance=2.0, ema_decay=0.9),
         turbo=params.Turbo(batch_size=8, pairs_per_class=4, ema_decay=0.9),
+        drifting=params.Drifting(
+            batch_size=8,
+            generated_per_class=2,
+            real_per_class=1,
+            noise_dim=6,
+            channels=(8, 16),
+            encoder_width=4,
+            encoder_share=0.0,
+        ),
     )
 
 

@@ -415,6 +415,26 @@ class Turbo(VariantSettings):
     ema_decay: Fraction = 0.998
 
 
+@register("drifting")
+class Drifting(VariantSettings):
+    """A one-step generator that drifts towards real images in an encoder's features (Deng et al. 2026); conditional."""
+
+    batch_size: Count = Field(256, description="real images, and as many generated ones")
+    generated_per_class: Count = Field(32, description="images of one class that a step generates")
+    real_per_class: Count = Field(128, description="the newest real images of a class that they are compared with")
+    noise_dim: Count = 64
+    channels: Annotated[
+        tuple[int, ...],
+        Field(min_length=1, max_length=4, description="generator's channels, one per resolution, finest first"),
+    ] = (64, 96, 128)
+    encoder_width: Count = Field(24, description="channels of the encoder's first block")
+    encoder_share: Fraction = Field(0.2, description="share of the budget in which the encoder learns, at its start")
+    lr: Rate = Field(1e-3, description="the encoder's is three times as high")
+    betas: Betas = (0.9, 0.95)
+    weight_decay: float = Field(0.01, ge=0)
+    ema_decay: Fraction = 0.999
+
+
 if TYPE_CHECKING:
     WithoutTeacher: TypeAlias = str
     WithTeacher: TypeAlias = str
