@@ -518,6 +518,8 @@ class Gate(_Model):
     """how far label agreement may fall below the champion's"""
     min_recall_ratio: float = Field(0.3, ge=0, description="smallest recall, in parts of its floor")
     max_collapsed_classes: int = Field(0, ge=0, description="how many classes may be collapsed")
+    min_modes_ratio: float = Field(0.5, ge=0)
+    """smallest overlap of modes in any class, in parts of its floor; where classes have enough images for it"""
     max_near_copies_excess: Fraction = 0.02
     """by how much the share of near copies may exceed that among real images"""
     max_train_excess_deviations: float = Field(4.0, ge=0)

@@ -195,20 +195,23 @@ FAILS = {  # what a candidate must fail against "poor", and what it may fail bes
     "equal": ({"improvement", "noise"}, {"recall_ratio"}),
     "barely trained": (
         {"improvement", "noise", "fid_ratio", "label_agreement_drop", "usefulness_ratio", *LABELS},
-        {"recall_ratio", "collapsed_classes"},
+        {"recall_ratio", "collapsed_classes", "modes_ratio"},
     ),
-    "one class collapsed": ({"collapsed_classes"}, {"improvement", "noise"}),
+    "one class collapsed": ({"collapsed_classes", "modes_ratio"}, {"improvement", "noise"}),
     "all classes collapsed": (
-        {"collapsed_classes", "recall_ratio"},
+        {"collapsed_classes", "recall_ratio", "modes_ratio"},
         {"improvement", "noise", "fid_ratio", "label_agreement_second"},
     ),
-    "five images of each class": ({"recall_ratio"}, {"improvement", "noise", "collapsed_classes", "train_excess"}),
+    "five images of each class": (
+        {"recall_ratio"},
+        {"improvement", "noise", "collapsed_classes", "train_excess", "modes_ratio"},
+    ),
     "memorising": ({"near_copies", "train_excess"}, set()),
-    "labels permuted": ({*LABELS, "label_agreement_drop", "usefulness_ratio"}, set()),
+    "labels permuted": ({*LABELS, "label_agreement_drop", "usefulness_ratio"}, {"modes_ratio"}),
     "unconditional": ({"label_agreement_drop"}, set()),
     "blank": (
         {"improvement", "noise", "fid_ratio", "recall_ratio", "label_agreement_drop", *LABELS},
-        {"collapsed_classes"},
+        {"collapsed_classes", "modes_ratio"},
     ),
 }
 

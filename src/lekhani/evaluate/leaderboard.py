@@ -38,6 +38,7 @@ _COLUMNS = (
     _Column("agreement", "label_agreement", ".1%", max),
     _Column("second judge", "label_agreement_second", ".1%", max),
     _Column("classes", "classes_covered", ".4g", max),
+    _Column("worst modes", "modes", ".1%", max),
     _Column("near copies", "near_copies", ".2%", min),
     _Column("usefulness", "usefulness", ".1%", max),
     _Column("nats", "nats_per_image", ".1f", min),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.cluster.vq import kmeans2, vq
 
 from lekhani.data.spec import Bytes, GlyphClass, Labels
 from lekhani.evaluate.fidelity import Readings, precision_recall
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 FEWEST = 10  # images of a class on each side: fewer say nothing about how a class is spread
 COLLAPSED = 0.3  # a class whose images differ less than this, in parts of what real ones do
 LOST = 0.1  # a class of which a smaller share is predicted as requested
+MODES, IMAGES_PER_MODE = (
+    8,
+    15,
+)  # ways of writing that are told apart in a class: at most so many, each with so many images
 _NAMED = 10  # classes that a sentence lists
 
 
@@ -41,12 +46,19 @@ class ClassScore:
     recall: float | None = None  # share of the class's test images that lie near generated ones
     recall_floor: float | None = None
     diversity: float | None = None  # spread of the features, in parts of what the test images have
+    modes: float | None = None  # see `by_class`
+    modes_floor: float | None = None
     mistaken_for: int | None = None  # the label that requested images are most often predicted as instead
 
     @property
     def fid_ratio(self) -> float | None:
         """The class's distance in parts of its floor."""
         return self.fid / self.fid_floor if self.fid is not None and self.fid_floor else None
+
+    @property
+    def modes_ratio(self) -> float | None:
+        """The overlap of modes in parts of its floor."""
+        return self.modes / self.modes_floor if self.modes is not None and self.modes_floor else None
 
     @property
     def is_collapsed(self) -> bool:
@@ -79,7 +91,10 @@ def by_class(
     floor: it is measured on as many train images as generated ones (`seed` draws them), against the same test images.
     Compare a class's fid with its floor, not with the fid of the whole set. Recall is that of Kynkaanniemi et al.
     (2019), at the same numbers; scattered images reach far, so that bad ones may recall more than real ones do: read
-    it beside the ratio of fid. fid, recall, their floors and diversity are None with fewer than 10 images on a side.
+    it beside the ratio of fid. modes asks whether each way of writing a class comes as often as it should: k-means
+    (k-means++, Arthur and Vassilvitskii 2007) parts the test images into as many groups as they allow, and modes is
+    the overlap in [0,1] of the shares that test and generated images have in them, 1 less half the sum of differences.
+    fid, recall, modes, their floors and diversity are None with fewer than 10 images on a side.
     """
     predicted, confidence = confidences(generated[1].astype(np.float64))
     groups, k = predicted if requested is None else requested, generated[1].shape[1]
@@ -112,7 +127,7 @@ def table(scores: Sequence[ClassScore], classes: Sequence[GlyphClass]) -> list[d
     for score, c in zip(scores, classes, strict=True):
         row = {"name": c.name, "glyph": c.glyph, "label": score.label, "asked": score.requested}
         columns = ("read_as", "agreement", "confidence", "fid", "fid_floor", "fid_ratio", "recall", "recall_floor")
-        row |= {name: getattr(score, name) for name in (*columns, "diversity")}
+        row |= {name: getattr(score, name) for name in (*columns, "diversity", "modes", "modes_floor")}
         row["mistaken_for"] = None if score.mistaken_for is None else classes[score.mistaken_for].name
         if score.requested is None:
             for name in ("asked", "agreement", "mistaken_for"):
@@ -148,6 +163,15 @@ def collapsed(scores: Sequence[ClassScore], classes: Sequence[GlyphClass]) -> li
         )
         found.append(Finding("lost_classes", sentence))
     return found
+
+
+def worst_modes(scores: Sequence[ClassScore]) -> dict[str, float]:
+    """The overlap of modes in the class that is farthest below its floor; empty where no class has enough images."""
+    known = [score for score in scores if score.modes_ratio is not None]
+    if not known:
+        return {}
+    lowest = min(known, key=lambda score: score.modes_ratio or 0)
+    return {"modes": lowest.modes or 0, "modes_floor": lowest.modes_floor or 0, "modes_ratio": lowest.modes_ratio or 0}
 
 
 def worst(scores: Sequence[ClassScore], count: int = 5) -> list[ClassScore]:
@@ -200,7 +224,7 @@ def worst_figure(
 
 
 def _closeness(ours: Doubles, real: Doubles, train: Doubles, rng: np.random.Generator) -> dict[str, float]:
-    """The five metrics of features [n,F] of one class, or nothing when a side has too few."""
+    """The seven metrics of features [n,F] of one class, or nothing when a side has too few."""
     if min(len(ours), len(real), len(train)) < FEWEST:
         return {}
     count, target = min(len(ours), len(train)), _shrunk_moments(real)
@@ -209,6 +233,12 @@ def _closeness(ours: Doubles, real: Doubles, train: Doubles, rng: np.random.Gene
         drawn = features[rng.permutation(len(features))[:count]]
         found[f"fid{name}"] = frechet(*_shrunk_moments(drawn), *target)
         found[f"recall{name}"] = precision_recall(torch.from_numpy(drawn), torch.from_numpy(real))[1]
+    groups = min(MODES, max(2, len(real) // IMAGES_PER_MODE), len(np.unique(real, axis=0)))
+    centres, of_real = kmeans2(real, groups, minit="++", rng=rng)
+    wanted = np.bincount(of_real, minlength=groups) / len(real)
+    for name, features in (("_floor", train), ("", ours)):
+        share = np.bincount(vq(features, centres)[0], minlength=groups) / len(features)
+        found[f"modes{name}"] = float(np.minimum(share, wanted).sum())
     usual = spread(real)
     return {**found, "diversity": spread(ours) / usual} if usual > 0 else found
 
@@ -243,6 +273,8 @@ def _in_numbers(score: ClassScore, classes: Sequence[GlyphClass]) -> str:
         lines.append(f"recall {score.recall:.0%} (real {score.recall_floor:.0%})")
     if score.diversity is not None:
         lines[-1] += f", diversity {score.diversity:.2f}"
+    if score.modes is not None:
+        lines[-1] += f", modes {score.modes:.0%} (real {score.modes_floor:.0%})"
     return "\n".join(lines)
 
 

@@ -56,6 +56,7 @@ def score_generator(
     classes = per_class.by_class(pooled, labels, real.test, test_labels, real.train, few[1], p.seed)
     card |= among_features(readings[0][0], real.train[0], real.test[0])
     card["collapsed_classes"] = sum(one.is_collapsed for one in classes)
+    card |= per_class.worst_modes(classes)
     copies, pairs = memorisation(sets[0], train, test, p.seed)
     card |= copies
 

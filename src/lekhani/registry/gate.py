@@ -123,6 +123,8 @@ class _Scorecard:
         """Whether a metric that not every scorecard has says something about this generator."""
         if metric in ("label_agreement", "label_agreement_second"):
             return "label_agreement" in self.entries or "label_agreement_second" in self.entries
+        if metric == "modes_ratio":
+            return metric in self.entries
         if metric == "usefulness_ratio":  # measured, and so was the floor that it is held against
             return "usefulness_ratio" in self.entries or "usefulness_floor" in self.entries
         return True
@@ -201,6 +203,7 @@ _BOUNDS = (
     _Bound("label_agreement_second", "min_label_agreement_second", _percent, _SECOND),
     _Bound("recall_ratio", "min_recall_ratio", _percent, "Recall is {} of its floor"),
     _Bound("collapsed_classes", "max_collapsed_classes", _plain, "The number of collapsed classes is {}"),
+    _Bound("modes_ratio", "min_modes_ratio", _percent, "The overlap of modes in the worst class is {} of its floor"),
     _Bound(
         *("near_copies", "max_near_copies_excess", _percent, "Near copies of train images are {} of the images"),
         *(" over those among real images", "near_copies_floor"),

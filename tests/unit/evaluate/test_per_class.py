@@ -16,7 +16,7 @@ from sklearn.covariance import ledoit_wolf
 from lekhani.data.spec import DEVANAGARI, Labels
 from lekhani.evaluate.fidelity import Floats, Readings
 from lekhani.evaluate.figures import save_figure
-from lekhani.evaluate.per_class import ClassScore, by_class, collapsed, table, worst, worst_figure
+from lekhani.evaluate.per_class import ClassScore, by_class, collapsed, table, worst, worst_figure, worst_modes
 from lekhani.files import write_csv
 
 K, F = 5, 24
@@ -110,14 +110,34 @@ def test_the_seed_decides_which_images_are_taken() -> None:
     )
 
 
+def test_a_way_of_writing_that_is_missing_is_seen() -> None:
+    """Half of class 2 is written in another way, which generated images have in one of ten."""
+
+    def two_ways(per_class: int, seed: int, share: float) -> Set:
+        (features, _), labels = drawn(per_class, seed)
+        other = (labels == 2) & (np.random.default_rng(seed).random(len(labels)) < share)
+        return judged(features + other[:, None] * 2.0), labels
+
+    test, train = two_ways(60, 1, 0.5), two_ways(80, 2, 0.5)
+    whole, lacking = (scored(two_ways(80, 3, share), test=test, train=train) for share in (0.5, 0.1))
+    assert worst_modes(whole)["modes_ratio"] > 0.75
+    assert lacking[2].modes == pytest.approx(0.6, abs=0.1)
+    assert worst_modes(lacking) == {
+        "modes": lacking[2].modes,
+        "modes_floor": lacking[2].modes_floor,
+        "modes_ratio": lacking[2].modes_ratio,
+    }
+
+
 def test_too_few_images_are_no_metric() -> None:
+    names = (*CLOSENESS, "modes", "modes_floor")
     for generated, test, train in (
         (drawn(9, 3), TEST, TRAIN),
         (drawn(30, 3), drawn(9, 1), TRAIN),
         (drawn(30, 3), TEST, drawn(9, 2)),
     ):
         score = scored(generated, test=test, train=train)[0]
-        assert [getattr(score, name) for name in CLOSENESS] == [None] * 6
+        assert [getattr(score, name) for name in names] == [None] * len(names)
         assert score.agreement is not None
     assert None not in [getattr(scored(drawn(10, 3))[0], name) for name in CLOSENESS]
 
@@ -160,7 +180,7 @@ def test_rows_hold_what_applies(tmp_path: Path) -> None:
     keep = labels != 4
     write_csv(tmp_path / "t.csv", table(scored(((features[keep], logits[keep]), labels[keep])), CLASSES))
     cells = list(csv.DictReader((tmp_path / "t.csv").open(encoding="utf-8", newline="")))
-    closeness = "fid fid_floor fid_ratio recall recall_floor diversity"
+    closeness = "fid fid_floor fid_ratio recall recall_floor diversity modes modes_floor"
     assert list(cells[0]) == f"name glyph label asked read_as agreement confidence {closeness} mistaken_for".split()
     assert [cell["glyph"] for cell in cells] == [c.glyph for c in CLASSES]
     assert [cell["mistaken_for"] for cell in cells] == ["", CLASSES[2].name, "", "", ""]

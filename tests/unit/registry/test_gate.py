@@ -54,7 +54,14 @@ AGREEMENT_KEYS = ("label_agreement", "label_agreement_second")
 
 def card(dataset: str = "devanagari", variant: str = "flow_matching", **changes: Any) -> Card:
     made = {"dataset": dataset, "variant": variant, "model_sha256": f"{dataset}-{variant}"}
-    made |= {"seed": 7, "sampling_seeds": 3, "collapsed_classes": 0, "parity_max_abs": 1.2e-6, "usefulness_floor": 0.99}
+    made |= {
+        "seed": 7,
+        "sampling_seeds": 3,
+        "collapsed_classes": 0,
+        "modes_ratio": 0.8,
+        "parity_max_abs": 1.2e-6,
+        "usefulness_floor": 0.99,
+    }
     made |= zip(SHARED_KEYS, SHARED[dataset], strict=True)
     made |= zip(COLUMNS, REAL[dataset, variant], strict=True)
     if (dataset, variant) in AGREEMENT:
@@ -125,6 +132,7 @@ JUST = [  # metric, field, its value, the last metric that passes, one that does
     ("label_agreement_second", "min_label_agreement_second", 0.85, 0.85, 0.8499, {}),
     ("recall_ratio", "min_recall_ratio", 0.3, 0.3, 0.2999, {}),
     ("collapsed_classes", "max_collapsed_classes", 2, 2, 3, {}),
+    ("modes_ratio", "min_modes_ratio", 0.5, 0.5, 0.4999, {}),
     ("near_copies", "max_near_copies_excess", 0.25, 0.75, 0.7501, {"near_copies_floor": 0.5}),
     ("train_excess", "max_train_excess_deviations", 4.0, 0.75, 0.7501, EXCESS),
     ("usefulness_ratio", "min_usefulness_ratio", 0.8, 0.8, 0.7999, {}),
@@ -158,7 +166,10 @@ def test_a_figure_that_is_none_fails_its_check(broken: Any) -> None:
 
 def test_a_figure_that_is_missing_fails_its_check() -> None:
     others = {"near_copies_floor": "near_copies"} | dict.fromkeys(EXCESS, "train_excess")
+    assert failed(without(card(), "modes_ratio")) == set(), "no class has enough images for it"
     for key, check in (dict(zip(ALONE, ALONE, strict=True)) | others).items():
+        if key == "modes_ratio":
+            continue
         decision = decide(without(card(), key))
         assert failures(decision) == {check}
         said = f"The candidate's scorecard has no {key}; score the candidate again."
@@ -344,7 +355,15 @@ LOWER = (
     "size_mb",
     "latency_ms",
 )
-HIGHER = ("precision", "recall", "label_agreement", "label_agreement_second", "recall_ratio", "usefulness_ratio")
+HIGHER = (
+    "precision",
+    "recall",
+    "label_agreement",
+    "label_agreement_second",
+    "recall_ratio",
+    "modes_ratio",
+    "usefulness_ratio",
+)
 
 
 def worse(value: float, by: float, key: str, sign: int = 1) -> float:
