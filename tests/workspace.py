@@ -122,12 +122,11 @@ class Workspace:
 
 def open_gate(params: dict[str, Any]) -> None:
     """Let the gate pass any generator that takes labels, so that nothing depends on how well a short training goes."""
-    params["gate"] |= {
-        "max_fid_ratio": 1e9,
-        "min_recall_ratio": 0.0,
-        "max_collapsed_classes": 1000,
-        "min_modes_ratio": 0.0,
-    }
+    params["gate"] |= {"max_fid_ratio": 1e9, "min_recall_ratio": 0.0, "max_collapsed_classes": 1000}
     params["gate"] |= {"max_near_copies_excess": 0.99, "max_train_excess_deviations": 1e9}
     params["gate"] |= {"min_usefulness_ratio": 0.0, "max_latency_ms": 1e5}
-    params["profiles"]["quick"]["gate"] = {"min_label_agreement": 0.0, "min_label_agreement_second": 0.0}
+    params["profiles"]["quick"]["gate"] = {
+        "min_label_agreement": 0.0,
+        "min_label_agreement_second": 0.0,
+        "min_modes_ratio": 0.0,
+    }

@@ -34,19 +34,14 @@ def workspace(team: Team, tmp_path_factory: pytest.TempPathFactory) -> Workspace
     params = space.params()
     params["pipeline"] |= {"variants": ["cgan"], "students": []}
     params["train"]["sample_every"] = 1000
-    params["gate"] |= {
-        "max_fid_ratio": 1e6,
-        "min_recall_ratio": 0.0,
-        "max_collapsed_classes": 10,
-        "min_modes_ratio": 0.0,
-    }
+    params["gate"] |= {"max_fid_ratio": 1e6, "min_recall_ratio": 0.0, "max_collapsed_classes": 10}
     params["gate"] |= {"max_near_copies_excess": 0.99, "max_train_excess_deviations": 1e6, "max_latency_ms": 1e6}
     quick = params["profiles"]["quick"]
     quick["judge"]["images_seen"] = 6000
     quick["train"]["images_seen"] = {"per_class": 600}
     quick["evaluate"] = {"n_generated": 200, "sampling_seeds": 2, "kid_subset_size": 50}
     quick["usefulness"]["seeds"] = 0
-    quick["gate"] = {"min_label_agreement": 0.0, "min_label_agreement_second": 0.0}
+    quick["gate"] = {"min_label_agreement": 0.0, "min_label_agreement_second": 0.0, "min_modes_ratio": 0.0}
     space.write_params(params)
     space.commit("start")
     space.run("dvc", "repro")
