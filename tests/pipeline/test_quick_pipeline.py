@@ -193,10 +193,10 @@ def test_promote_refuse_force_and_roll_back(workspace: Workspace) -> None:
     assert decision["forced"] is False
     assert decision["candidate"]["version"] == first
     scored, again = workspace.json("reports/mnist/flow_matching/scorecard.json"), decision["candidate"]["scorecard"]
-    measured_anew = {"latency_ms", "size_mb"}
-    assert {key: again[key] for key in again.keys() - measured_anew} == {
-        key: scored[key] for key in again.keys() - measured_anew
-    }
+    # Floats nearly, since on some processors their sums depend on the number of threads.
+    for key in again.keys() - {"latency_ms", "size_mb"}:
+        expected = scored[key]
+        assert again[key] == (pytest.approx(expected, rel=1e-5) if isinstance(expected, float) else expected), key
     assert f"champion {first} stands" in workspace.lekhani("promote", code=3)
 
     workspace.lekhani("register", "--variant", "dcgan")
