@@ -138,7 +138,7 @@ def test_pip_takes_one_onnxruntime(extra: str, other: str, tmp_path: Path) -> No
     """By pip's own resolver, which asks the package index; skipped where there is none."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--dry-run", "--quiet"]
     report = tmp_path / "report.json"
-    words = ["--ignore-installed", "--no-build-isolation", "-c", "constraints.txt", "--report", str(report)]
+    words = ["--ignore-installed", "-c", "constraints.txt", "--report", str(report)]
     done = subprocess.run(
         [*pip, *words, f".[{extra},all]"],
         cwd=ROOT,
