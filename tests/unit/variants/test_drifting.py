@@ -36,9 +36,9 @@ def test_features_move_towards_real_ones() -> None:
 
 def test_equal_sets_are_at_rest() -> None:
     points = torch.randn(1, 400, 2)
-    _, apart = drift(points[:, :200] + 2, points[:, 200:])
-    _, alike = drift(points[:, :200], points[:, 200:])
-    assert float(alike) < 0.7 * float(apart)
+    apart, _ = drift(points[:, :200] + 2, points[:, 200:])
+    alike, _ = drift(points[:, :200], points[:, 200:])
+    assert float(alike.mean().abs()) < 0.5 < float(apart.mean().abs())
 
 
 def test_generated_ones_push_each_other_apart() -> None:
