@@ -21,10 +21,8 @@ if TYPE_CHECKING:
 FEWEST = 10  # images of a class on each side: fewer say nothing about how a class is spread
 COLLAPSED = 0.3  # a class whose images differ less than this, in parts of what real ones do
 LOST = 0.1  # a class of which a smaller share is predicted as requested
-MODES, IMAGES_PER_MODE = (
-    8,
-    15,
-)  # ways of writing that are told apart in a class: at most so many, each with so many images
+MODES = 8  # ways of writing a class that are told apart, at most
+IMAGES_PER_MODE = 15  # test images that each of them needs
 _NAMED = 10  # classes that a sentence lists
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lekhani import params
 from lekhani.variants.base import Variant
-from lekhani.variants.nets import channels_last
+from lekhani.variants.nets import ResBlock, channels_last, group_norm
 from lekhani.variants.optimise import cosine, optimise, set_lr, warm_up
 
 TEMPERATURES = (0.02, 0.05, 0.2)  # in parts of the mean distance between generated and real features
@@ -63,33 +63,6 @@ def _convolution(c_in: int, c_out: int, stride: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out), nn.SiLU(inplace=True)
 
 
-class ResBlock(nn.Module):
-    """Two 3x3 convolutions with group normalisation, scaled and shifted by noise and label (FiLM).
-
-    [N,c_in,h,w] -> [N,c_out,h,w].
-    """
-
-    def __init__(self, c_in: int, c_out: int, embedding: int) -> None:
-        super().__init__()
-        self.norm1, self.conv1 = _norm(c_in), nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.norm2, self.conv2 = _norm(c_out), nn.Conv2d(c_out, c_out, 3, padding=1)
-        self.film = nn.Linear(embedding, 2 * c_out)
-        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
-        self.c_out = c_out
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """See the class; `embedding` float32 [N, embedding]."""
-        film = self.film(embedding)[:, :, None, None]
-        scale, shift = film[:, : self.c_out], film[:, self.c_out :]
-        hidden = self.conv1(F.silu(self.norm1(x)))
-        hidden = self.conv2(F.silu(self.norm2(hidden) * (1 + scale) + shift))
-        return self.skip(x) + hidden  # type: ignore[no-any-return]
-
-
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(8, channels), channels)
-
-
 class Generator(nn.Module):
     """noise float32 [N, noise_dim], labels int64 [N] -> images float32 [N,1,H,W] in [0,1].
 
@@ -113,7 +86,7 @@ class Generator(nn.Module):
         self.enter = nn.Linear(noise_dim + embedding, self.widest * self.sides[-1] ** 2)
         wide_to_narrow = [self.widest, *reversed(channels)]
         self.blocks = nn.ModuleList(ResBlock(c_in, c_out, embedding) for c_in, c_out in pairwise(wide_to_narrow))
-        self.norm, self.leave = _norm(channels[0]), nn.Conv2d(channels[0], 4, 3, padding=1)
+        self.norm, self.leave = group_norm(channels[0]), nn.Conv2d(channels[0], 4, 3, padding=1)
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
         """See the class."""

@@ -18,42 +18,18 @@ from torch import Tensor, nn
 
 from lekhani import params
 from lekhani.variants.base import Stepwise, Variant
-from lekhani.variants.nets import channels_last
+from lekhani.variants.nets import ResBlock, channels_last, group_norm
 from lekhani.variants.optimise import cosine, optimise, set_lr, warm_up
-
-
-class ResBlock(nn.Module):
-    """Two 3x3 convolutions with group normalisation, scaled and shifted by time and label (FiLM).
-
-    [N,c_in,h,w] -> [N,c_out,h,w].
-    """
-
-    def __init__(self, c_in: int, c_out: int, embedding: int) -> None:
-        super().__init__()
-        self.norm1 = nn.GroupNorm(_groups(c_in), c_in)
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.film = nn.Linear(embedding, 2 * c_out)
-        self.norm2 = nn.GroupNorm(_groups(c_out), c_out)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)  # each block starts as the identity
-        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
-        self.c_out = c_out
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """See the class; `embedding` float32 [N, embedding]."""
-        film = self.film(embedding)[:, :, None, None]
-        # Slices, not chunk: the ONNX exporter freezes the batch size at a chunk.
-        scale, shift = film[:, : self.c_out], film[:, self.c_out :]
-        hidden = self.conv1(F.silu(self.norm1(x)))
-        hidden = self.conv2(F.silu(self.norm2(hidden) * (1 + scale) + shift))
-        return self.skip(x) + hidden  # type: ignore[no-any-return]
 
 
 class Blocks(nn.ModuleList):
     """Residual blocks at one resolution, `count` of them."""
 
     def __init__(self, count: int, c_in: int, c_out: int, embedding: int) -> None:
-        super().__init__(ResBlock(c_in if i == 0 else c_out, c_out, embedding) for i in range(count))
+        blocks = [ResBlock(c_in if i == 0 else c_out, c_out, embedding) for i in range(count)]
+        for block in blocks:
+            nn.init.zeros_(block.conv2.weight)  # each one starts as the identity
+        super().__init__(blocks)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """See ResBlock."""
@@ -108,7 +84,7 @@ class Velocity(nn.Module):
         self.up = nn.ModuleList(
             Blocks(n, 2 * c, c, 4 * channels[0]) for n, c in zip(blocks[:-1], channels[:-1], strict=True)
         )
-        self.norm = nn.GroupNorm(_groups(channels[0]), channels[0])
+        self.norm = group_norm(channels[0])
         self.leave = nn.Conv2d(channels[0], 4, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
 
@@ -224,7 +200,3 @@ class FlowMatching(Variant):
 
     def _parts(self) -> dict[str, Any]:
         return {"velocity": self.velocity, "optimiser": self.optimiser}
-
-
-def _groups(channels: int) -> int:
-    return math.gcd(8, channels)

@@ -1,5 +1,6 @@
 """Building blocks of more than one network."""
 
+import math
 from typing import TypeVar
 
 import torch
@@ -59,6 +60,37 @@ def normal_init(module: nn.Module) -> None:
     elif isinstance(module, nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)
+
+
+class ResBlock(nn.Module):
+    """Two 3x3 convolutions with group normalisation, scaled and shifted by an embedding (FiLM).
+
+    [N,c_in,h,w] -> [N,c_out,h,w].
+    """
+
+    def __init__(self, c_in: int, c_out: int, embedding: int) -> None:
+        super().__init__()
+        self.norm1 = group_norm(c_in)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.film = nn.Linear(embedding, 2 * c_out)
+        self.norm2 = group_norm(c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        self.c_out = c_out
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """See the class; `embedding` float32 [N, embedding]."""
+        film = self.film(embedding)[:, :, None, None]
+        # Slices, not chunk: the ONNX exporter freezes the batch size at a chunk.
+        scale, shift = film[:, : self.c_out], film[:, self.c_out :]
+        hidden = self.conv1(F.silu(self.norm1(x)))
+        hidden = self.conv2(F.silu(self.norm2(hidden) * (1 + scale) + shift))
+        return self.skip(x) + hidden  # type: ignore[no-any-return]
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation in eight groups, or as many as divide `channels`."""
+    return nn.GroupNorm(math.gcd(8, channels), channels)
 
 
 class Projection(nn.Module):

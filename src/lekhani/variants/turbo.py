@@ -12,7 +12,6 @@ Loss: E |G(z, y) - x|^2 + E |f(G(z, y)) - f(x)|^2 / Var f(x) - a E C(G(z, y), y)
 """
 
 import copy
-import math
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -25,7 +24,7 @@ from lekhani.variants.base import Variant
 from lekhani.variants.flow_matching import Encoder, Sampler, Velocity
 from lekhani.variants.gan import discrimination
 from lekhani.variants.losses import hinge
-from lekhani.variants.nets import channels_last
+from lekhani.variants.nets import channels_last, group_norm
 from lekhani.variants.optimise import cosine, optimise, set_lr, warm_up
 
 FEATURE_TIME = 0.9  # the time at which the teacher's features compare two images
@@ -43,7 +42,7 @@ class Critic(nn.Module):
         self.encoder = copy.deepcopy(encoder)
         self.heads = nn.ModuleList(
             nn.Sequential(
-                nn.GroupNorm(math.gcd(8, c), c),
+                group_norm(c),
                 nn.SiLU(),
                 nn.Conv2d(c, width, 3, padding=1),
                 nn.SiLU(),
