@@ -291,6 +291,7 @@ def serve(
     from lekhani.serve.api import create_app
     from lekhani.serve.champions import find_sources
     from lekhani.serve.limits import parse_limits
+    from lekhani.serve.page import add_page
     from lekhani.serve.telemetry import json_logs
 
     limits, agreement = parse_limits(limit or ()), 0.9
@@ -301,7 +302,7 @@ def serve(
     json_logs()
     served = create_app(sources, limits=limits, keys=known, cors=cors or (), **settings)
     if page:
-        server.add_page(served, asks_key=known is not None)
+        add_page(served)
     server.serve(served, host, port, limits)
 
 

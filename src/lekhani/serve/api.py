@@ -51,7 +51,7 @@ def create_app(
     With `keys`, one of them is required on every route but the health checks and the schema; `cors` are origins whose
     pages may call the API. The registry is asked for new champions every `poll_seconds`, and `agreement` is what their
     self-test requires; every `monitor_seconds` the quality of what was served is measured, and `report_folder` gets a
-    report each day. A page may be mounted at "/" afterwards.
+    report each day.
     """
     limits, metrics = limits or Limits(), Metrics()
     app = FastAPI(

@@ -38,7 +38,7 @@ class RequestMiddleware:
     """ASGI middleware around the whole application.
 
     A request's body is read whole and within the limits before the application starts. When a client disconnects, its
-    request is cancelled. Requests below /v1/ must be answered in time; others, such as a page's streams, may take long.
+    request is cancelled.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
@@ -137,9 +137,8 @@ class RequestMiddleware:
             await send(message)
 
         work = asyncio.ensure_future(self.app(scope, replay, notice))
-        seconds = self.limits.answer_seconds if scope["path"].startswith("/v1/") else None
         try:
-            await asyncio.wait({work, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({work, gone}, timeout=self.limits.answer_seconds, return_when=asyncio.FIRST_COMPLETED)
             if not work.done() and not complete:
                 raise _DisconnectedError if gone.done() else TimeoutError
             await work

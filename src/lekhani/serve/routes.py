@@ -70,17 +70,28 @@ async def _images(model: ServedModel, labels: Labels, options: SamplingOptions) 
 
 @api.post("/v1/compose", **schemas.IN_ANY_KIND)
 async def compose_line(body: schemas.Compose, request: Request, accept: Accept = None) -> Response:
-    """A line of handwriting: a PNG, a ZIP of it with its transcript, an NPZ of `image` uint8 and `text`, or JSON."""
-    kind, model, most = _kind(accept), _model(request, body.model), request.app.state.limits.text
-    if len(body.text) > most:
-        raise HTTPException(422, f"The text has {len(body.text):,} characters, and {most:,} is the most; break it up.")
+    """A text as lines of handwriting.
+
+    One above the other as PNG, a ZIP of PNGs with transcripts, an NPZ of a uint8 array a line and `text`, or JSON.
+    """
+    kind, model, limits = _kind(accept), _model(request, body.model), request.app.state.limits
+    if (size := len(body.text)) > limits.text:
+        raise HTTPException(422, f"The text has {size:,} characters, and {limits.text:,} is the most; break it up.")
+    if size * body.n > limits.images:
+        problem = f"{body.n} lines of {size:,} characters are more than {limits.images:,}, the most of one request"
+        raise HTTPException(422, f"{problem}; ask for fewer.")
     style = LineStyle(height=body.height, join=body.join, variety=body.variety, augment=body.augment)
     text = plain(body.text)
     Alphabet(model.pen.classes).labels(text)  # raises before the request waits
-    picture = await model.queue.run(lambda _: compose.compose(model.pen, text, body.seed, style), max(1, len(text)))
-    _count(request, model, len(text))
-    about = {"model": model.describe(), "seed": body.seed}
-    return await _respond(kind, len(text), responses.line, kind, picture, text, about)
+
+    async def write(seed: int) -> Image.Image:
+        line: Image.Image = await model.queue.run(lambda _: compose.compose(model.pen, text, seed, style), len(text))
+        return line
+
+    # One after the other, so that other requests get their turn between two lines.
+    pictures = {seed: await write(seed) for seed in range(body.seed, body.seed + body.n)}
+    _count(request, model, len(text) * body.n)
+    return await _respond(kind, size * body.n, responses.lines, kind, pictures, text, {"model": model.describe()})
 
 
 @api.post("/v1/recognise", name="recognise", **schemas.IN_JSON)

@@ -1,7 +1,6 @@
 """uvicorn, with time-outs for clients that send or read too slowly, and a notice to load balancers before it stops."""
 
 import asyncio
-import importlib.util
 import logging
 import socket
 from types import FrameType
@@ -101,16 +100,6 @@ class DrainingServer(uvicorn.Server):
         state.draining = True
         log.info("Leaving: requests in flight are finished, new ones should go elsewhere.")
         state.loop.call_soon_threadsafe(state.loop.call_later, DRAIN_SECONDS, super().handle_exit, sig, frame)
-
-
-def add_page(app: FastAPI, *, asks_key: bool) -> None:
-    """Put the page at "/", or say that it needs Gradio; see `page.mount`."""
-    if importlib.util.find_spec("gradio") is None:
-        log.warning("There is no page at /: it needs Gradio; pip install 'lekhani[page]', or start with --no-page.")
-        return
-    from lekhani.serve.page import mount
-
-    mount(app, asks_key=asks_key)
 
 
 def serve(app: FastAPI, host: str, port: int, limits: Limits) -> None:
