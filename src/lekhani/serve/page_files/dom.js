@@ -36,7 +36,7 @@ export class FieldError extends Refusal {
   }
 }
 
-// A function that runs `work(signal, ...)` and shows the sentence that it returns as `status`, or its error at a field.
+// A function that runs `work(signal, ...)` and shows what it returns, a text or a node, as `status`, or its error at a field.
 // A new run ends the one before.
 export function task(status, fields, beginning, work) {
   let current;
@@ -46,7 +46,7 @@ export function task(status, fields, beginning, work) {
     for (const field of fields) complain(field);
     status.textContent = beginning;
     try {
-      status.textContent = await work(signal, ...given);
+      status.replaceChildren(await work(signal, ...given));
     } catch (error) {
       if (signal.aborted) return;
       status.textContent = "";

@@ -14,17 +14,14 @@ function reading(found) {
   return make("li", {}, ...guesses);
 }
 
-const heading = (text, read) => make("h2", {}, `${text} `, read);
-
 const read = task(byId("read-status"), [pad, chance], "Reading …", async (signal, again) => {
   const image = pictureOnPad(), model = byId("source").value, to = byId("target").value;
   const body = again ? { model, to, image, seed: wholeNumber(chance, "The seed") } : { model, image };
   const done = await ask(again ? "translate" : "recognise", body, { signal });
-  const text = again ? done.read : done.glyph;
-  const shown = [heading("Read as", glyph(text)), make("ul", { className: "readings" }, ...(again ? done.digits : [done]).map(reading))];
-  if (again) shown.push(heading("Written again in", to), make("div", { className: "generate" }, ...done.images.map((one) => captioned(one.png, one.glyph))));
+  const shown = [make("ul", { className: "readings" }, ...(again ? done.digits : [done]).map(reading))];
+  if (again) shown.push(make("h2", { textContent: `Written again in ${to}` }), make("div", { className: "generate" }, ...done.images.map((one) => captioned(one.png, one.glyph))));
   byId("reading").replaceChildren(...shown);
-  return `Read ${text} with the judge of ${model}.`;
+  return make("span", {}, "Read as ", glyph(again ? done.read : done.glyph), ` by the judge of ${model}.`);
 });
 
 byId("read").addEventListener("submit", (event) => {

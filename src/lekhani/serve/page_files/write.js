@@ -39,7 +39,8 @@ const write = task(status, [text, count, seed], "Writing …", async (signal) =>
   shown = request;
   answer = JSON.stringify(done);
   if (answer === before) return "Written again, and the same: another seed gives another hand.";
-  return `Wrote ${plural(images.length, lines ? "line" : "letter")} with ${body.model}, seed ${body.seed}.`;
+  const seeds = lines && body.n > 1 ? `seeds ${body.seed} to ${body.seed + body.n - 1}` : `seed ${body.seed}`;
+  return `Wrote ${plural(images.length, lines ? "line" : "letter")} with ${body.model}, ${seeds}.`;
 });
 
 const save = task(status, [text], "Saving …", async (signal, kind) => {
@@ -82,7 +83,7 @@ text.addEventListener("input", showLanguage);
 byId("save").addEventListener("click", (event) => event.target.value && save(event.target.value));
 byId("letters").addEventListener("click", (event) => {
   if (event.target === event.currentTarget) return;
-  text.setRangeText(event.target.textContent, text.selectionStart, text.selectionEnd, "end"); // where the caret stands
+  text.setRangeText(event.target.textContent, text.selectionEnd, text.selectionEnd, "end"); // Tab selects all, which should stay
   showLanguage();
 });
 roving(byId("letters"));
