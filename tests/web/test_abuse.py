@@ -307,12 +307,70 @@ def test_an_overload_is_refused_with_a_time(models: list[str], tmp_path: Path) -
                 assert "try again later" in one.json()["detail"]
 
 
+# --- the page ---
+
+
+@pytest.fixture(scope="module")
+def paged(models: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int, Path]]:
+    """A server with the page: its address, its pid and its folder, which is all that it may write to."""
+    folder = tmp_path_factory.mktemp("paged")
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    with live_server.server(folder, *models, "--page", env=environment) as (address, pid):
+        yield address, pid, folder
+
+
+def test_junk_for_the_page_leaves_nothing_behind(paged: tuple[str, int, Path]) -> None:
+    address, pid, folder = paged
+    session, junk = requests.Session(), {"data": ["x" * 2_900_000], "fn_index": 0, "session_hash": "s"}
+    paths = ("/", "/page/", "/page/page.js", "/page/upload", "/page/queue/join", "/page/gradio_api/queue/join")
+
+    def abuse(times: int) -> int:
+        """The number of lines of the metrics, after that many rounds."""
+        for i in range(times):
+            refused = session.post(address + paths[i % len(paths)], json=junk, timeout=30)
+            assert 400 <= refused.status_code < 500
+            refused = session.post(f"{address}/page/gradio_api/upload", files={"files": ("a", b"1" * 1000)}, timeout=30)
+            assert 400 <= refused.status_code < 500
+            for unknown in (f"/page/{i}/heartbeat", f"/{i}.html", f"/page/font/{i}"):
+                assert session.get(address + unknown, timeout=30).status_code == 404
+        return session.get(f"{address}/metrics", timeout=30).text.count("\n")
+
+    abuse(10)
+    before, files, series = memory(pid), set(folder.rglob("*")), abuse(1)
+    assert abuse(100) == series
+    assert memory(pid) - before < 50 << 20, "of 290 MB that were sent"
+    assert set(folder.rglob("*")) == files
+    assert latencies(address, 1)
+
+
+def test_no_request_forges_a_line_of_the_log(paged: tuple[str, int, Path]) -> None:
+    address, _, folder = paged
+    forged = 'x\n{"level": "INFO", "message": "answered", "request_id": "forged"}\n'
+    bodies: dict[str, dict[str, Any]] = {
+        "/v1/generate": {"model": forged, "labels": [forged]},
+        "/v1/compose": {"model": "mnist", "text": forged, "augment": forged},
+        "/v1/translate": {"model": "mnist", "to": forged, "image": forged},
+        "/page/gradio_api/queue/join": {"data": [forged], "session_hash": forged, "fn_index": forged},
+    }
+    quoted = requests.utils.quote(forged)
+    for path, body in bodies.items():
+        for one in (body, {forged: forged}, *({"model": "mnist"} | {name: value} for name, value in body.items())):
+            assert requests.post(f"{address}{path}?{quoted}", json=one, timeout=30).status_code >= 400
+        assert (
+            requests.get(f"{address}{path}/{quoted}", headers={"X-Request-ID": quoted}, timeout=30).status_code >= 400
+        )
+    written = (folder / "server.log").read_text()
+    assert "forged" not in written
+    assert all(isinstance(json.loads(line), dict) for line in written.split("\n") if line)
+
+
 # --- shutdown and kill ---
 
 
-def test_sigterm_lets_requests_finish(models: list[str], tmp_path: Path) -> None:
+def test_sigterm_lets_requests_finish_and_waits_for_no_idle_connection(models: list[str], tmp_path: Path) -> None:
     limits = [word for value in ("batch=1", "answer_seconds=100") for word in ("--limit", value)]
-    with live_server.server(tmp_path, *models, *limits) as (address, pid):
+    with live_server.server(tmp_path, *models, *limits) as (address, pid), requests.Session() as idle:
+        assert idle.get(f"{address}/healthz", timeout=20).ok  # and the connection stays open
         answers: list[requests.Response] = []
         client = threading.Thread(
             target=lambda: answers.append(requests.post(f"{address}/v1/generate", json=ASK | {"n": 300}, timeout=90))
@@ -326,8 +384,8 @@ def test_sigterm_lets_requests_finish(models: list[str], tmp_path: Path) -> None
         client.join()
         assert answers[0].status_code == 200
         assert len(answers[0].json()["images"]) == 900
-        live_server.until(lambda: not services.answers(f"{address}/healthz"))
-        server.wait(20)
+        server.wait(10)
+        assert not services.answers(f"{address}/healthz")
     assert list((tmp_path / "reports" / "serving").glob("*.md")), "the day's report was written"
 
 

@@ -25,6 +25,8 @@ from lekhani.serve.api import create_app
 from lekhani.serve.champions import ModelSource
 from lekhani.serve.keys import Keys, new_key
 from lekhani.serve.limits import Limits
+from lekhani.serve.page import add_page
+from lekhani.serve.responses import GAP
 from lekhani.serve.server import serve
 
 ToyGenerator = Callable[..., Path]
@@ -145,19 +147,36 @@ def test_requests_that_are_refused(client: TestClient) -> None:
 # --- lines, recognition, translation ---
 
 
-def test_a_line_comes_as_a_picture_with_its_transcript(client: TestClient) -> None:
-    ask = {"model": "mnist", "text": " 12  0 ", "seed": 3, "augment": "none", "height": 40}
-    line = client.post("/v1/compose", json=ask, headers={"accept": PNG})
-    image = Image.open(io.BytesIO(line.content))
-    assert image.height == 40
-    assert image.width > 40
-    value = client.post("/v1/compose", json=ask).json()
+def test_lines_in_as_many_hands_come_with_their_transcript(client: TestClient, source: ModelSource) -> None:
+    assert source.model is not None
+    pen = load(source.model, source.judge)
+    expected = [np.asarray(pen.compose("12 0", seed=seed, augment="none", height=40)) for seed in (3, 4, 5)]
+    ask = {"model": "mnist", "text": " 12  0 ", "n": 3, "seed": 3, "augment": "none", "height": 40}
+
+    def fetch(accept: str) -> Any:
+        return client.post("/v1/compose", json=ask, headers={"accept": accept})
+
+    value = fetch("application/json").json()
     assert value["text"] == "12 0"
-    assert base64.b64decode(value["png"]) == line.content
-    with zipfile.ZipFile(io.BytesIO(client.post("/v1/compose", json=ask, headers={"accept": ZIP}).content)) as archive:
-        assert archive.read("line.gt.txt").decode() == "12 0\n"
-        assert archive.read("line.png") == line.content
-    assert "cannot write \u0915" in detail(client.post("/v1/compose", json=ask | {"text": "1\u0915"}), 422)
+    assert [line["seed"] for line in value["lines"]] == [3, 4, 5]
+    shown = [np.asarray(Image.open(io.BytesIO(base64.b64decode(line["png"])))) for line in value["lines"]]
+    sheet = np.asarray(Image.open(io.BytesIO(fetch(PNG).content)))
+    assert len(sheet) == 3 * 40 + 2 * GAP
+    with np.load(io.BytesIO(fetch(NPZ).content)) as arrays, zipfile.ZipFile(io.BytesIO(fetch(ZIP).content)) as archive:
+        assert str(arrays["text"]) == "12 0"
+        for i, line in enumerate(expected):
+            top = i * (40 + GAP)
+            assert (shown[i] == line).all()
+            assert (arrays[f"line_{i:06d}"] == line).all()
+            assert (np.asarray(Image.open(archive.open(f"line_{i:06d}.png"))) == line).all()
+            assert (sheet[top : top + 40, : line.shape[1]] == line).all()
+            assert (sheet[top : top + 40, line.shape[1] :] == 255).all()
+            assert archive.read(f"line_{i:06d}.gt.txt").decode() == "12 0\n"
+    for changes, problem in (
+        ({"text": "1\u0915"}, "cannot write \u0915"),
+        ({"text": "12" * 10, "n": 26}, "26 lines of 20 characters are more than 500"),
+    ):
+        assert problem in detail(client.post("/v1/compose", json=ask | changes), 422)
 
 
 def test_a_glyph_is_recognised_and_written_again(client: TestClient) -> None:
@@ -242,6 +261,32 @@ def test_keys_are_required_except_for_health_checks_and_schema(source: ModelSour
         assert client.get("/metrics", headers=let_in).status_code == 200
         for path in ("/healthz", "/readyz", "/openapi.json"):
             assert client.get(path).status_code == 200, path
+
+
+def test_the_page_is_files_that_need_no_key(source: ModelSource, tmp_path: Path) -> None:
+    _, line = new_key("team")
+    (tmp_path / "keys").write_text(line)
+    app = create_app([source], keys=Keys(tmp_path / "keys"))
+    add_page(app)
+    with TestClient(app) as client:
+        page = client.get("/")
+        links = re.findall(r'(?:src|href)="(.*?)"', page.text)
+        style = client.get("/page/page.css").text
+        links += [f"page/{link}" for link in re.findall(r'url\("(.*?)"\)', style)]
+        assert len(links) == 4, "all that is loaded is its own: an icon, a style, a script and a font"
+        for answer in (page, *(client.get(f"/{link}") for link in links)):
+            assert answer.status_code == 200, answer.url
+            policy = answer.headers["Content-Security-Policy"].split("; ")
+            assert {"default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"} <= set(policy)
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert answer.headers["Referrer-Policy"] == "no-referrer"
+            again = client.get(answer.url.path, headers={"If-None-Match": answer.headers["ETag"]})
+            assert (again.status_code, again.content) == (304, b"")
+        assert not re.search(r"<style|style=|\son\w+=|<script(?! type=\"module\" src=)", page.text), "nothing is inline"
+        for path in ("/page/nothing.js", "/page/%2e%2e/page.py", "/page/%00", f"/page/{'a' * 5000}"):
+            assert "nothing at this address" in detail(client.get(path), 404)
+        assert "another method" in detail(client.post("/page/page.js", json=ASK), 405)
+        detail(client.get("/v1/models"), 401)
 
 
 def test_cors_only_for_named_origins(source: ModelSource, client: TestClient) -> None:

@@ -12,7 +12,7 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    images: int = Field(1000, ge=1, le=10_000, description="images of one request")
+    images: int = Field(1000, ge=1, le=10_000, description="images of one request, or characters of its lines together")
     text: int = Field(200, ge=1, le=200, description="characters of a line of text")
     picture_bytes: int = Field(
         2_000_000, ge=1000, description="bytes of a picture that is sent, as PNG, JPEG or whatever it is"
