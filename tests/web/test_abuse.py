@@ -319,6 +319,10 @@ def paged(models: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield address, pid, folder
 
 
+def test_the_page_can_be_left_out(server: str, paged: tuple[str, int, Path]) -> None:
+    assert [requests.get(one, timeout=30).status_code for one in (server, paged[0])] == [404, 200]
+
+
 def test_junk_for_the_page_leaves_nothing_behind(paged: tuple[str, int, Path]) -> None:
     address, pid, folder = paged
     session, junk = requests.Session(), {"data": ["x" * 2_900_000], "fn_index": 0, "session_hash": "s"}

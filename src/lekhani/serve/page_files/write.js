@@ -12,14 +12,16 @@ let shown, answer; // the request of what is shown, which is made again to save 
 const glyphs = () => models.find((one) => one.dataset === model.value).classes.map((one) => one.glyph);
 const plural = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 
-// The glyphs of a text, the longest that fit, without spaces; the API has a sentence for what is none.
+// The glyphs of a text, the longest that fit, without spaces.
 function split(written) {
-  const longest = glyphs().sort((a, b) => b.length - a.length), found = [];
-  for (let rest = written.normalize("NFC"); rest; ) {
-    const piece = longest.find((glyph) => rest.startsWith(glyph.normalize("NFC"))) ?? String.fromCodePoint(rest.codePointAt(0));
-    rest = rest.slice(piece.normalize("NFC").length);
-    if (piece.trim()) found.push(piece);
+  const longest = glyphs().sort((a, b) => b.length - a.length), found = [], unknown = new Set();
+  for (let rest = written.normalize("NFC").trim(); rest; rest = rest.trimStart()) {
+    const glyph = longest.find((one) => rest.startsWith(one.normalize("NFC"))), other = String.fromCodePoint(rest.codePointAt(0));
+    if (glyph) found.push(glyph);
+    else unknown.add(/\p{Mark}/u.test(other) ? `◌${other}` : other);
+    rest = rest.slice((glyph?.normalize("NFC") ?? other).length);
   }
+  if (unknown.size) throw new FieldError(text, `The model cannot write ${[...unknown].join(", ")}; it writes the letters that are shown, and spaces.`);
   return found;
 }
 
