@@ -367,6 +367,7 @@ def test_a_key_is_asked_for_once_and_an_open_tab_lets_the_server_end(
             page.locator("#key-error", has_text=said).wait_for()
         field.fill(key)
         field.press("Enter")
+        page.locator("#text:focus").wait_for()
         for _ in range(2):
             button(page, "Write").click()
             page.wait_for_selector("#written img")

@@ -50,7 +50,7 @@ form.addEventListener("submit", (event) => {
   complain(key);
   keepKey(given);
   key.value = "";
-  start();
+  start().then(() => byId("text").focus()); // which is hidden, and stays so, when the key is refused
 });
 tabs.addEventListener("click", (event) => event.target.role === "tab" && select(event.target));
 tabs.addEventListener("focusin", (event) => select(event.target));
