@@ -14,15 +14,14 @@ from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from lekhani.data.images import FORMATS, decode_one
-from lekhani.data.spec import Bytes, Labels
+from lekhani.data.spec import Bytes
 from lekhani.errors import UsageError
 from lekhani.handwriting import compose, recognise, translate
 from lekhani.handwriting.alphabet import Alphabet, plain
 from lekhani.handwriting.recognise import Reading
 from lekhani.handwriting.render import LineStyle
-from lekhani.handwriting.translate import Translation
 from lekhani.inference.labels import label_of
-from lekhani.inference.sampling import SamplingOptions, noise_source, sample_shard
+from lekhani.inference.sampling import SamplingOptions
 from lekhani.inference.session import Reader
 from lekhani.serve import responses, schemas
 from lekhani.serve.champions import ServedModel
@@ -45,7 +44,7 @@ async def generate(body: schemas.Generate, request: Request, accept: Accept = No
         raise HTTPException(422, f"{problem}; ask for fewer.")
     labels = np.repeat([_label(label, model) for label in body.labels], body.n).astype(np.int64)
     options = SamplingOptions(body.seed, body.min_confidence, body.truncation)
-    images = await _images(model, labels, options)
+    images = await model.sample(labels, options)
     # Images that were filtered or truncated are no sample of what the model draws.
     if model.monitor is not None and options == SamplingOptions(body.seed):
         model.monitor.observe(images, labels)
@@ -54,30 +53,20 @@ async def generate(body: schemas.Generate, request: Request, accept: Accept = No
     return await _respond(kind, n, responses.glyphs, kind, images, labels, model.pen.classes, about)
 
 
-async def _images(model: ServedModel, labels: Labels, options: SamplingOptions) -> Bytes:
-    """The images that `pen.generate` would draw, in batches with those of other requests where possible."""
-    pen = model.pen
-    options.check(pen.generator, pen.reader)
-    if pen.generator.conditional and options.min_confidence is None:
-        return await model.queue.images(noise_source(pen.generator, options, 0)(len(labels)), labels)
-
-    def sample(check_wanted: Callable[[], None]) -> Bytes:
-        return sample_shard(pen.generator, pen.reader, labels, options, advance=lambda _: check_wanted()).images
-
-    images: Bytes = await model.queue.run(sample, len(labels))
-    return images
-
-
 @api.post("/v1/compose", **schemas.IN_ANY_KIND)
 async def compose_line(body: schemas.Compose, request: Request, accept: Accept = None) -> Response:
     """A line of handwriting: a PNG, a ZIP of it with its transcript, an NPZ of `image` uint8 and `text`, or JSON."""
-    kind, model, most = _kind(accept), _model(request, body.model), request.app.state.limits.text
-    if len(body.text) > most:
-        raise HTTPException(422, f"The text has {len(body.text):,} characters, and {most:,} is the most; break it up.")
+    kind, model, limits = _kind(accept), _model(request, body.model), request.app.state.limits
+    n = len(body.text)
+    if n > limits.text:
+        raise HTTPException(422, f"The text has {n:,} characters, and {limits.text:,} is the most; break it up.")
+    if n * body.height**2 > limits.line_pixels:
+        problem = f"A line of {n:,} characters, {body.height} pixels high, has more than {limits.line_pixels:,} pixels"
+        raise HTTPException(422, f"{problem}, the most that is taken; make it shorter or lower.")
     style = LineStyle(height=body.height, join=body.join, variety=body.variety, augment=body.augment)
     text = plain(body.text)
     Alphabet(model.pen.classes).labels(text)  # raises before the request waits
-    picture = await model.queue.run(lambda _: compose.compose(model.pen, text, body.seed, style), max(1, len(text)))
+    picture = await model.queue.run(compose.compose_steps(model.pen, text, body.seed, style), max(1, len(text)))
     _count(request, model, len(text))
     about = {"model": model.describe(), "seed": body.seed}
     return await _respond(kind, len(text), responses.line, kind, picture, text, about)
@@ -88,10 +77,10 @@ async def recognise_glyph(body: schemas.Recognise, request: Request) -> Response
     """Which glyph a picture shows, how sure the judge is of it in [0,1], and what else it may be."""
     reader, state = _reader(request, body.model), request.app.state
 
-    def read(_: Any) -> Reading:
+    def read() -> Reading:
         return recognise.recognise(reader, [_picture(body.image, state.limits)])[0]
 
-    found: Reading = await state.pictures.run(read)
+    found = await state.pictures.run(read)
     return JSONResponse({"model": {"dataset": body.model, "judge": reader.sha256}, **found.as_dict()})
 
 
@@ -101,10 +90,9 @@ async def translate_number(body: schemas.Translate, request: Request, accept: Ac
     kind, reader, state = _kind(accept), _reader(request, body.model), request.app.state
     model = _model(request, body.to)
     pen = model.pen
-    digits = await state.pictures.run(lambda _: translate.read_digits(reader, _picture(body.image, state.limits)))
-    done: Translation = await model.queue.run(
-        lambda _: translate.write_number(pen, digits, body.seed, translate.MIN_CONFIDENCE), len(digits)
-    )
+    digits = await state.pictures.run(lambda: translate.read_digits(reader, _picture(body.image, state.limits)))
+    steps = translate.write_number(pen, digits, body.seed, translate.MIN_CONFIDENCE)
+    done = await model.queue.run(steps, len(digits))
     _count(request, model, len(digits))
     if kind == responses.PNG:
         return Response(responses.png(done.picture), media_type=kind)
