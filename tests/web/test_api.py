@@ -140,6 +140,8 @@ def test_requests_that_are_refused(client: TestClient) -> None:
     assert "Accept one of application/json, image/png" in detail(
         client.post("/v1/generate", json=ASK, headers={"accept": "text/html"}), 406
     )
+    line = {"model": "mnist", "text": "12" * 50, "height": 256}
+    assert "100 characters, 256 pixels high" in detail(client.post("/v1/compose", json=line), 422)
     assert "another method" in detail(client.get("/v1/generate"), 405)
     assert "nothing at this address" in detail(client.get("/v2/generate"), 404)
 

@@ -17,7 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from lekhani import __version__
 from lekhani.errors import LekhaniError
 from lekhani.serve import routes
-from lekhani.serve.batching import BusyError, WorkQueue
+from lekhani.serve.batching import BoundedPool, BusyError
 from lekhani.serve.champions import Champions, ModelSource
 from lekhani.serve.daily_report import DailyReport
 from lekhani.serve.keys import Keys
@@ -26,6 +26,7 @@ from lekhani.serve.middleware import RequestMiddleware, problem
 from lekhani.serve.telemetry import Metrics
 
 log = logging.getLogger("lekhani.api")
+READERS = 2  # pictures that are read at a time: a large one takes much memory
 
 # Sentences in place of the framework's few words.
 SENTENCES = {
@@ -82,7 +83,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state = app.state
     champions, report = state.champions, state.report
     state.loop = asyncio.get_running_loop()
-    state.pictures = WorkQueue(state.limits.waiting_pictures, state.limits.answer_seconds)  # to be read
+    state.pictures = BoundedPool(READERS, state.limits.waiting_pictures, 0.8 * state.limits.answer_seconds)
     if not champions.served:
         await champions.start()
     repeated = [
@@ -95,7 +96,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     for task in repeated:
         task.cancel()
     await asyncio.gather(*repeated, return_exceptions=True)
-    await asyncio.gather(champions.close(), state.pictures.close())
     await report.update(end=True)
 
 

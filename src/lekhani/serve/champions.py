@@ -16,7 +16,8 @@ from lekhani.data.spec import Bytes, Labels, load_prepared
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.evaluate.reference import Reference
 from lekhani.inference.confidence import confidences
-from lekhani.inference.session import Floats, Generator, Reader
+from lekhani.inference.sampling import SamplingOptions, noise_source, rejection_sample
+from lekhani.inference.session import Generator, Reader
 from lekhani.paths import PREPARED
 from lekhani.pen import PRETRAINED, Pen, find, find_pretrained, has_registry
 from lekhani.pictures import to_uint8
@@ -65,6 +66,16 @@ class ServedModel:
         """The monitor's latest figures, by measure."""
         return {name: asdict(one) for name, one in self.measures.items()}
 
+    async def sample(self, labels: Labels, options: SamplingOptions) -> Bytes:
+        """The images uint8 [N,H,W] that `pen.generate` would draw, in batches with those of other requests."""
+        pen = self.pen
+        options.check(pen.generator, pen.reader)
+        if pen.generator.conditional and options.min_confidence is None:
+            noise = noise_source(pen.generator, options, 0)(len(labels))
+            return to_uint8(await self.queue.images(noise, labels))
+        samples = await self.queue.run(rejection_sample(pen.generator, pen.reader, labels, options), len(labels))
+        return samples.images
+
     async def update_monitor(self, idle_below: int) -> None:
         """Let the monitor measure what was served, and a few images more if fewer than `idle_below` are waiting."""
         if self.monitor is None:
@@ -73,7 +84,7 @@ class ServedModel:
         labels = self.monitor.labels_to_probe(MAX_PROBES)
         if self.queue.waiting < idle_below:  # clients go first
             seed = int(np.random.default_rng().integers(2**31))
-            images = await self.queue.run(lambda _: self.pen.generate(labels.tolist(), seed=seed).images)
+            images = await self.sample(labels, SamplingOptions(seed))
             probes = list(zip(images, labels.tolist(), strict=True))
         self.measures = await asyncio.to_thread(self.monitor.update, probes)
 
@@ -89,7 +100,6 @@ class Champions:
         self.served: dict[str, ServedModel] = {}
         self.trouble: dict[str, str] = {}  # by dataset: why the registry's champion is not served
         self._rejected: dict[str, str] = {}  # by dataset: the version that failed its self-test, not to be tried again
-        self._retiring: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Load all; raises LekhaniError when one cannot be served."""
@@ -122,10 +132,6 @@ class Champions:
         for model in list(self.served.values()):
             await model.update_monitor(self.limits.batch)
             self._export_measures(model)
-
-    async def close(self) -> None:
-        """Finish what waits."""
-        await asyncio.gather(*(model.queue.close() for model in self.served.values()), *self._retiring)
 
     async def _newest(self, dataset: str) -> ServedModel | None:
         """The registry's champion, or else its challenger, after its self-test.
@@ -194,11 +200,8 @@ class Champions:
                     pen.origin,
                 )
         on_batch, limits = self.metrics.batches.labels(dataset).observe, self.limits
-
-        def draw(noise: Floats, labels: Labels) -> Bytes:
-            return to_uint8(pen.generator.run(noise, labels))
-
-        queue = Batcher(draw, limits.batch, limits.waiting_images, 0.8 * limits.answer_seconds, on_batch)
+        seconds = 0.8 * limits.answer_seconds
+        queue = Batcher(pen.generator.run, limits.batch, limits.waiting_images, seconds, on_batch)
         return ServedModel(dataset, pen, version, alias, queue, monitor)
 
     def _swap_in(self, new: ServedModel) -> None:
@@ -208,9 +211,6 @@ class Champions:
         if old is not None:
             self.metrics.swaps.labels(new.dataset).inc()
             self.metrics.model.remove(*_model_labels(old))
-            retiring = asyncio.create_task(old.queue.close())
-            self._retiring.add(retiring)
-            retiring.add_done_callback(self._retiring.discard)
         self.metrics.waiting.labels(new.dataset).set_function(lambda: new.queue.waiting)
         self.metrics.model.labels(*_model_labels(new)).set(1)
         for gauge in (self.metrics.measured, self.metrics.expected, self.metrics.alarm):

@@ -14,6 +14,9 @@ class Limits(BaseModel):
 
     images: int = Field(1000, ge=1, le=10_000, description="images of one request, or characters of its lines together")
     text: int = Field(200, ge=1, le=200, description="characters of a line of text")
+    line_pixels: int = Field(
+        2_000_000, ge=10_000, description="pixels of a line, each of its characters as wide as it is high"
+    )
     picture_bytes: int = Field(
         2_000_000, ge=1000, description="bytes of a picture that is sent, as PNG, JPEG or whatever it is"
     )

@@ -14,15 +14,14 @@ from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from lekhani.data.images import FORMATS, decode_one
-from lekhani.data.spec import Bytes, Labels
+from lekhani.data.spec import Bytes
 from lekhani.errors import UsageError
 from lekhani.handwriting import compose, recognise, translate
 from lekhani.handwriting.alphabet import Alphabet, plain
 from lekhani.handwriting.recognise import Reading
 from lekhani.handwriting.render import LineStyle
-from lekhani.handwriting.translate import Translation
 from lekhani.inference.labels import label_of
-from lekhani.inference.sampling import SamplingOptions, noise_source, sample_shard
+from lekhani.inference.sampling import SamplingOptions, Steps
 from lekhani.inference.session import Reader
 from lekhani.serve import responses, schemas
 from lekhani.serve.champions import ServedModel
@@ -45,7 +44,7 @@ async def generate(body: schemas.Generate, request: Request, accept: Accept = No
         raise HTTPException(422, f"{problem}; ask for fewer.")
     labels = np.repeat([_label(label, model) for label in body.labels], body.n).astype(np.int64)
     options = SamplingOptions(body.seed, body.min_confidence, body.truncation)
-    images = await _images(model, labels, options)
+    images = await model.sample(labels, options)
     # Images that were filtered or truncated are no sample of what the model draws.
     if model.monitor is not None and options == SamplingOptions(body.seed):
         model.monitor.observe(images, labels)
@@ -54,44 +53,41 @@ async def generate(body: schemas.Generate, request: Request, accept: Accept = No
     return await _respond(kind, n, responses.glyphs, kind, images, labels, model.pen.classes, about)
 
 
-async def _images(model: ServedModel, labels: Labels, options: SamplingOptions) -> Bytes:
-    """The images that `pen.generate` would draw, in batches with those of other requests where possible."""
-    pen = model.pen
-    options.check(pen.generator, pen.reader)
-    if pen.generator.conditional and options.min_confidence is None:
-        return await model.queue.images(noise_source(pen.generator, options, 0)(len(labels)), labels)
-
-    def sample(check_wanted: Callable[[], None]) -> Bytes:
-        return sample_shard(pen.generator, pen.reader, labels, options, advance=lambda _: check_wanted()).images
-
-    images: Bytes = await model.queue.run(sample, len(labels))
-    return images
-
-
 @api.post("/v1/compose", **schemas.IN_ANY_KIND)
 async def compose_line(body: schemas.Compose, request: Request, accept: Accept = None) -> Response:
     """A text as lines of handwriting.
 
     One above the other as PNG, a ZIP of PNGs with transcripts, an NPZ of a uint8 array a line and `text`, or JSON.
     """
-    kind, model, limits = _kind(accept), _model(request, body.model), request.app.state.limits
-    if (size := len(body.text)) > limits.text:
-        raise HTTPException(422, f"The text has {size:,} characters, and {limits.text:,} is the most; break it up.")
-    if size * body.n > limits.images:
-        problem = f"{body.n} lines of {size:,} characters are more than {limits.images:,}, the most of one request"
-        raise HTTPException(422, f"{problem}; ask for fewer.")
+    kind, model = _kind(accept), _model(request, body.model)
+    _check_size(body, request.app.state.limits)
     style = LineStyle(height=body.height, join=body.join, variety=body.variety, augment=body.augment)
     text = plain(body.text)
     Alphabet(model.pen.classes).labels(text)  # raises before the request waits
 
-    async def write(seed: int) -> Image.Image:
-        line: Image.Image = await model.queue.run(lambda _: compose.compose(model.pen, text, seed, style), len(text))
-        return line
+    def lines() -> Steps[dict[int, Image.Image]]:
+        pictures = {}
+        for seed in range(body.seed, body.seed + body.n):
+            pictures[seed] = yield from compose.compose_steps(model.pen, text, seed, style)
+        return pictures
 
-    # One after the other, so that other requests get their turn between two lines.
-    pictures = {seed: await write(seed) for seed in range(body.seed, body.seed + body.n)}
-    _count(request, model, len(text) * body.n)
-    return await _respond(kind, size * body.n, responses.lines, kind, pictures, text, {"model": model.describe()})
+    glyphs = body.n * len(text)
+    pictures = await model.queue.run(lines(), glyphs)
+    _count(request, model, glyphs)
+    return await _respond(kind, glyphs, responses.lines, kind, pictures, text, {"model": model.describe()})
+
+
+def _check_size(body: schemas.Compose, limits: Limits) -> None:
+    size = len(body.text)
+    if size > limits.text:
+        raise HTTPException(422, f"The text has {size:,} characters, and {limits.text:,} is the most; break it up.")
+    if size * body.height**2 > limits.line_pixels:
+        most = f"more than {limits.line_pixels:,} pixels, the most that is taken"
+        problem = f"A line of {size:,} characters, {body.height} pixels high, has {most}"
+        raise HTTPException(422, f"{problem}; make it shorter or lower.")
+    if size * body.n > limits.images:
+        problem = f"{body.n} lines of {size:,} characters are more than {limits.images:,}, the most of one request"
+        raise HTTPException(422, f"{problem}; ask for fewer.")
 
 
 @api.post("/v1/recognise", name="recognise", **schemas.IN_JSON)
@@ -99,10 +95,10 @@ async def recognise_glyph(body: schemas.Recognise, request: Request) -> Response
     """Which glyph a picture shows, how sure the judge is of it in [0,1], and what else it may be."""
     reader, state = _reader(request, body.model), request.app.state
 
-    def read(_: Any) -> Reading:
+    def read() -> Reading:
         return recognise.recognise(reader, [_picture(body.image, state.limits)])[0]
 
-    found: Reading = await state.pictures.run(read)
+    found = await state.pictures.run(read)
     return JSONResponse({"model": {"dataset": body.model, "judge": reader.sha256}, **found.as_dict()})
 
 
@@ -112,10 +108,9 @@ async def translate_number(body: schemas.Translate, request: Request, accept: Ac
     kind, reader, state = _kind(accept), _reader(request, body.model), request.app.state
     model = _model(request, body.to)
     pen = model.pen
-    digits = await state.pictures.run(lambda _: translate.read_digits(reader, _picture(body.image, state.limits)))
-    done: Translation = await model.queue.run(
-        lambda _: translate.write_number(pen, digits, body.seed, translate.MIN_CONFIDENCE), len(digits)
-    )
+    digits = await state.pictures.run(lambda: translate.read_digits(reader, _picture(body.image, state.limits)))
+    steps = translate.write_number(pen, digits, body.seed, translate.MIN_CONFIDENCE)
+    done = await model.queue.run(steps, len(digits))
     _count(request, model, len(digits))
     if kind == responses.PNG:
         return Response(responses.png(done.picture), media_type=kind)
