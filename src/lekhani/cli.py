@@ -1,6 +1,7 @@
 """The command line. Everything heavy is imported inside the commands, so that `lekhani --help` answers at once."""
 
 import json
+import os
 import sys
 import time
 from contextlib import suppress
@@ -479,7 +480,7 @@ def main() -> None:
     atexit.register(gc.freeze)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("lekhani").setLevel(logging.INFO)
-    from lekhani.errors import LekhaniError
+    from lekhani.errors import LekhaniError, outside_failure
     from lekhani.extras import how_to_install
     from lekhani.params import ParamsError
 
@@ -497,3 +498,18 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("lekhani: stopped.", err=True)
         sys.exit(130)
+    except Exception as error:
+        sentence = outside_failure(error)
+        if sentence is None:
+            raise
+        _give_up_output()
+        typer.echo(f"lekhani: {sentence}", err=True)
+        sys.exit(1)
+
+
+def _give_up_output() -> None:
+    """Let nothing more be written to a stdout on a full disk, or else Python tries once more when it exits."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -37,7 +37,8 @@ PRETRAINED = Path(__file__).with_name("pretrained")
 
 Beside the best generator there may be others, called as their variants.
 """
-_NAME = re.compile(r"(?:lekhani-)?(?P<dataset>[^@:]+)(?:@(?P<alias>[^@:]+)|:(?P<number>\d+))?")
+_DATASET = "(?P<dataset>[a-z][a-z0-9_]{0,99})"
+_NAME = re.compile(rf"(?:lekhani-)?{_DATASET}(?:@(?P<alias>[\w-]{{1,99}})|:(?P<number>[0-9]{{1,9}}))?")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """params.yaml: every mistake is one sentence that names the key, and what is shipped is right for both profiles."""
 
 import math
+import random
 import re
 from copy import deepcopy
 from functools import cache, reduce
@@ -298,3 +299,40 @@ def test_a_dataset_name_that_makes_no_folder(name: str) -> None:
     value = raw()
     value["data"][name] = value["data"].pop("mnist")
     assert f"{name!r} is no dataset name" in refusal(value)
+
+
+# --- anything at all ---
+
+ODD = ["", "~", "[]", "{}", "-1", "1e999", ".nan", "9" * 30, "1:30", "2026-01-01", "'", '"\\ud800"', "*a", "&a"]
+ODD += ["&a [*a]", "!!int x", "!!python/name:os.system", "<<", "? a", "|", ">", "- a", "a: b: c", "\t", "\0", "\u2028"]
+ODD += ["क", "%YAML 9", "..."]
+
+
+def damaged(rng: random.Random) -> str:
+    """The shipped file after a few edits that people and programs make."""
+    lines = SHIPPED.splitlines()
+    for _ in range(rng.randint(1, 3)):
+        i, odd = rng.randrange(len(lines)), rng.choice(ODD)
+        key = re.match(r"\s*[\w-]+:", lines[i])
+        edits = [
+            f"{key[0] if key else ''} {odd}",
+            lines[i].replace(rng.choice(lines[i] or " "), odd, 1),
+            f"{' ' * rng.randrange(9)}{lines[i]}",
+            f"{lines[i]}\n{lines[rng.randrange(len(lines))]}",
+            "",
+        ]
+        lines[i] = rng.choice(edits)
+    return "\n".join(lines)
+
+
+@pytest.mark.slow
+def test_a_damaged_file_is_a_sentence_or_fine(tmp_path: Path) -> None:
+    refused = 0
+    for seed in range(2000):
+        (tmp_path / "p.yaml").write_text(damaged(random.Random(seed)), encoding="utf-8")
+        try:
+            params.load(tmp_path / "p.yaml")
+        except params.ParamsError as error:
+            one_sentence(str(error))
+            refused += 1
+    assert 1000 < refused < 2000
