@@ -467,5 +467,40 @@ def test_saturation_for_seconds(models: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_memory_is_flat_over_clients_that_come_and_go(models: list[str], tmp_path: Path) -> None:
+    """50,000 requests, right and wrong, each over a connection of its own that may be cut before the answer."""
+    import aiohttp
+
+    sizes: list[int] = []
+
+    async def one(address: str, seed: int) -> None:
+        rng = random.Random(seed)
+        line = json.dumps({"model": "mnist", "text": "012", "seed": seed}).encode()
+        kinds = [("/", b""), ("/v1/compose", line), ("/v1/generate", json.dumps(ASK).encode()), malformed(rng)]
+        path, body = kinds[seed % 4]
+        connector = aiohttp.TCPConnector(force_close=True)
+        # One in sixteen is cut off; a body that is too large is not read to its end.
+        patience = aiohttp.ClientTimeout(0.01 if seed % 16 == 3 else 60)
+        async with aiohttp.ClientSession(connector=connector, timeout=patience) as session:
+            with contextlib.suppress(*((TimeoutError, aiohttp.ClientError) if seed % 4 == 3 else ())):
+                async with session.request("POST" if body else "GET", address + path, data=body or None) as answer:
+                    await answer.read()
+                    assert answer.status < 500
+
+    async def all_of_them(address: str, pid: int) -> None:
+        for start in range(0, 50_000, 50):
+            await asyncio.gather(*(one(address, seed) for seed in range(start, start + 50)))
+            if start % 1000 == 0:
+                sizes.append(memory(pid))
+
+    with live_server.server(tmp_path, *models, "--page") as (address, pid):
+        asyncio.run(all_of_them(address, pid))
+        print([size >> 20 for size in sizes])  # noqa: T201 - for whoever looks at how it grows
+        assert statistics.mean(sizes[-10:]) - statistics.mean(sizes[10:20]) < 10 << 20
+        assert live_server.metric(address, "lekhani_images_waiting") == 0
+
+
+@pytest.mark.slow
 def test_saturation_for_minutes(models: list[str], tmp_path: Path) -> None:
     check_saturation(models, tmp_path, LONG)
