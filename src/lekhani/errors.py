@@ -18,7 +18,8 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-LIBRARIES = ("aiohttp", "botocore", "dvc", "httpx", "kaggle", "mlflow", "prefect", "requests", "sqlalchemy", "urllib3")
+LIBRARIES = {"aiohttp", "botocore", "dvc", "httpx", "httpx2", "huggingface_hub", "kaggle", "mlflow", "prefect"}
+LIBRARIES |= {"requests", "sqlalchemy", "urllib3"}
 
 
 def outside_failure(error: BaseException) -> str | None:
