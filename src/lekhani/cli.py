@@ -476,12 +476,14 @@ def main() -> None:
 
     # Otherwise Python collects garbage for up to two seconds at the end, with all that torch and MLflow have imported.
     atexit.register(gc.freeze)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("lekhani").setLevel(logging.INFO)
-    from lekhani.errors import LekhaniError
+    from lekhani.errors import LekhaniError, RedactingFormatter
     from lekhani.extras import how_to_install
     from lekhani.params import ParamsError
 
+    handler = logging.StreamHandler()
+    handler.setFormatter(RedactingFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logging.getLogger("lekhani").setLevel(logging.INFO)
     try:
         app()
     except (LekhaniError, ParamsError) as error:

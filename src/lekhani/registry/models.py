@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
+from sqlalchemy.exc import SQLAlchemyError
 
 from lekhani.errors import LekhaniError
 from lekhani.files import sha256
@@ -40,7 +41,7 @@ def model_name(dataset: str) -> str:
 
 def registry_errors(failed: str, hint: str = "") -> AbstractContextManager[None]:
     """As `mlflow_errors`, for code that reads or writes artifacts as well."""
-    return mlflow_errors(failed, hint, (mlflow.MlflowException, OSError))
+    return mlflow_errors(failed, hint, (mlflow.MlflowException, OSError, SQLAlchemyError))
 
 
 def register(dataset: str, model_uri: str, tags: Mapping[str, str], description: str = "") -> ModelVersion:

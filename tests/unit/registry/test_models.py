@@ -1,12 +1,14 @@
 """The registry: one model per dataset, a challenger, perhaps a champion, and files that can be fetched."""
 
 import json
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from lekhani.errors import LekhaniError
 from lekhani.files import sha256
@@ -118,8 +120,20 @@ def test_what_is_not_there_is_a_sentence(store: Path, ask: Callable[[], object],
     assert "\n" not in str(caught.value)
 
 
-def test_a_server_that_is_away_is_a_sentence(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+def test_a_server_that_is_away_is_a_sentence_without_its_password(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(LekhaniError, match=r"Could not read lekhani-away from MLflow at http://127\.0\.0\.1:9"):
+    said = {"http": "Could not read lekhani-away from", "htp": "Could not connect to"}
+    for scheme, failed in said.items():
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{scheme}://user:hunter2@127.0.0.1:9")
+        with pytest.raises(LekhaniError, match=rf"{failed} MLflow at {scheme}://127\.0\.0\.1:9: \w+") as caught:
+            models.find("away")
+        assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_database_that_is_away_is_a_sentence(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> None:
+        raise OperationalError("connect", {}, Exception("connection refused"))
+
+    monkeypatch.setattr(mlflow.MlflowClient, "get_registered_model", away)
+    with pytest.raises(LekhaniError, match=r"Could not read lekhani-away from MLflow at .*connection refused"):
         models.find("away")
