@@ -268,6 +268,12 @@ def serve(
     new_key: Annotated[
         str | None, Option(metavar="NAME", help="Print a new key and its line for --keys, and end.")
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME", help="A name of the server, besides this machine's own, which clients may call; repeat."
+        ),
+    ] = None,
     cors: Annotated[
         list[str] | None, Option(metavar="ORIGIN", help="Let pages of this origin call the API; repeat.")
     ] = None,
@@ -296,10 +302,11 @@ def serve(
     limits, agreement = parse_limits(limit or ()), 0.9
     if _State.params_file.exists():
         agreement = _params().gate.min_label_agreement
+    hosts = server.allowed_hosts(host, allowed_host or ())
     sources = find_sources(dataset or (), model or (), judge or ())
     settings: dict[str, Any] = {"agreement": agreement, "poll_seconds": poll, "report_folder": reports}
     json_logs()
-    served = create_app(sources, limits=limits, keys=known, cors=cors or (), **settings)
+    served = create_app(sources, limits=limits, keys=known, hosts=hosts, cors=cors or (), **settings)
     if page:
         server.add_page(served, asks_key=known is not None)
     server.serve(served, host, port, limits)
