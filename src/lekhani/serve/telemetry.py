@@ -31,7 +31,7 @@ class Metrics:
         self.model = gauge("lekhani_model_info", "The model that writes now, always 1", about)
         self.swaps = counter("lekhani_model_swaps", "Champions taken over from the registry", model)
         self.rejected = counter("lekhani_models_kept_out", "Champions that could not be taken over", (*model, "reason"))
-        self.registry_up = gauge("lekhani_registry_up", "Whether the registry answered last time", model)
+        self.registry_up = gauge("lekhani_registry_up", "Whether the registry answered, and has what is served", model)
         self.measured = gauge("lekhani_watch", "What the judge makes of the latest images of each class", measure)
         self.expected = gauge(
             "lekhani_watch_promised", "What the scorecard of the version leads to expect of it", measure

@@ -32,12 +32,16 @@ _T = TypeVar("_T")
 
 
 def connect() -> mlflow.MlflowClient:
-    """Point mlflow at the store in use and return a client of it; raises LekhaniError when its URI is no good."""
+    """Point mlflow at the store in use and return a client of it; raises LekhaniError when there is none."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or _default_uri()
     if uri == _default_uri():
         ROOT.mkdir(exist_ok=True)
     if uri.startswith("sqlite:///"):
+        # A pool would keep a file open that was moved away, and never see the one in its place.
+        os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
         _make(uri)
+        if not Path(make_url(uri).database or "").exists():  # SQLite would make an empty one
+            raise LekhaniError(f"The database of MLflow at {uri} is not there; restore it, or see MLFLOW_TRACKING_URI.")
     mlflow.set_tracking_uri(uri)
     with mlflow_errors("Could not connect to", "; see MLFLOW_TRACKING_URI."):
         return mlflow.MlflowClient(uri)
