@@ -1,10 +1,20 @@
 """Errors for people: one sentence that says what is wrong, where, and what to do."""
 
+import logging
+import re
+
+_USERINFO = re.compile(r"""(?<=://)(?:[^\s'"/?#@:]*:[^\s'"]*|[^\s'"/?#@]*)@""")
+_NAMES = r"token|passw(?:or)?d|pwd|secret|signature|credential|api_?key|access_?key(?:_?id)?|[?&;](?:key|sig|auth)"
+_SECRET = re.compile(rf"""((?:{_NAMES})=)[^\s'"&;]+""", re.IGNORECASE)
+
 
 class LekhaniError(Exception):
-    """The work failed; its message is shown as it is and the command exits with `exit_code`."""
+    """The work failed; its message, without secrets, is what people read, and the command exits with `exit_code`."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 class UsageError(LekhaniError):
@@ -13,9 +23,22 @@ class UsageError(LekhaniError):
     exit_code = 2
 
 
+class RedactingFormatter(logging.Formatter):
+    """Keeps secrets out of what is logged, tracebacks and messages of other libraries included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging."""
+        return redacted(super().format(record))
+
+
+def redacted(text: str) -> str:
+    """The text without user and password in URIs, and with *** for the values of passwords, tokens and the like."""
+    return _SECRET.sub(r"\1***", _USERINFO.sub("", text))
+
+
 def first_line(error: BaseException) -> str:
     """What another library's error says, cut to one line of at most 300 characters; its class where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return redacted((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
 
 
 LIBRARIES = {"aiohttp", "botocore", "dvc", "httpx", "httpx2", "huggingface_hub", "kaggle", "mlflow", "prefect"}
@@ -31,5 +54,5 @@ def outside_failure(error: BaseException) -> str | None:
         return "There is not enough memory; ask for less at once, or close other programs, and run again."
     if isinstance(error, OSError):
         what = f"{error.strerror or first_line(error)}{f': {error.filename}' if error.filename else ''}"
-        return f"{what[:300]}; check the path, the disk and your permissions, and run again."
+        return f"{redacted(what)[:300]}; check the path, the disk and your permissions, and run again."
     return None

@@ -41,7 +41,7 @@ def memory(pid: int) -> int:
 
 
 def head(path: str, length: int, more: str = "") -> bytes:
-    headers = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{more}"
+    headers = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{more}"
     return f"POST {path} HTTP/1.1\r\n{headers}\r\n".encode()
 
 
@@ -154,17 +154,20 @@ def test_a_thousand_malformed_requests_get_a_sentence_each(server: str) -> None:
     [
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400"),
         (b"GET / FTP\r\n\r\n", b"400"),
-        (b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n", b"400"),
-        (b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 7\r\n\r\nhello", b"400"),
-        (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"4"),
-        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-Many: y\r\n" * 20_000 + b"\r\n", b"400"),
+        (b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n", b"400"),
+        (
+            b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 7\r\n\r\nhello",
+            b"400",
+        ),
+        (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"4"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X-Many: y\r\n" * 20_000 + b"\r\n", b"400"),
         (head("/v1/generate", 100_000_000), b"413"),
         (
-            b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
             + (b"10000\r\n" + b"x" * 65536 + b"\r\n") * 60,
             b"413",
         ),
-        (b"BREW /v1/generate HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"400"),
+        (b"BREW /v1/generate HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"400"),
     ],
 )
 def test_broken_http(server: str, content: bytes, status: bytes) -> None:

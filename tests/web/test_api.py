@@ -6,14 +6,17 @@ import io
 import logging
 import re
 import socket
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from live_server import until
 from PIL import Image
 from toy_judge import toy_judge
 from typer.testing import CliRunner
@@ -27,7 +30,7 @@ from lekhani.serve.keys import Keys, new_key
 from lekhani.serve.limits import Limits
 from lekhani.serve.page import add_page
 from lekhani.serve.responses import GAP
-from lekhani.serve.server import serve
+from lekhani.serve.server import allowed_hosts, serve
 
 ToyGenerator = Callable[..., Path]
 PNG, ZIP, NPZ = "image/png", "application/zip", "application/x-npz"
@@ -263,6 +266,69 @@ def test_keys_are_required_except_for_health_checks_and_schema(source: ModelSour
         assert client.get("/metrics", headers=let_in).status_code == 200
         for path in ("/healthz", "/readyz", "/openapi.json"):
             assert client.get(path).status_code == 200, path
+        client.app.state.champions.trouble["mnist"] = "It is away."  # type: ignore[attr-defined]
+        for headers in ({}, {"Authorization": "Bearer wrong"}):
+            assert client.get("/readyz", headers=headers).json() == {"status": "ready"}
+        value = client.get("/readyz", headers=let_in).json()
+        assert value == {"status": "ready", "models": {"mnist": ""}, "trouble": {"mnist": "It is away."}}
+
+
+def test_a_key_leaves_room_for_others(source: ModelSource, tmp_path: Path) -> None:
+    (greedy, first), (modest, second) = new_key("greedy"), new_key("modest")
+    (tmp_path / "keys").write_text(f"{first}\n{second}\n")
+    limits, free = Limits(images=600, waiting_images=1000), threading.Event()
+
+    def ask(client: TestClient, key: str, n: int) -> Any:
+        body, headers = ASK | {"labels": ["1"], "n": n}, {"Authorization": f"Bearer {key}", "Accept": PNG}
+        return client.post("/v1/generate", json=body, headers=headers)
+
+    with (
+        TestClient(create_app([source], limits=limits, keys=Keys(tmp_path / "keys"))) as client,
+        ThreadPoolExecutor() as pool,
+    ):
+        queue = client.app.state.champions.served["mnist"].queue  # type: ignore[attr-defined]
+        draw = queue.draw
+        queue.draw = lambda *rows: free.wait(30) and draw(*rows)
+        waiting = [pool.submit(ask, client, greedy, 600)]
+        until(lambda: queue.waiting == 600)
+        refused = ask(client, greedy, 1)
+        waiting.append(pool.submit(ask, client, modest, 100))
+        until(lambda: queue.waiting == 700)
+        waiting.append(pool.submit(ask, client, modest, 300))
+        until(lambda: queue.waiting == 1000)
+        free.set()
+        assert "600 images are waiting for this key already" in detail(refused, 429)
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert [one.result(30).status_code for one in waiting] == [200] * 3
+        assert ask(client, greedy, 600).status_code == 200, "there is room again"
+        assert not client.app.state.waiting  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("host", "names", "answered", "refused"),
+    [
+        (
+            "127.0.0.1",
+            [],
+            ["localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000"],
+            ["evil.example", "127.0.0.2"],
+        ),
+        ("::1", [], ["[::1]:8000", "localhost"], ["", "::1", "localhost.evil.example:8000", "evil.example:localhost"]),
+        ("127.0.0.2", ["Api.example.org"], ["127.0.0.2", "api.example.org", "localhost"], ["example.org"]),
+        ("0.0.0.0", [], ["evil.example", "10.0.0.1:8000"], []),
+        ("0.0.0.0", ["api.example.org"], ["api.example.org:443", "localhost"], ["evil.example", "10.0.0.1"]),
+    ],
+)
+def test_only_its_own_names_are_answered(
+    source: ModelSource, host: str, names: list[str], answered: list[str], refused: list[str]
+) -> None:
+    client = TestClient(create_app([source], hosts=allowed_hosts(host, names)))  # health needs no model
+    for name in answered:
+        assert client.get("/healthz", headers={"Host": name}).json() == {"status": "ok"}, name
+    for name in refused:
+        for path in ("/healthz", "/v1/models", "/"):
+            answer = client.get(path, headers={"Host": name})
+            assert "start it with --allowed-host NAME to add this one" in detail(answer, 421), name
 
 
 def test_the_page_is_files_that_need_no_key(source: ModelSource, tmp_path: Path) -> None:
@@ -310,6 +376,8 @@ def test_another_address_than_loopback_needs_keys(tmp_path: Path) -> None:
     assert getattr(done.exception, "exit_code", None) == 2
     done = CliRunner().invoke(cli, ["serve", "--model", "g.onnx", "--limit", "imagse=3"])
     assert re.match(r"--limit imagse: .*; there are: images, text, ", str(done.exception))
+    done = CliRunner().invoke(cli, ["serve", "--model", "g.onnx", "--allowed-host", "http://a.example"])
+    assert "--allowed-host 'http://a.example' is no name; write one as" in str(done.exception)
 
 
 def test_a_port_in_use(source: ModelSource) -> None:

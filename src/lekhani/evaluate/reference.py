@@ -1,4 +1,4 @@
-"""Real test images as the judge sees them, in a small file that travels with a registered model."""
+"""Real test images, a few of them and as the judge sees all, in a small file that travels with a registered model."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -6,41 +6,65 @@ from pathlib import Path
 import numpy as np
 
 from lekhani import files
-from lekhani.data.spec import Bytes
+from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import LekhaniError
 from lekhani.evaluate.frechet import Doubles, frechet, moments
 from lekhani.inference.confidence import confidences
 from lekhani.inference.session import Floats, Reader
 
+KNOWN_PER_CLASS = 8  # images: enough to tell by most of them what a judge takes a class for
+
 
 @dataclass(frozen=True)
 class Reference:
-    """Mean and covariance of the judge's features of real images, its mean confidence, and the judge's SHA-256."""
+    """Mean and covariance of the judge's features of real images, its mean confidence, and the judge's SHA-256.
+
+    Beside these, a few of the images themselves, uint8 [M,H,W], with their labels, int64 [M]; files that were made
+    before have none.
+    """
 
     mean: Doubles
     cov: Doubles
     confidence: float
     judge: str
+    images: Bytes
+    labels: Labels
 
     @classmethod
-    def of(cls, reader: Reader, images: Bytes) -> "Reference":
-        """Read images uint8 [N,H,W]."""
+    def of(cls, reader: Reader, images: Bytes, labels: Labels) -> "Reference":
+        """Read images uint8 [N,H,W] of these labels, int64 [N]."""
         features, logits = reader.read(images)
-        return cls(*moments(features), float(confidences(logits)[1].mean()), reader.sha256)
+        first = np.concatenate([np.flatnonzero(labels == label)[:KNOWN_PER_CLASS] for label in np.unique(labels)])
+        sure = float(confidences(logits)[1].mean())
+        return cls(*moments(features), sure, reader.sha256, images[first], labels[first])
 
     def save(self, path: Path) -> None:
         """Write it as an NPZ."""
         with files.replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **asdict(self))
+            np.savez_compressed(file, **asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> "Reference":
         """Undo `save`; raises LekhaniError for a file that is none."""
         try:
             with np.load(path, allow_pickle=False) as saved:
-                return cls(saved["mean"], saved["cov"], float(saved["confidence"]), str(saved["judge"]))
+                images = saved["images"] if "images" in saved else np.zeros((0, 1, 1), np.uint8)
+                labels = saved["labels"] if "labels" in saved else np.zeros(0, np.int64)
+                about = float(saved["confidence"]), str(saved["judge"])
+                return cls(saved["mean"], saved["cov"], *about, images, labels)
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise LekhaniError(f"{path} is no reference of real images ({error}); register the model again.") from error
+
+    def misread(self, reader: Reader) -> list[int]:
+        """The labels whose known images a judge reads most often as another class."""
+        if not len(self.labels):
+            return []
+        predicted, wrong = confidences(reader.read(self.images)[1])[0], []
+        for label in np.unique(self.labels).tolist():
+            votes = np.bincount(predicted[self.labels == label], minlength=label + 1)
+            if votes[label] < votes.max():
+                wrong.append(label)
+        return wrong
 
     def distance(self, features: Doubles | Floats) -> float:
         """The Frechet distance of features [N,F] from these, computed as FID is."""

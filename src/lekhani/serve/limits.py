@@ -29,6 +29,7 @@ class Limits(BaseModel):
     write_seconds: float = Field(30, gt=0, description="time for a client to take what it was sent")
     waiting_images: int = Field(4000, ge=1, description="images that all waiting requests ask for together")
     waiting_pictures: int = Field(64, ge=1, description="pictures that wait to be read")
+    share_per_key: float = Field(0.5, gt=0, le=1, description="share of what may wait that one key may take")
     batch: int = Field(64, ge=1, le=4096, description="images drawn in one go")
 
     @model_validator(mode="after")

@@ -4,12 +4,16 @@ import asyncio
 import base64
 import binascii
 import io
-from collections.abc import Callable
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Header, HTTPException, Request
+from fastapi import APIRouter, Depends, Header, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -24,15 +28,28 @@ from lekhani.inference.labels import label_of
 from lekhani.inference.sampling import SamplingOptions, Steps
 from lekhani.inference.session import Reader
 from lekhani.serve import responses, schemas
+from lekhani.serve.batching import Batcher, BoundedPool, BusyError
 from lekhani.serve.champions import ServedModel
 from lekhani.serve.limits import Limits
 
 Accept = Annotated[str | None, Header()]
+
+
+async def key_holder(
+    request: Request,
+    given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
+) -> str | None:
+    """The name of the key that a request brings; None where it brings no valid one, or no keys are asked for."""
+    keys = request.app.state.keys
+    return keys.holder(given.credentials) if keys and given else None
+
+
+Holder = Annotated[str | None, Depends(key_holder)]
 api, health = APIRouter(), APIRouter()  # with keys where there are any, and without
 
 
 @api.post("/v1/generate", **schemas.IN_ANY_KIND)
-async def generate(body: schemas.Generate, request: Request, accept: Accept = None) -> Response:
+async def generate(body: schemas.Generate, request: Request, key: Holder, accept: Accept = None) -> Response:
     """Labelled glyphs.
 
     A grid as PNG, a ZIP of PNGs with labels.csv, an NPZ of `images` uint8 [N,H,W] and `labels` int64 [N], or JSON.
@@ -44,7 +61,8 @@ async def generate(body: schemas.Generate, request: Request, accept: Accept = No
         raise HTTPException(422, f"{problem}; ask for fewer.")
     labels = np.repeat([_label(label, model) for label in body.labels], body.n).astype(np.int64)
     options = SamplingOptions(body.seed, body.min_confidence, body.truncation)
-    images = await model.sample(labels, options)
+    with _own_share(request, key, model.queue, n, model.queue.images_per_second):
+        images = await model.sample(labels, options)
     # Images that were filtered or truncated are no sample of what the model draws.
     if model.monitor is not None and options == SamplingOptions(body.seed):
         model.monitor.observe(images, labels)
@@ -54,7 +72,7 @@ async def generate(body: schemas.Generate, request: Request, accept: Accept = No
 
 
 @api.post("/v1/compose", **schemas.IN_ANY_KIND)
-async def compose_line(body: schemas.Compose, request: Request, accept: Accept = None) -> Response:
+async def compose_line(body: schemas.Compose, request: Request, key: Holder, accept: Accept = None) -> Response:
     """A text as lines of handwriting.
 
     One above the other as PNG, a ZIP of PNGs with transcripts, an NPZ of a uint8 array a line and `text`, or JSON.
@@ -72,7 +90,8 @@ async def compose_line(body: schemas.Compose, request: Request, accept: Accept =
         return pictures
 
     glyphs = body.n * len(text)
-    pictures = await model.queue.run(lines(), glyphs)
+    with _own_share(request, key, model.queue, glyphs, model.queue.images_per_second):
+        pictures = await model.queue.run(lines(), glyphs)
     _count(request, model, glyphs)
     return await _respond(kind, glyphs, responses.lines, kind, pictures, text, {"model": model.describe()})
 
@@ -91,26 +110,29 @@ def _check_size(body: schemas.Compose, limits: Limits) -> None:
 
 
 @api.post("/v1/recognise", name="recognise", **schemas.IN_JSON)
-async def recognise_glyph(body: schemas.Recognise, request: Request) -> Response:
+async def recognise_glyph(body: schemas.Recognise, request: Request, key: Holder) -> Response:
     """Which glyph a picture shows, how sure the judge is of it in [0,1], and what else it may be."""
     reader, state = _reader(request, body.model), request.app.state
 
     def read() -> Reading:
         return recognise.recognise(reader, [_picture(body.image, state.limits)])[0]
 
-    found = await state.pictures.run(read)
+    with _own_share(request, key, state.pictures, 1):
+        found = await state.pictures.run(read)
     return JSONResponse({"model": {"dataset": body.model, "judge": reader.sha256}, **found.as_dict()})
 
 
 @api.post("/v1/translate", name="translate", **schemas.IN_ANY_KIND)
-async def translate_number(body: schemas.Translate, request: Request, accept: Accept = None) -> Response:
+async def translate_number(body: schemas.Translate, request: Request, key: Holder, accept: Accept = None) -> Response:
     """The number that a picture shows, written again: a row of digits as PNG, or their images as ZIP, NPZ or JSON."""
     kind, reader, state = _kind(accept), _reader(request, body.model), request.app.state
     model = _model(request, body.to)
     pen = model.pen
-    digits = await state.pictures.run(lambda: translate.read_digits(reader, _picture(body.image, state.limits)))
+    with _own_share(request, key, state.pictures, 1):
+        digits = await state.pictures.run(lambda: translate.read_digits(reader, _picture(body.image, state.limits)))
     steps = translate.write_number(pen, digits, body.seed, translate.MIN_CONFIDENCE)
-    done = await model.queue.run(steps, len(digits))
+    with _own_share(request, key, model.queue, len(digits), model.queue.images_per_second):
+        done = await model.queue.run(steps, len(digits))
     _count(request, model, len(digits))
     if kind == responses.PNG:
         return Response(responses.png(done.picture), media_type=kind)
@@ -149,13 +171,43 @@ async def healthz() -> dict[str, str]:
 
 
 @health.get("/readyz", responses={503: {"description": "It starts or leaves"}})
-async def readyz(request: Request) -> JSONResponse:
-    """Whether it should get requests: 503 while it starts and once it shuts down, but not when the registry is away."""
+async def readyz(request: Request, key: Holder) -> JSONResponse:
+    """Whether it should get requests: 503 while it starts and once it shuts down, but not when the registry is away.
+
+    With a valid key, or where none is needed, also what is served, and why a champion is not.
+    """
     state = request.app.state
     status = "leaving" if state.draining else "ready" if state.ready else "starting"
-    versions = {dataset: model.version for dataset, model in state.champions.served.items()}
-    value = {"status": status, "models": versions, "trouble": state.champions.trouble}
+    value: dict[str, Any] = {"status": status}
+    if key or not state.keys:
+        value["models"] = {dataset: model.version for dataset, model in state.champions.served.items()}
+        value["trouble"] = state.champions.trouble
     return JSONResponse(value, 200 if status == "ready" else 503)
+
+
+@contextmanager
+def _own_share(
+    request: Request, key: str | None, queue: Batcher | BoundedPool, cost: int, per_second: float = math.inf
+) -> Iterator[None]:
+    """Count what a key has waiting in a queue; raises BusyError when that would be more than its share.
+
+    That is a share of what the queue takes, and of what can be done in time at this speed. The first request of a key
+    is always let in. Without keys there is no bound: all clients are on this machine, at one address.
+    """
+    if key is None:
+        yield
+        return
+    state, own = request.app.state, (queue, key)
+    held, room = state.waiting[own], min(queue.capacity, queue.max_seconds * per_second)
+    if held and held + cost > state.limits.share_per_key * room:
+        problem = f"{held:,} images are waiting for this key already, which is most of its share"
+        raise BusyError(f"{problem}; try again later.", held / per_second)
+    state.waiting[own] += cost
+    try:
+        yield
+    finally:
+        state.waiting[own] -= cost
+        state.waiting += Counter()  # drops what is 0
 
 
 def _kind(accept: str | None) -> str:

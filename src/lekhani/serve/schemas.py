@@ -105,6 +105,7 @@ def _documented(*kinds: str) -> dict[str, Any]:
         408: "too slow",
         413: "too large",
         415: "no JSON",
+        421: "another host",
         422: "not what the schema says",
         429: "too much waits; see Retry-After",
         503: "not in time, or not ready",

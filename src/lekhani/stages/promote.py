@@ -34,16 +34,18 @@ def register(p: Params, dataset: str, variant: str | None = None) -> str:
     _need_registry(p)
     p.dataset(dataset)
     if variant is None:
-        scored = [files.read_json(SCORECARDS / f"{dataset}-{v}" / "scorecard.json") for v in p.pipeline.everyone]
-        variant = rank(scored)[0].card["variant"]
+        found = [files.read_json(SCORECARDS / f"{dataset}-{v}" / "scorecard.json") for v in p.pipeline.everyone]
+        variant = rank(found)[0].card["variant"]
     folder, beside = MODELS / dataset / variant, SCORECARDS / f"{dataset}-{variant}"
     facts, card = files.read_json(folder / "training.json"), files.read_json(beside / "scorecard.json")
-    if files.sha256(folder / "generator.onnx") != card["model_sha256"]:
-        raise LekhaniError(f"{folder / 'generator.onnx'} is not the file that was scored; run `dvc repro` first.")
+    scored = {"model_sha256": folder / "generator.onnx", "judge_sha256": _judge(dataset).with_suffix(".safetensors")}
+    for key, path in scored.items():
+        if files.sha256(path) != card[key]:
+            raise LekhaniError(f"{path} is not the file that was scored; run `dvc repro` first.")
     info, name, made_at = dataset_info(dataset), models.model_name(dataset), revision(facts)
     with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", made_at) as run_id:
-        uri = runs.logged_model(run_id, card["model_sha256"])
-        if uri is None:
+        uri = runs.logged_model(run_id, card["model_sha256"], files.sha256(_judge(dataset)))
+        if uri is None or not models.is_intact(dataset, uri):
             kept = (Path("dvc.lock"), Path("params.yaml"), PREPARED / dataset / "dataset.json")
             runs.log_lineage([path for path in kept if path.exists()])
             about = import_module(f"lekhani.variants.{variant}").__doc__ or ""
@@ -64,10 +66,15 @@ def _log_model(dataset: str, variant: str, card: str) -> str:
     with tempfile.TemporaryDirectory() as temporary:
         page, reference = Path(temporary) / "README.md", Path(temporary) / "reference.npz"
         files.write_text(page, card)
-        real = spec.load_prepared(PREPARED / dataset).split("test")[0]
-        Reference.of(Reader(MODELS / dataset / "judge" / "judge.onnx"), real).save(reference)
-        beside = [page, reference, *(scored / name for name in ("grid.png", "scorecard.json", "per_class.csv"))]
+        real = spec.load_prepared(PREPARED / dataset).split("test")
+        Reference.of(Reader(_judge(dataset)), *real).save(reference)
+        figures = (scored / name for name in ("grid.png", "scorecard.json", "per_class.csv"))
+        beside = [page, reference, _judge(dataset), *figures]
         return runs.log_model(MODELS / dataset / variant / "generator.onnx", beside)
+
+
+def _judge(dataset: str) -> Path:
+    return MODELS / dataset / "judge" / "judge.onnx"
 
 
 def promote(

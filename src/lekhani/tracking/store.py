@@ -19,7 +19,6 @@ from lekhani.errors import LekhaniError, first_line
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
-logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # what it validates is no news
 
 # An unreachable server must not delay training for minutes; set these variables to wait longer.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -33,14 +32,19 @@ _T = TypeVar("_T")
 
 
 def connect() -> mlflow.MlflowClient:
-    """Point mlflow at the store in use and return a client of it."""
+    """Point mlflow at the store in use and return a client of it; raises LekhaniError when there is none."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or _default_uri()
     if uri == _default_uri():
         ROOT.mkdir(exist_ok=True)
     if uri.startswith("sqlite:///"):
+        # A pool would keep a file open that was moved away, and never see the one in its place.
+        os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
         _make(uri)
+        if not Path(make_url(uri).database or "").exists():  # SQLite would make an empty one
+            raise LekhaniError(f"The database of MLflow at {uri} is not there; restore it, or see MLFLOW_TRACKING_URI.")
     mlflow.set_tracking_uri(uri)
-    return mlflow.MlflowClient(uri)
+    with mlflow_errors("Could not connect to", "; see MLFLOW_TRACKING_URI."):
+        return mlflow.MlflowClient(uri)
 
 
 def _default_uri() -> str:
@@ -59,7 +63,7 @@ def _make(uri: str) -> None:
 def mlflow_errors(
     failed: str = "Could not use",
     hint: str = "; set tracking.backend to `none` to go without it.",
-    kinds: tuple[type[Exception], ...] = (mlflow.MlflowException, requests.RequestException),
+    kinds: tuple[type[Exception], ...] = (mlflow.MlflowException, requests.RequestException, SQLAlchemyError),
 ) -> Iterator[None]:
     """Raise errors of MLflow, its database or the connection to its server as a LekhaniError.
 
@@ -68,7 +72,8 @@ def mlflow_errors(
     try:
         yield
     except kinds as error:
-        raise LekhaniError(f"{failed} MLflow at {mlflow.get_tracking_uri()}: {first_line(error)}{hint}") from error
+        sentence = f"{failed} MLflow at {mlflow.get_tracking_uri()}: {first_line(error)}{hint}"
+        raise LekhaniError(sentence) from None  # the error itself may hold the password of the URI
 
 
 def known_or_none(read: Callable[[], _T]) -> _T | None:
