@@ -25,6 +25,7 @@ from lekhani.stages.inputs import dataset_info, validated_data
 from lekhani.stages.usefulness import score_usefulness
 from lekhani.tracking import runs
 from lekhani.tracking.revision import revision
+from lekhani.tracking.store import exclusive
 
 log = logging.getLogger("lekhani")
 
@@ -43,7 +44,11 @@ def register(p: Params, dataset: str, variant: str | None = None) -> str:
         if files.sha256(path) != card[key]:
             raise LekhaniError(f"{path} is not the file that was scored; run `dvc repro` first.")
     info, name, made_at = dataset_info(dataset), models.model_name(dataset), revision(facts)
-    with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", made_at) as run_id:
+    source = {f"source.{key}": str(info.source[key]) for key in ("name", "version", "sha256") if info.source.get(key)}
+    digests = {key: str(card[key]) for key in ("data_digest", "model_sha256", "judge_sha256")}
+    tags = {"variant": variant} | _headline_tags(card) | digests | made_at | source
+    run = runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", made_at)
+    with run as run_id, exclusive(f"{name}.register"):  # or else two at once would make two versions of one model
         uri = runs.logged_model(run_id, card["model_sha256"], files.sha256(_judge(dataset)))
         if uri is None or not models.is_intact(dataset, uri):
             kept = (Path("dvc.lock"), Path("params.yaml"), PREPARED / dataset / "dataset.json")
@@ -51,10 +56,7 @@ def register(p: Params, dataset: str, variant: str | None = None) -> str:
             about = import_module(f"lekhani.variants.{variant}").__doc__ or ""
             classes = files.read_csv(beside / "per_class.csv")
             uri = _log_model(dataset, variant, cards.model_card(name, info, facts, card, classes, made_at, about))
-    source = {f"source.{key}": str(info.source[key]) for key in ("name", "version", "sha256") if info.source.get(key)}
-    digests = {key: str(card[key]) for key in ("data_digest", "model_sha256", "judge_sha256")}
-    tags = {"variant": variant} | _headline_tags(card) | digests | made_at | source
-    version = models.register(dataset, uri, tags, cards.headline(card))
+        version = models.register(dataset, uri, tags, cards.headline(card))
     held = [alias for alias, number in models.aliases(dataset).items() if number == str(version.version)]
     aliases = " and ".join(sorted(held))
     return f"{version.name} version {version.version} is {variant} (judge FID {card['fid']:.2f}), alias {aliases}."

@@ -54,9 +54,14 @@ def _default_uri() -> str:
 @cache
 def _make(uri: str) -> None:
     """Create the tables of a new store under a lock, since MLflow fails when several processes do so at once."""
+    lock = f"{make_url(uri).database}.lock"
     # Errors surface where the store is used; a read-only store has its tables already.
-    with suppress(OSError, mlflow.MlflowException, SQLAlchemyError), FileLock(f"{make_url(uri).database}.lock"):
-        mlflow.MlflowClient(uri).search_experiments(max_results=1)
+    with suppress(OSError, mlflow.MlflowException, SQLAlchemyError):
+        try:
+            with FileLock(lock, timeout=LOCK_SECONDS):
+                mlflow.MlflowClient(uri).search_experiments(max_results=1)
+        except Timeout:
+            raise LekhaniError(f"Another process holds {lock}; end it, or run again later.") from None
 
 
 @contextmanager
