@@ -34,8 +34,6 @@ _T = TypeVar("_T")
 def connect() -> mlflow.MlflowClient:
     """Point mlflow at the store in use and return a client of it; raises LekhaniError when there is none."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or _default_uri()
-    if uri == _default_uri():
-        ROOT.mkdir(exist_ok=True)
     if uri.startswith("sqlite:///"):
         # A pool would keep a file open that was moved away, and never see the one in its place.
         os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
@@ -53,10 +51,16 @@ def _default_uri() -> str:
 
 @cache
 def _make(uri: str) -> None:
-    """Create the tables of a new store under a lock, since MLflow fails when several processes do so at once."""
+    """Create the tables of a new store under a lock, since MLflow fails when several processes do so at once.
+
+    Once only: a store that is moved away later is missed, not made anew.
+    """
     # Errors surface where the store is used; a read-only store has its tables already.
-    with suppress(OSError, mlflow.MlflowException, SQLAlchemyError), FileLock(f"{make_url(uri).database}.lock"):
-        mlflow.MlflowClient(uri).search_experiments(max_results=1)
+    with suppress(OSError, mlflow.MlflowException, SQLAlchemyError):
+        if uri == _default_uri():
+            ROOT.mkdir(exist_ok=True)
+        with FileLock(f"{make_url(uri).database}.lock"):
+            mlflow.MlflowClient(uri).search_experiments(max_results=1)
 
 
 @contextmanager

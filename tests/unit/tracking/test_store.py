@@ -1,10 +1,14 @@
-"""A store at its very beginning."""
+"""A store at its very beginning, and one that goes away."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from lekhani.errors import LekhaniError
+from lekhani.tracking.store import connect
 
 
 def test_stages_that_start_at_the_same_time_share_a_new_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,3 +27,19 @@ print(mlflow.MlflowClient().get_experiment(identity).artifact_location)
     outputs = [process.communicate(timeout=240) for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], outputs
     assert {output.strip() for output, _ in outputs} == {(tmp_path / "mlruns" / "artifacts").as_uri()}
+
+
+def test_a_store_that_was_moved_away_is_missed_and_not_made_anew(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (tmp_path / "mlruns").mkdir()
+    shutil.copy(store / "mlflow.db", "mlruns")
+    assert connect().search_experiments(max_results=1)
+    Path("mlruns").rename("elsewhere")
+    with pytest.raises(LekhaniError, match=r"The database of MLflow at sqlite:.*mlruns/mlflow\.db is not there"):
+        connect()
+    assert not Path("mlruns").exists()
+    Path("elsewhere").rename("mlruns")
+    assert connect().search_experiments(max_results=1)
