@@ -65,9 +65,9 @@ def registry_errors(failed: str, hint: str = "") -> AbstractContextManager[None]
 def register(dataset: str, model_uri: str, tags: Mapping[str, str], description: str = "") -> ModelVersion:
     """Register the model that a run logged as a new version of `lekhani-<dataset>` under the alias `challenger`.
 
-    Besides `tags` it keeps the SHA-256 of each file, which `fetch` checks.
-    A model that is registered already gives its version back, so that calling twice adds nothing; that version becomes
-    challenger again unless it is champion.
+    Besides `tags` the version keeps the SHA-256 of each file, which `fetch` checks. A model that is registered already
+    gives its version back, so that calling twice adds nothing; that version becomes challenger again unless it is
+    champion.
     """
     client, name = connect(), model_name(dataset)
     with registry_errors(f"Could not register {name} in"):

@@ -34,16 +34,16 @@ _T = TypeVar("_T")
 def connect() -> mlflow.MlflowClient:
     """Point mlflow at the store in use and return a client of it; raises LekhaniError when there is none."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or _default_uri()
-    if uri == _default_uri():
-        ROOT.mkdir(exist_ok=True)
     if uri.startswith("sqlite:///"):
         # A pool would keep a file open that was moved away, and never see the one in its place.
         os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
         _make(uri)
         if not Path(make_url(uri).database or "").exists():  # SQLite would make an empty one
             raise LekhaniError(f"The database of MLflow at {uri} is not there; restore it, or see MLFLOW_TRACKING_URI.")
-    mlflow.set_tracking_uri(uri)
-    with mlflow_errors("Could not connect to", "; see MLFLOW_TRACKING_URI."):
+    # ImportError where a database needs a driver that is not installed, ValueError for what is no address.
+    kinds = (mlflow.MlflowException, SQLAlchemyError, ImportError, ValueError)
+    with mlflow_errors("Could not connect to", "; see MLFLOW_TRACKING_URI.", kinds):
+        mlflow.set_tracking_uri(uri)
         return mlflow.MlflowClient(uri)
 
 
@@ -53,10 +53,15 @@ def _default_uri() -> str:
 
 @cache
 def _make(uri: str) -> None:
-    """Create the tables of a new store under a lock, since MLflow fails when several processes do so at once."""
+    """Create the tables of a new store under a lock, since MLflow fails when several processes do so at once.
+
+    Once only: a store that is moved away later is missed, not made anew.
+    """
     lock = f"{make_url(uri).database}.lock"
     # Errors surface where the store is used; a read-only store has its tables already.
     with suppress(OSError, mlflow.MlflowException, SQLAlchemyError):
+        if uri == _default_uri():
+            ROOT.mkdir(exist_ok=True)
         try:
             with FileLock(lock, timeout=LOCK_SECONDS):
                 mlflow.MlflowClient(uri).search_experiments(max_results=1)
