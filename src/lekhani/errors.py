@@ -1,5 +1,10 @@
 """Errors for people: one sentence that says what is wrong, where, and what to do."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class LekhaniError(Exception):
     """The work failed; its message is shown as it is and the command exits with `exit_code`."""
@@ -16,3 +21,13 @@ class UsageError(LekhaniError):
 def first_line(error: Exception) -> str:
     """What another library's error says, cut to one line of at most 300 characters; its class where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def first_problem(error: "ValidationError") -> str:
+    """The first thing that pydantic found wrong, as in "`classes.3.label` is -1: input should be ..."."""
+    first = error.errors(include_url=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    key = ".".join(str(part) for part in first["loc"])
+    if not key or first["type"] == "missing":
+        return f"`{key}` is missing" if key else message
+    return f"`{key}` is {repr(first['input'])[:60]}: {message[:1].lower()}{message[1:]}"[:300]

@@ -12,7 +12,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from lekhani.errors import LekhaniError
+
+
+class FileModel(BaseModel):
+    """What a JSON file of ours holds: exact types, finite numbers, no key too many or too few."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 @contextmanager
