@@ -1,6 +1,6 @@
 """Errors for people: one sentence that says what is wrong, where, and what to do."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -20,6 +20,8 @@ class UsageError(LekhaniError):
 
 def first_line(error: Exception) -> str:
     """What another library's error says, cut to one line of at most 300 characters; its class where it says nothing."""
+    if type(error).__module__.startswith("pydantic"):
+        return first_problem(cast("ValidationError", error))
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
