@@ -102,12 +102,15 @@ class DatasetInfo:
     @classmethod
     def from_json(cls, content: str | bytes) -> "DatasetInfo":
         """Read dataset.json; raises pydantic's ValidationError, a ValueError, for anything else."""
-        return TypeAdapter(cls).validate_json(content)
+        return _INFO.validate_json(content)
 
     @classmethod
     def from_dict(cls, value: Any) -> "DatasetInfo":
         """Undo `to_dict`; raises as `from_json` does."""
         return cls.from_json(json.dumps(value))
+
+
+_INFO = TypeAdapter(DatasetInfo)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Real test images as the judge sees them, in a small file that travels with a registered model."""
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -7,7 +8,6 @@ import numpy as np
 
 from lekhani import files
 from lekhani.data.spec import Bytes
-from lekhani.errors import LekhaniError
 from lekhani.evaluate.frechet import Doubles, frechet, moments
 from lekhani.inference.confidence import confidences
 from lekhani.inference.session import Floats, Reader
@@ -36,11 +36,14 @@ class Reference:
     @classmethod
     def load(cls, path: Path) -> "Reference":
         """Undo `save`; raises LekhaniError for a file that is none."""
-        try:
-            with np.load(path, allow_pickle=False) as saved:
-                return cls(saved["mean"], saved["cov"], float(saved["confidence"]), str(saved["judge"]))
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise LekhaniError(f"{path} is no reference of real images ({error}); register the model again.") from error
+        with files.reading(path, "register the model again"), np.load(path, allow_pickle=False) as saved:
+            mean, cov, sure = (saved[name].astype(np.float64, casting="safe") for name in ("mean", "cov", "confidence"))
+            shapes, judge = (mean.ndim, cov.shape, sure.shape), str(saved["judge"])
+            if shapes != (1, mean.shape * 2, ()) or not re.fullmatch("[0-9a-f]{64}", judge):
+                raise ValueError("it is no reference of real images")
+            if not (np.isfinite(mean).all() and np.isfinite(cov).all() and 0 <= sure <= 1):
+                raise ValueError("its moments are not finite")
+            return cls(mean, cov, float(sure), judge)
 
     def distance(self, features: Doubles | Floats) -> float:
         """The Frechet distance of features [N,F] from these, computed as FID is."""
