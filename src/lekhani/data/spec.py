@@ -136,6 +136,9 @@ def load_prepared(folder: Path) -> Prepared:
     info = DatasetInfo.from_json((folder / "dataset.json").read_bytes())
     images = np.load(folder / "images.npy", allow_pickle=False)
     labels = np.load(folder / "labels.npy", allow_pickle=False)
+    for name, array, axes in (("images", images, 3), ("labels", labels, 1)):
+        if array.ndim != axes or array.dtype.kind not in "biuf":
+            raise ValueError(f"{name}.npy holds {array.dtype} of {array.ndim} axes, and should hold numbers of {axes}")
     is_test = np.arange(len(images)) >= info.counts["train"]
     return Prepared(info, images, labels, is_test)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lekhani import __version__
-from lekhani.errors import UsageError
-from lekhani.files import replacing, write_json, write_text
+from lekhani.errors import LekhaniError, UsageError
+from lekhani.files import read_json, replacing, write_json, write_text
 from lekhani.generate.datasheet import data_licence, describe_model, licence_sentence
 from lekhani.handwriting.alphabet import Alphabet, plain
 from lekhani.handwriting.compose import compose, seeded_rng
@@ -114,9 +114,10 @@ def write_lines(pen: LoadedModel, request: LineRequest, out: Path, overwrite: bo
 
 def _is_ours(folder: Path) -> bool:
     try:
-        return bool(json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["made_by"] == MADE_BY)
-    except (OSError, ValueError, KeyError, TypeError):
+        sheet = read_json(folder / "dataset.json")
+    except LekhaniError:
         return False
+    return isinstance(sheet, dict) and sheet.get("made_by") == MADE_BY
 
 
 def _write_folder(pen: LoadedModel, request: LineRequest, folder: Path) -> None:

@@ -67,7 +67,7 @@ def _log_model(dataset: str, variant: str, card: str) -> str:
     with tempfile.TemporaryDirectory() as temporary:
         page, reference = Path(temporary) / "README.md", Path(temporary) / "reference.npz"
         files.write_text(page, card)
-        real = spec.load_prepared(PREPARED / dataset).split("test")[0]
+        real = validated_data(dataset).split("test")[0]
         Reference.of(Reader(MODELS / dataset / "judge" / "judge.onnx"), real).save(reference)
         beside = [page, reference, *(scored / name for name in ("grid.png", "scorecard.json", "per_class.csv"))]
         return runs.log_model(MODELS / dataset / variant / "generator.onnx", beside)
