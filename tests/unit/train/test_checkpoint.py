@@ -212,7 +212,8 @@ def test_a_checkpoint_that_is_not_of_this_run_is_a_sentence(run: Run, kept: Chec
 @pytest.mark.parametrize("name", ["dcgan", "sngan", "bare_bones", "draw", "drifting", "turbo"])
 def test_no_entry_of_a_checkpoint_can_be_another_one(run: Run, kept: Checkpoints, name: str) -> None:
     state, whole = broken(run, kept, name)
-    for number, path in enumerate(paths(state)):
+    every = list(paths(state))
+    for number, path in enumerate(every[:: 1 + len(every) // 200]):
         for change in list(CHANGES.values())[number % 7 :: 7]:
             refused_or_the_same(run, kept, name, changed(state, path, change), whole)
 
