@@ -42,7 +42,8 @@ def evaluate(p: Params, dataset: str, variant: str) -> None:
         folder.mkdir()
         files.write_csv(folder / "per_class.csv", rows)
         scores = _numbers(reports / "scores.csv", "judge_fid")
-        points = curve(scores, _numbers(reports / "losses.csv", "images_per_second"))
+        with files.reading(reports / "losses.csv"):
+            points = curve(scores, _numbers(reports / "losses.csv", "images_per_second"))
         files.write_csv(folder / "curve.csv", points, ("images_seen", "seconds", "judge_fid"))
         save_png(grid(images[:46], 23), folder / "strip.png")
         save_png(picture, folder / "grid.png")
@@ -57,9 +58,10 @@ def evaluate(p: Params, dataset: str, variant: str) -> None:
 
 
 def _numbers(path: Path, column: str) -> list[dict[str, str]]:
-    """A table that training wrote, in which this column and the images seen are numbers."""
+    """A table that training wrote, in which this column and the images seen are numbers; no rows if it is empty."""
     columns = ("images_seen", column)
-    return files.read_csv(path, columns, columns)
+    is_empty = path.is_file() and not path.stat().st_size
+    return [] if is_empty else files.read_csv(path, columns, columns)
 
 
 def _from_earlier_stages(p: Params, data: spec.Prepared, variant: str, facts: dict[str, Any]) -> dict[str, Any]:
