@@ -135,9 +135,15 @@ def failed_state(result: CommandResult) -> State[Any]:
     if number in signals:
         hint = "if memory was short, lower `side_by_side` or sizes"
         return Failed(name="Killed", message=f"The process was killed by {signals[number]}; {hint}.")
+    return Failed(name=_failure(result), message=result.sentence)
+
+
+def _failure(result: CommandResult) -> str | None:
     if "MLflow at http" in result.sentence:  # a server may be back soon; a file will not
-        return Failed(name="Unreachable", message=result.sentence)
-    return Failed(name="Invalid" if result.stage_code == 2 else None, message=result.sentence)
+        return "Unreachable"
+    if " is being written by " in result.sentence:
+        return "Busy"
+    return "Invalid" if result.stage_code == 2 else None
 
 
 def combined_state(states: Sequence[State[Any]]) -> State[Any]:

@@ -21,7 +21,6 @@ from prefect.states import Completed
 from published import artifact_key
 from pydantic import Field
 
-from lekhani.generate.datasheet import readme
 from lekhani.generate.formats import FORMATS, FormatName
 from lekhani.generate.store import Store
 from lekhani.generate.write import Engine
@@ -35,7 +34,7 @@ def write(root: Path, dataset: str, out: str, words: list[str]) -> State[Any]:
     if result.code:
         return commands.failed_state(result)
     with chdir(root):
-        page, name = readme(Store(out).read("dataset.json")), re.split("[@:]", dataset)[0]
+        page, name = Store(out).text("README.md"), re.split("[@:]", dataset)[0]
         create_markdown_artifact(page, key=artifact_key("generated", name))
     return Completed(message=result.sentence)
 

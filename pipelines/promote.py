@@ -30,7 +30,8 @@ def is_decided(folder: Path, dataset: str) -> bool:
     from lekhani.registry.models import aliases, model_name
     from lekhani.tracking.store import connect
 
-    leaderboard = files.read_csv(folder / "reports/leaderboard.csv")
+    columns = ("dataset", "model_sha256", "data_digest")
+    leaderboard = files.read_csv(folder / "reports/leaderboard.csv", columns)
     best = next(row for row in leaderboard if row["dataset"] == dataset)  # what `lekhani register` would take
     with chdir(folder):
         known = aliases(dataset)

@@ -10,6 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from lekhani import files
 from lekhani.errors import redacted
 from lekhani.params import Params
+from lekhani.stages.artefacts import Training
 
 
 def artifact_key(*words: str) -> str:
@@ -55,7 +56,7 @@ def runs_page(folder: Path, p: Params) -> str:
     for dataset in p.data:
         for variant in p.pipeline.everyone:
             facts = folder / "models" / dataset / variant / "training.json"
-            if facts.exists() and (run := files.read_json(facts)["mlflow_run_id"]):
+            if facts.exists() and (run := files.read_checked(facts, Training)["mlflow_run_id"]):
                 rows.append(f"| {dataset} | {variant} | [{run}]({server}/#/runs/{run}) |")
     if not rows:
         return ""

@@ -2,6 +2,10 @@
 
 import logging
 import re
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 _USERINFO = re.compile(r"""(?<=://)(?:[^\s'"/?#@:]*:[^\s'"]*|[^\s'"/?#@]*)@""")
 _NAMES = r"token|passw(?:or)?d|pwd|secret|signature|credential|api_?key|access_?key(?:_?id)?|[?&;](?:key|sig|auth)"
@@ -38,7 +42,20 @@ def redacted(text: str) -> str:
 
 def first_line(error: BaseException) -> str:
     """What another library's error says, cut to one line of at most 300 characters; its class where it says nothing."""
+    if type(error).__module__.startswith("pydantic_core"):
+        return redacted(first_problem(cast("ValidationError", error)))
     return redacted((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
+
+
+def first_problem(error: "ValidationError") -> str:
+    """The first thing that pydantic found wrong, as in "`classes.3.label` is -1: input should be ..."."""
+    first = error.errors(include_url=False)[0]
+    message = " ".join(first["msg"].removeprefix("Value error, ").split())
+    key = ".".join(" ".join(str(part).split()) for part in first["loc"])[:100]
+    if not key or first["type"] == "missing":
+        return f"`{key}` is missing" if key else message[:300]
+    found = " ".join(repr(first["input"]).split())[:60]
+    return f"`{key}` is {found}: {message[:1].lower()}{message[1:]}"[:300]
 
 
 LIBRARIES = {"aiohttp", "botocore", "dvc", "httpx", "httpx2", "huggingface_hub", "kaggle", "mlflow", "prefect"}

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import uuid
@@ -12,7 +13,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lekhani.errors import LekhaniError
+from pydantic import BaseModel, ConfigDict
+
+from lekhani.errors import LekhaniError, first_line
+
+
+class FileModel(BaseModel):
+    """What a JSON file of ours holds: exact types, finite numbers, no key too many or too few."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 @contextmanager
@@ -72,23 +81,51 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} does not go into JSON")
 
 
+@contextmanager
+def reading(path: Path, remedy: str = "remove it and run `dvc repro`") -> Iterator[None]:
+    """Turn whatever is raised while a file of an earlier stage is read into a LekhaniError that names it."""
+    try:
+        yield
+    except LekhaniError:
+        raise
+    except FileNotFoundError:
+        raise LekhaniError(f"{path} is missing; run the stage that writes it first, or `dvc repro`.") from None
+    except Exception as error:  # json, NumPy, Pillow, pyarrow and zipfile raise many classes
+        raise LekhaniError(f"{path} cannot be read ({first_line(error)}); {remedy}.") from error
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file that an earlier stage wrote; a LekhaniError names one that is missing or broken."""
-    try:
+    with reading(path):
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LekhaniError(f"{path} is missing; run the stage that writes it first, or `dvc repro`.") from None
-    except (OSError, ValueError) as error:
-        raise LekhaniError(f"{path} cannot be read ({error}); remove it and run `dvc repro`.") from None
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file that an earlier stage wrote, by its column names; a missing one is a LekhaniError."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise LekhaniError(f"{path} is missing; run the stage that writes it first, or `dvc repro`.") from None
+def read_checked(path: Path, model: type[BaseModel]) -> Any:
+    """The plain value of a JSON file that `model` describes; a LekhaniError names it and what is wrong with it."""
+    with reading(path):
+        return model.model_validate_json(path.read_bytes()).model_dump(exclude_unset=True)
+
+
+def read_csv(
+    path: Path, columns: Iterable[str] = (), numbers: Iterable[str] = (), *, blank: bool = False
+) -> list[dict[str, str]]:
+    """Rows of a CSV file that an earlier stage wrote, by its column names.
+
+    A LekhaniError names a file that is missing, lacks one of `columns` or a cell, or has anything but finite `numbers`
+    in the columns of these names; with `blank` they may be empty.
+    """
+    with reading(path), path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        rows = list(reader)
+        names = set(reader.fieldnames or ())
+        if missing := set(columns) - names:
+            raise ValueError(f"it has no column {min(missing)}")
+        if any(None in row or None in row.values() for row in rows):
+            raise ValueError("a row has too many cells, or too few")
+        for name in names.intersection(numbers):
+            if not all(math.isfinite(float(row[name])) for row in rows if row[name] or not blank):
+                raise ValueError(f"{name} is not finite")
+        return rows
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> None:

@@ -78,7 +78,10 @@ class Registry:
         """Register what training left, or the file at `path` as if it were another training's that proved useful."""
         if path is not None:
             shutil.copy(path, GENERATOR)
-            files.write_json(TRAINING, files.read_json(TRAINING) | {"mlflow_run_id": None, "generator_sha256": name})
+            weights = TRAINING.with_name("generator.safetensors")
+            weights.write_bytes(name.encode())
+            made = {"mlflow_run_id": None, "generator_sha256": files.sha256(weights)}
+            files.write_json(TRAINING, files.read_json(TRAINING) | made)
             useful = {"usefulness": 0.95, "usefulness_floor": 0.97, "usefulness_ratio": 0.98}
             files.write_json(SCORECARD, files.read_json(SCORECARD) | {"model_sha256": files.sha256(path)} | useful)
         promote_stage.register(choices(), "letters", "flow_matching")

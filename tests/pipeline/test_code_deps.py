@@ -23,6 +23,8 @@ NOWHERE = {
     "errors": "sentences for people",
     "files": "how files are written, not what is in them",
     "machine": "what the machine has",
+    "stages.artefacts": "refuses garbled files, and leaves the others as they are",
+    "variants.state": "refuses states that do not fit, and leaves the others as they are",
     "tracking": "what MLflow keeps, which is no output of a stage",
     "tracking.revision": "as above",
     "tracking.runs": "as above",

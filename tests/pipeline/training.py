@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from lekhani import files
-from lekhani.data.spec import DatasetInfo, GlyphClass
+from lekhani.data.spec import DatasetInfo, GlyphClass, digest
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "lekhani", "train", "--dataset", "mnist", "--variant", "dcgan"]
@@ -23,12 +23,15 @@ def workspace(folder: Path) -> Path:
     prepared = folder / "data" / "prepared" / "mnist"
     prepared.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    np.save(prepared / "images.npy", rng.integers(0, 256, (40, 28, 28), np.uint8))
-    np.save(prepared / "labels.npy", np.tile(np.arange(2), 20))
+    images, labels = rng.integers(0, 256, (40, 28, 28), np.uint8), np.tile(np.arange(2), 20)
+    counts = {"train": 30, "test": 10}
+    np.save(prepared / "images.npy", images)
+    np.save(prepared / "labels.npy", labels)
     classes = (GlyphClass(0, "0", "0"), GlyphClass(1, "1", "1"))
-    info = DatasetInfo("mnist", "test", 28, classes, {"train": 30, "test": 10}, {"name": "test"}, "0" * 64)
+    info = DatasetInfo("mnist", "test", 28, classes, counts, {"name": "test"}, digest(images, labels, counts))
     files.write_json(prepared / "dataset.json", info.to_dict())
-    files.write_json(folder / "reports" / "mnist" / "validation.json", {"passed": True, "checks": []})
+    report = {"dataset": "mnist", "digest": info.digest, "passed": True, "checks": [], "skipped": "", "notes": []}
+    files.write_json(folder / "reports" / "mnist" / "validation.json", report)
     choices: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     choices["tracking"]["backend"] = "none"
     choices["train"] |= {"log_every": 1, "sample_every": 100, "checkpoint_steps": 3, "device": "cpu"}

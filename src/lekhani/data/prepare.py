@@ -13,7 +13,7 @@ from lekhani import files, params
 from lekhani.data import duplicates
 from lekhani.data.layouts import read_raw
 from lekhani.data.names import normalised, spellings, suggestion
-from lekhani.data.raw import Images, RawImages
+from lekhani.data.raw import Images, RawImages, Source
 from lekhani.data.spec import Bytes, DatasetInfo, GlyphClass, Labels, digest
 from lekhani.errors import UsageError
 
@@ -30,7 +30,7 @@ def prepare(name: str, data: params.Data, options: params.Prepare, seed: int, ra
     UsageError for bad input (see `layouts.read_raw`) and for an unknown entry of `data.classes`; LekhaniError when
     `raw` is missing or `out` cannot be written.
     """
-    source = files.read_json(raw / "source.json")
+    source = files.read_checked(raw / "source.json", Source)
     found = read_raw(raw, name, data)
     notes = list(found.notes)
     kept = _kept_classes(f"data.{name}.classes", data.classes, found.classes)

@@ -4,9 +4,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lekhani.data.spec import Bytes, GlyphClass, Labels
+from pydantic import ConfigDict
+
+from lekhani.data.spec import Bytes, Digest, GlyphClass, Labels, Name
+from lekhani.files import FileModel
 
 Images = Bytes | Sequence[Bytes]  # grey uint8 [N,H,W], or N arrays [H,W] of several sizes
+
+
+class Source(FileModel):
+    """source.json: where the raw files of a dataset come from, and their SHA-256; the rest is the source's own."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, str | int | None]
+
+    name: Name
+    version: str | int
+    sha256: Digest
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The validate stage: pandera holds the manifest to its schema, `checks` look at what it and the images say."""
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -113,9 +112,12 @@ def validate(folder: Path, policy: params.Validate, previous: pd.DataFrame | Non
 
 def _load(folder: Path) -> tuple[Prepared, pd.DataFrame]:
     try:
-        return load_prepared(folder), pd.read_parquet(folder / "manifest.parquet")
-    # pyarrow's errors are among these
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        table = pd.read_parquet(folder / "manifest.parquet")
+        for name in table.select_dtypes("object"):
+            if not table[name].map(pd.api.types.is_scalar).all():
+                raise ValueError(f"the column {name} of manifest.parquet holds lists")
+        return load_prepared(folder), table
+    except Exception as error:  # NumPy, pyarrow and zipfile raise many classes
         remedy = "run `lekhani prepare` for this dataset again."
         raise LekhaniError(f"{folder} cannot be read ({first_line(error)}); {remedy}") from None
 

@@ -5,29 +5,54 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 
 Split = Literal["train", "test"]
 Bytes = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
 
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)  # for what is read from a file
+Name = Annotated[str, Field(min_length=1, max_length=255)]
+Side = Annotated[int, Field(ge=1, le=4096)]  # of an image, in pixels
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 @dataclass(frozen=True)
 class GlyphClass:
     """One class of glyphs: `label` counts from 0 in the dataset's own order, `glyph` is what a reader would type."""
 
-    label: int
-    name: str
-    glyph: str
+    __pydantic_config__ = _STRICT
+
+    label: Annotated[int, Field(ge=0)]
+    name: Name
+    glyph: Name
 
     @property
     def is_digit(self) -> bool:
         """True for decimal digits of any script."""
         return self.glyph.isdecimal()
 
+
+def _in_order(classes: tuple[GlyphClass, ...]) -> tuple[GlyphClass, ...]:
+    if [one.label for one in classes] != list(range(len(classes))):
+        raise ValueError("the labels do not count from 0")
+    if len({one.name for one in classes}) < len(classes):
+        raise ValueError("two classes have the same name")
+    return classes
+
+
+def _both_splits(counts: dict[str, int]) -> dict[str, int]:
+    if set(counts) != {"train", "test"}:
+        raise ValueError("the splits are not train and test")
+    return counts
+
+
+Classes = Annotated[tuple[GlyphClass, ...], Field(min_length=1), AfterValidator(_in_order)]
 
 # DHCD's own order and folder names (Acharya, Pant, Gyawali 2015): 36 consonants, of them three conjuncts, 10 digits.
 _CONSONANTS = (
@@ -49,13 +74,15 @@ KNOWN: dict[str, tuple[GlyphClass, ...]] = {"devanagari": DEVANAGARI, "mnist": M
 class DatasetInfo:
     """The contents of dataset.json (see docs/contracts.md)."""
 
-    name: str
+    __pydantic_config__ = _STRICT
+
+    name: Name
     script: str
-    image_size: int
-    classes: tuple[GlyphClass, ...]
-    counts: dict[str, int]  # images per split
+    image_size: Side
+    classes: Classes
+    counts: Annotated[dict[str, Annotated[int, Field(ge=0)]], AfterValidator(_both_splits)]  # images per split
     source: dict[str, Any]  # name, version, sha256 of the raw files
-    digest: str  # sha256 over images, labels and splits
+    digest: Digest  # sha256 over images, labels and splits
     notes: tuple[str, ...] = ()  # what preparing saw and did, in sentences
 
     @property
@@ -73,10 +100,17 @@ class DatasetInfo:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> "DatasetInfo":
-        """Undo `to_dict`; raises KeyError or TypeError when a field is missing."""
-        classes = tuple(GlyphClass(**c) for c in value["classes"])
-        return cls(**{**value, "classes": classes, "notes": tuple(value.get("notes", ()))})
+    def from_json(cls, content: str | bytes) -> "DatasetInfo":
+        """Read dataset.json; raises pydantic's ValidationError, a ValueError, for anything else."""
+        return _INFO.validate_json(content)
+
+    @classmethod
+    def from_dict(cls, value: Any) -> "DatasetInfo":
+        """Undo `to_dict`; raises as `from_json` does."""
+        return cls.from_json(json.dumps(value))
+
+
+_INFO = TypeAdapter(DatasetInfo)
 
 
 @dataclass(frozen=True)
@@ -95,12 +129,36 @@ class Prepared:
 
 
 def load_prepared(folder: Path) -> Prepared:
-    """Read what `prepare` wrote. Train images come first in images.npy, so the counts tell the split."""
-    info = DatasetInfo.from_dict(json.loads((folder / "dataset.json").read_text(encoding="utf-8")))
+    """Read what `prepare` wrote. Train images come first in images.npy, so the counts tell the split.
+
+    Raises ValueError or OSError, and what NumPy raises for broken files; `check` says whether they belong together.
+    """
+    info = DatasetInfo.from_json((folder / "dataset.json").read_bytes())
     images = np.load(folder / "images.npy", allow_pickle=False)
     labels = np.load(folder / "labels.npy", allow_pickle=False)
+    for name, array, axes in (("images", images, 3), ("labels", labels, 1)):
+        if array.ndim != axes or array.dtype.kind not in "biuf":
+            raise ValueError(f"{name}.npy holds {array.dtype} of {array.ndim} axes, and should hold numbers of {axes}")
     is_test = np.arange(len(images)) >= info.counts["train"]
     return Prepared(info, images, labels, is_test)
+
+
+def check(data: Prepared) -> None:
+    """Raise ValueError where images and labels are not those that dataset.json describes."""
+    info, n = data.info, sum(data.info.counts.values())
+    shape = (n, info.image_size, info.image_size)
+    for name, array, expected in (
+        ("images", data.images, f"uint8 {list(shape)}"),
+        ("labels", data.labels, f"int64 [{n}]"),
+    ):
+        found = f"{array.dtype} {list(array.shape)}"
+        if found != expected:
+            raise ValueError(f"{name}.npy holds {found}, and should hold {expected}")
+    if n and not (data.labels.min() >= 0 and data.labels.max() < info.n_classes):
+        found = f"from {data.labels.min()} to {data.labels.max()}"
+        raise ValueError(f"labels.npy holds labels {found}, and there are {info.n_classes} classes")
+    if digest(data.images, data.labels, info.counts) != info.digest:
+        raise ValueError("images.npy and labels.npy are not those that dataset.json was written for")
 
 
 def digest(images: Bytes, labels: Labels, counts: Mapping[str, int]) -> str:

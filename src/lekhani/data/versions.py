@@ -5,7 +5,6 @@ repository, nor say whether it is the revision, the dataset or its bytes that ar
 """
 
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,7 +149,7 @@ def _parsed(manifest: bytes, info: bytes, dataset: str, revision: str) -> Versio
     import pandas as pd
 
     try:
-        return Version(pd.read_parquet(io.BytesIO(manifest)), DatasetInfo.from_dict(json.loads(info)))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Version(pd.read_parquet(io.BytesIO(manifest)), DatasetInfo.from_json(info))
+    except Exception as error:  # pyarrow raises many classes
         problem = f"cannot be read ({first_line(error)}); another version of Lekhani wrote it, so prepare it again."
         raise UsageError(f"{PREPARED / dataset} of {revision} {problem}") from error

@@ -1,5 +1,6 @@
 """Real test images, a few of them and as the judge sees all, in a small file that travels with a registered model."""
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -7,7 +8,6 @@ import numpy as np
 
 from lekhani import files
 from lekhani.data.spec import Bytes, Labels
-from lekhani.errors import LekhaniError
 from lekhani.evaluate.frechet import Doubles, frechet, moments
 from lekhani.inference.confidence import confidences
 from lekhani.inference.session import Floats, Reader
@@ -46,14 +46,18 @@ class Reference:
     @classmethod
     def load(cls, path: Path) -> "Reference":
         """Undo `save`; raises LekhaniError for a file that is none."""
-        try:
-            with np.load(path, allow_pickle=False) as saved:
-                images = saved["images"] if "images" in saved else np.zeros((0, 1, 1), np.uint8)
-                labels = saved["labels"] if "labels" in saved else np.zeros(0, np.int64)
-                about = float(saved["confidence"]), str(saved["judge"])
-                return cls(saved["mean"], saved["cov"], *about, images, labels)
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise LekhaniError(f"{path} is no reference of real images ({error}); register the model again.") from error
+        with files.reading(path, "register the model again"), np.load(path, allow_pickle=False) as saved:
+            mean, cov, sure = (saved[name].astype(np.float64, casting="safe") for name in ("mean", "cov", "confidence"))
+            shapes, judge = (mean.ndim, cov.shape, sure.shape), str(saved["judge"])
+            if shapes != (1, mean.shape * 2, ()) or not re.fullmatch("[0-9a-f]{64}", judge):
+                raise ValueError("it is no reference of real images")
+            if not (np.isfinite(mean).all() and np.isfinite(cov).all() and 0 <= sure <= 1):
+                raise ValueError("its moments are not finite")
+            images = saved["images"] if "images" in saved else np.zeros((0, 1, 1), np.uint8)
+            labels = saved["labels"] if "labels" in saved else np.zeros(0, np.int64)
+            if (images.dtype, labels.dtype, images.ndim, labels.shape) != (np.uint8, np.int64, 3, images.shape[:1]):
+                raise ValueError("its images and labels do not fit each other")
+            return cls(mean, cov, float(sure), judge, images, labels)
 
     def misread(self, reader: Reader) -> list[int]:
         """The labels whose known images a judge reads most often as another class."""

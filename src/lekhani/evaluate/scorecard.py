@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import FiniteFloat, TypeAdapter
 from scipy.special import entr
 
 from lekhani import files
@@ -69,18 +69,24 @@ def read_real(
         key.update(np.ascontiguousarray(content).data)
     key.update(Path(metrics.__file__).read_bytes())
     with (
-        suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile),
+        suppress(Exception),  # NumPy and zipfile raise many classes
         np.load(cache, allow_pickle=False) as saved,
     ):
         if saved["key"] == key.hexdigest():
             known, drawn = ((saved[name], saved[f"{name}_logits"]) for name in ("test", "train"))
-            return Real(known, drawn, json.loads(str(saved["floor"])))
+            floor = TypeAdapter(dict[str, FiniteFloat]).validate_json(str(saved["floor"]), strict=True)
+            if set(FLOORED) <= set(floor) and _fits(known, len(test)) and _fits(drawn, len(train)):
+                return Real(known, drawn, floor)
     real, ours = read(test), read(train)
     floor = fidelity(ours, real, kid_subset_size, seed)
     readings: dict[str, Any] = {"test": real[0], "test_logits": real[1], "train": ours[0], "train_logits": ours[1]}
     with files.replacing(cache) as temporary, temporary.open("wb") as file:
         np.savez(file, key=np.array(key.hexdigest()), floor=np.array(json.dumps(floor)), **readings)
     return Real(real, ours, floor)
+
+
+def _fits(readings: Readings, n: int) -> bool:
+    return all(one.ndim == 2 and len(one) == n and bool(np.isfinite(one).all()) for one in readings)
 
 
 def score(

@@ -7,6 +7,7 @@ from torch import nn
 
 from lekhani.errors import LekhaniError, first_line
 from lekhani.files import replacing
+from lekhani.variants.state import load_part
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
@@ -17,9 +18,9 @@ def save_weights(module: nn.Module, path: Path) -> None:
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Fill a module from `save_weights`' file; raises LekhaniError when the two do not fit."""
+    """Fill a module from `save_weights`' file; raises LekhaniError where it is not of such a module."""
     try:
-        module.load_state_dict(load_file(path))
+        load_part("weights", module, load_file(path))
     except Exception as error:  # safetensors and torch raise several classes of their own
         raise LekhaniError(
             f"{path} does not hold the weights it should ({first_line(error)}); run the stage that writes it again."

@@ -4,16 +4,24 @@ After Gebru et al., "Datasheets for Datasets", 2021.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import yaml
+from pydantic import Field, model_validator
 
-from lekhani.generate.formats import FORMATS
+from lekhani.data.spec import GlyphClass
+from lekhani.files import FileModel
+from lekhani.generate.formats import FORMATS, FormatName, Shard
+from lekhani.inference.labels import MAX_COUNT
+from lekhani.inference.sampling import Plan
 from lekhani.inference.session import LoadedModel
 from lekhani.text import code, escaped, markdown_table
 
 MADE_BY = "lekhani generate"
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Tries = Annotated[int, Field(ge=0, le=1 << 53)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _LINEAGE = {  # the facts of each link of a registered model's lineage that a dataset repeats
     "run": ("id",),
     "commit": ("id", "dirty"),
@@ -21,6 +29,106 @@ _LINEAGE = {  # the facts of each link of a registered model's lineage that a da
     "data": ("digest", "origin", "licence"),
     "source": ("name", "version", "sha256"),
 }
+
+
+class RequestFacts(FileModel):
+    """What was asked for: all that decides the bytes."""
+
+    model_sha256: Sha256
+    judge_sha256: Sha256 | None
+    labels: tuple[tuple[str, Count], ...]
+    format: FormatName
+    seed: Annotated[int, Field(ge=0)]
+    min_confidence: float | None
+    truncation: float | None
+    shard_size: Annotated[int, Field(ge=1)]
+    device: str
+    precision: str
+
+
+class ClassFacts(FileModel):
+    """A class, how many images of it there are, and where a judge chose, how many it saw and kept."""
+
+    label: Annotated[int, Field(ge=0)]
+    name: str
+    glyph: str
+    count: Count = 0
+    seen: int | None = None
+    good: int | None = None
+    rate: float | None = None
+
+
+class ShardFacts(FileModel):
+    """A finished shard."""
+
+    number: Annotated[int, Field(ge=0)]
+    images: Count
+    sha256: Sha256
+
+
+class ShardRecord(ShardFacts):
+    """A finished shard of an unfinished dataset: of which request, and what the judge saw and kept of each class."""
+
+    request: Sha256
+    seen: tuple[Tries, ...] | None
+    good: tuple[Tries, ...] | None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ShardRecord":
+        if (self.seen is None) != (self.good is None) or len(self.seen or ()) != len(self.good or ()):
+            raise ValueError("it does not say of the same classes how many were seen and how many were good")
+        return self
+
+    @property
+    def classes(self) -> int | None:
+        """Of how many classes it has figures; None where no judge chose."""
+        return None if self.seen is None else len(self.seen)
+
+
+class Datasheet(FileModel):
+    """dataset.json. While the dataset is unfinished, request.json holds the first three."""
+
+    made_by: Literal["lekhani generate"]
+    request: RequestFacts
+    classes: tuple[ClassFacts, ...]
+    images: int | None = None
+    image_size: int | None = None
+    licence: str | None = None
+    model: dict[str, Any] | None = None
+    judge_sha256: Sha256 | None = None
+    shards: tuple[ShardFacts, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Datasheet":
+        names = [one.name for one in self.classes]
+        if [one.label for one in self.classes] != list(range(len(names))) or len(set(names)) < len(names):
+            raise ValueError("its classes are not numbered from 0 or not all different")
+        if unknown := {name for name, _ in self.request.labels} - set(names):
+            raise ValueError(f"there is no class {min(unknown)[:40]!r}")
+        if self.shards and [(one.number, one.images) for one in self.shards] != self._planned():
+            raise ValueError("its shards are not those of its request")
+        return self
+
+    def _planned(self) -> list[tuple[int, int]]:
+        plan = self.plan
+        sizes = range(min(plan.shards, len(self.shards) + 1))  # enough to see that there are more
+        return [(number, len(plan.labels(number))) for number in sizes]
+
+    @property
+    def plan(self) -> Plan:
+        """Which labels the dataset has, and in which shards."""
+        numbers = {one.name: one.label for one in self.classes}
+        return Plan(tuple((numbers[name], count) for name, count in self.request.labels), self.request.shard_size)
+
+    def files(self, number: int) -> list[str]:
+        """The names of a shard's files; none where there is no such shard."""
+        plan = self.plan
+        if number >= plan.shards:
+            return []
+        classes = [GlyphClass(one.label, one.name, one.glyph) for one in self.classes]
+        return FORMATS[self.request.format].names(
+            Shard(number, plan.shards, plan.start(number), plan.labels(number), classes)
+        )
 
 
 def describe_model(pen: LoadedModel) -> dict[str, Any]:
@@ -56,7 +164,7 @@ def licence_sentence(licence: str | None) -> str:
 
 
 def datasheet(
-    pen: LoadedModel, request: Mapping[str, Any], records: Sequence[Mapping[str, Any]], runs: Sequence[tuple[int, int]]
+    pen: LoadedModel, request: Mapping[str, Any], records: Sequence[ShardRecord], runs: Sequence[tuple[int, int]]
 ) -> dict[str, Any]:
     """The contents of dataset.json, from the described request and the records of all shards, in order.
 
@@ -64,12 +172,12 @@ def datasheet(
     """
     counts = np.zeros(len(pen.classes), np.int64)
     np.add.at(counts, [label for label, _ in runs], [count for _, count in runs])
-    judged = [record for record in records if record["seen"] is not None]
-    seen, good = (np.sum([record[key] for record in judged], axis=0) if judged else None for key in ("seen", "good"))
+    judged = [record for record in records if record.seen is not None]
+    seen, good = (np.sum([getattr(one, key) for one in judged], axis=0) if judged else None for key in ("seen", "good"))
     classes = []
     for known, count in zip(pen.classes, counts.tolist(), strict=True):
         one: dict[str, Any] = {"label": known.label, "name": known.name, "glyph": known.glyph, "count": count}
-        if seen is not None and good is not None and count:
+        if seen is not None and good is not None and count and seen[known.label]:
             one |= {"seen": int(seen[known.label]), "good": int(good[known.label])}
             one["rate"] = round(one["good"] / one["seen"], 4)
         classes.append(one)
@@ -83,7 +191,7 @@ def datasheet(
         "judge_sha256": request["judge_sha256"],
         "request": dict(request),
         "classes": classes,
-        "shards": [{key: record[key] for key in ("number", "images", "sha256")} for record in records],
+        "shards": [record.model_dump(include=set(ShardFacts.model_fields)) for record in records],
     }
 
 

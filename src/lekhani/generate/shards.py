@@ -1,11 +1,15 @@
 """Writing one shard of a dataset: its request, its images, its files and the record that it is finished."""
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from lekhani.data.spec import GlyphClass
+from lekhani.errors import UsageError
+from lekhani.generate.datasheet import ShardRecord
 from lekhani.generate.formats import FORMATS, FormatName, Shard
 from lekhani.generate.store import UNFINISHED, Store
 from lekhani.inference.sampling import Advance, Plan, SamplingOptions, sample_shard
@@ -37,11 +41,17 @@ class DatasetRequest:
         }
 
 
+def digest(described: Mapping[str, Any]) -> str:
+    """SHA-256 of a described request."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Job:
-    """What is needed, besides the models, to write any shard of a dataset."""
+    """What is needed, besides the models, to write any shard of a dataset; `digest` is that of its description."""
 
     request: DatasetRequest
+    digest: str
     out: str
     batch_size: int
 
@@ -60,15 +70,30 @@ def write_shard(
         samples = sample_shard(generator, reader, shard.labels, job.request.options, number, job.batch_size, advance)
         format.write(folder, shard, samples.images, samples.confidence)
         names = format.names(shard)
-        record = {
-            "number": number,
-            "images": len(samples.images),
-            "sha256": Store(str(folder)).digest(names),
-            "seen": None if samples.seen is None else samples.seen.tolist(),
-            "good": None if samples.good is None else samples.good.tolist(),
-        }
+        record = ShardRecord(
+            number=number,
+            images=len(samples.images),
+            sha256=Store(str(folder)).digest(names) or "",
+            request=job.digest,
+            seen=None if samples.seen is None else tuple(samples.seen.tolist()),
+            good=None if samples.good is None else tuple(samples.good.tolist()),
+        )
         store.publish(folder, names)
-        store.write(record_name(number), json.dumps(record))
+        store.write(record_name(number), record.model_dump_json())
+
+
+def read_record(store: Store, job: Job, number: int, n_classes: int) -> ShardRecord | None:
+    """The record of a shard; None where it is missing, damaged, or of another request."""
+    with suppress(UsageError):
+        record = store.read(record_name(number), ShardRecord)
+        expected = (number, len(job.request.plan.labels(number)), job.digest)
+        if (
+            record
+            and (record.number, record.images, record.request) == expected
+            and record.classes in {None, n_classes}
+        ):
+            return record
+    return None
 
 
 def record_name(number: int) -> str:

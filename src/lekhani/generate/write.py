@@ -4,23 +4,24 @@ import csv
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from lekhani.data.spec import GlyphClass
-from lekhani.errors import UsageError
+from lekhani.errors import LekhaniError, UsageError
 from lekhani.generate import on_ray
-from lekhani.generate.datasheet import MADE_BY, datasheet, readme
+from lekhani.generate.datasheet import MADE_BY, Datasheet, ShardRecord, datasheet, readme
 from lekhani.generate.formats import FORMATS
-from lekhani.generate.shards import DatasetRequest, Job, record_name, write_shard
+from lekhani.generate.shards import DatasetRequest, Job, digest, read_record, write_shard
 from lekhani.generate.store import UNFINISHED, Store
+from lekhani.generate.swap import PAGE, REPLACEMENT, REQUEST, SHEET, check_room, finish_swap, swap
 from lekhani.inference.labels import MAX_COUNT, label_of, parse_runs
 from lekhani.inference.sampling import Advance
 from lekhani.inference.session import LoadedModel
 from lekhani.text import pluralize
 
 Engine = Literal["local", "ray"]
-_REQUEST = f"{UNFINISHED}/request.json"
 
 
 def counts(
@@ -84,71 +85,117 @@ def write_dataset(
     """Write a dataset below `out`, a folder or an address such as s3://bucket/folder; returns a sentence about it.
 
     dataset.json is written last, so where it exists, the dataset is complete. The same request again resumes a run that
-    was stopped. Raises UsageError when `out` holds anything else and is not to be overwritten, and LekhaniError when
-    writing fails.
+    was stopped. With `overwrite`, another dataset stays until this one is complete, and then gives way to it; what else
+    lies there stays. Raises UsageError when `out` holds anything else and is not to be overwritten, and LekhaniError
+    when writing fails or another process is writing there.
     """
     request.options.check(pen.generator, pen.reader)
-    store, described, plan = Store(out), request.describe(pen), request.plan
-    with store.errors(), _progress(plan.total) as advance:
-        earlier = _earlier(store, described, overwrite)
-        if earlier is None:
-            store.write(_REQUEST, _json({"made_by": MADE_BY, "request": described}))
-        records = {one["number"]: one for one in (earlier or {}).get("shards", ())}  # of a complete dataset
-        job = Job(request, store.root if store.local else out, pen.generator.batch_size_for(plan.total))
-        missing = [n for n in range(plan.shards) if not _intact(store, job, pen, n, records.get(n))]
+    store, described = Store(out), request.describe(pen)
+    with store.errors(), store.lock():
+        store.fs.invalidate_cache()
+        finish_swap(store)
+        begun = _begun(pen, described)
+        earlier = _earlier(store, overwrite)
+        if earlier and (differences := _differences(earlier, described)):
+            if not overwrite:
+                problem = f"{store.out} holds the dataset of another request ({'; '.join(differences)})"
+                raise UsageError(f"{problem}; choose another --out or pass --overwrite.")
+            check_room(store, earlier, begun)
+            kept = _write_beside(pen, request, store, begun, engine)
+            swap(store)
+        else:
+            store.remove(REPLACEMENT)
+            kept = _write(pen, request, store, earlier or begun, engine)
+            store.clear_unfinished()
+    return _sentence(pen, request, out, kept)
+
+
+def _begun(pen: LoadedModel, described: dict[str, Any]) -> Datasheet:
+    """What of the datasheet is known before anything is written."""
+    classes = [asdict(one) for one in pen.classes]
+    return Datasheet.model_validate_json(_json({"made_by": MADE_BY, "request": described, "classes": classes}))
+
+
+def _earlier(store: Store, overwrite: bool) -> Datasheet | None:
+    """What an earlier run left: dataset.json, or while unfinished request.json; None for nothing."""
+    earlier = store.read(SHEET, Datasheet) or store.read(REQUEST, Datasheet)
+    if earlier is None and not set(store.entries()) <= {UNFINISHED}:
+        hint = "it holds no dataset.json of ours, so --overwrite does not touch it either"
+        hint = hint if overwrite else "or pass --overwrite if lekhani wrote it"
+        raise UsageError(f"{store.out} exists already; choose another --out, {hint}.")
+    return earlier
+
+
+def _differences(earlier: Datasheet, described: dict[str, Any]) -> list[str]:
+    """In what an earlier request was another one, for people."""
+    before = earlier.request.model_dump(mode="json")
+    return [
+        f"{key} {_short(before[key])} there, {_short(value)} here"
+        for key, value in described.items()
+        if before[key] != value
+    ]
+
+
+def _write_beside(pen: LoadedModel, request: DatasetRequest, store: Store, begun: Datasheet, engine: Engine) -> int:
+    """Write the replacement of a dataset, or what is missing of it."""
+    beside = store.below(REPLACEMENT)
+    unfinished = beside.read(SHEET, Datasheet) or beside.read(REQUEST, Datasheet)
+    if unfinished is None or unfinished.request != begun.request:
+        store.remove(REPLACEMENT)
+        unfinished = begun
+    return _write(pen, request, beside, unfinished, engine)
+
+
+def _write(pen: LoadedModel, request: DatasetRequest, store: Store, sheet: Datasheet, engine: Engine) -> int:
+    """Write the shards that are missing or damaged, then the datasheet if there is none; returns how many were there.
+
+    `sheet` is what is known of this dataset.
+    """
+    plan, described = request.plan, request.describe(pen)
+    if not sheet.shards:
+        store.write(REQUEST, sheet.model_dump_json(exclude_unset=True))
+    batch_size = pen.generator.batch_size_for(plan.total)
+    job = Job(request, digest(described), store.root if store.local else store.out, batch_size)
+    with _progress(plan.total) as advance:
+        missing = [number for number in range(plan.shards) if not _intact(store, job, pen, number, sheet)]
         advance(plan.total - sum(len(plan.labels(number)) for number in missing))
         if missing and engine == "ray":
             on_ray.write_shards(job, pen, missing, advance)
         else:
             for number in missing:
                 write_shard(job, pen.generator, pen.reader, number, advance)
-        if not records:
-            finished = [store.read(record_name(number)) for number in range(plan.shards)]
-            sheet = datasheet(pen, described, finished, plan.runs)
-            store.write("README.md", readme(sheet))
-            store.write("dataset.json", _json(sheet))
-        store.remove(UNFINISHED)
-    kept = plan.shards - len(missing)
+    if not sheet.shards:
+        finished = datasheet(pen, described, _records(store, job, pen), plan.runs)
+        store.write(PAGE, readme(finished))
+        store.write(SHEET, _json(finished))
+    return plan.shards - len(missing)
+
+
+def _intact(store: Store, job: Job, pen: LoadedModel, number: int, sheet: Datasheet) -> bool:
+    """Whether a shard's files are as recorded in dataset.json, or while that is missing in the shard's own record."""
+    record = sheet.shards[number] if sheet.shards else read_record(store, job, number, len(pen.classes))
+    names = FORMATS[job.request.format].names(job.shard(number, pen.classes))
+    return record is not None and store.digest(names) == record.sha256
+
+
+def _records(store: Store, job: Job, pen: LoadedModel) -> list[ShardRecord]:
+    """The records of all shards; raises LekhaniError where another run, which no lock stopped, wrote its own."""
+    records = [read_record(store, job, number, len(pen.classes)) for number in range(job.request.plan.shards)]
+    found = [record for record in records if record is not None]
+    if len(found) < len(records):
+        problem = f"{store.out} was written by another run at the same time"
+        raise LekhaniError(f"{problem}; wait for its end, then run the same again.")
+    return found
+
+
+def _sentence(pen: LoadedModel, request: DatasetRequest, out: str, kept: int) -> str:
+    plan = request.plan
     before = f" ({kept} of {pluralize(plan.shards, 'shard')} {'was' if kept == 1 else 'were'} there already)"
     classes = pluralize(len({label for label, _ in plan.runs}), "class", "classes")
     return (
         f"Wrote {pluralize(plan.total, 'image')} of {classes} to {out} with {pen.origin}, "
         f"seed {request.options.seed}{before if kept else ''}."
     )
-
-
-def _earlier(store: Store, described: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
-    """What an earlier run of the same request left: dataset.json, or its request while unfinished; None for nothing."""
-    earlier = store.read("dataset.json") or store.read(_REQUEST)
-    if earlier is None and set(store.entries()) <= {UNFINISHED}:
-        return None
-    if not isinstance(earlier, dict) or earlier.get("made_by") != MADE_BY:
-        hint = (
-            "it holds no dataset.json of ours, so --overwrite does not touch it either"
-            if overwrite
-            else "or pass --overwrite if lekhani wrote it"
-        )
-        raise UsageError(f"{store.out} exists already; choose another --out, {hint}.")
-    if overwrite:
-        store.clear()
-        return None
-    before = earlier["request"]
-    differences = [
-        f"{key} {_short(before.get(key))} there, {_short(value)} here"
-        for key, value in described.items()
-        if before.get(key) != value
-    ]
-    if differences:
-        problem = f"{store.out} holds the dataset of another request ({'; '.join(differences)})"
-        raise UsageError(f"{problem}; choose another --out or pass --overwrite.")
-    return earlier
-
-
-def _intact(store: Store, job: Job, pen: LoadedModel, number: int, record: Any) -> bool:
-    """Whether a shard's files are as recorded in dataset.json, or while that is missing in the shard's own record."""
-    record = record or store.read(record_name(number))
-    names = FORMATS[job.request.format].names(job.shard(number, pen.classes))
-    return isinstance(record, dict) and store.digest(names) == record.get("sha256")
 
 
 def _short(value: Any) -> str:

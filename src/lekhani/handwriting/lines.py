@@ -1,14 +1,17 @@
 """Folders of handwritten lines with their transcripts, as OCR toolkits read them."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import BaseModel, ConfigDict
+
 from lekhani import __version__
-from lekhani.errors import UsageError
-from lekhani.files import replacing, write_json, write_text
+from lekhani.errors import LekhaniError, UsageError
+from lekhani.files import read_checked, replacing, write_json, write_text
 from lekhani.generate.datasheet import data_licence, describe_model, licence_sentence
 from lekhani.handwriting.alphabet import Alphabet, plain
 from lekhani.handwriting.compose import compose, seeded_rng
@@ -100,9 +103,8 @@ def write_lines(pen: LoadedModel, request: LineRequest, out: Path, overwrite: bo
     if target.exists():
         if not overwrite:
             raise UsageError(f"{out} exists already; choose another --out or pass --overwrite.")
-        if target.is_dir() and (single or not _is_ours(target)):
-            problem = f"{out} is a folder that `lekhani compose` did not write, so it stays"
-            raise UsageError(f"{problem}; choose another --out.")
+        if target.is_dir():
+            _check_replaceable(target, out, single)
     with replacing(target) as temporary:
         if single:
             next(request.render(pen)).save(temporary, format="PNG")
@@ -112,11 +114,36 @@ def write_lines(pen: LoadedModel, request: LineRequest, out: Path, overwrite: bo
     return f"Wrote {what} to {out} with {pen.origin}, seed {request.seed}."
 
 
-def _is_ours(folder: Path) -> bool:
+class _Written(BaseModel):
+    """What dataset.json of a folder of lines says of its files."""
+
+    model_config = ConfigDict(strict=True)
+
+    made_by: Literal["lekhani compose"]
+    layout: Layout
+
+
+_FILES = {  # of each layout, beside dataset.json and README.md
+    "tesseract": r"line_\d+\.(png|gt\.txt)",
+    "paddleocr": r"images|images/line_\d+\.png|rec_gt\.txt|dict\.txt",
+    "huggingface": r"line_\d+\.png|metadata\.jsonl",
+}
+
+
+def _check_replaceable(folder: Path, out: Path, single: bool) -> None:
+    """Raise UsageError where `compose` did not write the folder, or something else lies in it."""
     try:
-        return bool(json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["made_by"] == MADE_BY)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        layout = None if single else read_checked(folder / "dataset.json", _Written)["layout"]
+    except LekhaniError:
+        layout = None
+    if layout is None:
+        problem = f"{out} is a folder that `lekhani compose` did not write, so it stays"
+        raise UsageError(f"{problem}; choose another --out.")
+    written = re.compile(rf"dataset\.json|README\.md|{_FILES[layout]}")
+    for path in folder.rglob("*"):
+        if not written.fullmatch(path.relative_to(folder).as_posix()):
+            problem = f"{path} is not by `lekhani compose`, and --overwrite replaces the whole folder"
+            raise UsageError(f"{problem}; move it away, or choose another --out.")
 
 
 def _write_folder(pen: LoadedModel, request: LineRequest, folder: Path) -> None:

@@ -1,12 +1,11 @@
 """A generator or judge in ONNX Runtime: what evaluation scores and what users run are the same few lines."""
 
 import hashlib
-import json
 import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,14 +13,15 @@ from functools import cached_property
 from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
+from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
 
-from lekhani.data.spec import Bytes, GlyphClass, Labels
-from lekhani.errors import LekhaniError, first_line
+from lekhani.data.spec import Bytes, Classes, GlyphClass, Labels, Name, Side
+from lekhani.errors import LekhaniError, first_line, first_problem
 from lekhani.files import sha256
 from lekhani.machine import cpu_count, peak_memory
 from lekhani.pictures import to_uint8
@@ -37,6 +37,7 @@ WORTH_MEASURING = 5000  # images from which on the fastest batch size is measure
 MEMORY_LIMIT = 2 << 30  # bytes that a batch may take
 MIN_ROWS_PER_CORE = 4  # with fewer, all cores work on the same rows
 LONG_SECONDS = 0.25  # where a batch takes longer, a larger one saves nothing
+TOLERANCE = 1e-3  # that an image may leave [0,1] by, since arithmetic rounds
 HALF_TOLERANCE = 0.05  # the most that float16 may change a pixel of 64 images, as a share of white
 
 # cuDNN is to choose the same algorithm every time, and to compute in full float32 where float32 is requested.
@@ -74,6 +75,64 @@ def open_session(
         wanted, got = _device(providers[0][0]), _device(session.get_providers()[0])
         log.warning("%s was requested but does not work here; running on %s.", wanted, got)
     return session
+
+
+class JudgeMetadata(BaseModel):
+    """What a judge says of itself in metadata_props, where every value is text."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    dataset: Name
+    classes: Json[Classes]
+
+
+class GeneratorMetadata(JudgeMetadata):
+    """What a generator says of itself."""
+
+    variant: Name
+    image_size: Json[Side]
+    noise_dim: Json[Annotated[int, Field(ge=1, le=1 << 20)]]
+    conditional: Json[bool]
+    lineage: Json[dict[str, str]] = {}
+
+
+_Metadata = TypeVar("_Metadata", bound=JudgeMetadata)
+_REMEDY = "export the model again, or take another one."
+
+
+def _metadata(path: Path, session: ort.InferenceSession, kind: type[_Metadata], name: str) -> _Metadata:
+    try:
+        return kind.model_validate(session.get_modelmeta().custom_metadata_map)
+    except ValidationError as error:
+        problem = f"{path} is no {name} exported by lekhani"
+        raise LekhaniError(f"{problem}: its metadata is garbled, {first_problem(error)}.") from error
+    except UnicodeDecodeError as error:
+        raise LekhaniError(f"{path} is no {name} exported by lekhani: its metadata is no text in UTF-8.") from error
+
+
+def _check_inputs(path: Path, session: ort.InferenceSession, known: Mapping[str, tuple[str | int, ...]]) -> None:
+    """Raise LekhaniError for an input that is not `known` with its type and its dimensions after the batch."""
+    for entry in session.get_inputs():
+        kind, *dims = known.get(entry.name, ("unknown",))
+        fits = len(entry.shape) == len(dims) + 1 and all(
+            not isinstance(found, int) or found == dim for found, dim in zip(entry.shape[1:], dims, strict=True)
+        )
+        if entry.type != kind or not fits:
+            problem = f"{path} takes {entry.name!r} as {entry.type} {entry.shape}"
+            raise LekhaniError(f"{problem}, which does not fit its metadata; {_REMEDY}")
+
+
+def _check_output(path: Path, name: str, values: Any, shape: tuple[int | None, ...]) -> None:
+    """Raise LekhaniError where an output is not float32 of this shape (None: any), or not finite."""
+    expected = f"float32 {[size or 'any' for size in shape]}"
+    if not isinstance(values, np.ndarray):
+        raise LekhaniError(f"{path} gives {name} that are no tensor, and not {expected}; {_REMEDY}")
+    fits = values.ndim == len(shape) and all(one in {None, size} for one, size in zip(shape, values.shape, strict=True))
+    if values.dtype != np.float32 or not fits:
+        found = f"{values.dtype} {list(values.shape)}"
+        raise LekhaniError(f"{path} gives {name} as {found}, and not as {expected}; {_REMEDY}")
+    if not np.isfinite(values).all():
+        raise LekhaniError(f"{path} gives {name} that are not finite numbers; {_REMEDY}")
 
 
 def _device(provider: str) -> str:
@@ -143,18 +202,14 @@ class Generator:
         self.path, self.precision = path, "float32"
         self._open(provider)
         self.device = _device(self.session.get_providers()[0])
-        metadata = self.session.get_modelmeta().custom_metadata_map
-        try:
-            self.dataset, self.variant = metadata["dataset"], metadata["variant"]
-            self.classes = tuple(GlyphClass(**entry) for entry in json.loads(metadata["classes"]))
-            self.noise_dim, self.image_size = int(metadata["noise_dim"]), int(metadata["image_size"])
-            self.conditional = metadata["conditional"] == "true"
-            self.lineage: dict[str, str] = json.loads(metadata.get("lineage", "{}"))
-        except (KeyError, ValueError, TypeError) as error:
-            problem = f"{path} is no generator exported by lekhani"
-            raise LekhaniError(f"{problem}: its metadata lacks or garbles {error}.") from error
+        about = _metadata(path, self.session, GeneratorMetadata, "generator")
+        self.dataset, self.variant, self.classes = about.dataset, about.variant, about.classes
+        self.noise_dim, self.image_size, self.conditional = about.noise_dim, about.image_size, about.conditional
+        self.lineage = about.lineage
+        _check_inputs(path, self.session, {"noise": ("tensor(float)", self.noise_dim), "labels": ("tensor(int64)",)})
         self.sha256 = sha256(path)
         self._inputs = {entry.name for entry in self.session.get_inputs()}  # without those that the network ignores
+        self._is_checked = False
         if precision == "float16" or (precision == "auto" and self.device != "CPU"):
             self._halve(provider)
 
@@ -175,7 +230,24 @@ class Generator:
         return fastest_batch_size(self._seconds, fitting, peak_memory)
 
     def run(self, noise: Floats, labels: Labels) -> Floats:
-        """One call: noise float32 [N, noise_dim], labels int64 [N] -> images float32 [N,1,H,W] in [0,1]."""
+        """One call: noise float32 [N, noise_dim], labels int64 [N] -> images float32 [N,1,H,W] in [0,1].
+
+        The first output is checked for that; a LekhaniError names what is wrong with it.
+        """
+        try:
+            images = self._drawn(noise, labels)
+        except Exception as error:  # onnxruntime raises several classes of its own
+            raise LekhaniError(f"{self.path} cannot draw: {first_line(error)}") from error
+        if not self._is_checked:
+            _check_output(self.path, "images", images, (len(noise), 1, self.image_size, self.image_size))
+            if not (images.min(initial=0) >= -TOLERANCE and images.max(initial=0) <= 1 + TOLERANCE):
+                found = f"from {images.min():.4g} to {images.max():.4g}"
+                raise LekhaniError(f"{self.path} draws values {found}, and they must be from 0 to 1; {_REMEDY}")
+            self._is_checked = True
+        return images
+
+    def _drawn(self, noise: Floats, labels: Labels) -> Floats:
+        """Images of one call, by all cores."""
         rows = -(-len(noise) // _threads())
         if self._single is None or rows < MIN_ROWS_PER_CORE:
             return self._run(self.session, noise, labels)
@@ -253,22 +325,34 @@ class Reader:
     def __init__(self, path: Path, provider: str = "auto") -> None:
         """Open judge.onnx; raises LekhaniError when lekhani did not export it as a judge."""
         self.path, self.session, self.sha256 = path, open_session(path, provider), sha256(path)
-        self.image_size = int(self.session.get_inputs()[0].shape[-1])
-        metadata: dict[str, Any] = self.session.get_modelmeta().custom_metadata_map
-        try:
-            self.dataset = metadata["dataset"]
-            self.classes = tuple(GlyphClass(**entry) for entry in json.loads(metadata["classes"]))
-        except (KeyError, ValueError, TypeError) as error:
-            problem = f"{path} is no judge exported by lekhani"
-            raise LekhaniError(f"{problem}: its metadata lacks or garbles {error}.") from error
+        about = _metadata(path, self.session, JudgeMetadata, "judge")
+        self.dataset, self.classes = about.dataset, about.classes
+        shape = self.session.get_inputs()[0].shape or [0]
+        self.image_size = shape[-1] if isinstance(shape[-1], int) else 0
+        _check_inputs(path, self.session, {"images": ("tensor(float)", 1, self.image_size, self.image_size)})
+        self._is_checked = False
 
     def read(self, images: Bytes, batch_size: int = 512) -> tuple[Floats, Floats]:
-        """Features float32 [N,128] and logits float32 [N,K] of uint8 images [N,H,W], white on black."""
+        """Features float32 [N,128] and logits float32 [N,K] of uint8 images [N,H,W], white on black.
+
+        The first output is checked for that; a LekhaniError names what is wrong with it.
+        """
         parts = []
         for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size, None].astype(np.float32) / 255
-            parts.append(self.session.run(None, {"images": batch}))
+            batch = images[start : start + batch_size, None].astype(np.float32)
+            parts.append(self._read(batch / np.float32(255)))
         features, logits = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        return features, logits
+
+    def _read(self, batch: Floats) -> tuple[Floats, Floats]:
+        try:
+            features, logits = self.session.run(["features", "logits"], {"images": batch})
+        except Exception as error:  # onnxruntime raises several classes of its own
+            raise LekhaniError(f"{self.path} cannot read: {first_line(error)}") from error
+        if not self._is_checked:
+            _check_output(self.path, "features", features, (len(batch), None))
+            _check_output(self.path, "logits", logits, (len(batch), len(self.classes)))
+            self._is_checked = True
         return features, logits
 
 

@@ -6,13 +6,15 @@ nodes that turn the last state into images, and only they, have names that begin
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime as ort
 
 from lekhani.data.spec import Labels
-from lekhani.errors import UsageError
+from lekhani.errors import LekhaniError, UsageError, first_line
 
 if TYPE_CHECKING:
     import onnx
@@ -31,9 +33,13 @@ class StepwiseSession:
     """A generator whose states are outputs: (noise, labels) -> images after each step. `steps` says how many."""
 
     def __init__(self, generator: "Generator") -> None:
-        """Split the graph into the steps and the finish; raises UsageError for a generator that has no steps."""
+        """Split the graph into the steps and the finish.
+
+        Raises UsageError for a generator that has no steps, and LekhaniError where the parts do not work.
+        """
         import onnx
 
+        self._path = generator.path
         model = onnx.load(generator.path)
         nodes = model.graph.node
         self.steps = len({name for node in nodes for name in node.output if re.fullmatch(r"state_\d+", name)}) - 1
@@ -43,14 +49,23 @@ class StepwiseSession:
         self._states = [state_name(step) for step in range(self.steps + 1)]
         steps = [node for node in nodes if not node.name.startswith(FINISH)]
         finish = [node for node in nodes if node.name.startswith(FINISH)]
-        self._begin = _session(model, steps, list(model.graph.input), self._states, generator)
-        self._finish = _session(model, finish, [_tensor(self._states[-1])], [model.graph.output[0].name], generator)
+        with self._errors():
+            self._begin = _session(model, steps, list(model.graph.input), self._states, generator)
+            self._finish = _session(model, finish, [_tensor(self._states[-1])], [model.graph.output[0].name], generator)
         self._inputs = {entry.name for entry in self._begin.get_inputs()}
 
     def run(self, noise: "Floats", labels: Labels, batch_size: int = 128) -> "Floats":
         """Noise float32 [N, noise_dim], labels int64 [N] -> images float32 [steps+1, N,1,H,W] in [0,1]."""
         parts = [slice(start, start + batch_size) for start in range(0, len(labels), batch_size)]
-        return np.concatenate([self._run(noise[part], labels[part]) for part in parts], 1)
+        with self._errors():
+            return np.concatenate([self._run(noise[part], labels[part]) for part in parts], 1)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # onnxruntime raises several classes of its own
+            raise LekhaniError(f"{self._path} cannot be animated: {first_line(error)}") from error
 
     def _run(self, noise: "Floats", labels: Labels) -> "Floats":
         feed = {"noise": noise, "labels": labels}

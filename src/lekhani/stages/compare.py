@@ -10,15 +10,18 @@ import numpy as np
 from PIL import Image
 
 from lekhani import files
-from lekhani.errors import UsageError
+from lekhani.errors import LekhaniError, UsageError
 from lekhani.evaluate import leaderboard, leaderboard_figures
 from lekhani.evaluate.figures import save_figure
 from lekhani.evaluate.ranking import pool_training_seeds
 from lekhani.params import Params
 from lekhani.paths import REPORTS, SCORECARDS
+from lekhani.pictures import Picture
 from lekhani.stages import durations
+from lekhani.stages.artefacts import Scorecard, per_class
 
 log = logging.getLogger("lekhani")
+_CURVE = ("images_seen", "seconds", "judge_fid")
 
 
 def compare(p: Params, repeats: bool = False) -> None:
@@ -28,16 +31,16 @@ def compare(p: Params, repeats: bool = False) -> None:
     and all that is written lies in reports/repeats/.
     """
     folders = {(d, v): SCORECARDS / f"{d}-{v}" for d in p.data for v in p.pipeline.everyone}
-    cards: list[Mapping[str, Any]] = [files.read_json(folder / "scorecard.json") for folder in folders.values()]
+    cards: list[Mapping[str, Any]] = [scorecard(*key) for key in folders]
     if repeats:
         cards = _pooled(cards, [folder / "scorecard.json" for folder in folders.values()])
     entries, strips = [], {}
     for card in cards:
         key = card["dataset"], card["variant"]
-        with Image.open(folders[key] / "strip.png") as strip, Image.open(folders[key] / "grid.png") as picture:
-            strips[key] = np.asarray(strip)
-            curve_rows, classes = (files.read_csv(folders[key] / f"{name}.csv") for name in ("curve", "per_class"))
-            entries.append(leaderboard_figures.Entry(card, curve_rows, classes, np.asarray(picture)))
+        strips[key] = _picture(folders[key] / "strip.png")
+        curve_rows = files.read_csv(folders[key] / "curve.csv", _CURVE, _CURVE)
+        classes = per_class(folders[key] / "per_class.csv")
+        entries.append(leaderboard_figures.Entry(card, curve_rows, classes, _picture(folders[key] / "grid.png")))
     seconds = {} if repeats else durations.recorded()
     target, text = REPORTS / "repeats" if repeats else REPORTS, leaderboard.leaderboard_markdown(cards, seconds)
     with files.replacing(target / "leaderboard") as folder:
@@ -58,6 +61,21 @@ def compare(p: Params, repeats: bool = False) -> None:
         pictures = sorted((target / "leaderboard").iterdir())
         runs.log_leaderboard(p.tracking.experiment, [*made, *pictures], revision())
     log.info("%s", text)
+
+
+def scorecard(dataset: str, variant: str) -> dict[str, Any]:
+    """reports/scorecards/D-V/scorecard.json; a LekhaniError where it is of another variant."""
+    path = SCORECARDS / f"{dataset}-{variant}" / "scorecard.json"
+    card: dict[str, Any] = files.read_checked(path, Scorecard)
+    if (card["dataset"], card["variant"]) != (dataset, variant):
+        raise LekhaniError(f"{path} is of another variant; run `dvc repro evaluate@{dataset}-{variant}`.")
+    return card
+
+
+def _picture(path: Path) -> Picture:
+    """A grey picture that `evaluate` wrote."""
+    with files.reading(path), Image.open(path) as picture:
+        return np.asarray(picture.convert("L"))
 
 
 def _pooled(cards: Sequence[Mapping[str, Any]], paths: list[Path]) -> list[Mapping[str, Any]]:

@@ -5,6 +5,7 @@ That is kept beside DVC's outputs, so that the bytes of outputs do not depend on
 
 from lekhani import files
 from lekhani.paths import CACHE
+from lekhani.stages.artefacts import Duration
 
 _FOLDER = CACHE / "seconds"
 
@@ -19,6 +20,6 @@ def recorded() -> dict[tuple[str, str], dict[str, float]]:
     """Seconds by (dataset, variant or "") and stage."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     for path in sorted(_FOLDER.glob("*.json")):
-        entry = files.read_json(path)
+        entry = files.read_checked(path, Duration)
         found.setdefault((entry["dataset"], entry["variant"]), {})[entry["stage"]] = entry["seconds"]
     return found

@@ -1,6 +1,7 @@
 """evaluate: from generator.onnx to its scorecard."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from lekhani import files
@@ -14,8 +15,9 @@ from lekhani.inference.session import Generator
 from lekhani.params import Params
 from lekhani.paths import MODELS, REPORTS, SCORECARDS
 from lekhani.pictures import grid, save_png
+from lekhani.stages.artefacts import Export, Metrics
 from lekhani.stages.inputs import validated_data
-from lekhani.stages.trained import load_trained
+from lekhani.stages.trained import load_trained, training_facts
 
 log = logging.getLogger("lekhani")
 
@@ -26,7 +28,7 @@ def evaluate(p: Params, dataset: str, variant: str) -> None:
     The same and the curve go to reports/scorecards/D-V/. What ships is what is scored: the ONNX file.
     """
     data, reports = validated_data(dataset), REPORTS / dataset / variant
-    facts = files.read_json(MODELS / dataset / variant / "training.json")
+    facts = training_facts(dataset, variant)
     generator = Generator(MODELS / dataset / variant / "generator.onnx")
     with files.replacing(reports / "figures") as folder:
         folder.mkdir()
@@ -39,7 +41,9 @@ def evaluate(p: Params, dataset: str, variant: str) -> None:
     with files.replacing(SCORECARDS / f"{dataset}-{variant}") as folder:
         folder.mkdir()
         files.write_csv(folder / "per_class.csv", rows)
-        points = curve(files.read_csv(reports / "scores.csv"), files.read_csv(reports / "losses.csv"))
+        scores = _numbers(reports / "scores.csv", "judge_fid")
+        with files.reading(reports / "losses.csv"):
+            points = curve(scores, _numbers(reports / "losses.csv", "images_per_second"))
         files.write_csv(folder / "curve.csv", points, ("images_seen", "seconds", "judge_fid"))
         save_png(grid(images[:46], 23), folder / "strip.png")
         save_png(picture, folder / "grid.png")
@@ -53,14 +57,21 @@ def evaluate(p: Params, dataset: str, variant: str) -> None:
     log.info("%s/%s: judge FID %.2f (floor %.2f)%s", dataset, variant, card["fid"], card["fid_floor"], agreement)
 
 
+def _numbers(path: Path, column: str) -> list[dict[str, str]]:
+    """A table that training wrote, in which this column and the images seen are numbers; no rows if it is empty."""
+    columns = ("images_seen", column)
+    is_empty = path.is_file() and not path.stat().st_size
+    return [] if is_empty else files.read_csv(path, columns, columns)
+
+
 def _from_earlier_stages(p: Params, data: spec.Prepared, variant: str, facts: dict[str, Any]) -> dict[str, Any]:
     """What the scorecard takes over from training, export and usefulness, and the likelihood, by the weights."""
     reports, built = REPORTS / data.info.name / variant, load_trained(p, data.info.name, variant)[1]
-    exported = files.read_json(reports / "export.json")
+    exported = files.read_checked(reports / "export.json", Export)
     card: dict[str, Any] = {"train_seed": facts["seed"]}
     card |= nats(built, *data.split("test"), p.seed) | nats(built, *real_sample(p, data), p.seed, "_train")
     if (reports / "usefulness.json").exists():
-        card |= files.read_json(reports / "usefulness.json")
+        card |= files.read_checked(reports / "usefulness.json", Metrics)
     card |= {key: exported[key] for key in ("parity_max_abs", "latency_ms", "size_mb")}
     card |= {key: facts[key] for key in ("images_seen", "train_seconds", "images_per_second")}
     card["batch_size"] = facts["choices"][variant]["batch_size"]

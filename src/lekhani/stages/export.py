@@ -3,11 +3,12 @@
 import json
 
 from lekhani import files
+from lekhani.errors import LekhaniError
 from lekhani.export.onnx_file import export_onnx, generator_inputs, latency_ms, parity, require_parity
 from lekhani.params import Params
 from lekhani.paths import MODELS, REPORTS
 from lekhani.stages.inputs import dataset_info
-from lekhani.stages.trained import load_trained, unlogged
+from lekhani.stages.trained import load_trained, training_facts, unlogged
 
 
 def export(p: Params, dataset: str, variant: str) -> None:
@@ -16,7 +17,10 @@ def export(p: Params, dataset: str, variant: str) -> None:
     A generator.onnx that differs from torch is a LekhaniError.
     """
     info, folder = dataset_info(dataset), MODELS / dataset / variant
-    facts = files.read_json(folder / "training.json")
+    facts = training_facts(dataset, variant)
+    if (facts["n_classes"], facts["image_size"]) != (info.n_classes, info.image_size):
+        problem = f"{folder} was trained for other classes or sizes than the prepared {dataset} has"
+        raise LekhaniError(f"{problem}; run `dvc repro train@{dataset}-{variant}`.")
     generator = load_trained(p, dataset, variant)[1].generator()
     inputs, path = generator_inputs(facts["noise_dim"], facts["n_classes"]), folder / "generator.onnx"
     metadata = {

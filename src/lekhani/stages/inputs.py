@@ -4,21 +4,25 @@ from lekhani import files
 from lekhani.data import spec
 from lekhani.errors import LekhaniError
 from lekhani.paths import PREPARED, REPORTS
+from lekhani.stages.artefacts import Validation
 
 
 def dataset_info(dataset: str) -> spec.DatasetInfo:
     """data/prepared/D/dataset.json."""
-    return spec.DatasetInfo.from_dict(files.read_json(PREPARED / dataset / "dataset.json"))
+    path = PREPARED / dataset / "dataset.json"
+    with files.reading(path, f"run `dvc repro prepare@{dataset}`"):
+        return spec.DatasetInfo.from_json(path.read_bytes())
 
 
 def validated_data(dataset: str) -> spec.Prepared:
-    """data/prepared/D/; a LekhaniError where it failed validation or cannot be read."""
-    report = files.read_json(REPORTS / dataset / "validation.json")
+    """data/prepared/D/; a LekhaniError where it failed validation, was validated as other data, or cannot be read."""
+    page, folder = REPORTS / dataset / "validation.json", PREPARED / dataset
+    report = files.read_checked(page, Validation)
     if not report["passed"]:
-        page = REPORTS / dataset / "validation.json"
         raise LekhaniError(f"{dataset} failed its validation, see {page}; mend the data and run `dvc repro`.")
-    try:
-        return spec.load_prepared(PREPARED / dataset)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        folder = PREPARED / dataset
-        raise LekhaniError(f"{folder} cannot be read ({error}); run `dvc repro prepare@{dataset}`.") from error
+    with files.reading(folder, f"run `dvc repro prepare@{dataset}`"):
+        data = spec.load_prepared(folder)
+        spec.check(data)
+    if (data.info.name, data.info.digest) != (dataset, report["digest"]):
+        raise LekhaniError(f"{page} is about other data than {folder} holds; run `dvc repro validate@{dataset}`.")
+    return data

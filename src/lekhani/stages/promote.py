@@ -21,7 +21,10 @@ from lekhani.params import Params
 from lekhani.paths import MODELS, PREPARED, REPORTS, SCORECARDS
 from lekhani.registry import card as cards
 from lekhani.registry import gate, models, promotion
+from lekhani.stages.artefacts import Scorecard, per_class
+from lekhani.stages.compare import scorecard
 from lekhani.stages.inputs import dataset_info, validated_data
+from lekhani.stages.trained import training_facts
 from lekhani.stages.usefulness import score_usefulness
 from lekhani.tracking import runs
 from lekhani.tracking.revision import revision
@@ -35,10 +38,10 @@ def register(p: Params, dataset: str, variant: str | None = None) -> str:
     _need_registry(p)
     p.dataset(dataset)
     if variant is None:
-        found = [files.read_json(SCORECARDS / f"{dataset}-{v}" / "scorecard.json") for v in p.pipeline.everyone]
+        found = [scorecard(dataset, v) for v in p.pipeline.everyone]
         variant = rank(found)[0].card["variant"]
     folder, beside = MODELS / dataset / variant, SCORECARDS / f"{dataset}-{variant}"
-    facts, card = files.read_json(folder / "training.json"), files.read_json(beside / "scorecard.json")
+    facts, card = training_facts(dataset, variant), scorecard(dataset, variant)
     scored = {"model_sha256": folder / "generator.onnx", "judge_sha256": _judge(dataset).with_suffix(".safetensors")}
     for key, path in scored.items():
         if files.sha256(path) != card[key]:
@@ -54,7 +57,7 @@ def register(p: Params, dataset: str, variant: str | None = None) -> str:
             kept = (Path("dvc.lock"), Path("params.yaml"), PREPARED / dataset / "dataset.json")
             runs.log_lineage([path for path in kept if path.exists()])
             about = import_module(f"lekhani.variants.{variant}").__doc__ or ""
-            classes = files.read_csv(beside / "per_class.csv")
+            classes = per_class(beside / "per_class.csv")
             uri = _log_model(dataset, variant, cards.model_card(name, info, facts, card, classes, made_at, about))
         version = models.register(dataset, uri, tags, cards.headline(card))
     held = [alias for alias, number in models.aliases(dataset).items() if number == str(version.version)]
@@ -68,7 +71,7 @@ def _log_model(dataset: str, variant: str, card: str) -> str:
     with tempfile.TemporaryDirectory() as temporary:
         page, reference = Path(temporary) / "README.md", Path(temporary) / "reference.npz"
         files.write_text(page, card)
-        real = spec.load_prepared(PREPARED / dataset).split("test")
+        real = validated_data(dataset).split("test")
         Reference.of(Reader(_judge(dataset)), *real).save(reference)
         figures = (scored / name for name in ("grid.png", "scorecard.json", "per_class.csv"))
         beside = [page, reference, _judge(dataset), *figures]
@@ -175,7 +178,7 @@ def _scored_again(p: Params, data: spec.Prepared, found: models.Registered, is_c
     log.info("Scoring %s (%s) on the test images of %s", what, generator.variant, data.info.name)
     with tempfile.TemporaryDirectory() as figures:
         card = score_generator(p, data, generator, Path(figures))[0]
-    own = files.read_json(found.scorecard) if found.scorecard else {}
+    own = files.read_checked(found.scorecard, Scorecard) if found.scorecard else {}
     card |= {key: own[key] for key in ("parity_max_abs",) if key in own}
     card["size_mb"] = found.generator.stat().st_size / 2**20
     card["latency_ms"] = latency_ms(found.generator, generator_inputs(generator.noise_dim, len(generator.classes)))

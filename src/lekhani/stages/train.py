@@ -16,6 +16,7 @@ from lekhani.evaluate.quick import QuickScore
 from lekhani.export.weights import load_weights, save_weights
 from lekhani.params import Params, Variants
 from lekhani.paths import CHECKPOINTS, MODELS, PREPARED, REPORTS, VALIDATION_PAGES
+from lekhani.stages.artefacts import RunNote
 from lekhani.stages.inputs import validated_data
 from lekhani.stages.trained import load_trained, unlogged
 from lekhani.train import distributed
@@ -138,7 +139,7 @@ def _tracked_run(
 
     note = checkpoints.folder / "mlflow_run.json"
     if note.exists():
-        run_id: str = files.read_json(note)["run_id"]
+        run_id: str = files.read_checked(note, RunNote)["run_id"]
         if checkpoints.load() is not None and runs.reopen_run(p.tracking.experiment, run_id):
             return run_id
         runs.kill_run(run_id)  # it was interrupted before its first checkpoint

@@ -8,6 +8,7 @@ from lekhani.evaluate.samples import sample
 from lekhani.inference.session import Generator, Reader
 from lekhani.params import Params
 from lekhani.paths import MODELS, REPORTS
+from lekhani.stages.artefacts import Points
 from lekhani.stages.baseline import trainings
 from lekhani.stages.inputs import validated_data
 
@@ -36,5 +37,6 @@ def score_usefulness(p: Params, data: spec.Prepared, generator: Generator) -> li
     images, labels = sample(p, generator, data, 0)
     if not generator.conditional:
         labels = Reader(MODELS / name / "judge" / "judge.onnx").read(images)[1].argmax(1)
-    real = [ocr.Point(**point) for point in files.read_json(REPORTS / name / "usefulness_real.json")["points"]]
+    measured = files.read_checked(REPORTS / name / "usefulness_real.json", Points)
+    real = [ocr.Point(**point) for point in measured["points"]]
     return real + trainings(p, data, f"{name}/{generator.variant}").on_synthetic((images, labels))

@@ -9,11 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from lekhani.errors import UsageError, first_line
 from lekhani.files import remove, replacing
 
 log = logging.getLogger("lekhani")
+
+
+class _Content(BaseModel):
+    """What a checkpoint holds."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    made_with: dict[str, str]
+    state: dict[str, Any]
 
 
 class Checkpoints:
@@ -48,13 +58,15 @@ class Checkpoints:
                 if _digest(content) != path.stem.split("-")[1]:
                     raise ValueError("its digest is wrong")
                 # weights_only, since code must not come in with a file, whoever wrote it.
-                found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-                self._check_same(found["made_with"])
-                state: dict[str, Any] = found["state"]
-            except (OSError, ValueError, KeyError, RuntimeError, EOFError) as error:
+                read = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+                found = _Content.model_validate(read)
+                self._check_same(found.made_with)
+            except UsageError:
+                raise
+            except Exception as error:  # torch and pickle raise many classes
                 log.warning("The checkpoint %s is damaged (%s); going on from the one before.", path, first_line(error))
             else:
-                return state
+                return found.state
         return None
 
     def clear(self) -> None:

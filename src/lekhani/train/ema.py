@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lekhani.variants.state import load_part, require_count
+
 
 class Ema:
     """Averages `live` into `average` after every step.
@@ -23,9 +25,10 @@ class Ema:
         return {"average": self.average.state_dict(), "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo `state_dict`."""
-        self.average.load_state_dict(state["average"])
-        self.steps = state["steps"]
+        """Undo `state_dict`; raises ValueError or KeyError for anything but its state."""
+        steps = require_count("steps of the average", state["steps"])
+        load_part("average", self.average, state["average"])
+        self.steps = steps
 
     @torch.no_grad()
     def copy(self) -> None:

@@ -10,11 +10,12 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from lekhani import params
@@ -30,6 +31,7 @@ from lekhani.train.diagnosis import Finding, diagnose
 from lekhani.train.ema import Ema
 from lekhani.train.reporter import Reporter
 from lekhani.variants.base import Variant
+from lekhani.variants.state import load_part, require_like, require_scalar, require_weights
 
 log = logging.getLogger("lekhani")
 
@@ -80,18 +82,37 @@ class StoppedError(LekhaniError):
         self.exit_code = 128 + number
 
 
-@dataclass
-class _Progress:
+def _with_fid(scores: dict[str, float]) -> dict[str, float]:
+    if "judge_fid" not in scores:
+        raise ValueError("a score has no judge_fid")
+    return scores
+
+
+_Scalar = Annotated[Tensor, AfterValidator(require_scalar)]
+_Scored = Annotated[dict[str, float], AfterValidator(_with_fid)]
+
+
+class _Progress(BaseModel):
     """The part of a checkpoint that is neither in the variant nor in the average."""
 
-    step: int = 0
-    pending: list[dict[str, Tensor]] = field(default_factory=list)  # metrics of the steps since the last report
-    rows: list[dict[str, float]] = field(default_factory=list)
-    scores: list[dict[str, float]] = field(default_factory=list)
-    findings: dict[str, str] = field(default_factory=dict)  # sentences by name
+    model_config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
+
+    step: Annotated[int, Field(ge=0)] = 0
+    pending: list[dict[str, _Scalar]] = []  # metrics of the steps since the last report
+    rows: list[dict[str, float]] = []
+    scores: list[_Scored] = []
+    findings: dict[str, str] = {}  # sentences by name
     best: dict[str, Tensor] | None = None  # weights of the average when it scored best
-    best_step: int = 0
-    seconds: float = 0.0  # of earlier sessions
+    best_step: Annotated[int, Field(ge=0)] = 0
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # of earlier sessions
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "_Progress":
+        if any(row.keys() != self.pending[0].keys() for row in self.pending):
+            raise ValueError("its steps have different metrics")
+        if (self.best is None) == bool(self.scores):
+            raise ValueError("it has scores without the best weights, or the best weights without scores")
+        return self
 
 
 class Trainer:
@@ -146,10 +167,8 @@ class Trainer:
         state = checkpoints.load() if checkpoints else None
         if checkpoints and state is not None:
             try:
-                self.variant.load_state_dict(state["variant"])
-                self.ema.load_state_dict(state["ema"])
-                self.progress = _Progress(**state["run"])
-            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                self._take(state)
+            except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
                 raise UsageError(
                     f"{checkpoints.folder} holds an unfinished run that this version of Lekhani cannot go on with "
                     f"({first_line(error)}); remove {checkpoints.folder} to start afresh."
@@ -159,6 +178,28 @@ class Trainer:
         self.rows = self._rows()
         self.config.reporter.resume(self.progress.step)
         self.saved = self.started = time.perf_counter()
+
+    def _take(self, state: dict[str, Any]) -> None:
+        """Take the state of a checkpoint, if it is one of such a run; raises ValueError and the like otherwise."""
+        if (
+            not {"variant", "ema", "run", "random"}
+            <= state.keys()
+            <= {"variant", "ema", "run", "random", "random_cuda"}
+        ):
+            raise ValueError(f"it has the parts {', '.join(map(str, state))}")
+        self.variant.load_state_dict(state["variant"])
+        load_part("ema", self.ema, state["ema"])
+        progress = _Progress(**state["run"])
+        averaged = max(0, progress.step - math.ceil(self.config.ema_start * self.steps))
+        if progress.step > self.steps or progress.best_step > progress.step or self.ema.steps != averaged:
+            found = f"step {progress.step} of {self.steps}, best {progress.best_step}, averaged {self.ema.steps}"
+            raise ValueError(f"its counts of steps do not fit each other: {found}")
+        if progress.best is not None:
+            require_weights("best", self.ema.average, progress.best)
+        require_like("random", state["random"], torch.get_rng_state())
+        if self.device.type == "cuda" and "random_cuda" in state:
+            require_like("random_cuda", state["random_cuda"], torch.cuda.get_rng_state(self.device))
+        self.progress = progress
 
     def _restore_random(self, state: dict[str, Any] | None) -> None:
         cuda = self.device.type == "cuda"
@@ -291,6 +332,9 @@ class Trainer:
         pending = self.progress.pending
         if not pending:
             return torch.empty(0)
+        if any(row.keys() != pending[-1].keys() for row in pending):  # those of a checkpoint and those of today
+            problem = f"The checkpoint of {self.variant.name} has other metrics than its steps have now"
+            raise UsageError(f"{problem}; remove its folder below checkpoints/ to start afresh.")
         rows = [torch.stack([value.float() for value in row.values()]) for row in pending]
         table = torch.stack([row.to(rows[-1].device) for row in rows])  # those of a checkpoint are on the CPU
         if not bool(torch.isfinite(table).all()):

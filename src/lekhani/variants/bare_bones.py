@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from lekhani import params
 from lekhani.variants.base import Variant
+from lekhani.variants.state import require_count
 
 Array = npt.NDArray[np.float32]
 Gradients = tuple[Array, Array, Array, Array]  # of w1, b1, w2, b2
@@ -197,7 +198,7 @@ class _Seen:
         return {"images": self.images}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.images = state["images"]
+        self.images = require_count("seen.images", state["images"])
 
 
 def _sigmoid(x: Array) -> Array:

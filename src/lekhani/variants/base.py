@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lekhani import params
+from lekhani.variants.state import load_part, require_untrained
 
 
 class Stepwise(nn.Module):
@@ -120,6 +121,19 @@ class Variant(ABC):
         return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo `state_dict`; the tensors may lie on another device."""
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+        """Undo `state_dict`; the tensors may lie on another device.
+
+        Raises ValueError, KeyError or TypeError for anything but the state of such a variant.
+        """
+        parts = self._parts()
+        if state.keys() != parts.keys():
+            raise ValueError(f"it has the parts {', '.join(map(str, state))}, and not {', '.join(parts)}")
+        fresh = {
+            name: [weight.detach().clone() for group in part.param_groups for weight in group["params"]]
+            for name, part in parts.items()
+            if isinstance(part, torch.optim.Optimizer)
+        }
+        for name, part in parts.items():
+            load_part(name, part, state[name])
+        for name, weights in fresh.items():
+            require_untrained(name, parts[name], weights)

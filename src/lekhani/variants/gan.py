@@ -15,6 +15,7 @@ from lekhani import params
 from lekhani.variants.base import Variant
 from lekhani.variants.nets import channels_last
 from lekhani.variants.optimise import cosine, optimise, set_lr
+from lekhani.variants.state import require_count, require_scalar
 
 
 class DiscriminatorLoss(NamedTuple):
@@ -102,6 +103,9 @@ class Gan(Variant):
         }
 
 
+_GENERATOR_METRICS = {"loss_g", "grad_norm_g"}
+
+
 class _Turns:
     """Counts the discriminator's steps, and keeps the generator's last metrics for the steps without one."""
 
@@ -119,8 +123,11 @@ class _Turns:
         return {"taken": self.taken, "last": self.last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.taken = state["taken"]
-        self.last = {name: value.to(self.device) for name, value in state["last"].items()}
+        taken, last = require_count("turns.taken", state["taken"]), state["last"]
+        if last and set(last) != _GENERATOR_METRICS:
+            raise ValueError("turns.last are not the metrics of a step")
+        self.taken = taken
+        self.last = {name: require_scalar(value).to(self.device) for name, value in last.items()}
 
 
 def discrimination(on_real: Tensor, on_fake: Tensor) -> dict[str, Tensor]:

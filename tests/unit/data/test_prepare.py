@@ -237,3 +237,13 @@ def test_duplicates_are_left_out_when_asked(tmp_path: Path) -> None:
     assert not table["sha256"].duplicated().any()
     assert "4 train and 0 test images that repeat another one were left out." in info.notes
     assert run(raw, "own", deduplicate=True)[0] == info
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"name": 1, "version": "1", "sha256": "x"}', "[" * 100_000, "\x00"]
+)
+def test_a_garbled_note_of_the_source_is_a_sentence(tmp_path: Path, content: str) -> None:
+    (tmp_path / "source.json").write_text(content)
+    with pytest.raises(LekhaniError, match=r"source\.json cannot be read \(.+\); remove it and run") as caught:
+        prepare("own", params.Data(source="local", path="x"), params.Prepare(), 7, tmp_path, tmp_path / "out")
+    assert "\n" not in str(caught.value)

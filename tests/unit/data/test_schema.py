@@ -16,7 +16,7 @@ from lekhani import params
 from lekhani.data.prepare import prepare
 from lekhani.data.schema import validate
 from lekhani.data.sources.fetch import fetch
-from lekhani.data.validation_report import report_text
+from lekhani.data.validation_report import report_text, write_reports
 from lekhani.errors import LekhaniError
 from lekhani.text import printable
 
@@ -301,6 +301,58 @@ def test_chance_in_a_small_split_is_no_drift(write_prepared: WritePrepared) -> N
     found = check(folder, "drift", earlier(write_prepared(others, folder="before")))
     assert found["passed"]
     assert float(found["sentence"].split("index ")[1].rstrip(").")) > 0.25  # 10 bins and some 30 images each
+
+
+ARRAYS: dict[str, Callable[[Any], Any]] = {
+    "short": lambda array: array[:-1],
+    "none": lambda array: array[:0],
+    "float": lambda array: array.astype(np.float32),
+    "one axis more": lambda array: array[None],
+    "two axes": lambda array: array.reshape(-1, 2),
+    "scalar": lambda array: np.float64(1),
+    "text": lambda array: np.array(["a"] * 66),
+    "nan": lambda array: np.full(array.shape, np.nan),
+    "no label": lambda array: np.where(np.arange(66) == 7, 500, array) if array.ndim == 1 else array + 1,
+    "structured": lambda array: np.zeros(66, [("a", "i4")]),
+    "pickled": lambda array: np.array([{}] * 66),
+}
+
+
+def failed_or_refused(folder: Path) -> bool:
+    """Whether the report says that the data are not sound, or a LekhaniError does."""
+    try:
+        report = validate(folder, params.Validate())
+        write_reports(report, folder, folder.with_name("reports"))
+    except LekhaniError as error:
+        return str(folder) in str(error)
+    return not report["passed"]
+
+
+@pytest.mark.parametrize("name", ["images", "labels"])
+def test_arrays_of_other_shapes_and_types_never_pass(write_prepared: WritePrepared, name: str) -> None:
+    path = write_prepared() / f"{name}.npy"
+    good = np.load(path)
+    for kind, change in list(ARRAYS.items())[:: 2 if name == "images" else 1]:
+        np.save(path, change(good), allow_pickle=True)
+        assert failed_or_refused(path.parent), kind
+    for content in (b"", b"PK\x03\x04" + bytes(50), b"\x93NUMPY\xff", b"x" * 99):
+        path.write_bytes(content)
+        assert failed_or_refused(path.parent), content[:9]
+
+
+def test_manifests_of_other_columns_never_pass(write_prepared: WritePrepared) -> None:
+    path = write_prepared() / "manifest.parquet"
+    good, content = pd.read_parquet(path), path.read_bytes()
+    tables = [good.drop(columns=[name]) for name in ("id", "sha256")]
+    tables += [good.assign(**{name: [[1]] * 66}) for name in ("id", "member")]
+    tables += [good.assign(**{name: None}) for name in ("id", "glyph", "ink_mean")]
+    tables += [good.assign(id=10**18), good.assign(label=-1), good[:0], good[:-1], good[::-1], pd.concat([good, good])]
+    for table in tables:
+        table.to_parquet(path, index=False)
+        assert failed_or_refused(path.parent)
+    for damaged in (b"", content[:100], content[:-50], content[:200] + bytes(200) + content[400:], b"x" * 99):
+        path.write_bytes(damaged)
+        assert failed_or_refused(path.parent), damaged[:9]
 
 
 def test_real_devanagari(tmp_path: Path) -> None:

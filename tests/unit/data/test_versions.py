@@ -54,7 +54,7 @@ def make(folder: Path, n: int) -> None:
     folder.mkdir(exist_ok=True)
     table = manifest(images, np.zeros(n, np.int64), classes, counts, [str(i) for i in range(n)])
     table.to_parquet(folder / "manifest.parquet", index=False)
-    info = DatasetInfo("d", "none", 16, classes, counts, {"version": str(n)}, str(n))
+    info = DatasetInfo("d", "none", 16, classes, counts, {"version": str(n)}, f"{n:064x}")
     (folder / "dataset.json").write_text(json.dumps(info.to_dict(), ensure_ascii=False), encoding="utf-8")
 
 

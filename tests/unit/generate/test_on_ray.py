@@ -5,6 +5,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,10 @@ def test_a_bucket_holds_the_same_bytes(
     other = DatasetRequest(REQUEST.plan, SamplingOptions(8), "npz")
     with pytest.raises(UsageError, match="seed 7 there, 8 here"):
         write_dataset(pen, other, "s3://glyphs/a/out")
+    bucket.pipe("glyphs/a/out/data/notes.txt", b"mine")
     write_dataset(pen, other, "s3://glyphs/a/out", overwrite=True)
     assert set(held(bucket, "glyphs/a/out")) == {
+        "data/notes.txt",
         "README.md",
         "dataset.json",
         *(f"glyphs-{number:05d}.npz" for number in range(5)),
@@ -104,7 +107,11 @@ def test_an_error_in_an_actor_is_one_sentence(pen: Pen, tmp_path: Path) -> None:
     out.mkdir()
     (out / "data").write_text("a file where a folder is to be")
     (out / ".unfinished").mkdir()
-    begun = {"made_by": "lekhani generate", "request": REQUEST.describe(pen)}
+    begun = {
+        "made_by": "lekhani generate",
+        "request": REQUEST.describe(pen),
+        "classes": [asdict(c) for c in pen.classes],
+    }
     Path(out / ".unfinished" / "request.json").write_text(json.dumps(begun), encoding="utf-8")
     with pytest.raises(LekhaniError, match=r"Could not write .*run the same again") as caught:
         write_dataset(pen, REQUEST, str(out), engine="ray")

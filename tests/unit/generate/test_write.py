@@ -1,27 +1,33 @@
 """A dataset is what was requested; a run that was stopped resumes, and ends with the same bytes."""
 
 import json
+import re
+import shutil
+import socket
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import fsspec
 import numpy as np
 import pytest
 import yaml
 from datasets_on_disk import digests, failing_at
 from fake_judge import FakeJudge
+from killed_writes import MINE, wanted
 
 from lekhani.data.spec import MNIST
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.generate import shards
 from lekhani.generate.shards import DatasetRequest
 from lekhani.generate.write import counts, write_dataset
-from lekhani.inference.sampling import Plan, SamplingOptions
+from lekhani.inference.sampling import Plan, SamplingOptions, sample_shard
 from lekhani.inference.session import Generator, Reader
 from lekhani.pen import Pen
 
@@ -140,55 +146,54 @@ def test_the_datasheet_holds_the_lineage_of_a_registered_model(
 # --- the same bytes ---
 
 
-SCRIPT = """
-import os, signal, sys
-from pathlib import Path
-from datasets_on_disk import digests, failing_at
-from fake_judge import FakeJudge
-from lekhani.generate import store
-from lekhani.generate import write
-from lekhani.pen import find, Pen
-from test_write import request
-
-left = int(sys.argv[3])
-def counted(work):
-    def once(*words):
-        global left
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left -= 1
-        return work(*words)
-    return once
-Path.replace = counted(Path.replace)
-pen = find("", Path(sys.argv[1]))
-wanted = request(shard_size=9, format=sys.argv[4], min_confidence=0.9)
-write.write_dataset(Pen(pen.generator, FakeJudge(), "the toy"), wanted, sys.argv[2])
-"""
+def kills(model: Path, folder: Path, format: str, step: int) -> int:
+    """How often a run was killed, each time ending with the same bytes when it ran again."""
+    script = Path(__file__).parents[2] / "killed_writes.py"
+    command = [sys.executable, str(script), str(model), str(folder), format, str(step)]
+    path = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, env=path, capture_output=True, text=True, timeout=500, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return int(ended.stdout)
 
 
-@pytest.mark.parametrize(("format", "renames"), [("png", 0), ("png", 7), ("npz", 4), ("npz", 8)])
-def test_a_killed_run_resumes_to_the_same_bytes(
-    pen: Pen, model: Path, format: str, renames: int, tmp_path: Path
+@pytest.mark.parametrize(
+    ("format", "step"), [("npz", 9), *(pytest.param(one, 1, marks=pytest.mark.slow) for one in ("npz", "png"))]
+)
+def test_a_killed_run_resumes_to_the_same_bytes(pen: Pen, model: Path, format: str, step: int, tmp_path: Path) -> None:
+    write_dataset(pen, wanted(format, 8), str(tmp_path / "new"))
+    assert kills(model, tmp_path, format, step) >= 35
+
+
+@pytest.mark.parametrize(
+    ("before", "format", "step"),
+    [("png", "npz", 11), *(pytest.param(*two, 1, marks=pytest.mark.slow) for two in (("npz", "npz"), ("idx", "png")))],
+)
+def test_a_killed_overwrite_leaves_one_of_the_two_and_is_resumed(
+    pen: Pen, model: Path, before: str, format: str, step: int, tmp_path: Path
 ) -> None:
-    whole = request(shard_size=9, format=format, min_confidence=0.9)
-    write_dataset(pen, whole, str(tmp_path / "whole"))
-    out = tmp_path / "killed"
-    command = [sys.executable, "-c", SCRIPT, str(model), str(out), str(renames), format]
-    paths = ":".join([*(str(Path(__file__).parents[i]) for i in (0, 2)), *sys.path])
-    died = subprocess.run(command, env={"PYTHONPATH": paths}, capture_output=True, text=True, timeout=300, check=False)
-    assert died.returncode == -9, died.stderr
-    assert not (out / "dataset.json").exists()
-    sentence = write_dataset(pen, whole, str(out))
-    assert digests(out) == digests(tmp_path / "whole")
-    assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
-    already = {4: "(1 of 3 shards was there already)", 8: "(3 of 3 shards were there already)"}
-    assert already.get(renames, "") in sentence
-    if format == "npz":  # what is damaged or gone is made again
-        spoilt, gone = sorted(out.glob("*.npz"))[:2]
-        spoilt.write_bytes(spoilt.read_bytes()[:-1] + b"x")
-        gone.unlink()
-        assert "(1 of 3 shards was there already)" in write_dataset(pen, whole, str(out))
-        assert digests(out) == digests(tmp_path / "whole")
+    write_dataset(pen, wanted(before, 7), str(tmp_path / "old"))
+    for name in MINE:
+        (tmp_path / "old" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "old" / name).write_text("precious")
+    write_dataset(pen, wanted(format, 8), str(tmp_path / "new"))
+    assert kills(model, tmp_path, format, step) >= 50
+
+
+def test_finished_shards_are_kept_and_damaged_ones_made_again(
+    pen: Pen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = request(shard_size=9, format="npz", min_confidence=0.9), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "sample_shard", failing_at(2, KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            write_dataset(pen, whole, str(out))
+    assert "(1 of 3 shards was there already)" in write_dataset(pen, whole, str(out))
+    made = digests(out)
+    spoilt, gone = sorted(out.glob("*.npz"))[:2]
+    spoilt.write_bytes(spoilt.read_bytes()[:-1] + b"x")
+    gone.unlink()
+    assert "(1 of 3 shards was there already)" in write_dataset(pen, whole, str(out))
+    assert digests(out) == made
 
 
 def test_a_full_disk_is_one_sentence_and_what_is_finished_is_kept(
@@ -223,7 +228,7 @@ def test_files_of_others_are_never_touched(pen: Pen, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=sentence):
             write_dataset(pen, request(), str(out), overwrite=overwrite)
     (out / "dataset.json").write_text('{"name": "mnist"}')
-    with pytest.raises(UsageError, match=r"holds no dataset\.json of ours"):
+    with pytest.raises(UsageError, match=r"dataset\.json in it is damaged or not ours \(`made_by` is missing\)"):
         write_dataset(pen, request(), str(out), overwrite=True)
     with pytest.raises(UsageError, match=r"mine\.txt is a file"):
         write_dataset(pen, request(), str(out / "mine.txt"), overwrite=True)
@@ -257,7 +262,262 @@ def test_another_request_is_refused_unless_it_may_overwrite(
         write_dataset(pen, request(seed=8), str(tmp_path / "unfinished"))
 
 
+def test_overwriting_removes_the_old_files_alone_and_only_when_the_new_ones_are_complete(
+    pen: Pen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    write_dataset(pen, request(shard_size=9), str(out))
+    old = digests(out)
+    mine = {"notes.txt", "weights/w.bin", "00001/seen.txt", "glyphs.npz/mine"}
+    for name in mine:
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("precious")
+    new = request(shard_size=9, format="npz", seed=8)
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "sample_shard", failing_at(2, OSError(28, "No space left on device")))
+        with pytest.raises(LekhaniError, match="No space left on device"):
+            write_dataset(pen, new, str(out), overwrite=True)
+    assert {name: digests(out)[name] for name in old} == old
+    assert "(1 of 3 shards was there already)" in write_dataset(pen, new, str(out), overwrite=True)
+    shown = {"README.md", "dataset.json", *(f"glyphs-0000{number}.npz" for number in range(3))}
+    assert set(digests(out)) == mine | shown
+    write_dataset(pen, new, str(tmp_path / "new"))
+    assert digests(tmp_path / "new").items() <= digests(out).items()
+    assert {path.name for path in out.iterdir() if path.is_dir()} == {"weights", "00001", "glyphs.npz"}
+    before = digests(out)
+    for format, name in (("npz", r"glyphs\.npz"), ("parquet", "data")):
+        (out / "data").write_text("mine")
+        with pytest.raises(UsageError, match=f"out/{name} is no part of the dataset there"):
+            write_dataset(pen, request(format=format), str(out), overwrite=True)
+        (out / "data").unlink()
+    assert digests(out) == before
+
+
+def test_what_is_left_of_another_replacement_goes(pen: Pen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    write_dataset(pen, request(), str(out))
+    old = digests(out)
+    for last in (request(), request(seed=9)):
+        with monkeypatch.context() as patch:
+            patch.setattr(shards, "sample_shard", failing_at(2, KeyboardInterrupt()))
+            with pytest.raises(KeyboardInterrupt):
+                write_dataset(pen, request(seed=8, shard_size=9), str(out), overwrite=True)
+        write_dataset(pen, last, str(out), overwrite=True)
+        assert (digests(out) == old) == (last == request())
+        assert not (out / ".unfinished").exists()
+
+
+def drop(*path: Any) -> Callable[[Any], Any]:
+    return lambda sheet: at(sheet, path[:-1]).pop(path[-1])
+
+
+def put(value: Any, *path: Any) -> Callable[[Any], Any]:
+    return lambda sheet: at(sheet, path[:-1]).__setitem__(path[-1], value)
+
+
+def at(value: Any, path: Sequence[Any]) -> Any:
+    for key in path:
+        value = value[key]
+    return value
+
+
+GARBLED = [
+    *(drop(key) for key in ("made_by", "request", "classes")),
+    *(drop("request", key) for key in ("labels", "format", "seed", "shard_size", "device")),
+    *(put(value, "request") for value in (None, [], "x", 1)),
+    *(put(value, "request", "labels") for value in (None, {}, [["2"]], [["2", -1]], [["2", 10**30]], [["x", 1]])),
+    *(put(value, "request", "shard_size") for value in (0, -1, 1.5, "9", True)),
+    *(put(value, "request", "format") for value in ("../..", 5, None)),
+    *(put(value, "request", "seed") for value in (-1, "7", float("nan"))),
+    *(put(value, "classes") for value in (None, [], {}, [1])),
+    *(put(value, "classes", 0, "label") for value in (1, -1, "0")),
+    *(put(value, "shards") for value in (None, 3, [1], [{}])),
+    *(put(value, "shards", 0, "sha256") for value in (None, 5, "abc")),
+    put(5, "shards", 0, "images"),
+    put(1, "shards", 0, "number"),
+    put("1", "classes", 0, "name"),
+    put(1, "more"),
+]
+
+
+@pytest.mark.parametrize("place", ["dataset.json", ".unfinished/request.json", ".unfinished/new/dataset.json"])
+def test_a_garbled_datasheet_is_a_sentence(pen: Pen, tmp_path: Path, place: str) -> None:
+    write_dataset(pen, request("0=3"), str(tmp_path / "whole"))
+    good = (tmp_path / "whole" / "dataset.json").read_text(encoding="utf-8")
+    contents = [good[:-100], "", "null", "[" * 100_000, "\ud800".encode("utf-8", "surrogatepass")]
+    for change in GARBLED:
+        garbled = json.loads(good)
+        change(garbled)
+        contents.append(json.dumps(garbled))
+    for number, content in enumerate(contents):
+        out = tmp_path / f"{number}"
+        if "new" in place:
+            write_dataset(pen, request("0=3", seed=8), str(out))
+        (out / place).parent.mkdir(parents=True, exist_ok=True)
+        (out / place).write_bytes(content if isinstance(content, bytes) else content.encode())
+        for overwrite in (False, True) if "new" not in place else (True,):
+            with pytest.raises(UsageError, match=r"json in it is damaged or not ours \(.+\); choose another") as caught:
+                write_dataset(pen, request("0=3"), str(out), overwrite=overwrite)
+            assert "\n" not in str(caught.value)
+            assert len(str(caught.value)) < 600
+
+
+def test_a_shard_with_a_garbled_record_is_made_again(pen: Pen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = request(shard_size=9, min_confidence=0.9)
+    write_dataset(pen, whole, str(tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "sample_shard", failing_at(2, KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            write_dataset(pen, whole, str(tmp_path / "begun"))
+    changes = [
+        ("number", 10**30),
+        ("images", -1),
+        ("sha256", "x"),
+        ("sha256", None),
+        ("request", "0" * 64),
+        ("more", 1),
+    ]
+    changes += [(key, value) for key in ("seen", "good") for value in (None, [1], [-1] * 3, [10**30] * 3, "x")]
+    for number, (key, value) in enumerate(changes):
+        out = tmp_path / f"{number}"
+        shutil.copytree(tmp_path / "begun", out)
+        record = out / ".unfinished" / "00000.json"
+        record.write_text(json.dumps(json.loads(record.read_text()) | {key: value}))
+        assert "already" not in write_dataset(pen, whole, str(out)), (key, value)
+        assert digests(out) == digests(tmp_path / "whole")
+
+
+# --- at the same time ---
+
+HOLDER = """
+import sys, time
+from lekhani.generate.store import Store
+with Store(sys.argv[1]).lock():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_writer_is_told_who_writes_and_a_killed_one_blocks_nobody(pen: Pen, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", HOLDER, str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={"PYTHONPATH": ":".join(sys.path)}) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        who = rf"out is being written by process {holder.pid} on {socket.gethostname()}, since \d{{4}}-.*; wait for"
+        for overwrite in (False, True):
+            with pytest.raises(LekhaniError, match=who) as caught:
+                write_dataset(pen, request(), str(out), overwrite=overwrite)
+            assert caught.value.exit_code == 1
+        (out / ".unfinished" / "writer.json").write_text("{")
+        with pytest.raises(LekhaniError, match="is being written by another process"):
+            write_dataset(pen, request(), str(out))
+        holder.kill()
+    write_dataset(pen, request(), str(out))
+    assert not (out / ".unfinished").exists()
+
+
+def test_requests_at_the_same_time_leave_one_dataset(pen: Pen, tmp_path: Path) -> None:
+    """The losers get a sentence, or find the winner's dataset."""
+    whole = [request(seed=seed, shard_size=9, format="npz") for seed in (7, 8)]
+    expected = []
+    for number, one in enumerate(whole):
+        write_dataset(pen, one, str(tmp_path / f"whole{number}"))
+        expected.append(digests(tmp_path / f"whole{number}"))
+
+    def run(number: int) -> str:
+        try:
+            return write_dataset(pen, whole[number % 2], str(out), overwrite=number > 1)
+        except LekhaniError as error:
+            return str(error)
+
+    for attempt in range(5):
+        out = tmp_path / f"{attempt}"
+        with ThreadPoolExecutor(4) as pool:
+            said = list(pool.map(run, range(4)))
+        assert digests(out) in expected
+        assert not (out / ".unfinished").exists()
+        for sentence in said:
+            assert re.search("^Wrote|is being written by process|another request", sentence), sentence
+
+
 # --- elsewhere, and large ---
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    """An object store without locks, in memory."""
+    fs = fsspec.filesystem("memory")
+    yield fs
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in digests(folder)}
+
+
+def in_memory(fs: Any) -> dict[str, bytes]:
+    return {path.removeprefix("/bucket/out/"): fs.cat_file(path) for path in fs.find("/bucket")}
+
+
+def test_an_object_store_is_overwritten_as_a_folder_is(
+    pen: Pen, tmp_path: Path, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dataset(pen, request(shard_size=9), "memory://bucket/out")
+    memory.pipe("/bucket/out/notes.txt", b"precious")
+    memory.pipe("/bucket/out/00001/seen.txt", b"precious")
+    old, new = in_memory(memory), request(shard_size=9, format="npz", seed=8)
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "sample_shard", failing_at(2, OSError("away")))
+        with pytest.raises(LekhaniError, match="away; check the address"):
+            write_dataset(pen, new, "memory://bucket/out", overwrite=True)
+    assert old.items() <= in_memory(memory).items()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(memory), "mv", failing_after(3, type(memory).mv))
+        with pytest.raises(LekhaniError, match="away; check the address"):
+            write_dataset(pen, new, "memory://bucket/out", overwrite=True)
+    assert "dataset.json" not in in_memory(memory)
+    write_dataset(pen, new, "memory://bucket/out", overwrite=True)
+    write_dataset(pen, new, str(tmp_path / "new"))
+    mine = {"notes.txt": b"precious", "00001/seen.txt": b"precious"}
+    assert in_memory(memory) == mine | {
+        name: (tmp_path / "new" / name).read_bytes() for name in digests(tmp_path / "new")
+    }
+
+
+def failing_after(calls: int, work: Callable[..., Any]) -> Callable[..., Any]:
+    left = [calls]
+
+    def once(*words: Any, **named: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError("away")
+        return work(*words, **named)
+
+    return once
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["the other one is done", "the other one writes"])
+def test_two_runs_in_one_object_store_are_noticed_at_the_end(
+    pen: Pen, tmp_path: Path, memory: Any, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    whole, first = request(shard_size=9), "/bucket/out/.unfinished/00000.json"
+
+    def sample(*words: Any) -> Any:
+        if words[4] == 2:  # the last shard
+            record = json.loads(memory.cat_file(first)) | {"request": "0" * 64}
+            memory.rm(first) if gone else memory.pipe(first, json.dumps(record).encode())
+        return sample_shard(*words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "sample_shard", sample)
+        with pytest.raises(LekhaniError, match="was written by another run at the same time; wait for its end"):
+            write_dataset(pen, whole, "memory://bucket/out")
+    assert "dataset.json" not in in_memory(memory)
+    assert "(2 of 3 shards were there already)" in write_dataset(pen, whole, "memory://bucket/out")
+    write_dataset(pen, whole, str(tmp_path / "whole"))
+    assert in_memory(memory) == contents(tmp_path / "whole")
 
 
 def test_memory_does_not_grow_with_the_number_of_images(pen: Pen, tmp_path: Path) -> None:

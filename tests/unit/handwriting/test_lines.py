@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import light_command
 import pytest
@@ -14,7 +14,7 @@ from PIL import Image
 from typeface import TypefaceGenerator, pen
 
 from lekhani.errors import LekhaniError, UsageError
-from lekhani.handwriting.lines import LineRequest, choose_texts, write_lines
+from lekhani.handwriting.lines import Layout, LineRequest, choose_texts, write_lines
 from lekhani.handwriting.render import LineStyle
 
 ToyGenerator = Callable[..., Path]
@@ -153,11 +153,26 @@ def test_an_existing_folder_is_kept_unless_it_may_be_overwritten(tmp_path: Path)
     assert files(out) == before
     write_lines(pen(), LineRequest(TEXTS[:1], 7), out, overwrite=True)
     assert len(files(out)) == 4
-    for content in ("junk", "[]", '{"made_by": "lekhani prepare"}'):
+    for name in ("notes.txt", "images/mine.png"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("precious")
+        with pytest.raises(UsageError, match=r"is not by `lekhani compose`, and --overwrite replaces .*; move it away"):
+            write_lines(pen(), LineRequest(TEXTS, 7), out, overwrite=True)
+        (out / name).unlink()
+    ours, theirs = '{"made_by": "lekhani compose", "layout": 5}', '{"made_by": "lekhani prepare"}'
+    for content in ("junk", "[]", "[" * 100_000, ours, theirs):
         (out / "dataset.json").write_text(content)
         with pytest.raises(UsageError, match="`lekhani compose` did not write, so it stays"):
             write_lines(pen(), LineRequest(TEXTS, 7), out, overwrite=True)
     assert len(files(out)) == 4
+
+
+@pytest.mark.parametrize("layout", get_args(Layout))
+def test_every_layout_may_be_overwritten(tmp_path: Path, layout: Layout) -> None:
+    for texts in (TEXTS, TEXTS[:1]):
+        write_lines(pen(), LineRequest(texts, 7, layout=layout), tmp_path / "out", overwrite=True)
+    write_lines(pen(), LineRequest(TEXTS[:1], 7, layout=layout), tmp_path / "new")
+    assert files(tmp_path / "out") == files(tmp_path / "new")
 
 
 def test_what_fails_in_the_middle_leaves_nothing(

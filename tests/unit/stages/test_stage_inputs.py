@@ -5,17 +5,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lekhani import files, params
 from lekhani.errors import LekhaniError
 from lekhani.export.onnx_file import require_parity
-from lekhani.export.weights import save_weights
 from lekhani.paths import MODELS
 from lekhani.stages import train as train_stage
 from lekhani.stages.inputs import validated_data
 from lekhani.stages.trained import load_trained
 from lekhani.tracking.revision import revision
-from lekhani.variants.flow_matching import FlowMatching
 
 ROOT = Path(__file__).parents[3]
 
@@ -38,10 +37,9 @@ def test_a_run_outside_git_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(tags["dvc.lock_sha256"]) == 64
 
 
-def test_training_refuses_data_that_failed_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "reports" / "own").mkdir(parents=True)
-    (tmp_path / "reports" / "own" / "validation.json").write_text('{"passed": false}')
+def test_training_refuses_data_that_failed_validation(project: Path) -> None:
+    path = Path("reports/own/validation.json")
+    files.write_json(path, files.read_json(path) | {"passed": False})
     with pytest.raises(LekhaniError, match="own failed its validation"):
         validated_data("own")
 
@@ -60,18 +58,10 @@ def test_a_student_without_its_teacher_says_what_to_run(tmp_path: Path, monkeypa
         train_stage.train(choices, "own", "turbo")
 
 
-def test_a_teacher_is_built_from_what_its_training_wrote_down(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: params.Variants
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    taught = FlowMatching.build(tiny, 28, 3, torch.device("cpu")).generator()
-    folder = MODELS / "own" / "flow_matching"
-    save_weights(taught, folder / "generator.safetensors")
-    facts = {"image_size": 28, "n_classes": 3, "choices": {"flow_matching": tiny.flow_matching.model_dump()}}
-    files.write_json(folder / "training.json", facts)
+def test_a_teacher_is_built_from_what_its_training_wrote_down(project: Path, tiny: params.Variants) -> None:
     today = params.load(ROOT / "params.yaml")
     assert today.variants.flow_matching.channels != tiny.flow_matching.channels
     choices, built = load_trained(today, "own", "flow_matching")
     assert choices.flow_matching == tiny.flow_matching
-    for name, value in taught.state_dict().items():
+    for name, value in load_file(MODELS / "own" / "flow_matching" / "generator.safetensors").items():
         assert torch.equal(value, built.generator().state_dict()[name]), name

@@ -1,6 +1,9 @@
 """An interrupted run goes on as if nothing had happened; a damaged or a foreign checkpoint is reported, not used."""
 
+import hashlib
+import io
 import logging
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,14 +11,33 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mutations import GONE, changed, paths
 from tiny_training import Run, same_weights
 
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.train.checkpoint import Checkpoints
+from lekhani.train.loop import Trained
 from lekhani.train.reporter import LossFile, Reporter
 from lekhani.variants import VARIANTS, Variant
 
 MADE_WITH = {"seed": 5, "variants.dcgan.lr_g": 2e-4}
+
+
+MADE_WITH_TEXT = {key: str(value) for key, value in MADE_WITH.items()}
+
+
+class Exploding:
+    """Code that an unpickler would run."""
+
+    def __reduce__(self) -> Any:
+        return print, ("pwned",)
+
+
+def pickled(value: Any) -> bytes:
+    """What torch.save writes."""
+    content = io.BytesIO()
+    torch.save(value, content)
+    return content.getvalue()
 
 
 class AtStep(Reporter):
@@ -46,11 +68,15 @@ def kept(tmp_path: Path) -> Checkpoints:
     return Checkpoints(tmp_path / "kept", MADE_WITH)
 
 
-@pytest.mark.parametrize(("name", "death"), [*((name, 5) for name in VARIANTS), ("dcgan", 6)])
-def test_a_broken_run_ends_where_an_unbroken_one_does(run: Run, name: str, death: int, kept: Checkpoints) -> None:
-    """Checkpoints are after every second step, so it dies beside one or just before one."""
+@pytest.mark.parametrize(
+    ("name", "death", "every"), [*((name, 5, 2) for name in VARIANTS), ("dcgan", 6, 2), ("wgan_gp", 2, 1)]
+)
+def test_a_broken_run_ends_where_an_unbroken_one_does(
+    run: Run, name: str, death: int, every: int, kept: Checkpoints
+) -> None:
+    """It dies beside a checkpoint or just before one; after one step, wgan_gp has not trained its generator."""
     with pytest.raises(KeyboardInterrupt):
-        run(name, checkpoints=kept, checkpoint_steps=2, reporter=AtStep(death, die))
+        run(name, checkpoints=kept, checkpoint_steps=every, reporter=AtStep(death, die))
     assert same_weights(run(name, checkpoints=kept), run(name))
 
 
@@ -117,23 +143,86 @@ def test_a_checkpoint_of_a_gpu_goes_on_without_one(
     assert all(bool(torch.isfinite(value).all()) for value in first.generator.parameters())
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda state: state["variant"].pop("d"),
-        lambda state: state["run"].update(told={}),
-    ],
-    ids=["a part is missing", "an unknown entry"],
-)
-def test_a_checkpoint_of_another_version_is_a_sentence(run: Run, kept: Checkpoints, change: Callable[..., Any]) -> None:
-    stop_at_5(run, kept)
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "gone": lambda value: GONE,
+    "none": lambda value: None,
+    "text": lambda value: "x",
+    "negative": lambda value: -1,
+    "fraction": lambda value: 1.5,
+    "huge": lambda value: 10**30,
+    "list": lambda value: [],
+    "empty": lambda value: {},
+    "renamed": lambda value: {f"x{key}": one for key, one in value.items()} if isinstance(value, dict) else {1: 2},
+    "more": lambda value: {**value, "more": torch.zeros(1)} if isinstance(value, dict) else [value],
+    "half": lambda value: value.half() if isinstance(value, torch.Tensor) else torch.zeros(3),
+    "double": lambda value: value.double() if isinstance(value, torch.Tensor) else True,
+    "wider": lambda value: (
+        torch.cat([value, value]) if isinstance(value, torch.Tensor) and value.ndim else torch.ones(2)
+    ),
+    "reshaped": lambda value: value.reshape(1, *value.shape) if isinstance(value, torch.Tensor) else (),
+    "scalar": lambda value: torch.tensor(0.5),
+    "nan": lambda value: value * float("nan") if isinstance(value, torch.Tensor) else float("nan"),
+    "sparse": lambda value: value.to_sparse() if isinstance(value, torch.Tensor) else b"x",
+}
+
+
+def refused_or_the_same(run: Run, kept: Checkpoints, name: str, state: Any, whole: Trained) -> None:
+    """What comes of a changed checkpoint: one sentence, or the very weights of an unbroken run."""
+    kept.clear()
+    kept.save(4, state)
+    said = ""
+    try:
+        ended = run(name, checkpoints=kept)
+    except LekhaniError as error:
+        said = str(error)
+    assert said or same_weights(ended, whole), "silently other weights"
+    assert "\n" not in said, said
+    assert len(said) < 700, said
+
+
+def broken(run: Run, kept: Checkpoints, name: str) -> tuple[Any, Trained]:
+    """The state after step 4 of a run that has scored, and how it ends when it goes on."""
+    died, score = AtStep(6, die), scorer(3.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(name, checkpoints=kept, checkpoint_steps=2, reporter=died, score=score, score_every=24, log_every=3)
     state = kept.load()
     assert state is not None
-    change(state)
-    kept.save(99, state)
-    with pytest.raises(UsageError, match=r"cannot go on with \(.*\); remove .*kept to start afresh\.$") as refused:
+    return state, run(name, checkpoints=kept)
+
+
+ADAM = ("variant", "optimiser_d")
+NAMED = [
+    *(("variant", name) for name in ("g", "d", "optimiser_g", "optimiser_d", "turns")),
+    *((*ADAM, key) for key in ("state", "param_groups")),
+    *((*ADAM, "state", 0), (*ADAM, "state", 0, "exp_avg"), (*ADAM, "state", 0, "step")),
+    *(("variant", "turns", key) for key in ("taken", "last")),
+    *(("variant",), ("ema",), ("run",), ("random",), ("ema", "average"), ("ema", "steps")),
+    *(("run", key) for key in ("step", "pending", "rows", "scores", "best", "best_step", "seconds", "findings")),
+]
+
+
+def test_a_checkpoint_that_is_not_of_this_run_is_a_sentence(run: Run, kept: Checkpoints) -> None:
+    state, whole = broken(run, kept, "dcgan")
+    for number, path in enumerate(NAMED):
+        for change in list(CHANGES.values())[number % 4 :: 4]:
+            refused_or_the_same(run, kept, "dcgan", changed(state, path, change), whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dcgan", "sngan", "bare_bones", "draw", "drifting", "turbo"])
+def test_no_entry_of_a_checkpoint_can_be_another_one(run: Run, kept: Checkpoints, name: str) -> None:
+    state, whole = broken(run, kept, name)
+    every = list(paths(state))
+    for number, path in enumerate(every[:: 1 + len(every) // 200]):
+        for change in list(CHANGES.values())[number % 7 :: 7]:
+            refused_or_the_same(run, kept, name, changed(state, path, change), whole)
+
+
+def test_a_checkpoint_of_another_version_says_how_to_start_afresh(run: Run, kept: Checkpoints) -> None:
+    state, _ = broken(run, kept, "dcgan")
+    kept.save(99, changed(state, ("variant", "d"), lambda value: GONE))
+    with pytest.raises(UsageError, match=r"cannot go on with \(.*\); remove .*kept to start afresh\.$"):
         run(checkpoints=kept)
-    assert "\n" not in str(refused.value)
 
 
 # --- the files ---
@@ -175,6 +264,27 @@ def test_a_damaged_newest_falls_back_with_a_warning(
     assert f"{newest} is damaged" in caplog.text
     oldest.write_bytes(b"")
     assert kept.load() is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK", b"x" * 999, pickled([]), pickled({}), pickled({"made_with": [], "state": {}}), pickled(torch.zeros(2))]
+    + [pickled({"made_with": {"seed": one}, "state": {}}) for one in (5, None)]
+    + [pickled({"made_with": MADE_WITH_TEXT, "state": one}) for one in (None, [], {1: 2})]
+    + [pickle.dumps({"made_with": MADE_WITH_TEXT, "state": Exploding()})],
+    ids=map(str, range(13)),
+)
+def test_a_forged_file_falls_back_with_a_warning(
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its digest is right, and what it holds is not."""
+    kept = saved(tmp_path, 2)
+    (tmp_path / f"000000009-{hashlib.sha256(content).hexdigest()[:16]}.pt").write_bytes(content)
+    found = kept.load()
+    assert found is not None
+    assert found["step"] == 2
+    assert "is damaged" in caplog.text
+    assert "pwned" not in caplog.text
 
 
 def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:

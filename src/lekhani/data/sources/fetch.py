@@ -1,6 +1,5 @@
 """The fetch stage: bring a dataset's raw files into data/raw/D, as they are, and note where they came from."""
 
-import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import numpy as np
 from lekhani import files, params
 from lekhani.data.archives import MAX_FILES
 from lekhani.data.names import one_line
+from lekhani.data.raw import Source
 from lekhani.data.sources.origins import origin_of
 from lekhani.errors import LekhaniError, UsageError
 
@@ -98,14 +98,12 @@ def newer_version(name: str, data: params.Data, out: Path) -> int | None:
 
 def _earlier(name: str, out: Path) -> dict[str, Any] | None:
     """The source.json in `out` when the files beside it are those that it was written for."""
-    try:
-        source = json.loads((out / SOURCE).read_text(encoding="utf-8"))
-        if files.sha256(out, without=out / SOURCE) == source["sha256"]:
-            return dict(source)
-    except FileNotFoundError:
+    if not (out / SOURCE).exists():
         return None
-    except (OSError, ValueError, TypeError, KeyError):
-        pass
+    with suppress(LekhaniError, OSError):
+        source: dict[str, Any] = files.read_checked(out / SOURCE, Source)
+        if files.sha256(out, without=out / SOURCE) == source["sha256"]:
+            return source
     log.info("%s: the files in %s are not those that were fetched; fetching them again", name, out)
     return None
 

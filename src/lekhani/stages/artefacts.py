@@ -1,0 +1,143 @@
+"""The files that stages leave for one another: what each holds, checked where it is read."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, RootModel
+
+from lekhani.data.spec import Digest, Name, Side
+from lekhani.files import FileModel, read_csv
+
+Natural = Annotated[int, Field(ge=0, lt=1 << 53)]
+Positive = Annotated[int, Field(ge=1, lt=1 << 31)]
+Amount = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Check(FileModel):
+    """One check of the validation."""
+
+    name: Name
+    policy: str
+    passed: bool
+    count: Natural
+    sentence: str
+    examples: tuple[Natural, ...]
+
+
+class Validation(FileModel):
+    """reports/D/validation.json."""
+
+    dataset: Name
+    digest: Digest
+    passed: bool
+    checks: tuple[Check, ...]
+    skipped: str
+    notes: tuple[str, ...]
+
+
+class Finding(FileModel):
+    """What the diagnosis of a training has found."""
+
+    name: str
+    sentence: str
+
+
+class Training(FileModel):
+    """models/D/V/training.json."""
+
+    dataset: Name
+    variant: Name
+    image_size: Side
+    n_classes: Positive
+    noise_dim: Positive
+    conditional: bool
+    parameters: Natural
+    choices: dict[str, dict[str, Any]]
+    seed: Natural
+    profile: str
+    data_digest: Digest
+    generator_sha256: Digest
+    images_seen: Natural
+    steps: Natural
+    best_step: Natural
+    findings: tuple[Finding, ...]
+    train_seconds: Amount
+    images_per_second: Amount
+    peak_memory_mb: Amount
+    device: str
+    torch: str
+    mlflow_run_id: str | None
+
+
+class Export(FileModel):
+    """reports/D/V/export.json."""
+
+    parity_max_abs: Amount
+    latency_ms: Amount
+    size_mb: Amount
+    model_sha256: Digest
+
+
+class Scorecard(FileModel):
+    """scorecard.json: besides these, any number of metrics."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, int | float]
+
+    dataset: Name
+    variant: Name
+    model_sha256: Digest
+    judge_sha256: Digest
+    data_digest: Digest
+    seed: Natural
+    sampling_seeds: Positive
+    n_generated: Positive
+    n_real: Positive
+    fid: float
+    fid_floor: float
+    inception_sha256: str | None = None
+
+
+class Metrics(RootModel[dict[str, float]]):
+    """reports/D/V/usefulness.json, which is empty where usefulness is not measured."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class Point(FileModel):
+    """See `evaluate.usefulness.Point`."""
+
+    kind: Literal["real", "real+synthetic", "synthetic"]
+    share: Share
+    n_real: Natural
+    n_synthetic: Natural
+    accuracies: Annotated[tuple[Share, ...], Field(min_length=1)]
+
+
+class Points(FileModel):
+    """reports/D/usefulness_real.json."""
+
+    points: tuple[Point, ...]
+
+
+class Duration(FileModel):
+    """How long a stage took."""
+
+    stage: Name
+    dataset: Name
+    variant: str
+    seconds: Amount
+
+
+class RunNote(FileModel):
+    """mlflow_run.json beside the checkpoints of a training."""
+
+    run_id: Name
+
+
+def per_class(path: Path) -> list[dict[str, str]]:
+    """The rows of per_class.csv; see `evaluate.per_class.table`."""
+    figures = ("read_as", "confidence", "fid", "fid_floor", "fid_ratio", "recall", "recall_floor", "diversity")
+    more = ("modes", "modes_floor", "asked", "agreement")
+    return read_csv(path, ("name", "glyph", "label", *figures), (*figures, *more), blank=True)
