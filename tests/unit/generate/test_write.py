@@ -157,7 +157,7 @@ def kills(model: Path, folder: Path, format: str, step: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("format", "step"), [("npz", 9), *(pytest.param(one, 1, marks=pytest.mark.slow) for one in ("npz", "png"))]
+    ("format", "step"), [("npz", 13), *(pytest.param(one, 1, marks=pytest.mark.slow) for one in ("npz", "png"))]
 )
 def test_a_killed_run_resumes_to_the_same_bytes(pen: Pen, model: Path, format: str, step: int, tmp_path: Path) -> None:
     write_dataset(pen, wanted(format, 8), str(tmp_path / "new"))
@@ -166,7 +166,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(pen: Pen, model: Path, format: s
 
 @pytest.mark.parametrize(
     ("before", "format", "step"),
-    [("png", "npz", 11), *(pytest.param(*two, 1, marks=pytest.mark.slow) for two in (("npz", "npz"), ("idx", "png")))],
+    [("png", "npz", 17), *(pytest.param(*two, 1, marks=pytest.mark.slow) for two in (("npz", "npz"), ("idx", "png")))],
 )
 def test_a_killed_overwrite_leaves_one_of_the_two_and_is_resumed(
     pen: Pen, model: Path, before: str, format: str, step: int, tmp_path: Path
