@@ -8,6 +8,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
 from lekhani import files
+from lekhani.errors import redacted
 from lekhani.params import Params
 from lekhani.stages.artefacts import Training
 
@@ -50,7 +51,7 @@ def samples_page(folder: Path, dataset: str, variants: tuple[str, ...]) -> str:
 def runs_page(folder: Path, p: Params) -> str:
     """Markdown with a link to the MLflow run of each training; "" when there is none."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    server = redacted(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
     rows = []
     for dataset in p.data:
         for variant in p.pipeline.everyone:

@@ -5,11 +5,12 @@ file: the flow asks DVC for the graph and lets `dvc repro` decide what there is 
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import chdir, nullcontext
+from contextlib import chdir, nullcontext, suppress
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from itertools import cycle
@@ -20,7 +21,7 @@ import on_ray
 from choices import Profile, Source, Variant, as_overrides, commit_of, workspace
 from commands import ROOT, run_flow_here, terminating_commands
 from dvc.exceptions import DvcException
-from dvc.lock import LockError
+from dvc.lock import LockError, make_lock
 from dvc.repo import Repo
 from prefect import Task, flow, get_run_logger, task
 from prefect.client.schemas.objects import State
@@ -44,8 +45,22 @@ Graph = Mapping[str, set[str]]  # by the name of a stage, the stages that it nee
 TRAINING = ("judge", "train", "distil", "baseline", "usefulness")
 
 
+def remove_damaged_lock(folder: Path) -> None:
+    """Remove DVC's list of what is being read and written, where a full disk cut it off: DVC would stop at it for good.
+
+    It is DVC's own scratch file, which is made again.
+    """
+    scratch = folder / ".dvc" / "tmp"
+    with make_lock(scratch / "rwlock.lock", tmp_dir=scratch), suppress(FileNotFoundError):
+        try:
+            json.loads((scratch / "rwlock").read_text(encoding="utf-8"))
+        except ValueError:
+            (scratch / "rwlock").unlink()
+
+
 def graph_and_changes(folder: Path) -> tuple[Graph, set[str]]:
     """DVC's stages with what each needs, and those that may have to run; raises DvcException."""
+    remove_damaged_lock(folder)
     with chdir(folder), Repo(_wait_for_lock=True) as repo:  # names of stages are relative to where one is
         graph = repo.index.graph
         needs = {stage.addressing: {other.addressing for other in graph.successors(stage)} for stage in graph}

@@ -39,6 +39,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.site.handle(self, b"")
 
+    def do_HEAD(self) -> None:
+        self.site.handle(self, b"")
+
     def do_POST(self) -> None:
         self.site.handle(self, self.rfile.read(int(self.headers.get("Content-Length") or 0)))
 
@@ -52,7 +55,8 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def tell(self, value: Any, status: int = 200, **headers: str) -> None:
         self.answer(status, json.dumps(value).encode(), **headers)
@@ -223,6 +227,50 @@ class FakeOpenml(FakeSite):
             handler.tell({"data_qualities": {"quality": []}})
         else:
             handler.tell({"data_set_description": known["about"]})
+
+
+class FakeHub(FakeSite):
+    """The Hugging Face hub as its package calls it, with small files that are sent within a commit."""
+
+    COMMIT = "0" * 40
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.models: dict[str, dict[str, bytes]] = {}
+
+    def handle(self, handler: Handler, body: bytes) -> None:
+        path = handler.path.split("?")[0]
+        if self.fault(path.split("/")[2], handler, body):
+            return
+        name = "/".join(path.removeprefix("/api/models").split("/")[1:3])
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            self.models.setdefault(f"{asked['organization']}/{asked['name']}", {})
+            handler.tell({"url": f"{self.url}/{asked['organization']}/{asked['name']}"})
+        elif path == "/api/validate-yaml":
+            handler.tell({"errors": [], "warnings": []})
+        elif name not in self.models:
+            handler.tell({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
+        elif "/resolve/" in path:
+            content = self.models[name][path.split("/")[-1]]
+            digest = hashlib.sha1(content, usedforsecurity=False).hexdigest()
+            handler.answer(200, content, "application/octet-stream", ETag=f'"{digest}"', X_Repo_Commit=self.COMMIT)
+        else:
+            handler.tell(self._model(name, path, body))
+
+    def _model(self, name: str, path: str, body: bytes) -> Any:
+        files = self.models[name]
+        if "/preupload/" in path:
+            known = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
+            return {"files": [{"path": file["path"], **known} for file in json.loads(body)["files"]]}
+        if "/commit/" in path:
+            entries = [json.loads(line) for line in body.splitlines()]
+            sent = [entry["value"] for entry in entries if entry["key"] == "file"]
+            files |= {file["path"]: base64.b64decode(file["content"]) for file in sent}
+            return {"commitOid": self.COMMIT, "commitUrl": f"{self.url}/{name}/commit/{self.COMMIT}"}
+        if "/tree/" in path:
+            return [{"type": "file", "path": file, "size": len(files[file]), "oid": file} for file in files]
+        return {"id": name, "sha": self.COMMIT, "siblings": [{"rfilename": file} for file in files]}
 
 
 def glyphs(count: int, size: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The command line. Everything heavy is imported inside the commands, so that `lekhani --help` answers at once."""
 
 import json
+import os
 import sys
 import time
 from contextlib import suppress
@@ -268,6 +269,12 @@ def serve(
     new_key: Annotated[
         str | None, Option(metavar="NAME", help="Print a new key and its line for --keys, and end.")
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME", help="A name of the server, besides this machine's own, which clients may call; repeat."
+        ),
+    ] = None,
     cors: Annotated[
         list[str] | None, Option(metavar="ORIGIN", help="Let pages of this origin call the API; repeat.")
     ] = None,
@@ -291,17 +298,19 @@ def serve(
     from lekhani.serve.api import create_app
     from lekhani.serve.champions import find_sources
     from lekhani.serve.limits import parse_limits
+    from lekhani.serve.page import add_page
     from lekhani.serve.telemetry import json_logs
 
     limits, agreement = parse_limits(limit or ()), 0.9
     if _State.params_file.exists():
         agreement = _params().gate.min_label_agreement
+    hosts = server.allowed_hosts(host, allowed_host or ())
     sources = find_sources(dataset or (), model or (), judge or ())
     settings: dict[str, Any] = {"agreement": agreement, "poll_seconds": poll, "report_folder": reports}
     json_logs()
-    served = create_app(sources, limits=limits, keys=known, cors=cors or (), **settings)
+    served = create_app(sources, limits=limits, keys=known, hosts=hosts, cors=cors or (), **settings)
     if page:
-        server.add_page(served, asks_key=known is not None)
+        add_page(served)
     server.serve(served, host, port, limits)
 
 
@@ -476,12 +485,14 @@ def main() -> None:
 
     # Otherwise Python collects garbage for up to two seconds at the end, with all that torch and MLflow have imported.
     atexit.register(gc.freeze)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("lekhani").setLevel(logging.INFO)
-    from lekhani.errors import LekhaniError
+    from lekhani.errors import LekhaniError, RedactingFormatter, outside_failure
     from lekhani.extras import how_to_install
     from lekhani.params import ParamsError
 
+    handler = logging.StreamHandler()
+    handler.setFormatter(RedactingFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logging.getLogger("lekhani").setLevel(logging.INFO)
     try:
         app()
     except (LekhaniError, ParamsError) as error:
@@ -496,3 +507,18 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("lekhani: stopped.", err=True)
         sys.exit(130)
+    except Exception as error:
+        sentence = outside_failure(error)
+        if sentence is None:
+            raise
+        _give_up_output()
+        typer.echo(f"lekhani: {sentence}", err=True)
+        sys.exit(1)
+
+
+def _give_up_output() -> None:
+    """Let nothing more be written to a stdout on a full disk, or else Python tries once more when it exits."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

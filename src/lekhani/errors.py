@@ -1,15 +1,24 @@
 """Errors for people: one sentence that says what is wrong, where, and what to do."""
 
+import logging
+import re
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+_USERINFO = re.compile(r"""(?<=://)(?:[^\s'"/?#@:]*:[^\s'"]*|[^\s'"/?#@]*)@""")
+_NAMES = r"token|passw(?:or)?d|pwd|secret|signature|credential|api_?key|access_?key(?:_?id)?|[?&;](?:key|sig|auth)"
+_SECRET = re.compile(rf"""((?:{_NAMES})=)[^\s'"&;]+""", re.IGNORECASE)
+
 
 class LekhaniError(Exception):
-    """The work failed; its message is shown as it is and the command exits with `exit_code`."""
+    """The work failed; its message, without secrets, is what people read, and the command exits with `exit_code`."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 class UsageError(LekhaniError):
@@ -18,11 +27,24 @@ class UsageError(LekhaniError):
     exit_code = 2
 
 
-def first_line(error: Exception) -> str:
+class RedactingFormatter(logging.Formatter):
+    """Keeps secrets out of what is logged, tracebacks and messages of other libraries included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging."""
+        return redacted(super().format(record))
+
+
+def redacted(text: str) -> str:
+    """The text without user and password in URIs, and with *** for the values of passwords, tokens and the like."""
+    return _SECRET.sub(r"\1***", _USERINFO.sub("", text))
+
+
+def first_line(error: BaseException) -> str:
     """What another library's error says, cut to one line of at most 300 characters; its class where it says nothing."""
     if type(error).__module__.startswith("pydantic_core"):
         return first_problem(cast("ValidationError", error))
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return redacted((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
 
 
 def first_problem(error: "ValidationError") -> str:
@@ -32,5 +54,22 @@ def first_problem(error: "ValidationError") -> str:
     key = ".".join(" ".join(str(part).split()) for part in first["loc"])[:100]
     if not key or first["type"] == "missing":
         return f"`{key}` is missing" if key else message[:300]
-    found = " ".join(repr(first["input"]).split())[:60]
-    return f"`{key}` is {found}: {message[:1].lower()}{message[1:]}"[:300]
+    found = " ".join(repr(first["input"]).split())
+    return redacted(f"`{key}` is {found[:60]}: {message[:1].lower()}{message[1:]}")[:300]
+
+
+LIBRARIES = {"aiohttp", "botocore", "dvc", "httpx", "httpx2", "huggingface_hub", "kaggle", "mlflow", "prefect"}
+LIBRARIES |= {"requests", "sqlalchemy", "urllib3"}
+
+
+def outside_failure(error: BaseException) -> str | None:
+    """A sentence for what the machine or a server did not do, whichever library noticed it; None for a bug."""
+    library = type(error).__module__.split(".")[0]
+    if library in LIBRARIES:
+        return f"{library} could not do its part: {first_line(error).rstrip('.')}; see to that and run again."
+    if isinstance(error, MemoryError):
+        return "There is not enough memory; ask for less at once, or close other programs, and run again."
+    if isinstance(error, OSError):
+        what = f"{error.strerror or first_line(error)}{f': {error.filename}' if error.filename else ''}"
+        return f"{redacted(what)[:300]}; check the path, the disk and your permissions, and run again."
+    return None

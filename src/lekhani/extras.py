@@ -4,11 +4,11 @@ EXTRAS = {
     "onnxruntime": "cpu",
     "pyarrow": "parquet",
     **dict.fromkeys(("fastapi", "httptools", "prometheus_client", "pythonjsonlogger", "starlette", "uvicorn"), "serve"),
-    "werkzeug": "serve",
-    **dict.fromkeys(("gradio", "httpx"), "page"),
+    **dict.fromkeys(("werkzeug", "fontpkg_noto_sans_devanagari"), "serve"),
     **dict.fromkeys(("matplotlib", "onnxscript", "safetensors", "sklearn", "torch", "torch_fidelity"), "train"),
     **dict.fromkeys(("dvc", "dvc_data", "kaggle", "kagglesdk", "mlflow", "pandas", "pandera", "prefect"), "pipeline"),
     **dict.fromkeys(("requests", "sqlalchemy", "tenacity", "uharfbuzz", "urllib3"), "pipeline"),
+    "huggingface_hub": "hub",
     "ray": "ray",
 }
 

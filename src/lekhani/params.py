@@ -8,6 +8,7 @@ places, never in both, so that what `dvc exp run -S key=value` changes is always
 import difflib
 import json
 import re
+import reprlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
@@ -15,9 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
+from lekhani import strict_yaml
+
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**12)]
 Width = Annotated[
     int,
     Field(
@@ -601,28 +604,6 @@ class Params(_Model):
         return self.data[name]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 as DVC reads it: 1e-3 is a number and `off` a word; and no silent second copy of a key."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own attribute, without its booleans
-        letter: [(tag, pattern) for tag, pattern in pairs if tag != "tag:yaml.org,2002:bool"]
-        for letter, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"the key `{key}` stands twice, near line {node.start_mark.line + 1}")
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
-
-
 def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml; raises ParamsError with one sentence naming the file, the key and the way out."""
     return resolve(read(path), str(path))
@@ -631,7 +612,7 @@ def load(path: Path = Path("params.yaml")) -> Params:
 def read(path: Path) -> dict[str, Any]:
     """What params.yaml holds, its profiles apart and nothing checked yet; raises ParamsError for what is no mapping."""
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+        raw = strict_yaml.load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ParamsError(f"{path} does not exist here; run from the project's folder or pass --params.") from None
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
@@ -692,7 +673,7 @@ def _sentence(error: ValidationError) -> str:
     # A union reports one error per member; the key is what the path holds before the member's name.
     path = [part for part in first["loc"] if not (isinstance(part, str) and ("[" in part or "tuple" in part))]
     key = ".".join(str(part) for part in path)
-    message = first["msg"].removeprefix("Value error, ")
+    message, shown = first["msg"].removeprefix("Value error, "), reprlib.repr(first["input"])
     if first["type"] == "extra_forbidden":
         keys = _keys_at(path[:-1])
         text = f"unknown key `{key}`{_nearest(str(path[-1]), keys)}"
@@ -702,9 +683,9 @@ def _sentence(error: ValidationError) -> str:
         text = f"`{key}`: {message}" if key else message
     elif first["type"] == "literal_error":
         expected = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
-        text = f"`{key}` is {first['input']!r}{_nearest(str(first['input']), expected)}"
+        text = f"`{key}` is {shown}{_nearest(str(first['input']), expected)}"
     else:
-        text = f"`{key}` is {first['input']!r}: {message[0].lower()}{message[1:]}"
+        text = f"`{key}` is {shown}: {message[0].lower()}{message[1:]}"
     more = len(errors) - 1
     return _stopped(text + (f" (and {more} more)" if more and first["type"] != "literal_error" else ""))
 

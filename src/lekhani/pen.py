@@ -37,7 +37,9 @@ PRETRAINED = Path(__file__).with_name("pretrained")
 
 Beside the best generator there may be others, called as their variants.
 """
-_NAME = re.compile(r"(?:lekhani-)?(?P<dataset>[^@:]+)(?:@(?P<alias>[^@:]+)|:(?P<number>\d+))?")
+_HUB_NAME = r"\w[\w.-]{0,95}/\w[\w.-]{0,95}"
+_DATASET = "(?P<dataset>[a-z][a-z0-9_]{0,99})"
+_NAME = re.compile(rf"(?:lekhani-)?{_DATASET}(?:@(?P<alias>[\w-]{{1,99}})|:(?P<number>[0-9]{{1,9}}))?")
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,12 @@ class Pen(LoadedModel):
         style = LineStyle(height, join, variety, augment, without, light_on_dark)
         return compose(self, text, seed, style, min_confidence=min_confidence)
 
+    def push_to_hub(self, name: str, *, private: bool = False) -> str:
+        """Publish this model as `owner/name` on the Hugging Face hub and return its address; see `lekhani.hub.push`."""
+        from lekhani import hub
+
+        return hub.push(self, name, private=private)
+
 
 @dataclass(frozen=True)
 class Judge:
@@ -144,9 +152,10 @@ class Judge:
 def load(name: str | Path, judge: str | Path | None = None) -> Pen:
     """A pen by the name of its model.
 
-    That is a dataset for its champion (`devanagari`), an alias (`devanagari@challenger`), a version (`devanagari:3`) or
-    a file. A file brings no judge; `judge` names a judge.onnx for it, or replaces the registered one. Raises
-    LekhaniError when there is no such model, and UsageError for a malformed name.
+    That is a dataset for its champion (`devanagari`), an alias (`devanagari@challenger`), a version (`devanagari:3`), a
+    model on the Hugging Face hub (`owner/name`) or a file. A file brings no judge; `judge` names a judge.onnx for it,
+    or replaces the registered one. Raises LekhaniError when there is no such model, and UsageError for a malformed
+    name.
     """
     judge = None if judge is None else Path(judge)
     return find("", Path(name), judge) if _is_file(name) else find(str(name), None, judge)
@@ -189,12 +198,20 @@ class Found(NamedTuple):
 
 
 def look_up(name: str) -> Found:
-    """The generator `D`, `D@ALIAS` or `D:VERSION`.
+    """The generator `D`, `D@ALIAS` or `D:VERSION`, or the one on the Hugging Face hub called `owner/name`.
 
     D alone is the registered champion, or else the challenger, or else what comes with the package; so does D@VARIANT
     where the package has that variant. Raises UsageError for a malformed name or an unknown alias, and LekhaniError
     when there is no such model.
     """
+    if re.fullmatch(_HUB_NAME, name):
+        from lekhani import hub
+
+        folder = hub.download(name)
+        judge = folder / hub.JUDGE
+        return Found(
+            folder / hub.GENERATOR, judge if judge.is_file() else None, f"{name} of the Hugging Face hub", None
+        )
     match = _NAME.fullmatch(name)
     if match is None:
         remedy = "write a dataset, as in devanagari, devanagari@challenger or devanagari:3, or a file."
@@ -242,4 +259,5 @@ def _is_registered(dataset: str) -> bool:
 
 
 def _is_file(name: str | Path) -> bool:
-    return isinstance(name, Path) or name.endswith(".onnx") or "/" in name or Path(name).is_file()
+    is_path = isinstance(name, Path) or name.endswith(".onnx") or Path(name).is_file()
+    return is_path or ("/" in str(name) and not re.fullmatch(_HUB_NAME, str(name)))

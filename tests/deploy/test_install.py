@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tomllib
@@ -130,6 +131,13 @@ def test_training_needs_no_more_than_its_extra(tmp_path: Path) -> None:
     for words in (("train", "-v", "dcgan"), ("evaluate", "-v", "dcgan")):
         told = lekhani(tmp_path, *words, "-d", "mnist", code=1, extras=("cpu", "train"))
         assert "is not there" in told or "dvc repro" in told, told
+
+
+def test_serving_needs_no_more_than_its_extra(tmp_path: Path, toy_generator: Callable[..., Path]) -> None:
+    toy_generator(tmp_path / "toy.onnx")
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # all is loaded, the page too, before it listens
+        words = ("--model", "toy.onnx", "--port", str(taken.getsockname()[1]))
+        assert "cannot listen" in lekhani(tmp_path, "serve", *words, code=2, extras=("cpu", "serve"))
 
 
 @pytest.mark.slow

@@ -99,10 +99,9 @@ def test_it_runs_with_models_of_the_registry(notebook: Any, tmp_path: Path, monk
 
 
 def register(dataset: str, generator: Path, judge: Path) -> None:
-    """As the pipeline does: a run that keeps both, a version, the champion."""
+    """As the pipeline does: a model with its judge, a version, the champion."""
     with runs.resume(None, "tour", dataset, {}):
-        uri = runs.log_model(generator)
-        mlflow.log_artifact(str(judge), "judge")
+        uri = runs.log_model(generator, [judge])
     version = models.register(dataset, uri, {"variant": "flow_matching"})
     connect().set_registered_model_alias(version.name, "champion", version.version)
 

@@ -22,9 +22,10 @@ from lekhani import files, params
 from lekhani.data.spec import Bytes, Prepared, load_prepared
 from lekhani.errors import LekhaniError
 from lekhani.evaluate.judge import JudgeNet
+from lekhani.evaluate.reference import Reference
 from lekhani.evaluate.score import score_generator
 from lekhani.evaluate.usefulness import metrics
-from lekhani.inference.session import Generator
+from lekhani.inference.session import Generator, Reader
 from lekhani.paths import PREPARED
 from lekhani.registry import gate, models
 from lekhani.stages import promote as promote_stage
@@ -329,6 +330,28 @@ def test_a_champion_that_is_gone_stops_promotion_until_it_is_forced(registry: Re
         assert everything() == before, "there is nothing to go back to"
     finally:
         away.rename(folder)
+
+
+def test_a_version_brings_its_judge_and_known_images_and_a_damaged_one_is_registered_anew(registry: Registry) -> None:
+    def register() -> str:
+        promote_stage.register(choices(), "letters", "flow_matching")
+        return models.aliases("letters")["challenger"]
+
+    found = models.fetch("letters", registry.versions["memorising"])  # the last that was registered
+    assert found.judge is not None
+    assert files.sha256(found.judge) == files.sha256(Path("models/letters/judge/judge.onnx"))
+    reference = Reference.load(found.generator.with_name("reference.npz"))
+    assert np.bincount(reference.labels).tolist() == [8] * 8
+    assert reference.misread(Reader(found.judge)) == []
+    assert register() == found.version, "again: nothing new"
+    content = found.judge.read_bytes()
+    found.judge.write_bytes(content + b" ")
+    try:
+        anew = register()
+        assert anew != found.version
+        assert register() == anew
+    finally:
+        found.judge.write_bytes(content)
 
 
 def test_a_champion_that_was_tampered_with_stops_promotion(registry: Registry) -> None:

@@ -149,6 +149,17 @@ def test_a_stage_that_fails_says_why_and_whether_to_try_again(
     assert [retried(state, count) for count in range(1, 10)] == [count < tries or tries == 9 for count in range(1, 10)]
 
 
+def test_a_lock_file_that_a_full_disk_cut_off_stops_nobody(toy: Workspace) -> None:
+    lock = toy.path / ".dvc" / "tmp" / "rwlock"
+    lock.write_text('{"write": {}, "read": {"a')
+    assert "JSON structure is corrupted" in toy.run("dvc", "repro", "second", code=255)
+    needs, _ = retrain.graph_and_changes(toy.path)
+    assert "second" in needs
+    lock.write_text('{"write": {}, "read": {}}')
+    retrain.graph_and_changes(toy.path)
+    assert lock.exists()
+
+
 def test_files_that_another_process_works_on(toy: Workspace) -> None:
     lock = {"write": {str(toy.path / "second.txt"): {"pid": os.getpid(), "cmd": "dvc repro -s second"}}, "read": {}}
     (toy.path / ".dvc/tmp/rwlock").write_text(json.dumps(lock))

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -17,12 +18,14 @@ from workspace import ROOT, Workspace
 sys.path.insert(0, str(ROOT / "pipelines"))
 
 import choices
+import published
 import retrain
 import stage
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import disable_run_logger
 from prefect.states import Completed, Crashed, Failed
 
+from lekhani import files
 from lekhani.errors import UsageError
 
 TOY = {
@@ -47,6 +50,14 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     space.commit("start")
     space.run("git", "clone", "-q", str(space.path), str(space.path.parent / "clone"))
     return space
+
+
+def test_links_to_runs_hold_no_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://user:hunter2@mlflow.example.org/")
+    files.write_json(tmp_path / "models/mnist/dcgan/training.json", {"mlflow_run_id": "1a"})
+    p: Any = SimpleNamespace(data=["mnist"], pipeline=SimpleNamespace(everyone=("dcgan",)))
+    page = published.runs_page(tmp_path, p)
+    assert "| mnist | dcgan | [1a](https://mlflow.example.org/#/runs/1a) |" in page
 
 
 def test_what_is_worth_a_worker() -> None:

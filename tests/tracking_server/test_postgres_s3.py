@@ -187,7 +187,7 @@ def test_a_champion_whose_file_is_lost_or_not_its_own(
     workspace: Workspace, elsewhere: Workspace, team: Team, client: mlflow.MlflowClient, first: Path, second: Path
 ) -> None:
     before, model = aliases(team), str(client.get_model_version(NAME, "1").source).removeprefix("models:/")
-    (stored,) = team.stored(model, ".onnx")
+    (stored,) = team.stored(model, "generator.onnx")
     generate = ("generate", "--dataset", "mnist", "--label", "3=1", "--out", "glyphs")
     promote = ("promote", "--version", "2")
     try:

@@ -1,5 +1,6 @@
 """The command line answers fast, and mistakes are one sentence and an exit code."""
 
+import errno
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import requests
 
 from lekhani import cli
 from lekhani.errors import LekhaniError
@@ -121,11 +123,40 @@ def test_failed_work_and_bugs_end_differently(call: Call, monkeypatch: pytest.Mo
 
     fail(LekhaniError("It did not work."))
     assert refusal(call("fetch", "-d", "mnist"), code=1) == "lekhani: It did not work."
+    fail(OSError(errno.ENOSPC, "No space left on device", "x.npz"))
+    assert "No space left on device: x.npz; check the path, the disk" in refusal(call("fetch", "-d", "mnist"), code=1)
+    fail(requests.ConnectionError("nobody\nis there"))
+    assert "requests could not do its part: nobody; see to that" in refusal(call("fetch", "-d", "mnist"), code=1)
+    fail(MemoryError())
+    assert "not enough memory" in refusal(call("fetch", "-d", "mnist"), code=1)
     fail(KeyboardInterrupt())
     assert call("fetch", "-d", "mnist")[0] == 130
     fail(ZeroDivisionError("a bug"))
     with pytest.raises(ZeroDivisionError):
         call("fetch", "-d", "mnist")
+
+
+@pytest.mark.parametrize(
+    ("script", "sentence"),
+    [
+        ("lekhani params > /dev/full", "No space left on device; check the path"),
+        ("mkdir gone && cd gone && rmdir ../gone && lekhani generate --each 1 --out x", "No such file or directory"),
+        (f"lekhani generate --each 1 --out {'x' * 300}", "File name too long"),
+    ],
+)
+def test_a_full_disk_a_folder_that_is_gone_and_a_long_name_are_sentences(
+    tmp_path: Path, script: str, sentence: str
+) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    script = script.replace("lekhani", f"{sys.executable} -m lekhani")
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1
+    assert last.startswith("lekhani: ")
+    assert sentence in last
+    assert "Traceback" not in done.stderr
 
 
 def test_the_stage_gets_the_options_and_its_duration_is_recorded(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

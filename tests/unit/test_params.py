@@ -1,5 +1,7 @@
 """params.yaml: every mistake is one sentence that names the key, and what is shipped is right for both profiles."""
 
+import math
+import random
 import re
 from copy import deepcopy
 from functools import cache, reduce
@@ -11,11 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
-from lekhani import params
+from lekhani import params, strict_yaml
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / "params.yaml").read_text(encoding="utf-8")
 PROFILES = ("quick", "full")
+ALIAS_BOMB = b"a: &a [x]\n" + b"".join(b"%c: &%c [%s]\n" % (c, c, b"*%c," % (c - 1) * 9) for c in b"bcdefghi")
 
 
 def text(profile: str = "quick") -> str:
@@ -24,7 +27,7 @@ def text(profile: str = "quick") -> str:
 
 @cache
 def read(profile: str) -> dict[str, Any]:
-    return yaml.load(text(profile), Loader=params._Loader)  # type: ignore[no-any-return]
+    return strict_yaml.load(text(profile))  # type: ignore[no-any-return]
 
 
 def raw(profile: str = "quick") -> dict[str, Any]:
@@ -121,10 +124,20 @@ def test_changing_a_key_in_the_profile_changes_what_is_used() -> None:
 
 @pytest.mark.parametrize(
     ("written", "value"),
-    [("1e-3", 1e-3), ("2E+2", 200.0), ("-.5e1", -5.0), ("1.5e-4", 1.5e-4), ("1e", "1e"), ("e5", "e5")],
+    [
+        ("1e-3", 1e-3),
+        ("2E+2", 200.0),
+        ("-.5e1", -5.0),
+        ("1.5e-4", 1.5e-4),
+        ("-12", -12),
+        (".inf", math.inf),
+        ("~", None),
+        ("False", False),
+        *((text, text) for text in ("1e", "e5", "1:30", "1_0", "017", "0x1F", "2026-01-01", "off", "yes", "9" * 5000)),
+    ],
 )
-def test_yaml_floats_need_no_point(written: str, value: Any) -> None:
-    (found,) = yaml.load(f"- {written}", Loader=params._Loader)
+def test_what_is_a_number_in_yaml_and_what_is_text(written: str, value: Any) -> None:
+    (found,) = strict_yaml.load(f"- {written}")
     assert (found, type(found)) == (value, type(value))
 
 
@@ -138,6 +151,21 @@ def test_yaml_floats_need_no_point(written: str, value: Any) -> None:
         (b"\ta: 1", "p.yaml cannot be read"),
         (b"a: !!python/object:os.system {}", "p.yaml cannot be read"),
         (b"\xff\xfe\x00", "p.yaml cannot be read"),
+        (
+            b"a: &a [x,x,x,x,x,x]\n" + b"".join(b"%c: &%c [%s]\n" % (c, c, b"*%c," % (c - 1) * 9) for c in b"bcdefghi"),
+            "20,000",
+        ),
+        (b"&a\nprofile: *a\n", "an alias stands within what it stands for, near line 1"),
+        (b"a: " + b"[" * 3000, "deeper than 30 levels"),
+        (b"a: " + b"{a: " * 40 + b"1" + b"}" * 40, "deeper than 30 levels"),
+        (b"a: " + b"x" * (1 << 20), "1,048,579 characters"),
+        (b"a:\n  1: 2\n", "the key `1` is no text, near line 2"),
+        (b"a: 1\n? [a]\n: 2\n", r"the key `\['a'\]` is no text"),
+        (b"a: !!bool maybe", "a tag such as `!!int`"),
+        (b"a: !!binary aGk=", "determine a constructor.*near line 1"),
+        (b'a: 1\nb: "\\ud800"\n', "characters that cannot be shown, near line 2"),
+        (b'a: 1\nb: "a\\0b"\n', "characters that cannot be shown, near line 2"),
+        (b"a: 1\n---\na: 1\n", "expected a single document"),
         (f"{SHIPPED}\nseed: 8\n".encode(), "p.yaml.*`seed` stands twice"),
         (re.sub(r"(?m)^( *)width:.*", r"\1width: 16\n\1width: 32", SHIPPED).encode(), "`width` stands twice"),
     ],
@@ -271,3 +299,40 @@ def test_a_dataset_name_that_makes_no_folder(name: str) -> None:
     value = raw()
     value["data"][name] = value["data"].pop("mnist")
     assert f"{name!r} is no dataset name" in refusal(value)
+
+
+# --- anything at all ---
+
+ODD = ["", "~", "[]", "{}", "-1", "1e999", ".nan", "9" * 30, "1:30", "2026-01-01", "'", '"\\ud800"', "*a", "&a"]
+ODD += ["&a [*a]", "!!int x", "!!python/name:os.system", "<<", "? a", "|", ">", "- a", "a: b: c", "\t", "\0", "\u2028"]
+ODD += ["क", "%YAML 9", "..."]
+
+
+def damaged(rng: random.Random) -> str:
+    """The shipped file after a few edits that people and programs make."""
+    lines = SHIPPED.splitlines()
+    for _ in range(rng.randint(1, 3)):
+        i, odd = rng.randrange(len(lines)), rng.choice(ODD)
+        key = re.match(r"\s*[\w-]+:", lines[i])
+        edits = [
+            f"{key[0] if key else ''} {odd}",
+            lines[i].replace(rng.choice(lines[i] or " "), odd, 1),
+            f"{' ' * rng.randrange(9)}{lines[i]}",
+            f"{lines[i]}\n{lines[rng.randrange(len(lines))]}",
+            "",
+        ]
+        lines[i] = rng.choice(edits)
+    return "\n".join(lines)
+
+
+@pytest.mark.slow
+def test_a_damaged_file_is_a_sentence_or_fine(tmp_path: Path) -> None:
+    refused = 0
+    for seed in range(2000):
+        (tmp_path / "p.yaml").write_text(damaged(random.Random(seed)), encoding="utf-8")
+        try:
+            params.load(tmp_path / "p.yaml")
+        except params.ParamsError as error:
+            one_sentence(str(error))
+            refused += 1
+    assert 1000 < refused < 2000

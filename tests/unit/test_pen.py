@@ -108,8 +108,8 @@ def test_a_model_file_that_takes_labels_needs_no_judge(toy_generator: ToyGenerat
     assert (pen.reader, pen.origin, pen.version) == (None, str(tmp_path / "g.onnx"), None)
     for name in (tmp_path / "g.onnx", str(tmp_path / "g.onnx")):
         assert load(name).generator.sha256 == pen.generator.sha256
-    with pytest.raises(LekhaniError, match="There is no model at nowhere/g"):
-        load("nowhere/g")
+    with pytest.raises(LekhaniError, match="There is no model at nowhere/a/g"):
+        load("nowhere/a/g")
 
 
 def test_a_model_file_without_labels_needs_a_judge(

@@ -41,7 +41,7 @@ def memory(pid: int) -> int:
 
 
 def head(path: str, length: int, more: str = "") -> bytes:
-    headers = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{more}"
+    headers = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{more}"
     return f"POST {path} HTTP/1.1\r\n{headers}\r\n".encode()
 
 
@@ -154,17 +154,20 @@ def test_a_thousand_malformed_requests_get_a_sentence_each(server: str) -> None:
     [
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400"),
         (b"GET / FTP\r\n\r\n", b"400"),
-        (b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n", b"400"),
-        (b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 7\r\n\r\nhello", b"400"),
-        (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"4"),
-        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-Many: y\r\n" * 20_000 + b"\r\n", b"400"),
+        (b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n", b"400"),
+        (
+            b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 7\r\n\r\nhello",
+            b"400",
+        ),
+        (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"4"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X-Many: y\r\n" * 20_000 + b"\r\n", b"400"),
         (head("/v1/generate", 100_000_000), b"413"),
         (
-            b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
             + (b"10000\r\n" + b"x" * 65536 + b"\r\n") * 60,
             b"413",
         ),
-        (b"BREW /v1/generate HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"400"),
+        (b"BREW /v1/generate HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"400"),
     ],
 )
 def test_broken_http(server: str, content: bytes, status: bytes) -> None:
@@ -307,12 +310,74 @@ def test_an_overload_is_refused_with_a_time(models: list[str], tmp_path: Path) -
                 assert "try again later" in one.json()["detail"]
 
 
+# --- the page ---
+
+
+@pytest.fixture(scope="module")
+def paged(models: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int, Path]]:
+    """A server with the page: its address, its pid and its folder, which is all that it may write to."""
+    folder = tmp_path_factory.mktemp("paged")
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    with live_server.server(folder, *models, "--page", env=environment) as (address, pid):
+        yield address, pid, folder
+
+
+def test_the_page_can_be_left_out(server: str, paged: tuple[str, int, Path]) -> None:
+    assert [requests.get(one, timeout=30).status_code for one in (server, paged[0])] == [404, 200]
+
+
+def test_junk_for_the_page_leaves_nothing_behind(paged: tuple[str, int, Path]) -> None:
+    address, pid, folder = paged
+    session, junk = requests.Session(), {"data": ["x" * 2_900_000], "fn_index": 0, "session_hash": "s"}
+    paths = ("/", "/page/", "/page/page.js", "/page/upload", "/page/queue/join", "/page/gradio_api/queue/join")
+
+    def abuse(times: int) -> int:
+        """The number of lines of the metrics, after that many rounds."""
+        for i in range(times):
+            refused = session.post(address + paths[i % len(paths)], json=junk, timeout=30)
+            assert 400 <= refused.status_code < 500
+            refused = session.post(f"{address}/page/gradio_api/upload", files={"files": ("a", b"1" * 1000)}, timeout=30)
+            assert 400 <= refused.status_code < 500
+            for unknown in (f"/page/{i}/heartbeat", f"/{i}.html", f"/page/font/{i}"):
+                assert session.get(address + unknown, timeout=30).status_code == 404
+        return session.get(f"{address}/metrics", timeout=30).text.count("\n")
+
+    abuse(10)
+    before, files, series = memory(pid), set(folder.rglob("*")), abuse(1)
+    assert abuse(100) == series
+    assert memory(pid) - before < 50 << 20, "of 290 MB that were sent"
+    assert set(folder.rglob("*")) == files
+    assert latencies(address, 1)
+
+
+def test_no_request_forges_a_line_of_the_log(paged: tuple[str, int, Path]) -> None:
+    address, _, folder = paged
+    forged = 'x\n{"level": "INFO", "message": "answered", "request_id": "forged"}\n'
+    bodies: dict[str, dict[str, Any]] = {
+        "/v1/generate": {"model": forged, "labels": [forged]},
+        "/v1/compose": {"model": "mnist", "text": forged, "augment": forged},
+        "/v1/translate": {"model": "mnist", "to": forged, "image": forged},
+        "/page/gradio_api/queue/join": {"data": [forged], "session_hash": forged, "fn_index": forged},
+    }
+    quoted = requests.utils.quote(forged)
+    for path, body in bodies.items():
+        for one in (body, {forged: forged}, *({"model": "mnist"} | {name: value} for name, value in body.items())):
+            assert requests.post(f"{address}{path}?{quoted}", json=one, timeout=30).status_code >= 400
+        assert (
+            requests.get(f"{address}{path}/{quoted}", headers={"X-Request-ID": quoted}, timeout=30).status_code >= 400
+        )
+    written = (folder / "server.log").read_text()
+    assert "forged" not in written
+    assert all(isinstance(json.loads(line), dict) for line in written.split("\n") if line)
+
+
 # --- shutdown and kill ---
 
 
-def test_sigterm_lets_requests_finish(models: list[str], tmp_path: Path) -> None:
+def test_sigterm_lets_requests_finish_and_waits_for_no_idle_connection(models: list[str], tmp_path: Path) -> None:
     limits = [word for value in ("batch=1", "answer_seconds=100") for word in ("--limit", value)]
-    with live_server.server(tmp_path, *models, *limits) as (address, pid):
+    with live_server.server(tmp_path, *models, *limits) as (address, pid), requests.Session() as idle:
+        assert idle.get(f"{address}/healthz", timeout=20).ok  # and the connection stays open
         answers: list[requests.Response] = []
         client = threading.Thread(
             target=lambda: answers.append(requests.post(f"{address}/v1/generate", json=ASK | {"n": 300}, timeout=90))
@@ -326,8 +391,8 @@ def test_sigterm_lets_requests_finish(models: list[str], tmp_path: Path) -> None
         client.join()
         assert answers[0].status_code == 200
         assert len(answers[0].json()["images"]) == 900
-        live_server.until(lambda: not services.answers(f"{address}/healthz"))
-        server.wait(20)
+        server.wait(10)
+        assert not services.answers(f"{address}/healthz")
     assert list((tmp_path / "reports" / "serving").glob("*.md")), "the day's report was written"
 
 
@@ -402,6 +467,41 @@ def check_saturation(models: list[str], folder: Path, seconds: float) -> None:
 
 def test_saturation_for_seconds(models: list[str], tmp_path: Path) -> None:
     check_saturation(models, tmp_path, SECONDS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_memory_is_flat_over_clients_that_come_and_go(models: list[str], tmp_path: Path) -> None:
+    """50,000 requests, right and wrong, each over a connection of its own that may be cut before the answer."""
+    import aiohttp
+
+    sizes: list[int] = []
+
+    async def one(address: str, seed: int) -> None:
+        rng = random.Random(seed)
+        line = json.dumps({"model": "mnist", "text": "012", "seed": seed}).encode()
+        kinds = [("/", b""), ("/v1/compose", line), ("/v1/generate", json.dumps(ASK).encode()), malformed(rng)]
+        path, body = kinds[seed % 4]
+        connector = aiohttp.TCPConnector(force_close=True)
+        # One in sixteen is cut off; a body that is too large is not read to its end.
+        patience = aiohttp.ClientTimeout(0.01 if seed % 16 == 3 else 60)
+        async with aiohttp.ClientSession(connector=connector, timeout=patience) as session:
+            with contextlib.suppress(*((TimeoutError, aiohttp.ClientError) if seed % 4 == 3 else ())):
+                async with session.request("POST" if body else "GET", address + path, data=body or None) as answer:
+                    await answer.read()
+                    assert answer.status < 500
+
+    async def all_of_them(address: str, pid: int) -> None:
+        for start in range(0, 50_000, 50):
+            await asyncio.gather(*(one(address, seed) for seed in range(start, start + 50)))
+            if start % 1000 == 0:
+                sizes.append(memory(pid))
+
+    with live_server.server(tmp_path, *models, "--page") as (address, pid):
+        asyncio.run(all_of_them(address, pid))
+        print([size >> 20 for size in sizes])  # noqa: T201 - for whoever looks at how it grows
+        assert statistics.mean(sizes[-10:]) - statistics.mean(sizes[10:20]) < 10 << 20
+        assert live_server.metric(address, "lekhani_images_waiting") == 0
 
 
 @pytest.mark.slow

@@ -6,14 +6,17 @@ import io
 import logging
 import re
 import socket
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from live_server import until
 from PIL import Image
 from toy_judge import toy_judge
 from typer.testing import CliRunner
@@ -25,7 +28,9 @@ from lekhani.serve.api import create_app
 from lekhani.serve.champions import ModelSource
 from lekhani.serve.keys import Keys, new_key
 from lekhani.serve.limits import Limits
-from lekhani.serve.server import serve
+from lekhani.serve.page import add_page
+from lekhani.serve.responses import GAP
+from lekhani.serve.server import allowed_hosts, serve
 
 ToyGenerator = Callable[..., Path]
 PNG, ZIP, NPZ = "image/png", "application/zip", "application/x-npz"
@@ -138,6 +143,8 @@ def test_requests_that_are_refused(client: TestClient) -> None:
     assert "Accept one of application/json, image/png" in detail(
         client.post("/v1/generate", json=ASK, headers={"accept": "text/html"}), 406
     )
+    line = {"model": "mnist", "text": "12" * 50, "height": 256}
+    assert "100 characters, 256 pixels high" in detail(client.post("/v1/compose", json=line), 422)
     assert "another method" in detail(client.get("/v1/generate"), 405)
     assert "nothing at this address" in detail(client.get("/v2/generate"), 404)
 
@@ -145,19 +152,36 @@ def test_requests_that_are_refused(client: TestClient) -> None:
 # --- lines, recognition, translation ---
 
 
-def test_a_line_comes_as_a_picture_with_its_transcript(client: TestClient) -> None:
-    ask = {"model": "mnist", "text": " 12  0 ", "seed": 3, "augment": "none", "height": 40}
-    line = client.post("/v1/compose", json=ask, headers={"accept": PNG})
-    image = Image.open(io.BytesIO(line.content))
-    assert image.height == 40
-    assert image.width > 40
-    value = client.post("/v1/compose", json=ask).json()
+def test_lines_in_as_many_hands_come_with_their_transcript(client: TestClient, source: ModelSource) -> None:
+    assert source.model is not None
+    pen = load(source.model, source.judge)
+    expected = [np.asarray(pen.compose("12 0", seed=seed, augment="none", height=40)) for seed in (3, 4, 5)]
+    ask = {"model": "mnist", "text": " 12  0 ", "n": 3, "seed": 3, "augment": "none", "height": 40}
+
+    def fetch(accept: str) -> Any:
+        return client.post("/v1/compose", json=ask, headers={"accept": accept})
+
+    value = fetch("application/json").json()
     assert value["text"] == "12 0"
-    assert base64.b64decode(value["png"]) == line.content
-    with zipfile.ZipFile(io.BytesIO(client.post("/v1/compose", json=ask, headers={"accept": ZIP}).content)) as archive:
-        assert archive.read("line.gt.txt").decode() == "12 0\n"
-        assert archive.read("line.png") == line.content
-    assert "cannot write \u0915" in detail(client.post("/v1/compose", json=ask | {"text": "1\u0915"}), 422)
+    assert [line["seed"] for line in value["lines"]] == [3, 4, 5]
+    shown = [np.asarray(Image.open(io.BytesIO(base64.b64decode(line["png"])))) for line in value["lines"]]
+    sheet = np.asarray(Image.open(io.BytesIO(fetch(PNG).content)))
+    assert len(sheet) == 3 * 40 + 2 * GAP
+    with np.load(io.BytesIO(fetch(NPZ).content)) as arrays, zipfile.ZipFile(io.BytesIO(fetch(ZIP).content)) as archive:
+        assert str(arrays["text"]) == "12 0"
+        for i, line in enumerate(expected):
+            top = i * (40 + GAP)
+            assert (shown[i] == line).all()
+            assert (arrays[f"line_{i:06d}"] == line).all()
+            assert (np.asarray(Image.open(archive.open(f"line_{i:06d}.png"))) == line).all()
+            assert (sheet[top : top + 40, : line.shape[1]] == line).all()
+            assert (sheet[top : top + 40, line.shape[1] :] == 255).all()
+            assert archive.read(f"line_{i:06d}.gt.txt").decode() == "12 0\n"
+    for changes, problem in (
+        ({"text": "1\u0915"}, "cannot write \u0915"),
+        ({"text": "12" * 10, "n": 26}, "26 lines of 20 characters are more than 500"),
+    ):
+        assert problem in detail(client.post("/v1/compose", json=ask | changes), 422)
 
 
 def test_a_glyph_is_recognised_and_written_again(client: TestClient) -> None:
@@ -242,6 +266,95 @@ def test_keys_are_required_except_for_health_checks_and_schema(source: ModelSour
         assert client.get("/metrics", headers=let_in).status_code == 200
         for path in ("/healthz", "/readyz", "/openapi.json"):
             assert client.get(path).status_code == 200, path
+        client.app.state.champions.trouble["mnist"] = "It is away."  # type: ignore[attr-defined]
+        for headers in ({}, {"Authorization": "Bearer wrong"}):
+            assert client.get("/readyz", headers=headers).json() == {"status": "ready"}
+        value = client.get("/readyz", headers=let_in).json()
+        assert value == {"status": "ready", "models": {"mnist": ""}, "trouble": {"mnist": "It is away."}}
+
+
+def test_a_key_leaves_room_for_others(source: ModelSource, tmp_path: Path) -> None:
+    (greedy, first), (modest, second) = new_key("greedy"), new_key("modest")
+    (tmp_path / "keys").write_text(f"{first}\n{second}\n")
+    limits, free = Limits(images=600, waiting_images=1000), threading.Event()
+
+    def ask(client: TestClient, key: str, n: int) -> Any:
+        body, headers = ASK | {"labels": ["1"], "n": n}, {"Authorization": f"Bearer {key}", "Accept": PNG}
+        return client.post("/v1/generate", json=body, headers=headers)
+
+    with (
+        TestClient(create_app([source], limits=limits, keys=Keys(tmp_path / "keys"))) as client,
+        ThreadPoolExecutor() as pool,
+    ):
+        queue = client.app.state.champions.served["mnist"].queue  # type: ignore[attr-defined]
+        draw = queue.draw
+        queue.draw = lambda *rows: free.wait(30) and draw(*rows)
+        waiting = [pool.submit(ask, client, greedy, 600)]
+        until(lambda: queue.waiting == 600)
+        refused = ask(client, greedy, 1)
+        waiting.append(pool.submit(ask, client, modest, 100))
+        until(lambda: queue.waiting == 700)
+        waiting.append(pool.submit(ask, client, modest, 300))
+        until(lambda: queue.waiting == 1000)
+        free.set()
+        assert "600 images are waiting for this key already" in detail(refused, 429)
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert [one.result(30).status_code for one in waiting] == [200] * 3
+        assert ask(client, greedy, 600).status_code == 200, "there is room again"
+        assert not client.app.state.waiting  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("host", "names", "answered", "refused"),
+    [
+        (
+            "127.0.0.1",
+            [],
+            ["localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000"],
+            ["evil.example", "127.0.0.2"],
+        ),
+        ("::1", [], ["[::1]:8000", "localhost"], ["", "::1", "localhost.evil.example:8000", "evil.example:localhost"]),
+        ("127.0.0.2", ["Api.example.org"], ["127.0.0.2", "api.example.org", "localhost"], ["example.org"]),
+        ("0.0.0.0", [], ["evil.example", "10.0.0.1:8000"], []),
+        ("0.0.0.0", ["api.example.org"], ["api.example.org:443", "localhost"], ["evil.example", "10.0.0.1"]),
+    ],
+)
+def test_only_its_own_names_are_answered(
+    source: ModelSource, host: str, names: list[str], answered: list[str], refused: list[str]
+) -> None:
+    client = TestClient(create_app([source], hosts=allowed_hosts(host, names)))  # health needs no model
+    for name in answered:
+        assert client.get("/healthz", headers={"Host": name}).json() == {"status": "ok"}, name
+    for name in refused:
+        for path in ("/healthz", "/v1/models", "/"):
+            answer = client.get(path, headers={"Host": name})
+            assert "start it with --allowed-host NAME to add this one" in detail(answer, 421), name
+
+
+def test_the_page_is_files_that_need_no_key(source: ModelSource, tmp_path: Path) -> None:
+    _, line = new_key("team")
+    (tmp_path / "keys").write_text(line)
+    app = create_app([source], keys=Keys(tmp_path / "keys"))
+    add_page(app)
+    with TestClient(app) as client:
+        page = client.get("/")
+        links = re.findall(r'(?:src|href)="(.*?)"', page.text)
+        style = client.get("/page/page.css").text
+        links += [f"page/{link}" for link in re.findall(r'url\("(.*?)"\)', style)]
+        assert len(links) == 4, "all that is loaded is its own: an icon, a style, a script and a font"
+        for answer in (page, *(client.get(f"/{link}") for link in links)):
+            assert answer.status_code == 200, answer.url
+            policy = answer.headers["Content-Security-Policy"].split("; ")
+            assert {"default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"} <= set(policy)
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert answer.headers["Referrer-Policy"] == "no-referrer"
+            again = client.get(answer.url.path, headers={"If-None-Match": answer.headers["ETag"]})
+            assert (again.status_code, again.content) == (304, b"")
+        assert not re.search(r"<style|style=|\son\w+=|<script(?! type=\"module\" src=)", page.text), "nothing is inline"
+        for path in ("/page/nothing.js", "/page/%2e%2e/page.py", "/page/%00", f"/page/{'a' * 5000}"):
+            assert "nothing at this address" in detail(client.get(path), 404)
+        assert "another method" in detail(client.post("/page/page.js", json=ASK), 405)
+        detail(client.get("/v1/models"), 401)
 
 
 def test_cors_only_for_named_origins(source: ModelSource, client: TestClient) -> None:
@@ -263,6 +376,8 @@ def test_another_address_than_loopback_needs_keys(tmp_path: Path) -> None:
     assert getattr(done.exception, "exit_code", None) == 2
     done = CliRunner().invoke(cli, ["serve", "--model", "g.onnx", "--limit", "imagse=3"])
     assert re.match(r"--limit imagse: .*; there are: images, text, ", str(done.exception))
+    done = CliRunner().invoke(cli, ["serve", "--model", "g.onnx", "--allowed-host", "http://a.example"])
+    assert "--allowed-host 'http://a.example' is no name; write one as" in str(done.exception)
 
 
 def test_a_port_in_use(source: ModelSource) -> None:

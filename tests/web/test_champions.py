@@ -5,14 +5,16 @@ import contextlib
 import hashlib
 import io
 import logging
+import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import live_server
-import mlflow
 import numpy as np
 import onnx
 import pytest
@@ -58,23 +60,20 @@ class Registry:
         self.folder, self.good = folder, good
         self.judge = toy_judge(folder / "judge.onnx")
         self.numbers: dict[str, str] = {}
-        self.reader = Reader(self.judge)
-        real = load(good).generate(["0", "1", "2"], n=700, seed=100).images
-        self.reference = Reference.of(self.reader, real)
+        reader, self.real = Reader(self.judge), load(good).generate(["0", "1", "2"], n=700, seed=100)
         again = load(good).generate(["0", "1", "2"], n=700, seed=101).images
-        fid = self.reference.distance(self.reader.read(again)[0])
+        fid = Reference.of(reader, self.real.images, self.real.labels).distance(reader.read(again)[0])
         self.card = {"fid": fid, "fid_std": fid / 10, "n_generated": 2100, "label_agreement": 1.0, "classes_covered": 3}
 
-    def register(self, name: str, path: Path, **tags: str) -> None:
+    def register(self, name: str, path: Path, judge: Path | None = None, **tags: str) -> None:
         """As `lekhani register` does; the scorecard promises what the good one keeps."""
+        judge = judge or self.judge
         beside = self.folder / name
         beside.mkdir()
         files.write_json(beside / "scorecard.json", self.card)
-        self.reference.save(beside / "reference.npz")
-        with runs.resume(None, "test-serving", name, {}) as run_id:
-            uri = runs.log_model(path, sorted(beside.iterdir()))
-            mlflow.log_artifact(str(self.judge), "judge")
-        assert run_id
+        Reference.of(Reader(judge), self.real.images, self.real.labels).save(beside / "reference.npz")
+        with runs.resume(None, "test-serving", name, {}):
+            uri = runs.log_model(path, [judge, *sorted(beside.iterdir())])
         version = models.register(DATASET, uri, {"variant": "toy", "model_sha256": files.sha256(path), **tags})
         self.numbers[name] = str(version.version)
 
@@ -158,12 +157,16 @@ def test_damaged_confused_and_nan_models_are_not_served(
         constant(registry.good, tmp_path / "d.onnx", "little", 0.01),
         model_sha256=hashlib.sha256(b"other").hexdigest(),
     )
+    centres = [[3 / 6, 1 / 6, 5 / 6]]
+    judge = constant(registry.judge, tmp_path / "other" / "judge.onnx", "centres", centres)
+    registry.register("swapped", with_swapped_labels(registry.good, tmp_path / "s.onnx", [1, 0, 2]), judge)
     registry.register("confused", with_swapped_labels(registry.good, tmp_path / "c.onnx", [1, 2, 0]))
     registry.register("nan", constant(registry.good, tmp_path / "n.onnx", "offset", np.nan))
     with serving() as client, caplog.at_level(logging.INFO, "lekhani"):
         for name, reason, sentence in (
             ("damaged", "fetch", "its SHA-256 differs"),
             ("confused", "self-test", "The judge reads 0.0% of what"),
+            ("swapped", "self-test", "takes real images of 0 1 for other classes"),
             ("nan", "self-test", "no numbers between 0 and 1"),
         ):
             before = metric(client, "lekhani_models_kept_out_total", reason=reason)
@@ -178,7 +181,7 @@ def test_damaged_confused_and_nan_models_are_not_served(
                 "logged once, not at every poll"
             )
         if reason == "self-test":
-            assert metric(client, "lekhani_models_kept_out_total", reason=reason) == 2, (
+            assert metric(client, "lekhani_models_kept_out_total", reason=reason) == 3, (
                 "a version that failed is not tested again"
             )
         registry.promote("first")
@@ -188,18 +191,84 @@ def test_damaged_confused_and_nan_models_are_not_served(
 def test_the_server_goes_on_while_the_registry_is_away(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving() as client:
 
-        def away(_: str) -> dict[str, str]:
+        def away(_: str) -> models.Version:
             raise LekhaniError("MLflow does not answer.")
 
         live_server.until(lambda: metric(client, "lekhani_registry_up") == 1)
         with monkeypatch.context() as patch:
-            patch.setattr(models, "aliases", away)
+            patch.setattr(models, "newest", away)
             live_server.until(lambda: client.get("/readyz").json()["trouble"] == {DATASET: "MLflow does not answer."})
             assert client.get("/readyz").status_code == 200
             assert metric(client, "lekhani_registry_up") == 0
             assert client.post("/v1/generate", json=ASK).status_code == 200
         live_server.until(lambda: client.get("/readyz").json()["trouble"] == {})
         assert metric(client, "lekhani_registry_up") == 1
+
+
+def test_a_judge_that_was_exchanged_is_not_served(registry: Registry, tmp_path: Path) -> None:
+    registry.register("exchanged", constant(registry.good, tmp_path / "e.onnx", "little", 0.03))
+    judge = models.fetch(DATASET, registry.numbers["exchanged"]).judge
+    assert judge is not None
+    constant(judge, judge, "centres", [[3 / 6, 1 / 6, 5 / 6]])
+    with serving() as client:
+        registry.promote("exchanged")
+        said = "judge.onnx in MLflow at .* is not the file that was registered"
+        live_server.until(lambda: re.search(said, str(client.get("/readyz").json()["trouble"])))
+        assert version(client) == registry.numbers["first"]
+
+
+def test_a_version_of_earlier_is_served_with_a_warning(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def earlier(path: Path) -> Reference:
+        return replace(loaded(path), images=np.zeros((0, 4, 4), np.uint8), labels=np.zeros(0, np.int64))
+
+    loaded = Reference.load
+    monkeypatch.setattr(Reference, "load", earlier)
+    with serving() as client:
+        assert client.post("/v1/generate", json=ASK).status_code == 200
+    assert "came without real images by which to test its judge" in caplog.text
+
+
+def test_a_registry_that_is_moved_away_and_exchanged_is_noticed(
+    store: Path, toy_generator: ToyGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = tmp_path / "mlflow.db", tmp_path / "other.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+    good = toy_generator(tmp_path / "good.onnx", metadata={"dataset": DATASET})
+    made = {"first": good, "second": constant(good, tmp_path / "second.onnx", "little", 0.03)}
+    for name, generator in made.items():
+        if path.exists():
+            path.rename(other)
+        shutil.copy(store / "mlflow.db", path)
+        registry = Registry(tmp_path, generator)
+        registry.register(name, generator)
+        registry.promote(name)
+        assert registry.numbers == {name: "1"}
+
+    def served(client: TestClient) -> str:
+        assert client.get("/readyz").status_code == 200
+        return str(client.post("/v1/generate", json=ASK).json()["model"]["sha256"])
+
+    def is_away(client: TestClient, sentence: str) -> bool:
+        trouble = client.get("/readyz").json()["trouble"]
+        return sentence in str(trouble) and metric(client, "lekhani_registry_up") == 0
+
+    with serving() as client:
+        assert served(client) == files.sha256(made["second"])
+        path.rename(tmp_path / "away.db")
+        live_server.until(lambda: is_away(client, "is not there; restore it"))
+        assert served(client) == files.sha256(made["second"])
+        other.rename(path)
+        live_server.until(lambda: served(client) == files.sha256(made["first"]))
+        live_server.until(lambda: client.get("/readyz").json()["trouble"] == {})
+        assert metric(client, "lekhani_registry_up") == 1
+        shutil.rmtree(models.fetch(DATASET, "1").generator.parents[1])
+        live_server.until(lambda: is_away(client, f"of {NAME} version 1 in MLflow at"))
+        assert served(client) == files.sha256(made["first"])
+        connect().delete_registered_model(NAME)
+        live_server.until(lambda: is_away(client, f"Nothing is registered as {NAME}"))
+        assert served(client) == files.sha256(made["first"])
 
 
 @pytest.mark.parametrize("asked", [[], ["devanagari"]])

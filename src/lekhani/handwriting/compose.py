@@ -12,6 +12,7 @@ from lekhani.handwriting.alphabet import SPACE, Alphabet, plain
 from lekhani.handwriting.layout import lay_out
 from lekhani.handwriting.render import EFFECTS, LineStyle, render
 from lekhani.inference.confidence import confidences
+from lekhani.inference.sampling import Steps, run_steps
 from lekhani.inference.session import Floats, Generator, LoadedModel, Reader
 from lekhani.pictures import to_uint8
 
@@ -38,7 +39,15 @@ def compose(
     [0,1] is drawn again; 0 keeps all. Raises UsageError when `text` holds what the model cannot write, and for a
     generator that takes no labels; LekhaniError when a glyph does not come out readable.
     """
-    style, generator = style or LineStyle(), model.generator
+    steps = compose_steps(model, text, seed, style or LineStyle(), number, min_confidence)
+    return run_steps(model.generator, steps)
+
+
+def compose_steps(
+    model: LoadedModel, text: str, seed: int, style: LineStyle, number: int = 0, min_confidence: float = 0.5
+) -> Steps[Image.Image]:
+    """See `compose`."""
+    generator = model.generator
     if not generator.conditional:
         problem = f"{model.origin} ({generator.variant}) takes no labels, so it cannot keep one hand for a line"
         raise UsageError(f"{problem}; use a conditional model.")
@@ -46,7 +55,7 @@ def compose(
     rng = seeded_rng(generator, seed, number, 0)
     written: Labels = np.array([label for label in labels if label != SPACE], np.int64)
     reader = model.reader if min_confidence else None
-    glyphs = iter(sample_hand(generator, written, rng, style.variety, reader, min_confidence))
+    glyphs = iter((yield from sample_hand(generator, written, rng, style.variety, reader, min_confidence)))
     placed = [None if label == SPACE else (next(glyphs), generator.classes[label]) for label in labels]
     ink = lay_out(placed, rng, style.join)
     return render(ink, style, [seeded_rng(generator, seed, number, 1 + i) for i in range(len(EFFECTS))])
@@ -59,7 +68,7 @@ def sample_hand(
     variety: float,
     reader: Reader | None = None,
     min_confidence: float = 0.5,
-) -> Floats:
+) -> Steps[Floats]:
     """Glyphs in one hand, float32 [N,H,W] in [0,1], light on dark.
 
     With `variety` v in [0,1] their noise is sqrt(1 - v^2) of the hand's and v of their own, so it stays normally
@@ -73,7 +82,7 @@ def sample_hand(
         own = min(variety + attempt / MAX_TRIES, 1.0)
         noise = rng.standard_normal((len(missing), len(hand)), dtype=np.float32)
         noise = np.float32(np.sqrt(1 - own**2)) * hand + np.float32(own) * noise
-        images[missing] = generator.run(noise, labels[missing])[:, 0]
+        images[missing] = (yield noise, labels[missing])[:, 0]
         if reader is None:
             return images
         predicted, sure = confidences(reader.read(to_uint8(images[missing]))[1])

@@ -13,6 +13,7 @@ from lekhani.data.spec import Bytes, GlyphClass
 from lekhani.errors import UsageError
 from lekhani.handwriting.compose import sample_hand, seeded_rng
 from lekhani.handwriting.recognise import Reading, frame_ink, frame_picture, ink_of, load_picture, read_frames
+from lekhani.inference.sampling import Steps, run_steps
 from lekhani.inference.session import Floats, LoadedModel, Reader
 from lekhani.pictures import save_png, to_uint8
 from lekhani.text import printable
@@ -21,7 +22,22 @@ MIN_CONFIDENCE = 0.95  # of the judge in a digit that was written
 MAX_DIGITS = 50
 MAX_WIDTH = 4096  # a row of digits is long, and each should keep its strokes
 VARIETY = 0.3  # of the digits of a number, as in `compose`
-_Group = tuple[int, int, list[int]]  # first column, the one after the last, and the numbers of its spots
+
+
+@dataclass
+class _Glyph:
+    """Strokes of one glyph: the first column and row, those after the last, and the numbers of its spots."""
+
+    left: int
+    right: int
+    top: int
+    bottom: int
+    spots: list[int]
+
+    def add(self, other: "_Glyph") -> None:
+        self.right = max(self.right, other.right)
+        self.top, self.bottom = min(self.top, other.top), max(self.bottom, other.bottom)
+        self.spots += other.spots
 
 
 @dataclass(frozen=True)
@@ -75,7 +91,7 @@ def translate_file(
         readings = read_digits(reader, picture)
     except UsageError as error:
         raise UsageError(f"{printable(image)}: {error}") from None
-    done = write_number(pen, readings, seed, min_confidence)
+    done = run_steps(pen.generator, write_number(pen, readings, seed, min_confidence))
     save_png(done.picture, out, scale)
     return done
 
@@ -89,7 +105,7 @@ def translate(
     keeps all. Raises UsageError for a blank picture, several rows, or a model without the digits, and LekhaniError when
     a digit does not come out readable.
     """
-    return write_number(pen, read_digits(reader, picture), seed, min_confidence)
+    return run_steps(pen.generator, write_number(pen, read_digits(reader, picture), seed, min_confidence))
 
 
 def read_digits(reader: Reader, picture: Bytes) -> list[Reading]:
@@ -104,7 +120,7 @@ def read_digits(reader: Reader, picture: Bytes) -> list[Reading]:
     return read_frames(reader, np.stack([frame_ink(glyph, reader) for glyph in glyphs]), only=known)
 
 
-def write_number(pen: LoadedModel, readings: Sequence[Reading], seed: int, min_confidence: float) -> Translation:
+def write_number(pen: LoadedModel, readings: Sequence[Reading], seed: int, min_confidence: float) -> Steps[Translation]:
     """Write the digits that were read with `pen`; see `translate`."""
     if not pen.generator.conditional:
         problem = f"{pen.origin} ({pen.generator.variant}) takes no labels, so it cannot write a given digit"
@@ -117,7 +133,8 @@ def write_number(pen: LoadedModel, readings: Sequence[Reading], seed: int, min_c
         raise UsageError(f"{pen.origin} does not write {what}; use a model that does.")
     labels = np.array([label_of[value] for value in wanted], np.int64)
     reader = pen.reader if min_confidence else None
-    images = sample_hand(pen.generator, labels, seeded_rng(pen.generator, seed), VARIETY, reader, min_confidence)
+    rng = seeded_rng(pen.generator, seed)
+    images = yield from sample_hand(pen.generator, labels, rng, VARIETY, reader, min_confidence)
     return Translation(tuple(readings), "".join(pen.classes[label].glyph for label in labels), to_uint8(images))
 
 
@@ -139,34 +156,25 @@ def split_glyphs(ink: Floats) -> list[Floats]:
     rows = _rows([(box[0].start, box[0].stop) for box in boxes if box[0].stop - box[0].start > 0.5 * tall])
     if rows > 1:
         raise UsageError(f"The image shows {rows} rows of glyphs; cut it to one.")
-    # Groups of spots as (first column, last column, spots); dust is left out.
-    large = np.flatnonzero(mass >= 0.01 * mass.max()).tolist()
-    strokes = sorted((boxes[i][1].start, boxes[i][1].stop, [i + 1]) for i in large)
-    groups: list[_Group] = []
-    for start, stop, members in strokes:
-        if groups and _same_glyph(groups[-1], (start, stop, members), boxes, tall):
-            first, last, others = groups[-1]
-            groups[-1] = (first, max(last, stop), others + members)
+    large = mass >= 0.01 * mass.max()  # without dust
+    strokes = [_Glyph(x.start, x.stop, y.start, y.stop, [i + 1]) for i, (y, x) in enumerate(boxes) if large[i]]
+    glyphs: list[_Glyph] = []
+    for stroke in sorted(strokes, key=lambda one: (one.left, one.right)):
+        if glyphs and _same_glyph(glyphs[-1], stroke, tall):
+            glyphs[-1].add(stroke)
         else:
-            groups.append((start, stop, members))
-    if len(groups) > MAX_DIGITS:
-        problem = f"The image shows {len(groups):,} glyphs, and {MAX_DIGITS} is the most"
+            glyphs.append(stroke)
+    if len(glyphs) > MAX_DIGITS:
+        problem = f"The image shows {len(glyphs):,} glyphs, and {MAX_DIGITS} is the most"
         raise UsageError(f"{problem}; cut it, or take it on plainer paper.")
     reach = ndimage.grey_dilation(spots, size=3)  # the soft edges of strokes
-    return [np.where(np.isin(reach, members), ink, 0).astype(np.float32) for _, _, members in groups]
+    return [np.where(np.isin(reach, glyph.spots), ink, 0).astype(np.float32) for glyph in glyphs]
 
 
-def _box(members: Sequence[int], boxes: Sequence[tuple[slice, slice]]) -> tuple[slice, slice]:
-    chosen = [boxes[i - 1] for i in members]
-    return tuple(
-        slice(min(box[axis].start for box in chosen), max(box[axis].stop for box in chosen)) for axis in (0, 1)
-    )  # type: ignore[return-value]
-
-
-def _same_glyph(left: _Group, right: _Group, boxes: Sequence[tuple[slice, slice]], tall: int) -> bool:
-    lower = float(min(rows.stop - rows.start for rows, _ in (_box(left[2], boxes), _box(right[2], boxes))) / tall)
-    overlap = min(left[1], right[1]) - right[0]
-    if overlap > 0.5 * min(left[1] - left[0], right[1] - right[0]):
+def _same_glyph(left: _Glyph, right: _Glyph, tall: int) -> bool:
+    lower = min(left.bottom - left.top, right.bottom - right.top) / tall
+    overlap = min(left.right, right.right) - right.left
+    if overlap > 0.5 * min(left.right - left.left, right.right - right.left):
         return lower < 0.75  # two tall strokes that lean over one another are two digits
     return lower < 0.4 and overlap > -0.08 * tall
 

@@ -3,9 +3,11 @@
 The images of a shard depend on the model, the seed, the shard's number and its labels, and on nothing that ran before.
 """
 
+import collections.abc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,16 +15,21 @@ import numpy.typing as npt
 from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.inference.confidence import confidences
-from lekhani.inference.session import Floats, Generator, Reader
+from lekhani.inference.session import DEFAULT_BATCH_SIZE, Floats, Generator, Reader
 from lekhani.pictures import to_uint8
 
 SHARD_SIZE = 10_000  # images
-MIN_ROUND = 256  # the fewest images that a judge chooses from at a time
+FIRST_ROUND = 16  # images that a judge chooses from at first, twice as many each time
+MIN_ROUND = 256  # the fewest that it chooses from after that
 MAX_IDLE_ROUNDS = 200  # consecutive rounds without an accepted image
 MAX_TRIES = 1000  # per requested image, on average
 
 Counts = npt.NDArray[np.int64]
 Advance = Callable[[int], object]  # hears how many images were finished
+Result = TypeVar("Result")
+Steps = collections.abc.Generator[tuple[Floats, Labels], Floats, Result]
+"""Work that yields the noise float32 [N, noise_dim] and labels int64 [N] that it wants drawn, is sent the images
+float32 [N,1,H,W], and returns its result. So whoever runs it can draw for others in between."""
 
 
 @dataclass(frozen=True)
@@ -152,47 +159,60 @@ def sample_shard(
     LekhaniError naming the classes that do not come, after MAX_IDLE_ROUNDS rounds without an accepted image or
     MAX_TRIES images for each requested one.
     """
-    noise_of = noise_source(generator, options, number)
     if generator.conditional and options.min_confidence is None:
-        noise = noise_of(len(labels))
-        return Samples(labels, _run(generator, noise, labels, batch_size, advance), noise)
-    if reader is None:
-        raise UsageError(f"A judge must pick what to keep of {generator.path}, and there is none.")
-    return _rejection_sample(generator, reader, labels, options.min_confidence or 0.0, noise_of, batch_size, advance)
+        noise = noise_source(generator, options, number)(len(labels))
+        images = [to_uint8(part) for part in _run(generator, noise, labels, batch_size, advance)]
+        return Samples(labels, np.concatenate(images), noise)
+    return run_steps(generator, rejection_sample(generator, reader, labels, options, number, advance), batch_size)
 
 
-def _run(generator: Generator, noise: Floats, labels: Labels, batch_size: int, advance: Advance) -> Bytes:
-    """Images uint8 [n,H,W] in batches."""
-    images = np.empty((len(labels), generator.image_size, generator.image_size), np.uint8)
+def run_steps(generator: Generator, steps: Steps[Result], batch_size: int = DEFAULT_BATCH_SIZE) -> Result:
+    """Draw what `steps` want, in batches, and return what they return."""
+    try:
+        wanted = next(steps)
+        while True:
+            wanted = steps.send(np.concatenate(list(_run(generator, *wanted, batch_size))))
+    except StopIteration as done:
+        result: Result = done.value
+        return result
+
+
+def _run(
+    generator: Generator, noise: Floats, labels: Labels, batch_size: int, advance: Advance = lambda _: None
+) -> Iterator[Floats]:
+    """Batches of images float32 [n,1,H,W]."""
     for start in range(0, len(labels), batch_size):
         part = slice(start, start + batch_size)
-        images[part] = to_uint8(generator.run(noise[part], labels[part]))
-        advance(len(images[part]))
-    return images
+        yield (images := generator.run(noise[part], labels[part]))
+        advance(len(images))
 
 
-def _rejection_sample(
+def rejection_sample(
     generator: Generator,
-    reader: Reader,
+    reader: Reader | None,
     labels: Labels,
-    min_confidence: float,
-    noise_of: Callable[[int], Floats],
-    batch_size: int,
-    advance: Advance,
-) -> Samples:
-    """Draw in rounds, and keep what the judge accepts."""
+    options: SamplingOptions,
+    number: int = 0,
+    advance: Advance = lambda _: None,
+) -> Steps[Samples]:
+    """Draw in rounds, and keep what the judge accepts; see `sample_shard`."""
+    if reader is None:
+        raise UsageError(f"A judge must pick what to keep of {generator.path}, and there is none.")
+    noise_of, min_confidence = noise_source(generator, options, number), options.min_confidence or 0.0
     images = np.empty((len(labels), generator.image_size, generator.image_size), np.uint8)
     noise, confidence = np.empty((len(labels), generator.noise_dim), np.float32), np.empty(len(labels), np.float32)
     seen, good = np.zeros((2, len(generator.classes)), np.int64)
     missing = np.arange(len(labels))
     idle = tries = 0
+    least = FIRST_ROUND if generator.conditional else MIN_ROUND
     while len(missing):
         if idle >= MAX_IDLE_ROUNDS or tries > MAX_TRIES * len(labels) + MAX_IDLE_ROUNDS * MIN_ROUND:
             raise _too_few(generator, labels[missing], tries, good, min_confidence)
-        n = max(MIN_ROUND, len(missing)) if generator.conditional else MIN_ROUND
+        n = max(least, len(missing)) if generator.conditional else MIN_ROUND
+        least = min(2 * least, MIN_ROUND)
         requested = np.resize(labels[missing], n) if generator.conditional else np.zeros(n, np.int64)
         tried = noise_of(n)
-        drawn = _run(generator, tried, requested, batch_size, lambda _: None)
+        drawn = to_uint8((yield tried, requested))
         predicted, sure = confidences(reader.read(drawn)[1])
         accepted = (sure >= min_confidence) & ((predicted == requested) if generator.conditional else True)
         tries += n

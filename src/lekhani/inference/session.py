@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -154,7 +155,7 @@ def _tensorrt_options(folder: Path, content: bytes) -> dict[str, str]:
 
 def _threads() -> int:
     number = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # Ray sets it for its workers
-    return int(number) if number.isdecimal() and int(number) else cpu_count()
+    return min(int(number), os.cpu_count() or 1) if re.fullmatch(r"[1-9]\d{0,9}", number) else cpu_count()
 
 
 def _gpu_present() -> bool:

@@ -18,7 +18,7 @@ from mlflow.entities.model_registry import ModelVersion
 from lekhani.data.names import one_line
 from lekhani.data.spec import DatasetInfo
 from lekhani.errors import LekhaniError, UsageError, first_line
-from lekhani.registry.models import model_name, registry_errors
+from lekhani.registry.models import generators, model_name, registry_errors
 from lekhani.tracking.revision import git
 from lekhani.tracking.store import connect, known_or_none
 
@@ -253,11 +253,11 @@ def _tags(version: ModelVersion, run: Run | None) -> dict[str, str]:
 
 
 def _fetch(what: str, uri: str, folder: str) -> bytes | str:
-    """The content of an artifact, of a model that of its ONNX file; or a sentence that says why it cannot be read."""
+    """The content of an artifact, of a model that of its generator; or a sentence that says why it cannot be read."""
     try:
         path = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
-        files = list(path.rglob("*.onnx")) if path.is_dir() else [path]
-        return files[0].read_bytes() if len(files) == 1 else f"{what} is missing: there are {len(files)} ONNX files."
+        files = generators(path) if path.is_dir() else [path]
+        return files[0].read_bytes() if len(files) == 1 else f"{what} is missing: there are {len(files)} generators."
     except Exception as error:  # each kind of artifact store has errors of its own
         return f"{what} cannot be fetched: {first_line(error)}"
 

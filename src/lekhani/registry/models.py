@@ -1,12 +1,17 @@
 """Registered models: one per dataset, `lekhani-<dataset>`, and where the files of a version lie."""
 
+import json
+import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
+from sqlalchemy.exc import SQLAlchemyError
 
 from lekhani.errors import LekhaniError
 from lekhani.files import sha256
@@ -17,14 +22,28 @@ ABOUT = (
     "`previous` is what a rollback restores. The gate's decision is in each version's tags `gate.*`, its report in the "
     "version's run. Each version has a model card."
 )
+FILES = "files_sha256"  # a version's tag: the SHA-256 of each file by its path in the model's folder, as JSON
+JUDGE = "judge.onnx"  # beside the generator
+_REMEDY = "restore its artifacts or register the model again"
+
+log = logging.getLogger("lekhani")
+
+
+class Version(NamedTuple):
+    """What is served of a registered model."""
+
+    number: str
+    source: str  # MLflow's address of its files, which tells it from another registry's version of this number
+    alias: str
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A registered version with its files: the generator and, if they were kept, its scorecard and its run's judge."""
+    """A registered version with its files: the generator and, if they were kept, its scorecard and its judge."""
 
     name: str
     version: str
+    source: str
     alias: str  # by which it was found; "" when it was found by its number
     run_id: str
     variant: str
@@ -40,14 +59,15 @@ def model_name(dataset: str) -> str:
 
 def registry_errors(failed: str, hint: str = "") -> AbstractContextManager[None]:
     """As `mlflow_errors`, for code that reads or writes artifacts as well."""
-    return mlflow_errors(failed, hint, (mlflow.MlflowException, OSError))
+    return mlflow_errors(failed, hint, (mlflow.MlflowException, OSError, SQLAlchemyError))
 
 
 def register(dataset: str, model_uri: str, tags: Mapping[str, str], description: str = "") -> ModelVersion:
     """Register the model that a run logged as a new version of `lekhani-<dataset>` under the alias `challenger`.
 
-    A model that is registered already gives its version back, so that calling twice adds nothing; that version becomes
-    challenger again unless it is champion.
+    Besides `tags` the version keeps the SHA-256 of each file, which `fetch` checks. A model that is registered already
+    gives its version back, so that calling twice adds nothing; that version becomes challenger again unless it is
+    champion.
     """
     client, name = connect(), model_name(dataset)
     with registry_errors(f"Could not register {name} in"):
@@ -56,7 +76,10 @@ def register(dataset: str, model_uri: str, tags: Mapping[str, str], description:
                 if aliases(dataset).get("champion") != str(known.version):
                     client.set_registered_model_alias(name, "challenger", known.version)
                 return known
-        version = mlflow.register_model(model_uri, name, tags=dict(tags))
+        with TemporaryDirectory() as folder:
+            made = Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=folder))
+            recorded = {path: sha256(made / path) for path in _files(made)}
+        version = mlflow.register_model(model_uri, name, tags={**tags, FILES: json.dumps(recorded)})
         if not client.get_registered_model(name).description:
             client.update_registered_model(name, ABOUT)
         if description:
@@ -81,44 +104,118 @@ def aliases(dataset: str) -> dict[str, str]:
     return {alias: str(version) for alias, version in model.aliases.items()} if model else {}
 
 
-def find(dataset: str) -> Registered:
+def newest(dataset: str) -> Version:
     """The champion of a dataset, else its challenger; raises LekhaniError when there is neither."""
-    known = aliases(dataset)
+    client, name, known = connect(), model_name(dataset), aliases(dataset)
     for alias in ("champion", "challenger"):
         if alias in known:
-            return fetch(dataset, known[alias], alias)
+            with registry_errors(f"Could not read {name} from"):
+                return Version(known[alias], client.get_model_version(name, known[alias]).source or "", alias)
     hint = "run `make demo` or pass --model FILE.onnx"
     problem = f"Nothing is registered as {model_name(dataset)} in MLflow at {mlflow.get_tracking_uri()}"
     raise LekhaniError(f"{problem}; {hint}.")
 
 
+def find(dataset: str) -> Registered:
+    """The files of the champion of a dataset, else of its challenger; raises LekhaniError when there is neither."""
+    known = newest(dataset)
+    return fetch(dataset, known.number, known.alias)
+
+
 def fetch(dataset: str, number: str, alias: str = "") -> Registered:
     """Download the files of one version.
 
-    Raises LekhaniError when the version or its files are missing, or the generator is not the file that was registered.
+    Raises LekhaniError when the version or its files are missing, or a file is not the one that was registered.
     """
     client, name = connect(), model_name(dataset)
     with registry_errors(f"{name} version {number} cannot be fetched from"):
         version = client.get_model_version(name, number)
         folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{number}"))
+    recorded = _recorded(version)
+    if not recorded:
+        log.warning("%s version %s has a SHA-256 of its generator alone to check; register it again.", name, number)
+    for path, digest in recorded.items():
+        _check(folder / path, digest, version)
     generator = _generator(folder, version)
-    run_id, variant = version.run_id or "", version.tags.get("variant", "")
-    scorecard, judge = generator.with_name("scorecard.json"), None
-    with suppress(mlflow.MlflowException, OSError):
-        judge = Path(mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path="judge/judge.onnx"))
-    kept = scorecard if scorecard.exists() else None
-    return Registered(name, number, alias, run_id, variant, generator, kept, judge)
+    _check(generator, version.tags.get("model_sha256"), version)
+    judge = generator.with_name(JUDGE) if recorded else _judge_of_run(version)
+    scorecard = generator.with_name("scorecard.json")
+    about = version.source or "", alias, version.run_id or "", version.tags.get("variant", "")
+    return Registered(name, number, *about, generator, _if_there(scorecard), _if_there(judge))
+
+
+def check_there(dataset: str, number: str) -> None:
+    """Raise LekhaniError when files of a version are missing, which is seen without downloading any."""
+    client, name = connect(), model_name(dataset)
+    with registry_errors(f"The files of {name} version {number} cannot be listed in"):
+        version = client.get_model_version(name, number)
+        wanted = set(_recorded(version)) or {"MLmodel"}
+        folders = {f"/{PurePosixPath(path).parent}".removesuffix("/.") for path in wanted}
+        listed = [mlflow.artifacts.list_artifacts(f"models:/{name}/{number}{folder}") for folder in folders]
+    if missing := wanted - {one.path for found in listed for one in found}:
+        raise LekhaniError(f"{min(missing)} of {_named(version)} is missing; {_REMEDY}.")
+
+
+def is_intact(dataset: str, model_uri: str) -> bool:
+    """Whether the files of the version that was registered of this model, if any, are those that were registered."""
+    with registry_errors(f"Could not read {model_name(dataset)} from"):
+        versions = connect().search_model_versions(f"name = '{model_name(dataset)}'")
+    try:
+        for version in versions:
+            if version.source == model_uri:
+                fetch(dataset, str(version.version))
+    except LekhaniError:
+        return False
+    return True
+
+
+def generators(folder: Path) -> list[Path]:
+    """The ONNX files in a model's folder but for its judge: one, where nothing is wrong."""
+    # In artifacts/, or at the top in a model that mlflow.onnx logged.
+    return [path for path in folder.rglob("*.onnx") if path.name != JUDGE]
 
 
 def _generator(folder: Path, version: ModelVersion) -> Path:
-    """The generator in a version's folder, if it is the file that was registered."""
-    found = list(folder.rglob("*.onnx"))  # in artifacts/, or at the top in a model that mlflow.onnx logged
-    what = f"{version.name} version {version.version}"
-    at, hint = mlflow.get_tracking_uri(), "restore its artifacts or register the model again"
+    found = generators(folder)
     if len(found) != 1:
-        raise LekhaniError(f"{what} in MLflow at {at} holds {len(found)} ONNX files instead of one; {hint}.")
-    digest = sha256(found[0])
-    if digest != version.tags.get("model_sha256", digest):
-        problem = f"The generator in MLflow at {at} is not the file that was registered as {what}: its SHA-256 differs"
-        raise LekhaniError(f"{problem}; {hint}.")
+        raise LekhaniError(f"{_named(version)} holds {len(found)} generators instead of one; {_REMEDY}.")
     return found[0]
+
+
+def _judge_of_run(version: ModelVersion) -> Path:
+    """Where earlier versions have their judge, which may be missing."""
+    with suppress(mlflow.MlflowException, OSError):
+        return Path(mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=f"judge/{JUDGE}"))
+    return Path("none")
+
+
+def _if_there(path: Path) -> Path | None:
+    return path if path.is_file() else None
+
+
+def _files(folder: Path) -> list[str]:
+    """All files of a downloaded model but the one that the download adds."""
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in found if path != "registered_model_meta")
+
+
+def _recorded(version: ModelVersion) -> dict[str, str]:
+    """SHA-256 by path as they were registered, empty where they were not."""
+    try:
+        return dict(json.loads(version.tags.get(FILES, "{}")))
+    except (TypeError, ValueError):
+        raise LekhaniError(f"The tag {FILES} of {_named(version)} cannot be read; {_REMEDY}.") from None
+
+
+def _check(path: Path, digest: str | None, version: ModelVersion) -> None:
+    """Raise LekhaniError unless the file has this SHA-256, if any is known."""
+    if not path.is_file():
+        raise LekhaniError(f"{path.name} of {_named(version)} is missing; {_REMEDY}.")
+    if digest is not None and sha256(path) != digest:
+        problem = f"{path.name} in MLflow at {mlflow.get_tracking_uri()} is not the file that was registered as"
+        what = f"{version.name} version {version.version}: its SHA-256 differs"
+        raise LekhaniError(f"{problem} {what}; {_REMEDY}.")
+
+
+def _named(version: ModelVersion) -> str:
+    return f"{version.name} version {version.version} in MLflow at {mlflow.get_tracking_uri()}"

@@ -2,22 +2,21 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
 
-from fastapi import Depends, FastAPI, HTTPException, Request, Security
+from fastapi import FastAPI, HTTPException, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from lekhani import __version__
 from lekhani.errors import LekhaniError
 from lekhani.serve import routes
-from lekhani.serve.batching import BusyError, WorkQueue
+from lekhani.serve.batching import BoundedPool, BusyError
 from lekhani.serve.champions import Champions, ModelSource
 from lekhani.serve.daily_report import DailyReport
 from lekhani.serve.keys import Keys
@@ -26,6 +25,7 @@ from lekhani.serve.middleware import RequestMiddleware, problem
 from lekhani.serve.telemetry import Metrics
 
 log = logging.getLogger("lekhani.api")
+READERS = 2  # pictures that are read at a time: a large one takes much memory
 
 # Sentences in place of the framework's few words.
 SENTENCES = {
@@ -40,6 +40,7 @@ def create_app(
     *,
     limits: Limits | None = None,
     keys: Keys | None = None,
+    hosts: Collection[str] | None = None,
     cors: Sequence[str] = (),
     agreement: float = 0.9,
     poll_seconds: float = 30.0,
@@ -48,10 +49,10 @@ def create_app(
 ) -> FastAPI:
     """The application, which loads the models of `sources` when it starts.
 
-    With `keys`, one of them is required on every route but the health checks and the schema; `cors` are origins whose
-    pages may call the API. The registry is asked for new champions every `poll_seconds`, and `agreement` is what their
-    self-test requires; every `monitor_seconds` the quality of what was served is measured, and `report_folder` gets a
-    report each day. A page may be mounted at "/" afterwards.
+    With `keys`, one of them is required on every route but the health checks and the schema. `hosts` are the names to
+    answer to, None for any (see `server.allowed_hosts`); `cors` are origins whose pages may call the API. The registry
+    is asked for new champions every `poll_seconds`, and `agreement` is what their self-test requires; every
+    `monitor_seconds` the quality of what was served is measured, and `report_folder` gets a report each day.
     """
     limits, metrics = limits or Limits(), Metrics()
     app = FastAPI(
@@ -59,11 +60,12 @@ def create_app(
     )
     state = app.state
     state.limits, state.metrics, state.champions = limits, metrics, Champions(sources, limits, metrics, agreement)
+    state.keys, state.waiting = keys, Counter()
     state.report = DailyReport(state.champions, report_folder)
     state.poll_seconds, state.monitor_seconds = poll_seconds, monitor_seconds
     state.ready = state.draining = False
     state.loop = None  # while it runs
-    app.add_middleware(RequestMiddleware, limits=limits, metrics=metrics)
+    app.add_middleware(RequestMiddleware, limits=limits, metrics=metrics, hosts=hosts)
     if cors:
         app.add_middleware(
             CORSMiddleware,
@@ -71,7 +73,7 @@ def create_app(
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
         )
-    app.include_router(routes.api, dependencies=[Security(_key_check(keys))] if keys else [])
+    app.include_router(routes.api, dependencies=[Security(_need_key)] if keys else [])
     app.include_router(routes.health)
     _add_error_handlers(app)
     return app
@@ -82,7 +84,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state = app.state
     champions, report = state.champions, state.report
     state.loop = asyncio.get_running_loop()
-    state.pictures = WorkQueue(state.limits.waiting_pictures, state.limits.answer_seconds)  # to be read
+    state.pictures = BoundedPool(READERS, state.limits.waiting_pictures, 0.8 * state.limits.answer_seconds)
     if not champions.served:
         await champions.start()
     repeated = [
@@ -95,7 +97,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     for task in repeated:
         task.cancel()
     await asyncio.gather(*repeated, return_exceptions=True)
-    await asyncio.gather(champions.close(), state.pictures.close())
     await report.update(end=True)
 
 
@@ -137,13 +138,7 @@ def _add_error_handlers(app: FastAPI) -> None:
         return problem(422, str(error))
 
 
-def _key_check(keys: Keys) -> Callable[..., Awaitable[None]]:
-    async def check(
-        given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
-    ) -> None:
-        if given is None or keys.holder(given.credentials) is None:
-            raise HTTPException(
-                401, "A valid key is needed; send it as `Authorization: Bearer KEY`.", {"WWW-Authenticate": "Bearer"}
-            )
-
-    return check
+async def _need_key(holder: routes.Holder) -> None:
+    if holder is None:
+        sentence = "A valid key is needed; send it as `Authorization: Bearer KEY`."
+        raise HTTPException(401, sentence, {"WWW-Authenticate": "Bearer"})

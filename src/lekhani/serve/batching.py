@@ -1,4 +1,4 @@
-"""One thread at work with a bounded queue before it, which batches what many clients want drawn.
+"""What waits for a generator: rows of many requests, drawn in shared batches that take turns.
 
 A row's image depends on its noise and label alone, so it makes no difference what else is in its batch.
 """
@@ -6,19 +6,23 @@ A row's image depends on its noise and label alone, so it makes no difference wh
 import asyncio
 import math
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
-from lekhani.data.spec import Bytes, Labels
+from lekhani.data.spec import Labels
 from lekhani.errors import LekhaniError
+from lekhani.inference.sampling import Steps
 from lekhani.inference.session import Floats
 
-Work = Callable[[Callable[[], None]], Any]
+FIRST_BATCH = 8  # images, while it is unknown how long one takes
+SLICE_SECONDS = 0.25  # for a batch, so that whoever comes next need not wait for long
+
+Result = TypeVar("Result")
 
 
 class BusyError(LekhaniError):
@@ -29,182 +33,175 @@ class BusyError(LekhaniError):
         self.seconds = max(1, min(math.ceil(seconds), 600))
 
 
+class BoundedPool:
+    """Threads for calls of which at most `capacity` wait, no longer than about `max_seconds`.
+
+    Its coroutines belong to one event loop.
+    """
+
+    def __init__(self, threads: int, capacity: int, max_seconds: float) -> None:
+        self.threads, self.capacity, self.max_seconds = threads, capacity, max_seconds
+        self.waiting = 0  # calls that have not returned
+        self._seconds = 0.0  # of one call, of which the latest weigh most
+        self._pool = ThreadPoolExecutor(threads, "pool")
+
+    async def run(self, call: Callable[[], Result]) -> Result:
+        """What `call` returns or raises; raises BusyError when too much waits."""
+        wait = self.waiting * self._seconds / self.threads
+        if self.waiting >= self.capacity or wait > self.max_seconds:
+            raise BusyError(f"{self.waiting:,} pictures are waiting already; try again later.", wait)
+        self.waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._timed, call)
+        finally:
+            self.waiting -= 1
+
+    def _timed(self, call: Callable[[], Result]) -> Result:
+        started = time.perf_counter()
+        try:
+            return call()
+        finally:
+            self._seconds = 0.9 * self._seconds + 0.1 * (time.perf_counter() - started)
+
+
 @dataclass(eq=False)
-class _Job:
-    """A request that waits for its `answer`."""
-
-    answer: asyncio.Future[Any] = field(init=False, default_factory=lambda: asyncio.get_running_loop().create_future())
-
-    def finish(self, result: Any) -> None:
-        if not self.answer.done():
-            self.answer.set_result(result)
-
-    def fail(self, error: Exception) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
-
-
-@dataclass(eq=False)
-class _Single(_Job):
-    """A function that runs by itself."""
-
-    work: Work
-
-    def check_wanted(self) -> None:
-        """Raise when the client is gone."""
-        if self.answer.done():
-            raise LekhaniError("Nobody waits for it any more.")
-
-
-@dataclass(eq=False)
-class _Rows(_Job):
-    """Rows of noise and labels that become images."""
+class _Rows:
+    """Rows of noise and labels that become images, the `answer`."""
 
     noise: Floats
     labels: Labels
     begun: int = 0  # rows that are drawn, or are being drawn
-    parts: list[Bytes] = field(default_factory=list)
+    parts: list[Floats] = field(default_factory=list)
+    answer: asyncio.Future[Floats] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    @property
+    def left(self) -> int:
+        """Rows that wait; none once the caller is gone, or an earlier batch failed."""
+        return 0 if self.answer.done() else len(self.labels) - self.begun
 
 
-class WorkQueue:
-    """One thread and the work that waits for it. All methods belong to one event loop.
+class Batcher:
+    """A generator in a thread of its own, for all requests. Its coroutines belong to one event loop.
 
-    Work has a cost, in images. At most `capacity` images wait, no longer than about `max_seconds`.
-    """
-
-    def __init__(self, capacity: int, max_seconds: float) -> None:
-        self.capacity, self.max_seconds = capacity, max_seconds
-        self.waiting = 0  # images of requests that have no answer yet
-        self.images_per_second = math.inf  # until measured
-        self._jobs: deque[_Job] = deque()
-        self._not_empty = asyncio.Event()
-        self._closing = False
-        self._thread = ThreadPoolExecutor(1, "generator")
-        self._worker: asyncio.Task[None] | None = None
-
-    async def run(self, work: Work, cost: int = 1) -> Any:
-        """What `work` returns or raises; raises BusyError when too much waits.
-
-        `work` gets a function to call now and then, which raises once the caller was cancelled.
-        """
-        return await self._answer(_Single(work), cost)
-
-    async def close(self) -> None:
-        """Finish what waits, then stop."""
-        self._closing = True
-        self._not_empty.set()
-        if self._worker:
-            await self._worker
-        self._thread.shutdown()
-
-    async def _answer(self, job: _Job, cost: int) -> Any:
-        """Queue the job and wait; cancelling that takes it out of the queue."""
-        wait, own = self.waiting / self.images_per_second, cost / self.images_per_second
-        if own > self.max_seconds:
-            raise BusyError(
-                f"That would take about {own:.0f} seconds, and {self.max_seconds:g} is the most; ask for less at once.",
-                wait,
-            )
-        if self.waiting + cost > self.capacity or wait + own > self.max_seconds:
-            raise BusyError(f"{self.waiting:,} images are waiting already; try again later.", wait)
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._work())
-        self._jobs.append(job)
-        self._not_empty.set()
-        self.waiting += cost
-        try:
-            return await job.answer
-        finally:
-            self.waiting -= cost
-
-    async def _work(self) -> None:
-        while self._jobs or not self._closing:
-            if self._jobs:
-                await self._step()
-            else:
-                self._not_empty.clear()
-                await self._not_empty.wait()
-
-    async def _step(self) -> None:
-        """Do the next job."""
-        job = self._jobs.popleft()
-        if isinstance(job, _Single) and not job.answer.done():
-            try:
-                job.finish(await self._in_thread(job.work, job.check_wanted))
-            except Exception as error:  # for the caller, who may know what to do with it
-                job.fail(error)
-
-    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
-
-
-class Batcher(WorkQueue):
-    """A queue that also batches the rows of several requests.
-
-    `draw` makes images uint8 [N,H,W] of noise float32 [N, noise_dim] and labels int64 [N], at most `batch_size` at a
-    time; `on_batch` hears of the size of each batch.
+    `draw` makes images float32 [N,1,H,W] of noise float32 [N, noise_dim] and labels int64 [N], at most `batch_size` at
+    a time; `on_batch` hears of the size of each batch. At most `capacity` images wait, no longer than about
+    `max_seconds`.
     """
 
     def __init__(
         self,
-        draw: Callable[[Floats, Labels], Bytes],
+        draw: Callable[[Floats, Labels], Floats],
         batch_size: int,
         capacity: int,
         max_seconds: float,
         on_batch: Callable[[int], object] = lambda _: None,
     ) -> None:
-        super().__init__(capacity, max_seconds)
         self.draw, self.batch_size, self.on_batch = draw, batch_size, on_batch
+        self.capacity, self.max_seconds = capacity, max_seconds
+        self.waiting = 0  # images of requests that have no answer yet
+        self.images_per_second = math.inf  # until measured
         self._drawn = self._spent = 0.0  # rows and seconds, of which the latest weigh most
+        self._rows: list[_Rows] = []
+        self._thread = ThreadPoolExecutor(1, "generator")
+        self._worker: asyncio.Task[None] | None = None
 
-    async def images(self, noise: Floats, labels: Labels) -> Bytes:
-        """Images uint8 [N,H,W] of these rows; raises BusyError when too much waits."""
-        images: Bytes = await self._answer(_Rows(noise, labels), len(labels))
-        return images
+    async def images(self, noise: Floats, labels: Labels) -> Floats:
+        """Images float32 [N,1,H,W] of these rows; raises BusyError when too much waits."""
+        with self._admitted(len(labels)):
+            return await self._images(noise, labels)
 
-    async def _step(self) -> None:
-        """Draw the next batch of rows, or do the next job of another kind."""
-        if not isinstance(self._jobs[0], _Rows):
-            await super()._step()
-            return
-        batch = self._next_batch()
-        if not batch:
-            return
-        started = time.perf_counter()
+    async def run(self, steps: Steps[Result], images: int) -> Result:
+        """What `steps` return, which will keep about so many images; raises BusyError when too much waits.
+
+        What happens between two drawings runs in another thread, so it delays nobody else's.
+        """
+        with self._admitted(images):
+            wanted, result = await asyncio.to_thread(_advance, steps, None)
+            while wanted is not None:
+                drawn = await self._images(*wanted)
+                wanted, result = await asyncio.to_thread(_advance, steps, drawn)
+            return result  # type: ignore[return-value]
+
+    @contextmanager
+    def _admitted(self, images: int) -> Iterator[None]:
+        # Requests share the batches equally, so a small one does not wait for all of a large one.
+        ahead = sum(min(rows.left, images) for rows in self._rows)
+        most = self.max_seconds * self.images_per_second
+        if images > most:
+            seconds = f"about {images / self.images_per_second:.0f} seconds, and {self.max_seconds:g} is the most"
+            raise BusyError(f"That would take {seconds}; ask for less at once.", ahead / self.images_per_second)
+        if (excess := max(self.waiting + images - self.capacity, ahead + images - most)) > 0:
+            seconds_until_room = excess / self.images_per_second
+            raise BusyError(f"{self.waiting:,} images are waiting already; try again later.", seconds_until_room)
+        self.waiting += images
         try:
-            noise = np.concatenate([rows.noise[part] for rows, part in batch])
-            labels = np.concatenate([rows.labels[part] for rows, part in batch])
-            images = await self._in_thread(self.draw, noise, labels)
-        except Exception as error:  # for the callers
-            for rows, _ in batch:
-                rows.fail(error)
-            return
-        self._measure(len(labels), time.perf_counter() - started)
-        self.on_batch(len(labels))
-        start = 0
-        for rows, part in batch:
-            stop = start + part.stop - part.start
-            rows.parts.append(images[start:stop])
-            start = stop
-            if part.stop == len(rows.labels):
-                rows.finish(np.concatenate(rows.parts))
+            yield
+        finally:
+            self.waiting -= images
+
+    async def _images(self, noise: Floats, labels: Labels) -> Floats:
+        """Wait for these rows; being cancelled takes them out of the queue."""
+        rows = _Rows(noise, labels)
+        self._rows.append(rows)
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        return await rows.answer
+
+    async def _work(self) -> None:
+        while batch := self._next_batch():
+            started = time.perf_counter()
+            try:
+                noise = np.concatenate([rows.noise[part] for rows, part in batch])
+                labels = np.concatenate([rows.labels[part] for rows, part in batch])
+                images = await asyncio.get_running_loop().run_in_executor(self._thread, self.draw, noise, labels)
+            except Exception as error:  # for the callers
+                for rows, _ in batch:
+                    if not rows.answer.done():
+                        rows.answer.set_exception(error)
+                continue
+            self._measure(len(labels), time.perf_counter() - started)
+            self.on_batch(len(labels))
+            _hand_out(images, batch)
 
     def _next_batch(self) -> list[tuple[_Rows, slice]]:
-        """Rows of the next requests, up to the batch size or the next job of another kind."""
-        batch: list[tuple[_Rows, slice]] = []
-        room = self.batch_size
-        while room and self._jobs and isinstance(rows := self._jobs[0], _Rows):
-            self._jobs.popleft()
-            if rows.answer.done():  # cancelled, or failed with an earlier batch
-                continue
-            part = slice(rows.begun, min(rows.begun + room, len(rows.labels)))
-            batch.append((rows, part))
-            rows.begun, room = part.stop, room - (part.stop - part.start)
-        # A long request goes behind those that came in the meantime.
-        self._jobs.extend(rows for rows, _ in batch if rows.begun < len(rows.labels))
+        """An equal share of each waiting request, as many rows as can be drawn in a short time."""
+        room, shares = self._room(), dict.fromkeys(self._rows, 0)
+        while room and (hungry := [rows for rows, taken in shares.items() if rows.left > taken]):
+            share = max(1, room // len(hungry))
+            for rows in hungry[:room]:
+                more = min(share, rows.left - shares[rows])
+                shares[rows], room = shares[rows] + more, room - more
+        batch = [(rows, slice(rows.begun, rows.begun + taken)) for rows, taken in shares.items() if taken]
+        for rows, part in batch:
+            rows.begun = part.stop
+        # Whoever got nothing comes first next time.
+        self._rows = sorted((rows for rows in shares if rows.left), key=lambda rows: shares[rows] > 0)
         return batch
 
+    def _room(self) -> int:
+        if math.isinf(self.images_per_second):
+            return min(self.batch_size, FIRST_BATCH)
+        return int(min(self.batch_size, max(1, SLICE_SECONDS * self.images_per_second)))
+
     def _measure(self, rows: int, seconds: float) -> None:
-        if 2 * rows >= self.batch_size:  # few rows take longer each, and a full queue is drawn in full batches
+        if 2 * rows >= self._room():  # few rows take longer each, and a full queue is drawn in full batches
             self._drawn, self._spent = 0.9 * self._drawn + rows, 0.9 * self._spent + seconds
             self.images_per_second = self._drawn / self._spent
+
+
+def _advance(steps: Steps[Result], images: Floats | None) -> tuple[tuple[Floats, Labels] | None, Result | None]:
+    """What the steps want drawn next, or None and their result."""
+    try:
+        return (next(steps) if images is None else steps.send(images)), None
+    except StopIteration as done:  # cannot be raised in a coroutine
+        return None, done.value
+
+
+def _hand_out(images: Floats, batch: list[tuple[_Rows, slice]]) -> None:
+    start = 0
+    for rows, part in batch:
+        stop = start + part.stop - part.start
+        rows.parts.append(images[start:stop])
+        start = stop
+        if part.stop == len(rows.labels) and not rows.answer.done():
+            rows.answer.set_result(np.concatenate(rows.parts))

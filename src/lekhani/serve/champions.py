@@ -16,7 +16,8 @@ from lekhani.data.spec import Bytes, Labels, load_prepared
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.evaluate.reference import Reference
 from lekhani.inference.confidence import confidences
-from lekhani.inference.session import Floats, Generator, Reader
+from lekhani.inference.sampling import SamplingOptions, noise_source, rejection_sample
+from lekhani.inference.session import Generator, Reader
 from lekhani.paths import PREPARED
 from lekhani.pen import PRETRAINED, Pen, find, find_pretrained, has_registry
 from lekhani.pictures import to_uint8
@@ -46,6 +47,7 @@ class ServedModel:
     dataset: str
     pen: Pen
     version: str  # number in the registry, "" for a file
+    source: str  # where the registry has its files
     alias: str
     queue: Batcher
     monitor: Monitor | None
@@ -65,6 +67,16 @@ class ServedModel:
         """The monitor's latest figures, by measure."""
         return {name: asdict(one) for name, one in self.measures.items()}
 
+    async def sample(self, labels: Labels, options: SamplingOptions) -> Bytes:
+        """The images uint8 [N,H,W] that `pen.generate` would draw, in batches with those of other requests."""
+        pen = self.pen
+        options.check(pen.generator, pen.reader)
+        if pen.generator.conditional and options.min_confidence is None:
+            noise = noise_source(pen.generator, options, 0)(len(labels))
+            return to_uint8(await self.queue.images(noise, labels))
+        samples = await self.queue.run(rejection_sample(pen.generator, pen.reader, labels, options), len(labels))
+        return samples.images
+
     async def update_monitor(self, idle_below: int) -> None:
         """Let the monitor measure what was served, and a few images more if fewer than `idle_below` are waiting."""
         if self.monitor is None:
@@ -73,7 +85,7 @@ class ServedModel:
         labels = self.monitor.labels_to_probe(MAX_PROBES)
         if self.queue.waiting < idle_below:  # clients go first
             seed = int(np.random.default_rng().integers(2**31))
-            images = await self.queue.run(lambda _: self.pen.generate(labels.tolist(), seed=seed).images)
+            images = await self.sample(labels, SamplingOptions(seed))
             probes = list(zip(images, labels.tolist(), strict=True))
         self.measures = await asyncio.to_thread(self.monitor.update, probes)
 
@@ -88,8 +100,7 @@ class Champions:
         self.sources, self.limits, self.metrics, self.agreement = sources, limits, metrics, agreement
         self.served: dict[str, ServedModel] = {}
         self.trouble: dict[str, str] = {}  # by dataset: why the registry's champion is not served
-        self._rejected: dict[str, str] = {}  # by dataset: the version that failed its self-test, not to be tried again
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._rejected: dict[str, tuple[str, str]] = {}  # by dataset: what failed its self-test, not to be tried again
 
     async def start(self) -> None:
         """Load all; raises LekhaniError when one cannot be served."""
@@ -123,32 +134,28 @@ class Champions:
             await model.update_monitor(self.limits.batch)
             self._export_measures(model)
 
-    async def close(self) -> None:
-        """Finish what waits."""
-        await asyncio.gather(*(model.queue.close() for model in self.served.values()), *self._retiring)
-
     async def _newest(self, dataset: str) -> ServedModel | None:
         """The registry's champion, or else its challenger, after its self-test.
 
-        None when it is served already; raises LekhaniError when it cannot be served, or could not before.
+        None when it is served already; raises LekhaniError when the registry does not answer or lacks it or its files,
+        and when it cannot be served, or could not before.
         """
         from lekhani.registry import models
 
+        served, up = self.served.get(dataset), self.metrics.registry_up.labels(dataset)
         try:
-            known = await asyncio.to_thread(models.aliases, dataset)
+            number, source, alias = await asyncio.to_thread(models.newest, dataset)
+            is_served = served is not None and (served.version, served.source) == (number, source)
+            if is_served:
+                await asyncio.to_thread(models.check_there, dataset, number)
         except LekhaniError:
-            self.metrics.registry_up.labels(dataset).set(0)
+            up.set(0)
             raise
-        self.metrics.registry_up.labels(dataset).set(1)
-        alias = "champion" if "champion" in known else "challenger"
-        number, served = known.get(alias, ""), self.served.get(dataset)
-        if not number and served is None:
-            problem = f"Nothing is registered as {models.model_name(dataset)}"
-            raise LekhaniError(f"{problem}; run `make demo`, or serve a file with --model FILE.onnx.")
-        if not number or (served is not None and served.version == number):
+        up.set(1)
+        if is_served:
             self._rejected.pop(dataset, None)
             return None
-        if self._rejected.get(dataset) == number:
+        if self._rejected.get(dataset) == (number, source):
             raise LekhaniError(self.trouble[dataset])
         try:
             found = await asyncio.to_thread(models.fetch, dataset, number, alias)
@@ -158,7 +165,7 @@ class Champions:
         try:
             return await asyncio.to_thread(self._from_registry, dataset, found)
         except LekhaniError:
-            self._rejected[dataset] = number
+            self._rejected[dataset] = number, source
             self.metrics.rejected.labels(dataset, "self-test").inc()
             raise
 
@@ -168,38 +175,33 @@ class Champions:
         card = files.read_json(found.scorecard) if found.scorecard else {}
         kept = found.generator.with_name("reference.npz")
         reference = Reference.load(kept) if kept.exists() else None
-        return self._tested(dataset, pen, found.version, found.alias, card, reference)
+        return self._tested(dataset, pen, found.version, found.source, found.alias, card, reference)
 
     def _tested(
         self,
         dataset: str,
         pen: Pen,
         version: str = "",
+        source: str = "",
         alias: str = "",
         card: dict[str, Any] | None = None,
         reference: Reference | None = None,
     ) -> ServedModel:
         """The model with its queue and monitor; raises LekhaniError when it fails its self-test."""
-        self_test(pen, self.agreement)
+        if reference is None and card and pen.reader is not None:  # from the prepared data of this folder, if any
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                reference = Reference.of(pen.reader, *load_prepared(PREPARED / dataset).split("test"))
+        self_test(pen, self.agreement, reference)
         monitor = None
         if pen.reader is not None:
-            if reference is None and card:  # registered without one: from the prepared data of this folder, if any
-                with suppress(OSError, ValueError, KeyError, TypeError):
-                    reference = Reference.of(pen.reader, load_prepared(PREPARED / dataset).split("test")[0])
             monitor = Monitor(pen.reader, card or {}, reference, pen.generator.conditional)
-            if card and monitor.reference is None:
-                log.warning(
-                    "%s came without a reference of real images, so its drift is not measured; "
-                    "register it again to add one.",
-                    pen.origin,
-                )
+            if card and (monitor.reference is None or not len(monitor.reference.labels)):
+                message = "%s came without real images by which to test its judge and its drift; register it again."
+                log.warning(message, pen.origin)
         on_batch, limits = self.metrics.batches.labels(dataset).observe, self.limits
-
-        def draw(noise: Floats, labels: Labels) -> Bytes:
-            return to_uint8(pen.generator.run(noise, labels))
-
-        queue = Batcher(draw, limits.batch, limits.waiting_images, 0.8 * limits.answer_seconds, on_batch)
-        return ServedModel(dataset, pen, version, alias, queue, monitor)
+        seconds = 0.8 * limits.answer_seconds
+        queue = Batcher(pen.generator.run, limits.batch, limits.waiting_images, seconds, on_batch)
+        return ServedModel(dataset, pen, version, source, alias, queue, monitor)
 
     def _swap_in(self, new: ServedModel) -> None:
         """Answer new requests with `new`; the old model still answers those that wait for it."""
@@ -208,9 +210,6 @@ class Champions:
         if old is not None:
             self.metrics.swaps.labels(new.dataset).inc()
             self.metrics.model.remove(*_model_labels(old))
-            retiring = asyncio.create_task(old.queue.close())
-            self._retiring.add(retiring)
-            retiring.add_done_callback(self._retiring.discard)
         self.metrics.waiting.labels(new.dataset).set_function(lambda: new.queue.waiting)
         self.metrics.model.labels(*_model_labels(new)).set(1)
         for gauge in (self.metrics.measured, self.metrics.expected, self.metrics.alarm):
@@ -231,11 +230,11 @@ class Champions:
                 log.warning("What %s writes is worse than its scorecard promised.", model.pen.origin, extra=facts)
 
 
-def self_test(pen: Pen, agreement: float) -> None:
-    """Generate a few images of every class.
+def self_test(pen: Pen, agreement: float, reference: Reference | None = None) -> None:
+    """Generate a few images of every class, and let the judge read them and the known images of the reference.
 
-    Raises LekhaniError when a pixel is no number in [0,1], or the judge classifies less than the share `agreement` as
-    requested, allowing for chance.
+    Raises LekhaniError when a pixel is no number in [0,1], when the judge classifies less than the share `agreement` as
+    requested, allowing for chance, and when it takes the known images of a class for another.
     """
     generator, classes = pen.generator, len(pen.classes)
     labels = np.tile(np.arange(classes, dtype=np.int64), IMAGES_PER_CLASS)
@@ -251,6 +250,9 @@ def self_test(pen: Pen, agreement: float) -> None:
     if pen.reader.classes != pen.classes:
         problem = f"The judge of {pen.origin} reads other classes than it draws"
         raise LekhaniError(f"{problem}; register it with its own judge.")
+    if reference is not None and (wrong := reference.misread(pen.reader)):
+        problem = f"The judge of {pen.origin} takes real images of {' '.join(pen.classes[k].glyph for k in wrong)}"
+        raise LekhaniError(f"{problem} for other classes; register the model with a judge that reads them.")
     if not generator.conditional:
         pen.generate(range(classes), seed=0)  # raises where the judge does not find every class
         return

@@ -25,7 +25,7 @@ class Keys:
     """The keys in a file, a line `NAME sha256:HEX` each; empty lines and those that start with # are ignored."""
 
     def __init__(self, path: Path) -> None:
-        """Read the file; raises UsageError when it cannot be read, holds no key or a malformed line."""
+        """Read the file; raises UsageError when it cannot be read, holds no key, a malformed line or a name twice."""
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -38,6 +38,9 @@ class Keys:
                 if found is None:
                     problem = f"{path}, line {number}: a key's line is `NAME sha256:HEX`,"
                     raise UsageError(f"{problem} as `lekhani serve --new-key NAME` prints it.")
+                if found["name"] in self._digests:
+                    problem = f"{path}, line {number}: there is a key named {found['name']} already"
+                    raise UsageError(f"{problem}; give this one another name, or remove the old one.")
                 self._digests[found["name"]] = found["digest"]
         if not self._digests:
             raise UsageError(f"{path} holds no key; make one with `lekhani serve --new-key NAME`.")

@@ -12,8 +12,11 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    images: int = Field(1000, ge=1, le=10_000, description="images of one request")
+    images: int = Field(1000, ge=1, le=10_000, description="images of one request, or characters of its lines together")
     text: int = Field(200, ge=1, le=200, description="characters of a line of text")
+    line_pixels: int = Field(
+        2_000_000, ge=10_000, description="pixels of a line, each of its characters as wide as it is high"
+    )
     picture_bytes: int = Field(
         2_000_000, ge=1000, description="bytes of a picture that is sent, as PNG, JPEG or whatever it is"
     )
@@ -26,6 +29,7 @@ class Limits(BaseModel):
     write_seconds: float = Field(30, gt=0, description="time for a client to take what it was sent")
     waiting_images: int = Field(4000, ge=1, description="images that all waiting requests ask for together")
     waiting_pictures: int = Field(64, ge=1, description="pictures that wait to be read")
+    share_per_key: float = Field(0.5, gt=0, le=1, description="share of what may wait that one key may take")
     batch: int = Field(64, ge=1, le=4096, description="images drawn in one go")
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -19,6 +19,7 @@ from lekhani.serve.telemetry import Metrics
 
 log = logging.getLogger("lekhani.api")
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_PORT = re.compile(r":\d*$")
 _METHODS = {method.value for method in http.HTTPMethod}
 
 
@@ -37,12 +38,13 @@ class _RefusedError(Exception):
 class RequestMiddleware:
     """ASGI middleware around the whole application.
 
-    A request's body is read whole and within the limits before the application starts. When a client disconnects, its
-    request is cancelled. Requests below /v1/ must be answered in time; others, such as a page's streams, may take long.
+    Requests to another host than `hosts`, if any, are refused, against DNS rebinding: a page of another origin, whose
+    name was made to point here, may read what that name answers. A request's body is read whole and within the limits
+    before the application starts. When a client disconnects, its request is cancelled.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
-        self.app, self.limits, self.metrics = app, limits, metrics
+    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics, hosts: Collection[str] | None = None) -> None:
+        self.app, self.limits, self.metrics, self.hosts = app, limits, metrics, hosts
         self.held = 0  # bytes of all bodies in memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,6 +70,7 @@ class RequestMiddleware:
 
         self.metrics.in_flight.inc()
         try:
+            self._check_host(scope)
             await self._read(body, scope, receive)
             await self._handle(scope, receive, answer, bytes(body))
         except _RefusedError as refused:
@@ -85,6 +88,12 @@ class RequestMiddleware:
             self.held -= len(body)
             self.metrics.in_flight.dec()
             self._record(scope, status or 499, time.perf_counter() - started, request_id)
+
+    def _check_host(self, scope: Scope) -> None:
+        """Raise _RefusedError when the request is to another host; see `hosts`."""
+        host = _PORT.sub("", Headers(scope=scope).get("host", "")).lower()
+        if self.hosts is not None and host not in self.hosts:
+            raise _RefusedError(421, "This server has another name; start it with --allowed-host NAME to add this one.")
 
     async def _read(self, body: bytearray, scope: Scope, receive: Receive) -> None:
         """Fill `body`.
@@ -137,9 +146,8 @@ class RequestMiddleware:
             await send(message)
 
         work = asyncio.ensure_future(self.app(scope, replay, notice))
-        seconds = self.limits.answer_seconds if scope["path"].startswith("/v1/") else None
         try:
-            await asyncio.wait({work, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({work, gone}, timeout=self.limits.answer_seconds, return_when=asyncio.FIRST_COMPLETED)
             if not work.done() and not complete:
                 raise _DisconnectedError if gone.done() else TimeoutError
             await work

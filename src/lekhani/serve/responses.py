@@ -18,6 +18,7 @@ from lekhani.pictures import Picture, grid
 
 JSON, PNG, ZIP, NPZ = "application/json", "image/png", "application/zip", "application/x-npz"
 KINDS = (JSON, PNG, ZIP, NPZ)
+GAP = 8  # pixels between lines
 
 
 def negotiate(accept: str | None) -> str | None:
@@ -66,21 +67,38 @@ def glyphs(
     rows.writerow(("file", "label", "name", "glyph"))
     rows.writerows((f"{i:06d}.png", c.label, c.name, c.glyph) for i, c in enumerate(known))
     pictures = {f"{i:06d}.png": png(image) for i, image in enumerate(images)}
-    return zipped({"labels.csv": table.getvalue().encode(), **pictures})
+    return _zipped({"labels.csv": table.getvalue().encode(), **pictures})
 
 
-def line(kind: str, picture: Image.Image, text: str, about: Mapping[str, Any]) -> bytes | dict[str, Any]:
-    """A line of handwriting: a PNG, a ZIP of it with its transcript, an NPZ of array and text, or a value for JSON."""
+def lines(
+    kind: str, pictures: Mapping[int, Image.Image], text: str, about: Mapping[str, Any]
+) -> bytes | dict[str, Any]:
+    """Lines of the same text by their seeds.
+
+    One above the other as PNG, a ZIP of PNGs with their transcripts, an NPZ of arrays and `text`, or a value for JSON.
+    """
     if kind == PNG:
-        return png(picture)
+        return png(_stacked(list(pictures.values())))
+    if kind == JSON:
+        values = [{"seed": seed, "png": base64_png(picture)} for seed, picture in pictures.items()]
+        return {**about, "text": text, "lines": values}
+    named = {f"line_{i:06d}": picture for i, picture in enumerate(pictures.values())}
     if kind == NPZ:
-        return _npz(image=np.asarray(picture), text=np.array(text))
-    if kind == ZIP:
-        return zipped({"line.png": png(picture), "line.gt.txt": f"{text}\n".encode()})
-    return {**about, "text": text, "png": base64_png(picture)}
+        return _npz(**{name: np.asarray(picture) for name, picture in named.items()}, text=np.array(text))
+    transcripts = {f"{name}.gt.txt": f"{text}\n".encode() for name in named}
+    return _zipped({f"{name}.png": png(picture) for name, picture in named.items()} | transcripts)
 
 
-def zipped(files: Mapping[str, bytes]) -> bytes:
+def _stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures one above the other on white."""
+    step = pictures[0].height + GAP  # lines are equally high
+    sheet = Image.new(pictures[0].mode, (max(one.width for one in pictures), step * len(pictures) - GAP), "white")
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture, (0, i * step))
+    return sheet
+
+
+def _zipped(files: Mapping[str, bytes]) -> bytes:
     """A ZIP of files by name."""
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as archive:  # PNGs are compressed already

@@ -4,36 +4,52 @@ import asyncio
 import base64
 import binascii
 import io
-from collections.abc import Callable
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Header, HTTPException, Request
+from fastapi import APIRouter, Depends, Header, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from lekhani.data.images import FORMATS, decode_one
-from lekhani.data.spec import Bytes, Labels
+from lekhani.data.spec import Bytes
 from lekhani.errors import UsageError
 from lekhani.handwriting import compose, recognise, translate
 from lekhani.handwriting.alphabet import Alphabet, plain
 from lekhani.handwriting.recognise import Reading
 from lekhani.handwriting.render import LineStyle
-from lekhani.handwriting.translate import Translation
 from lekhani.inference.labels import label_of
-from lekhani.inference.sampling import SamplingOptions, noise_source, sample_shard
+from lekhani.inference.sampling import SamplingOptions, Steps
 from lekhani.inference.session import Reader
 from lekhani.serve import responses, schemas
+from lekhani.serve.batching import Batcher, BoundedPool, BusyError
 from lekhani.serve.champions import ServedModel
 from lekhani.serve.limits import Limits
 
 Accept = Annotated[str | None, Header()]
+
+
+async def key_holder(
+    request: Request,
+    given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
+) -> str | None:
+    """The name of the key that a request brings; None where it brings no valid one, or no keys are asked for."""
+    keys = request.app.state.keys
+    return keys.holder(given.credentials) if keys and given else None
+
+
+Holder = Annotated[str | None, Depends(key_holder)]
 api, health = APIRouter(), APIRouter()  # with keys where there are any, and without
 
 
 @api.post("/v1/generate", **schemas.IN_ANY_KIND)
-async def generate(body: schemas.Generate, request: Request, accept: Accept = None) -> Response:
+async def generate(body: schemas.Generate, request: Request, key: Holder, accept: Accept = None) -> Response:
     """Labelled glyphs.
 
     A grid as PNG, a ZIP of PNGs with labels.csv, an NPZ of `images` uint8 [N,H,W] and `labels` int64 [N], or JSON.
@@ -45,7 +61,8 @@ async def generate(body: schemas.Generate, request: Request, accept: Accept = No
         raise HTTPException(422, f"{problem}; ask for fewer.")
     labels = np.repeat([_label(label, model) for label in body.labels], body.n).astype(np.int64)
     options = SamplingOptions(body.seed, body.min_confidence, body.truncation)
-    images = await _images(model, labels, options)
+    with _own_share(request, key, model.queue, n, model.queue.images_per_second):
+        images = await model.sample(labels, options)
     # Images that were filtered or truncated are no sample of what the model draws.
     if model.monitor is not None and options == SamplingOptions(body.seed):
         model.monitor.observe(images, labels)
@@ -54,57 +71,68 @@ async def generate(body: schemas.Generate, request: Request, accept: Accept = No
     return await _respond(kind, n, responses.glyphs, kind, images, labels, model.pen.classes, about)
 
 
-async def _images(model: ServedModel, labels: Labels, options: SamplingOptions) -> Bytes:
-    """The images that `pen.generate` would draw, in batches with those of other requests where possible."""
-    pen = model.pen
-    options.check(pen.generator, pen.reader)
-    if pen.generator.conditional and options.min_confidence is None:
-        return await model.queue.images(noise_source(pen.generator, options, 0)(len(labels)), labels)
-
-    def sample(check_wanted: Callable[[], None]) -> Bytes:
-        return sample_shard(pen.generator, pen.reader, labels, options, advance=lambda _: check_wanted()).images
-
-    images: Bytes = await model.queue.run(sample, len(labels))
-    return images
-
-
 @api.post("/v1/compose", **schemas.IN_ANY_KIND)
-async def compose_line(body: schemas.Compose, request: Request, accept: Accept = None) -> Response:
-    """A line of handwriting: a PNG, a ZIP of it with its transcript, an NPZ of `image` uint8 and `text`, or JSON."""
-    kind, model, most = _kind(accept), _model(request, body.model), request.app.state.limits.text
-    if len(body.text) > most:
-        raise HTTPException(422, f"The text has {len(body.text):,} characters, and {most:,} is the most; break it up.")
+async def compose_line(body: schemas.Compose, request: Request, key: Holder, accept: Accept = None) -> Response:
+    """A text as lines of handwriting.
+
+    One above the other as PNG, a ZIP of PNGs with transcripts, an NPZ of a uint8 array a line and `text`, or JSON.
+    """
+    kind, model = _kind(accept), _model(request, body.model)
+    _check_size(body, request.app.state.limits)
     style = LineStyle(height=body.height, join=body.join, variety=body.variety, augment=body.augment)
     text = plain(body.text)
     Alphabet(model.pen.classes).labels(text)  # raises before the request waits
-    picture = await model.queue.run(lambda _: compose.compose(model.pen, text, body.seed, style), max(1, len(text)))
-    _count(request, model, len(text))
-    about = {"model": model.describe(), "seed": body.seed}
-    return await _respond(kind, len(text), responses.line, kind, picture, text, about)
+
+    def lines() -> Steps[dict[int, Image.Image]]:
+        pictures = {}
+        for seed in range(body.seed, body.seed + body.n):
+            pictures[seed] = yield from compose.compose_steps(model.pen, text, seed, style)
+        return pictures
+
+    glyphs = body.n * len(text)
+    with _own_share(request, key, model.queue, glyphs, model.queue.images_per_second):
+        pictures = await model.queue.run(lines(), glyphs)
+    _count(request, model, glyphs)
+    return await _respond(kind, glyphs, responses.lines, kind, pictures, text, {"model": model.describe()})
+
+
+def _check_size(body: schemas.Compose, limits: Limits) -> None:
+    size = len(body.text)
+    if size > limits.text:
+        raise HTTPException(422, f"The text has {size:,} characters, and {limits.text:,} is the most; break it up.")
+    if size * body.height**2 > limits.line_pixels:
+        most = f"more than {limits.line_pixels:,} pixels, the most that is taken"
+        problem = f"A line of {size:,} characters, {body.height} pixels high, has {most}"
+        raise HTTPException(422, f"{problem}; make it shorter or lower.")
+    if size * body.n > limits.images:
+        problem = f"{body.n} lines of {size:,} characters are more than {limits.images:,}, the most of one request"
+        raise HTTPException(422, f"{problem}; ask for fewer.")
 
 
 @api.post("/v1/recognise", name="recognise", **schemas.IN_JSON)
-async def recognise_glyph(body: schemas.Recognise, request: Request) -> Response:
+async def recognise_glyph(body: schemas.Recognise, request: Request, key: Holder) -> Response:
     """Which glyph a picture shows, how sure the judge is of it in [0,1], and what else it may be."""
     reader, state = _reader(request, body.model), request.app.state
 
-    def read(_: Any) -> Reading:
+    def read() -> Reading:
         return recognise.recognise(reader, [_picture(body.image, state.limits)])[0]
 
-    found: Reading = await state.pictures.run(read)
+    with _own_share(request, key, state.pictures, 1):
+        found = await state.pictures.run(read)
     return JSONResponse({"model": {"dataset": body.model, "judge": reader.sha256}, **found.as_dict()})
 
 
 @api.post("/v1/translate", name="translate", **schemas.IN_ANY_KIND)
-async def translate_number(body: schemas.Translate, request: Request, accept: Accept = None) -> Response:
+async def translate_number(body: schemas.Translate, request: Request, key: Holder, accept: Accept = None) -> Response:
     """The number that a picture shows, written again: a row of digits as PNG, or their images as ZIP, NPZ or JSON."""
     kind, reader, state = _kind(accept), _reader(request, body.model), request.app.state
     model = _model(request, body.to)
     pen = model.pen
-    digits = await state.pictures.run(lambda _: translate.read_digits(reader, _picture(body.image, state.limits)))
-    done: Translation = await model.queue.run(
-        lambda _: translate.write_number(pen, digits, body.seed, translate.MIN_CONFIDENCE), len(digits)
-    )
+    with _own_share(request, key, state.pictures, 1):
+        digits = await state.pictures.run(lambda: translate.read_digits(reader, _picture(body.image, state.limits)))
+    steps = translate.write_number(pen, digits, body.seed, translate.MIN_CONFIDENCE)
+    with _own_share(request, key, model.queue, len(digits), model.queue.images_per_second):
+        done = await model.queue.run(steps, len(digits))
     _count(request, model, len(digits))
     if kind == responses.PNG:
         return Response(responses.png(done.picture), media_type=kind)
@@ -143,13 +171,43 @@ async def healthz() -> dict[str, str]:
 
 
 @health.get("/readyz", responses={503: {"description": "It starts or leaves"}})
-async def readyz(request: Request) -> JSONResponse:
-    """Whether it should get requests: 503 while it starts and once it shuts down, but not when the registry is away."""
+async def readyz(request: Request, key: Holder) -> JSONResponse:
+    """Whether it should get requests: 503 while it starts and once it shuts down, but not when the registry is away.
+
+    With a valid key, or where none is needed, also what is served, and why a champion is not.
+    """
     state = request.app.state
     status = "leaving" if state.draining else "ready" if state.ready else "starting"
-    versions = {dataset: model.version for dataset, model in state.champions.served.items()}
-    value = {"status": status, "models": versions, "trouble": state.champions.trouble}
+    value: dict[str, Any] = {"status": status}
+    if key or not state.keys:
+        value["models"] = {dataset: model.version for dataset, model in state.champions.served.items()}
+        value["trouble"] = state.champions.trouble
     return JSONResponse(value, 200 if status == "ready" else 503)
+
+
+@contextmanager
+def _own_share(
+    request: Request, key: str | None, queue: Batcher | BoundedPool, cost: int, per_second: float = math.inf
+) -> Iterator[None]:
+    """Count what a key has waiting in a queue; raises BusyError when that would be more than its share.
+
+    That is a share of what the queue takes, and of what can be done in time at this speed. The first request of a key
+    is always let in. Without keys there is no bound: all clients are on this machine, at one address.
+    """
+    if key is None:
+        yield
+        return
+    state, own = request.app.state, (queue, key)
+    held, room = state.waiting[own], min(queue.capacity, queue.max_seconds * per_second)
+    if held and held + cost > state.limits.share_per_key * room:
+        problem = f"{held:,} images are waiting for this key already, which is most of its share"
+        raise BusyError(f"{problem}; try again later.", held / per_second)
+    state.waiting[own] += cost
+    try:
+        yield
+    finally:
+        state.waiting[own] -= cost
+        state.waiting += Counter()  # drops what is 0
 
 
 def _kind(accept: str | None) -> str:

@@ -51,10 +51,11 @@ class Generate(_Body):
 
 
 class Compose(_Body):
-    """A line of text in one hand."""
+    """A text as `n` lines, each in one hand."""
 
     model: Dataset = "devanagari"
     text: str = Field(min_length=1, max_length=200, examples=["४२ कखग"])
+    n: int = Field(1, ge=1, le=100, description="lines in as many hands: of the seeds seed, seed + 1 and so on")
     seed: Seed = 0
     height: int = Field(64, ge=16, le=256, description="pixels")
     join: bool = Field(True, description="draw the head line from letter to letter")
@@ -104,6 +105,7 @@ def _documented(*kinds: str) -> dict[str, Any]:
         408: "too slow",
         413: "too large",
         415: "no JSON",
+        421: "another host",
         422: "not what the schema says",
         429: "too much waits; see Retry-After",
         503: "not in time, or not ready",

@@ -1,9 +1,10 @@
 """uvicorn, with time-outs for clients that send or read too slowly, and a notice to load balancers before it stops."""
 
 import asyncio
-import importlib.util
 import logging
+import re
 import socket
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -12,6 +13,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lekhani.errors import UsageError
+from lekhani.serve.keys import is_loopback
 from lekhani.serve.limits import Limits
 
 log = logging.getLogger("lekhani.api")
@@ -103,14 +105,20 @@ class DrainingServer(uvicorn.Server):
         state.loop.call_soon_threadsafe(state.loop.call_later, DRAIN_SECONDS, super().handle_exit, sig, frame)
 
 
-def add_page(app: FastAPI, *, asks_key: bool) -> None:
-    """Put the page at "/", or say that it needs Gradio; see `page.mount`."""
-    if importlib.util.find_spec("gradio") is None:
-        log.warning("There is no page at /: it needs Gradio; pip install 'lekhani[page]', or start with --no-page.")
-        return
-    from lekhani.serve.page import mount
+def allowed_hosts(host: str, names: Sequence[str]) -> frozenset[str] | None:
+    """What a request's Host may be, without the port, on a server that listens on `host`; None for anything.
 
-    mount(app, asks_key=asks_key)
+    That is `names`, and this machine's own. Without `names` it is anything on other addresses than loopback: a server
+    cannot know what it is called there, and requests need a key, which a page of another origin does not have. Raises
+    UsageError for what is no name.
+    """
+    if not names and not is_loopback(host):
+        return None
+    for name in names:
+        if not re.fullmatch(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]", name):
+            raise UsageError(f"--allowed-host {name!r} is no name; write one as in api.example.org, without a port.")
+    own = "localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host
+    return frozenset(name.lower() for name in (*own, *names))
 
 
 def serve(app: FastAPI, host: str, port: int, limits: Limits) -> None:

@@ -2,9 +2,12 @@
 
 import logging
 from functools import partial
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pythonjsonlogger.json import JsonFormatter
+
+from lekhani.errors import redacted
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -28,7 +31,7 @@ class Metrics:
         self.model = gauge("lekhani_model_info", "The model that writes now, always 1", about)
         self.swaps = counter("lekhani_model_swaps", "Champions taken over from the registry", model)
         self.rejected = counter("lekhani_models_kept_out", "Champions that could not be taken over", (*model, "reason"))
-        self.registry_up = gauge("lekhani_registry_up", "Whether the registry answered last time", model)
+        self.registry_up = gauge("lekhani_registry_up", "Whether the registry answered, and has what is served", model)
         self.measured = gauge("lekhani_watch", "What the judge makes of the latest images of each class", measure)
         self.expected = gauge(
             "lekhani_watch_promised", "What the scorecard of the version leads to expect of it", measure
@@ -36,17 +39,26 @@ class Metrics:
         self.alarm = gauge("lekhani_watch_alarm", "1 where the images are worse than promised, beyond chance", measure)
 
 
+class _Formatter(JsonFormatter):
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        """Keep secrets out of every field, as `errors.RedactingFormatter` does."""
+        return {name: redacted(value) if isinstance(value, str) else value for name, value in log_data.items()}
+
+
+def json_formatter() -> logging.Formatter:
+    """Makes a line of JSON of a record."""
+    return _Formatter(
+        "%(levelname)s %(name)s %(message)s",
+        rename_fields={"levelname": "level", "name": "logger"},
+        timestamp="time",
+        json_ensure_ascii=False,
+    )
+
+
 def json_logs() -> None:
     """Log everything as lines of JSON on stderr, without uvicorn's access log, which would show queries."""
     handler = logging.StreamHandler()
-    handler.setFormatter(
-        JsonFormatter(
-            "%(levelname)s %(name)s %(message)s",
-            rename_fields={"levelname": "level", "name": "logger"},
-            timestamp="time",
-            json_ensure_ascii=False,
-        )
-    )
+    handler.setFormatter(json_formatter())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     for name in ("lekhani", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.INFO)

@@ -28,6 +28,7 @@ from lekhani.stages.trained import training_facts
 from lekhani.stages.usefulness import score_usefulness
 from lekhani.tracking import runs
 from lekhani.tracking.revision import revision
+from lekhani.tracking.store import exclusive
 
 log = logging.getLogger("lekhani")
 
@@ -37,25 +38,28 @@ def register(p: Params, dataset: str, variant: str | None = None) -> str:
     _need_registry(p)
     p.dataset(dataset)
     if variant is None:
-        scored = [scorecard(dataset, v) for v in p.pipeline.everyone]
-        variant = rank(scored)[0].card["variant"]
+        found = [scorecard(dataset, v) for v in p.pipeline.everyone]
+        variant = rank(found)[0].card["variant"]
     folder, beside = MODELS / dataset / variant, SCORECARDS / f"{dataset}-{variant}"
     facts, card = training_facts(dataset, variant), scorecard(dataset, variant)
-    if files.sha256(folder / "generator.onnx") != card["model_sha256"]:
-        raise LekhaniError(f"{folder / 'generator.onnx'} is not the file that was scored; run `dvc repro` first.")
+    scored = {"model_sha256": folder / "generator.onnx", "judge_sha256": _judge(dataset).with_suffix(".safetensors")}
+    for key, path in scored.items():
+        if files.sha256(path) != card[key]:
+            raise LekhaniError(f"{path} is not the file that was scored; run `dvc repro` first.")
     info, name, made_at = dataset_info(dataset), models.model_name(dataset), revision(facts)
-    with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", made_at) as run_id:
-        uri = runs.logged_model(run_id, card["model_sha256"])
-        if uri is None:
+    source = {f"source.{key}": str(info.source[key]) for key in ("name", "version", "sha256") if info.source.get(key)}
+    digests = {key: str(card[key]) for key in ("data_digest", "model_sha256", "judge_sha256")}
+    tags = {"variant": variant} | _headline_tags(card) | digests | made_at | source
+    run = runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", made_at)
+    with run as run_id, exclusive(f"{name}.register"):  # or else two at once would make two versions of one model
+        uri = runs.logged_model(run_id, card["model_sha256"], files.sha256(_judge(dataset)))
+        if uri is None or not models.is_intact(dataset, uri):
             kept = (Path("dvc.lock"), Path("params.yaml"), PREPARED / dataset / "dataset.json")
             runs.log_lineage([path for path in kept if path.exists()])
             about = import_module(f"lekhani.variants.{variant}").__doc__ or ""
             classes = per_class(beside / "per_class.csv")
             uri = _log_model(dataset, variant, cards.model_card(name, info, facts, card, classes, made_at, about))
-    source = {f"source.{key}": str(info.source[key]) for key in ("name", "version", "sha256") if info.source.get(key)}
-    digests = {key: str(card[key]) for key in ("data_digest", "model_sha256", "judge_sha256")}
-    tags = {"variant": variant} | _headline_tags(card) | digests | made_at | source
-    version = models.register(dataset, uri, tags, cards.headline(card))
+        version = models.register(dataset, uri, tags, cards.headline(card))
     held = [alias for alias, number in models.aliases(dataset).items() if number == str(version.version)]
     aliases = " and ".join(sorted(held))
     return f"{version.name} version {version.version} is {variant} (judge FID {card['fid']:.2f}), alias {aliases}."
@@ -67,10 +71,15 @@ def _log_model(dataset: str, variant: str, card: str) -> str:
     with tempfile.TemporaryDirectory() as temporary:
         page, reference = Path(temporary) / "README.md", Path(temporary) / "reference.npz"
         files.write_text(page, card)
-        real = validated_data(dataset).split("test")[0]
-        Reference.of(Reader(MODELS / dataset / "judge" / "judge.onnx"), real).save(reference)
-        beside = [page, reference, *(scored / name for name in ("grid.png", "scorecard.json", "per_class.csv"))]
+        real = validated_data(dataset).split("test")
+        Reference.of(Reader(_judge(dataset)), *real).save(reference)
+        figures = (scored / name for name in ("grid.png", "scorecard.json", "per_class.csv"))
+        beside = [page, reference, _judge(dataset), *figures]
         return runs.log_model(MODELS / dataset / variant / "generator.onnx", beside)
+
+
+def _judge(dataset: str) -> Path:
+    return MODELS / dataset / "judge" / "judge.onnx"
 
 
 def promote(

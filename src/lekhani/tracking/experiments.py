@@ -5,8 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from lekhani import strict_yaml
 from lekhani.errors import UsageError, first_line
 
 log = logging.getLogger("lekhani")
@@ -43,6 +42,6 @@ def repeats(paths: list[Path]) -> dict[Path, list[dict[str, Any]]]:
 
 
 def _but_for_seed(text: str) -> Any:
-    choices = yaml.safe_load(text)
+    choices = strict_yaml.load(text)
     choices.get("train", {}).pop("seed", None)
     return choices

@@ -232,10 +232,12 @@ def log_lineage(files: Sequence[Path]) -> None:
         mlflow.log_artifact(str(path), "lineage")
 
 
-def logged_model(run_id: str, model_sha256: str) -> str | None:
-    """The URI of the model that a run has logged with the generator.onnx of this SHA-256, if any."""
+def logged_model(run_id: str, model_sha256: str, judge_sha256: str | None = None) -> str | None:
+    """The URI of the last model that a run has logged with the generator.onnx, and judge.onnx, of these SHA-256."""
     client = mlflow.MlflowClient()
     wanted = f"source_run_id = '{run_id}' AND tags.model_sha256 = '{model_sha256}'"
+    if judge_sha256 is not None:
+        wanted += f" AND tags.judge_onnx_sha256 = '{judge_sha256}'"
     found = client.search_logged_models([client.get_run(run_id).info.experiment_id], wanted)
     return next((model.model_uri for model in found if model.status == LoggedModelStatus.READY), None)
 
@@ -243,8 +245,9 @@ def logged_model(run_id: str, model_sha256: str) -> str | None:
 def log_model(path: Path, beside: Sequence[Path] = ()) -> str:
     """Log the exported generator to the active run as a pyfunc model (see `pyfunc`), and return its URI.
 
-    The files `beside`, such as the model card and its pictures, are put next to the generator in the model's folder
-    artifacts/. The SHA-256 of the generator is in the model's tags, metadata and configuration; loading checks it.
+    The files `beside`, such as its judge and the model card, are put next to the generator in the model's folder
+    artifacts/. The SHA-256 of the generator is in the model's tags, metadata and configuration, so that loading checks
+    it; that of a judge.onnx is in the tags.
     """
     import onnxruntime as ort
     import pandas as pd
@@ -252,6 +255,7 @@ def log_model(path: Path, beside: Sequence[Path] = ()) -> str:
     metadata = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     conditional, classes = metadata["conditional"] == "true", json.loads(metadata["classes"])
     tags = {"dataset": metadata["dataset"], "variant": metadata["variant"], "model_sha256": sha256(path)}
+    tags |= {f"{file.stem}_onnx_sha256": sha256(file) for file in beside if file.name == "judge.onnx"}
     glyphs = [c["glyph"] for c in classes]
     known = {
         **tags,

@@ -19,7 +19,6 @@ from lekhani.errors import LekhaniError, first_line
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
-logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # what it validates is no news
 
 # An unreachable server must not delay training for minutes; set these variables to wait longer.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -33,14 +32,19 @@ _T = TypeVar("_T")
 
 
 def connect() -> mlflow.MlflowClient:
-    """Point mlflow at the store in use and return a client of it."""
+    """Point mlflow at the store in use and return a client of it; raises LekhaniError when there is none."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or _default_uri()
-    if uri == _default_uri():
-        ROOT.mkdir(exist_ok=True)
     if uri.startswith("sqlite:///"):
+        # A pool would keep a file open that was moved away, and never see the one in its place.
+        os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
         _make(uri)
-    mlflow.set_tracking_uri(uri)
-    return mlflow.MlflowClient(uri)
+        if not Path(make_url(uri).database or "").exists():  # SQLite would make an empty one
+            raise LekhaniError(f"The database of MLflow at {uri} is not there; restore it, or see MLFLOW_TRACKING_URI.")
+    # ImportError where a database needs a driver that is not installed, ValueError for what is no address.
+    kinds = (mlflow.MlflowException, SQLAlchemyError, ImportError, ValueError)
+    with mlflow_errors("Could not connect to", "; see MLFLOW_TRACKING_URI.", kinds):
+        mlflow.set_tracking_uri(uri)
+        return mlflow.MlflowClient(uri)
 
 
 def _default_uri() -> str:
@@ -49,17 +53,27 @@ def _default_uri() -> str:
 
 @cache
 def _make(uri: str) -> None:
-    """Create the tables of a new store under a lock, since MLflow fails when several processes do so at once."""
+    """Create the tables of a new store under a lock, since MLflow fails when several processes do so at once.
+
+    Once only: a store that is moved away later is missed, not made anew.
+    """
+    lock = f"{make_url(uri).database}.lock"
     # Errors surface where the store is used; a read-only store has its tables already.
-    with suppress(OSError, mlflow.MlflowException, SQLAlchemyError), FileLock(f"{make_url(uri).database}.lock"):
-        mlflow.MlflowClient(uri).search_experiments(max_results=1)
+    with suppress(OSError, mlflow.MlflowException, SQLAlchemyError):
+        if uri == _default_uri():
+            ROOT.mkdir(exist_ok=True)
+        try:
+            with FileLock(lock, timeout=LOCK_SECONDS):
+                mlflow.MlflowClient(uri).search_experiments(max_results=1)
+        except Timeout:
+            raise LekhaniError(f"Another process holds {lock}; end it, or run again later.") from None
 
 
 @contextmanager
 def mlflow_errors(
     failed: str = "Could not use",
     hint: str = "; set tracking.backend to `none` to go without it.",
-    kinds: tuple[type[Exception], ...] = (mlflow.MlflowException, requests.RequestException),
+    kinds: tuple[type[Exception], ...] = (mlflow.MlflowException, requests.RequestException, SQLAlchemyError),
 ) -> Iterator[None]:
     """Raise errors of MLflow, its database or the connection to its server as a LekhaniError.
 
@@ -68,7 +82,8 @@ def mlflow_errors(
     try:
         yield
     except kinds as error:
-        raise LekhaniError(f"{failed} MLflow at {mlflow.get_tracking_uri()}: {first_line(error)}{hint}") from error
+        sentence = f"{failed} MLflow at {mlflow.get_tracking_uri()}: {first_line(error)}{hint}"
+        raise LekhaniError(sentence) from None  # the error itself may hold the password of the URI
 
 
 def known_or_none(read: Callable[[], _T]) -> _T | None:

@@ -10,6 +10,7 @@ from typeface import TypefaceGenerator, TypefaceJudge, pen, unconditional
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.handwriting import compose
 from lekhani.handwriting.render import EFFECTS, LineStyle
+from lekhani.inference.sampling import run_steps
 from lekhani.pen import Pen
 
 CLEAN: dict[str, Any] = {"augment": "none"}
@@ -65,6 +66,10 @@ def test_seed_line_and_model_change_it(other: dict[str, Any]) -> None:
         assert one.tobytes() != another.tobytes()
 
 
+def drawn(generator: Any, *arguments: Any) -> Any:
+    return run_steps(generator, compose.sample_hand(generator, *arguments))
+
+
 def test_glyphs_of_a_line_share_their_noise() -> None:
     seen: list[Any] = []
 
@@ -77,7 +82,7 @@ def test_glyphs_of_a_line_share_their_noise() -> None:
         seen.clear()
         generator = RecordingGenerator()
         generator.noise_dim = 4096
-        compose.sample_hand(generator, np.zeros(6, np.int64), np.random.default_rng(1), variety)  # type: ignore[arg-type]
+        drawn(generator, np.zeros(6, np.int64), np.random.default_rng(1), variety)
         (noise,) = seen
         assert np.abs(noise.std(1) - 1).max() < 0.06, "noise stays standard normal"
         return float(np.corrcoef(noise)[0, 1])
@@ -92,11 +97,9 @@ def test_glyphs_of_a_line_share_their_noise() -> None:
 
 def test_what_comes_out_wrong_is_drawn_again() -> None:
     writer = pen(often_blank=(0, 1))
-    images = compose.sample_hand(
-        writer.generator, np.array([0, 1, 2] * 5), np.random.default_rng(0), 0.3, writer.reader
-    )
+    images = drawn(writer.generator, np.array([0, 1, 2] * 5), np.random.default_rng(0), 0.3, writer.reader)
     assert images.max((1, 2)).min() > 0.5
-    bare = compose.sample_hand(writer.generator, np.array([0, 1, 2] * 5), np.random.default_rng(5), 0.3)
+    bare = drawn(writer.generator, np.array([0, 1, 2] * 5), np.random.default_rng(5), 0.3)
     assert bare.max((1, 2)).min() == 0, "the judge made the difference"
 
 
@@ -106,7 +109,7 @@ def test_a_glyph_that_never_comes_is_named() -> None:
             return super().run(noise, np.where(np.asarray(labels) == 3, 4, labels))
 
     with pytest.raises(LekhaniError, match=r"wrote no घ that the judge reads .* in 30 tries"):
-        compose.sample_hand(ConfusedGenerator(), np.array([0, 3]), np.random.default_rng(0), 0.3, TypefaceJudge())  # type: ignore[arg-type]
+        drawn(ConfusedGenerator(), np.array([0, 3]), np.random.default_rng(0), 0.3, TypefaceJudge())
 
 
 # --- how it looks ---

@@ -46,6 +46,17 @@ def test_strokes_that_do_not_touch_are_one_digit() -> None:
     assert sum(parts).sum() == ink.sum() - 1  # type: ignore[union-attr]
 
 
+@pytest.mark.timeout(20)
+def test_thousands_of_dots_are_refused_at_once() -> None:
+    ink = np.zeros((1000, 1000), np.float32)
+    ink[::4, ::4] = 1
+    with pytest.raises(UsageError, match="The image shows 250 rows"):
+        split_glyphs(ink)
+    ink = np.zeros((1000, 1000), np.float32)
+    ink[200:800, 500:510] = ink[::5, ::5] = 1  # a tall stroke, of which each dot may be a part
+    assert len(split_glyphs(ink)) == 1
+
+
 def test_digits_that_overlap_in_columns_stay_apart() -> None:
     ink = np.zeros((60, 100), np.float32)
     for i in range(40):

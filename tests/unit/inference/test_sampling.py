@@ -146,6 +146,12 @@ def test_images_accepted_in_the_first_round_are_those_of_the_unfiltered_shard(co
     assert all(image.tobytes() in same for image in free.images[good])
 
 
+def test_one_filtered_image_takes_few_tries(conditional: Generator) -> None:
+    few = shard(conditional, [1], FakeJudge(), SamplingOptions(1, 0.5)).seen
+    assert few is not None
+    assert few.sum() == sampling.FIRST_ROUND
+
+
 # --- the bounds ---
 
 

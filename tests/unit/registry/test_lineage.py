@@ -226,7 +226,7 @@ def test_artifacts_that_are_gone(make: Callable[..., Made]) -> None:
     for name in ("lineage/dvc.lock", "lineage/dataset.json", "generator/generator.onnx"):
         made.artifact(name).unlink()
     found = lineage.trace("lekhani-gone")
-    assert "The registered file is missing: there are 0 ONNX files." in sentences(found, "version")
+    assert "The registered file is missing: there are 0 generators." in sentences(found, "version")
     assert found.links["version"].facts["sha256"] == made.tags["model_sha256"], "what is recorded stays known"
     assert states(found)["lock"] == ["missing", "verified"]
     assert "The run's artifact lineage/dvc.lock cannot be fetched: " in sentences(found, "lock")

@@ -28,6 +28,7 @@ def test_a_new_key_opens_with_its_line_and_no_other_does(tmp_path: Path) -> None
         (b"\xff\xfe", "cannot be read"),
         (b"# nothing\n", r"holds no key; make one"),
         (b"team sha256:abc\n", r"line 1: a key's line is `NAME sha256:HEX`"),
+        (f"a sha256:{'0' * 64}\n#\na sha256:{'1' * 64}\n".encode(), "line 3: there is a key named a already; give"),
     ],
 )
 def test_a_file_without_keys_is_a_sentence(tmp_path: Path, content: bytes | None, match: str) -> None:

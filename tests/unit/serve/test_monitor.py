@@ -1,6 +1,7 @@
 """The monitor raises no alarm for a good generator, whatever clients request, and one for each kind of bad one."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,8 @@ def never_draws_a_zero(labels: Labels, rng: np.random.Generator) -> Bytes:
 
 @pytest.fixture(scope="module")
 def reference() -> Reference:
-    return Reference.of(READER, good(np.arange(4000) % K, np.random.default_rng(1)))
+    labels = np.arange(4000) % K
+    return Reference.of(READER, good(labels, np.random.default_rng(1)), labels)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +148,7 @@ def test_without_a_scorecard_there_are_figures_and_no_alarms(reference: Referenc
 
 
 def test_a_reference_by_another_judge_is_ignored(card: dict[str, float], reference: Reference) -> None:
-    other = Reference(reference.mean, reference.cov, reference.confidence, "another judge")
+    other = replace(reference, judge="another judge")
     assert Monitor(READER, card, other, conditional=True).reference is None
 
 
