@@ -167,7 +167,7 @@ def test_damaged_confused_and_nan_models_are_not_served(
             ("damaged", "fetch", "its SHA-256 differs"),
             ("confused", "self-test", "The judge reads 0.0% of what"),
             ("swapped", "self-test", "takes real images of 0 1 for other classes"),
-            ("nan", "self-test", "no numbers between 0 and 1"),
+            ("nan", "self-test", "images that are not finite numbers"),
         ):
             before = metric(client, "lekhani_models_kept_out_total", reason=reason)
             registry.promote(name)
