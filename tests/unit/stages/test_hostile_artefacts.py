@@ -184,6 +184,7 @@ def test_pictures_and_references_that_are_none(project: Path) -> None:
         assert refuses(strip, lambda: _picture(strip))
     path = Path("reference.npz")
     good: dict[str, Any] = {"mean": np.zeros(3), "cov": np.eye(3), "confidence": 0.5, "judge": "0" * 64}
+    good |= {"images": np.zeros((2, 4, 4), np.uint8), "labels": np.arange(2)}
     np.savez(path, **good)
     assert not refuses(path, lambda: Reference.load(path))
     for key, values in {
@@ -191,12 +192,14 @@ def test_pictures_and_references_that_are_none(project: Path) -> None:
         "cov": (np.eye(4), np.zeros(3), np.full((3, 3), np.inf)),
         "confidence": (-0.5, 2.0, np.nan, np.zeros(2), "x"),
         "judge": ("x", 5, ""),
+        "images": (np.zeros((3, 4, 4), np.uint8), np.zeros((2, 4, 4)), np.zeros(2, np.uint8), "x"),
+        "labels": (np.zeros(3, np.int64), np.array([0, -1]), np.array([0, 10**12]), np.zeros(2), np.zeros((2, 1), int)),
     }.items():
         for value in values:
             np.savez(path, **good | {key: value})
             assert refuses(path, lambda: Reference.load(path)), (key, value)
         np.savez(path, **{name: value for name, value in good.items() if name != key})
-        assert refuses(path, lambda: Reference.load(path)), key
+        assert refuses(path, lambda: Reference.load(path)) == (key != "images"), key
     whole = path.read_bytes()
     for forged in (b"", whole[:40], whole[:-9], b"PK\x03\x04" + b"\xff" * 99):
         path.write_bytes(forged)
