@@ -43,7 +43,7 @@ def redacted(text: str) -> str:
 def first_line(error: BaseException) -> str:
     """What another library's error says, cut to one line of at most 300 characters; its class where it says nothing."""
     if type(error).__module__.startswith("pydantic_core"):
-        return redacted(first_problem(cast("ValidationError", error)))
+        return first_problem(cast("ValidationError", error))
     return redacted((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
 
 
@@ -54,8 +54,8 @@ def first_problem(error: "ValidationError") -> str:
     key = ".".join(" ".join(str(part).split()) for part in first["loc"])[:100]
     if not key or first["type"] == "missing":
         return f"`{key}` is missing" if key else message[:300]
-    found = " ".join(repr(first["input"]).split())[:60]
-    return f"`{key}` is {found}: {message[:1].lower()}{message[1:]}"[:300]
+    found = " ".join(repr(first["input"]).split())
+    return redacted(f"`{key}` is {found[:60]}: {message[:1].lower()}{message[1:]}")[:300]
 
 
 LIBRARIES = {"aiohttp", "botocore", "dvc", "httpx", "httpx2", "huggingface_hub", "kaggle", "mlflow", "prefect"}

@@ -1,8 +1,10 @@
 """Real test images, a few of them and as the judge sees all, in a small file that travels with a registered model."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from lekhani.evaluate.frechet import Doubles, frechet, moments
 from lekhani.inference.confidence import confidences
 from lekhani.inference.session import Floats, Reader
 
+MAX_LABELS = 10_000
 KNOWN_PER_CLASS = 8  # images: enough to tell by most of them what a judge takes a class for
 
 
@@ -53,11 +56,7 @@ class Reference:
                 raise ValueError("it is no reference of real images")
             if not (np.isfinite(mean).all() and np.isfinite(cov).all() and 0 <= sure <= 1):
                 raise ValueError("its moments are not finite")
-            images = saved["images"] if "images" in saved else np.zeros((0, 1, 1), np.uint8)
-            labels = saved["labels"] if "labels" in saved else np.zeros(0, np.int64)
-            if (images.dtype, labels.dtype, images.ndim, labels.shape) != (np.uint8, np.int64, 3, images.shape[:1]):
-                raise ValueError("its images and labels do not fit each other")
-            return cls(mean, cov, float(sure), judge, images, labels)
+            return cls(mean, cov, float(sure), judge, *_known(saved))
 
     def misread(self, reader: Reader) -> list[int]:
         """The labels whose known images a judge reads most often as another class."""
@@ -78,3 +77,17 @@ class Reference:
         """The distance that `n` real images would have, because they are so few."""
         rng = np.random.default_rng(0)
         return self.distance(rng.multivariate_normal(self.mean, self.cov, n, method="eigh"))
+
+
+def _known(saved: Mapping[str, Any]) -> tuple[Bytes, Labels]:
+    """The images and labels in a file, or none of either; raises ValueError where they do not belong together."""
+    if "images" not in saved:
+        return np.zeros((0, 1, 1), np.uint8), np.zeros(0, np.int64)
+    images, labels = saved["images"], saved["labels"]
+    if (images.dtype, images.ndim, labels.dtype, labels.shape) != (np.uint8, 3, np.int64, images.shape[:1]):
+        raise ValueError(
+            f"its images are {images.dtype} {list(images.shape)}, labels {labels.dtype} {list(labels.shape)}"
+        )
+    if len(labels) and not (labels.min() >= 0 and labels.max() < MAX_LABELS):
+        raise ValueError("its labels are out of range")
+    return images, labels
