@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+MAX_COUNT = 10**9  # images
 STAGES, PEOPLE, REGISTRY = "Stages (dvc.yaml runs them in order)", "For people", "The registry"
 
 Dataset = Annotated[str, Option("--dataset", "-d", help="A dataset described under `data` in params.yaml.")]
@@ -214,9 +215,12 @@ def lineage(
 def generate(
     out: Annotated[str, Option("--out", "-o", help="A new folder, or an address such as s3://bucket/folder.")],
     label: Wanted = None,
-    each: Annotated[int | None, Option(min=1, help="So many of every class that --label does not name.")] = None,
+    each: Annotated[
+        int | None, Option(min=1, max=MAX_COUNT, help="So many of every class that --label does not name.")
+    ] = None,
     total: Annotated[
-        int | None, Option(min=1, help="So many in all; what --label leaves is spread over the other classes.")
+        int | None,
+        Option(min=1, max=MAX_COUNT, help="So many in all; what --label leaves is spread over the other classes."),
     ] = None,
     from_csv: Annotated[Path | None, Option(help="A CSV file with the columns label and, if wanted, count.")] = None,
     dataset: Registered = "devanagari",
