@@ -140,6 +140,7 @@ def store(store_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     before = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")}
     monkeypatch.chdir(store_folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store_folder / 'mlflow.db'}")
+    monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)  # of a test with another store
     yield store_folder
     while mlflow.active_run():
         mlflow.end_run()
