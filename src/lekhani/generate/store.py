@@ -13,11 +13,13 @@ from typing import TypeVar
 import fsspec
 from filelock import FileLock, Timeout
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import get_protocol
 from pydantic import BaseModel, ValidationError
 
 from lekhani.errors import LekhaniError, UsageError, first_line, first_problem
 from lekhani.files import FileModel
 
+KINDS = {"file", "local", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"}  # memory: for tests
 UNFINISHED = ".unfinished"  # a folder that is removed when the dataset is complete
 _LOCK = f"{UNFINISHED}/lock"
 _WRITER = f"{UNFINISHED}/writer.json"
@@ -38,8 +40,13 @@ class Store:
     def __init__(self, out: str) -> None:
         """Raise UsageError for an unknown kind of address, and for a path that is a file."""
         self.out = out
+        kind = get_protocol(out)
+        if kind not in KINDS:
+            raise UsageError(
+                f"--out {out}: {kind}:// is no place to write to; take a folder, or s3://, gs:// or az://."
+            )
         try:
-            self.fs, self.root = fsspec.url_to_fs(out)
+            self.fs, self.root = fsspec.url_to_fs(str(Path(out).expanduser()) if "://" not in out else out)
         except ImportError as error:
             problem = f"--out {out} needs a package that is missing"
             raise UsageError(f"{problem}; for s3:// install lekhani[s3]: {first_line(error)}") from error

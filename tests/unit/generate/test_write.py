@@ -233,8 +233,9 @@ def test_files_of_others_are_never_touched(pen: Pen, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"mine\.txt is a file"):
         write_dataset(pen, request(), str(out / "mine.txt"), overwrite=True)
     assert set(digests(tmp_path)) == {"out/mine.txt", "out/dataset.json"}
-    with pytest.raises(UsageError, match="no place to write to"):
-        write_dataset(pen, request(), "nothing://x")
+    for address in ("nothing://x", "ftp://127.0.0.1:1/x", "zip://x", "github://a:b@c/x", "simplecache::s3://b/x"):
+        with pytest.raises(UsageError, match="no place to write to"):
+            write_dataset(pen, request(), address)
 
 
 def test_another_request_is_refused_unless_it_may_overwrite(
