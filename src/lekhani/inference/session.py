@@ -35,7 +35,7 @@ GPU_BATCH_SIZE = 1024
 DEFAULT_BATCH_SIZE = 128
 WORTH_MEASURING = 5000  # images from which on the fastest batch size is measured
 MEMORY_LIMIT = 2 << 30  # bytes that a batch may take
-MAX_THREADS = 256  # whatever OMP_NUM_THREADS says: ONNX Runtime starts them all
+MAX_THREADS_PER_CORE = 4  # whatever OMP_NUM_THREADS says: ONNX Runtime starts them all
 MIN_ROWS_PER_CORE = 4  # with fewer, all cores work on the same rows
 LONG_SECONDS = 0.25  # where a batch takes longer, a larger one saves nothing
 TOLERANCE = 1e-3  # that an image may leave [0,1] by, since arithmetic rounds
@@ -156,7 +156,8 @@ def _tensorrt_options(folder: Path, content: bytes) -> dict[str, str]:
 
 def _threads() -> int:
     number = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # Ray sets it for its workers
-    return min(int(number), MAX_THREADS) if re.fullmatch("[1-9][0-9]{0,9}", number) else cpu_count()
+    cores = cpu_count()
+    return min(int(number), MAX_THREADS_PER_CORE * cores) if re.fullmatch("[1-9][0-9]{0,9}", number) else cores
 
 
 def _gpu_present() -> bool:
