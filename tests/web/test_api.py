@@ -209,6 +209,16 @@ def test_health_and_metrics(client: TestClient) -> None:
     assert 'lekhani_model_info{dataset="mnist"' in text
 
 
+def test_a_report_that_cannot_be_written_is_a_sentence_in_the_log(
+    source: ModelSource, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    with TestClient(create_app([source], report_folder=tmp_path / "file" / "reports")):
+        pass
+    assert "Could not write" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
 def test_an_id_follows_a_request_into_the_log(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "lekhani.api"):
         answer = client.post(

@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI, HTTPException, Request, Security
@@ -97,19 +98,24 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     for task in repeated:
         task.cancel()
     await asyncio.gather(*repeated, return_exceptions=True)
-    await report.update(end=True)
+    await _logged(partial(report.update, end=True))
 
 
 async def _every(seconds: float, *steps: Callable[[], Awaitable[None]]) -> None:
     while True:
         await asyncio.sleep(seconds)
         for step in steps:
-            try:
-                await step()
-            except LekhaniError as error:
-                log.warning("%s", error)
-            except Exception:  # an exception would end the task, which nobody would notice
-                log.exception("A bug in what runs beside the requests")
+            await _logged(step)
+
+
+async def _logged(step: Callable[[], Awaitable[None]]) -> None:
+    """Log what `step` raises: it would end a task, which nobody would notice, or the server's shutdown."""
+    try:
+        await step()
+    except LekhaniError as error:
+        log.warning("%s", error)
+    except Exception:
+        log.exception("A bug in what runs beside the requests")
 
 
 def _add_error_handlers(app: FastAPI) -> None:
