@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import chdir, nullcontext, suppress
+from contextlib import chdir, nullcontext
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from itertools import cycle
@@ -51,7 +51,9 @@ def remove_damaged_lock(folder: Path) -> None:
     It is DVC's own scratch file, which is made again.
     """
     scratch = folder / ".dvc" / "tmp"
-    with make_lock(scratch / "rwlock.lock", tmp_dir=scratch), suppress(FileNotFoundError):
+    if not (scratch / "rwlock").exists():
+        return
+    with make_lock(scratch / "rwlock.lock", tmp_dir=scratch):
         try:
             json.loads((scratch / "rwlock").read_text(encoding="utf-8"))
         except ValueError:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -158,6 +159,8 @@ def test_a_lock_file_that_a_full_disk_cut_off_stops_nobody(toy: Workspace) -> No
     lock.write_text('{"write": {}, "read": {}}')
     retrain.graph_and_changes(toy.path)
     assert lock.exists()
+    shutil.rmtree(lock.parent)  # as in a fresh clone
+    assert "second" in retrain.graph_and_changes(toy.path)[0]
 
 
 def test_files_that_another_process_works_on(toy: Workspace) -> None:
