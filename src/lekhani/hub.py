@@ -4,6 +4,7 @@ The token, the cache and the address (HF_TOKEN, HF_HOME, HF_ENDPOINT) are those 
 """
 
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,18 +40,18 @@ def push(model: LoadedModel, name: str, *, private: bool = False) -> str:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise UsageError(f"{name!r} is no name on the Hugging Face hub; write it as owner/name.")
     source, api = model.generator.path, HfApi()
-    kept = {CARD: source.with_name(CARD), PICTURE: source.with_name(PICTURE)}
+    kept = {file: source.with_name(file) for file in (CARD, PICTURE)}
+    paths = {GENERATOR: source} | {file: path for file, path in kept.items() if path.is_file()}
+    if model.reader is not None:
+        paths[JUDGE] = model.reader.path
     with tempfile.TemporaryDirectory() as temporary, _errors(name, "be published on"):
         folder = Path(temporary)
-        contents = {GENERATOR: source.read_bytes()}
-        contents |= {file: path.read_bytes() for file, path in kept.items() if path.is_file()}
-        contents.setdefault(CARD, _card(model, name).encode())
-        if model.reader is not None:
-            contents[JUDGE] = model.reader.path.read_bytes()
-        for file, content in contents.items():
-            (folder / file).write_bytes(content)
+        for file, path in paths.items():
+            shutil.copyfile(path, folder / file)
+        if CARD not in paths:
+            (folder / CARD).write_text(_card(model, name), encoding="utf-8")
         api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder, commit_message=f"{model.origin}")
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message=model.origin)
     return f"{api.endpoint}/{name}"
 
 

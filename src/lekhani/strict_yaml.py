@@ -21,12 +21,13 @@ class _Loader(yaml.SafeLoader):
     } | {None: yaml.SafeLoader.yaml_constructors[None]}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
+        known = set()
+        for key in (self.construct_object(key, deep=True) for key, _ in node.value):
             if not isinstance(key, str):
                 raise yaml.YAMLError(f"the key `{key}` is no text, {_place(node)}; put it in quotes")
-            if keys.count(key) > 1:
+            if key in known:
                 raise yaml.YAMLError(f"the key `{key}` stands twice, {_place(node)}")
+            known.add(key)
         return super().construct_mapping(node, deep)
 
     def construct_scalar(self, node: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from pydantic import Field, model_validator
 
-from lekhani.data.spec import GlyphClass
+from lekhani.data.spec import Digest, GlyphClass
 from lekhani.files import FileModel
 from lekhani.generate.formats import FORMATS, FormatName, Shard
 from lekhani.inference.labels import MAX_COUNT
@@ -21,7 +21,6 @@ from lekhani.text import code, escaped, markdown_table
 MADE_BY = "lekhani generate"
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Tries = Annotated[int, Field(ge=0, le=1 << 53)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _LINEAGE = {  # the facts of each link of a registered model's lineage that a dataset repeats
     "run": ("id",),
     "commit": ("id", "dirty"),
@@ -34,8 +33,8 @@ _LINEAGE = {  # the facts of each link of a registered model's lineage that a da
 class RequestFacts(FileModel):
     """What was asked for: all that decides the bytes."""
 
-    model_sha256: Sha256
-    judge_sha256: Sha256 | None
+    model_sha256: Digest
+    judge_sha256: Digest | None
     labels: tuple[tuple[str, Count], ...]
     format: FormatName
     seed: Annotated[int, Field(ge=0)]
@@ -63,13 +62,13 @@ class ShardFacts(FileModel):
 
     number: Annotated[int, Field(ge=0)]
     images: Count
-    sha256: Sha256
+    sha256: Digest
 
 
 class ShardRecord(ShardFacts):
     """A finished shard of an unfinished dataset: of which request, and what the judge saw and kept of each class."""
 
-    request: Sha256
+    request: Digest
     seen: tuple[Tries, ...] | None
     good: tuple[Tries, ...] | None
 
@@ -95,7 +94,7 @@ class Datasheet(FileModel):
     image_size: int | None = None
     licence: str | None = None
     model: dict[str, Any] | None = None
-    judge_sha256: Sha256 | None = None
+    judge_sha256: Digest | None = None
     shards: tuple[ShardFacts, ...] = ()
 
     @model_validator(mode="after")

@@ -52,6 +52,14 @@ async def until(true: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
+async def held(batcher: Batcher, generator: FakeGenerator, images: int) -> "asyncio.Task[Floats]":
+    """A request for so many images, which is not answered before the generator is unblocked."""
+    generator.blocked = True
+    request = asyncio.create_task(batcher.images(*rows(*[11] * images)))
+    await until(lambda: batcher.waiting == images)
+    return request
+
+
 def test_waiting_requests_share_a_batch_and_get_their_own_images() -> None:
     async def scenario(batcher: Batcher, generator: FakeGenerator) -> None:
         generator.blocked = True
@@ -70,9 +78,7 @@ def test_waiting_requests_share_a_batch_and_get_their_own_images() -> None:
 
 def test_a_long_request_lets_short_ones_pass() -> None:
     async def scenario(batcher: Batcher, generator: FakeGenerator) -> None:
-        generator.blocked = True
-        long = asyncio.create_task(batcher.images(*rows(*[11] * 40)))
-        await until(lambda: batcher.waiting == 40)
+        long = await held(batcher, generator, 40)
         short = asyncio.create_task(batcher.images(*rows(21)))
         await until(lambda: batcher.waiting == 41)
         generator.blocked = False
@@ -85,9 +91,7 @@ def test_a_long_request_lets_short_ones_pass() -> None:
 
 def test_too_much_is_refused_with_the_time_until_there_is_room() -> None:
     async def scenario(batcher: Batcher, generator: FakeGenerator) -> None:
-        generator.blocked = True
-        first = asyncio.create_task(batcher.images(*rows(*[11] * 98)))
-        await until(lambda: batcher.waiting == 98)
+        first = await held(batcher, generator, 98)
         batcher.images_per_second = 2.0
         with pytest.raises(BusyError, match="98 images are waiting already; try again later") as refused:
             await batcher.images(*rows(*[21] * 12))
@@ -104,9 +108,7 @@ def test_what_would_take_too_long_is_refused_and_a_small_request_beside_it_is_no
         batcher.images_per_second = 2.0
         with pytest.raises(BusyError, match=r"about 10 seconds, and 5 is the most; ask for less at once"):
             await batcher.images(*rows(*[11] * 20))
-        generator.blocked = True
-        large = asyncio.create_task(batcher.images(*rows(*[11] * 10)))
-        await until(lambda: batcher.waiting == 10)
+        large = await held(batcher, generator, 10)
         batcher.images_per_second = 2.0
         with pytest.raises(BusyError, match="10 images are waiting already") as refused:
             await batcher.images(*rows(*[21] * 8))
