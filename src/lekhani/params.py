@@ -469,7 +469,7 @@ class Train(_Model):
     log_every: Count = Field(50, description="steps between two rows of losses.csv")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """of forward passes; auto takes bf16 where GPU or CPU has instructions for it, else fp32"""
+    """of forward passes; auto takes bf16 on GPUs that compute in it and CPUs with AMX, else fp32"""
     compile: bool = False
     """torch.compile the networks: a minute at the start that long runs on a GPU earn back"""
     checkpoint_seconds: float = Field(60.0, gt=0, description="seconds between two checkpoints")
