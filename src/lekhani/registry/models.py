@@ -13,7 +13,7 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from sqlalchemy.exc import SQLAlchemyError
 
-from lekhani.errors import LekhaniError
+from lekhani.errors import LekhaniError, UsageError
 from lekhani.files import sha256
 from lekhani.tracking.store import connect, known_or_none, mlflow_errors
 
@@ -111,9 +111,9 @@ def newest(dataset: str) -> Version:
         if alias in known:
             with registry_errors(f"Could not read {name} from"):
                 return Version(known[alias], client.get_model_version(name, known[alias]).source or "", alias)
-    hint = "run `make demo` or pass --model FILE.onnx"
+    hint = "run `make demo` or name a file"
     problem = f"Nothing is registered as {model_name(dataset)} in MLflow at {mlflow.get_tracking_uri()}"
-    raise LekhaniError(f"{problem}; {hint}.")
+    raise UsageError(f"{problem}; {hint}.")
 
 
 def find(dataset: str) -> Registered:
