@@ -44,7 +44,7 @@ def test_every_output_is_there_and_keeps_its_contract(workspace: Workspace) -> N
     assert workspace.json("reports/mnist/validation.json")["passed"] is True
     assert workspace.json("reports/mnist/judge.json")["accuracy"] > 0.6
     for variant in ("dcgan", "flow_matching", "turbo"):
-        card = workspace.json(f"reports/mnist/{variant}/scorecard.json")
+        card = workspace.json(f"reports/mnist/{variant}/measurements.json")
         assert card["fid"] > card["fid_floor"] > 0
         assert card["fid_ratio"] == pytest.approx(card["fid"] / card["fid_floor"])
         assert card["parity_max_abs"] < 1e-4
@@ -126,7 +126,7 @@ def test_mlflow_remembers_one_run_per_variant(workspace: Workspace) -> None:
     assert run.data.params["lr_g"] == "0.0004"
     assert len(history) >= 2
     assert [one.dataset.name for one in run.inputs.dataset_inputs] == ["mnist"]
-    assert run.data.metrics["fid"] == workspace.json("reports/mnist/dcgan/scorecard.json")["fid"]
+    assert run.data.metrics["fid"] == workspace.json("reports/mnist/dcgan/measurements.json")["fid"]
     assert len(run.data.tags["git.commit"]) == 40
     assert "dvc.lock_sha256" in run.data.tags
     assert {"evaluation", "images", "judge"} <= set(artifacts)
@@ -192,7 +192,7 @@ def test_promote_refuse_force_and_roll_back(workspace: Workspace) -> None:
     assert decision["promote"] is True
     assert decision["forced"] is False
     assert decision["candidate"]["version"] == first
-    scored, again = workspace.json("reports/mnist/flow_matching/scorecard.json"), decision["candidate"]["scorecard"]
+    scored, again = workspace.json("reports/mnist/flow_matching/measurements.json"), decision["candidate"]["scorecard"]
     # Floats nearly, since on some processors their sums depend on the number of threads.
     for key in again.keys() - {"latency_ms", "size_mb"}:
         expected = scored[key]
@@ -268,12 +268,12 @@ def test_training_again_with_other_seeds_gives_mean_and_deviation(workspace: Wor
     )
     space.run("dvc", "exp", "run", *change)
     assert space.json("reports/mnist/dcgan/usefulness.json") == {}, "usefulness can be left out"
-    assert "usefulness" not in space.json("reports/mnist/dcgan/scorecard.json")
+    assert "usefulness" not in space.json("reports/mnist/dcgan/measurements.json")
     space.run("git", "add", "-A")
     space.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "one variant")
-    first = space.json("reports/mnist/dcgan/scorecard.json")
+    first = space.json("reports/mnist/dcgan/measurements.json")
     space.run("dvc", "exp", "run", "-S", "train.seed=8")
-    second = space.json("reports/mnist/dcgan/scorecard.json")
+    second = space.json("reports/mnist/dcgan/measurements.json")
     assert (first["train_seed"], second["train_seed"]) == (7, 8)
     assert first["judge_sha256"] == second["judge_sha256"], "only training is repeated"
     space.run("git", "checkout", "-q", ".")
