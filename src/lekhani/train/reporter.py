@@ -59,8 +59,9 @@ class CurveFiles(Reporter):
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         speed = {key: values[key] for key in ("images_seen", "images_per_second")}
-        losses = {key: value for key, value in values.items() if key not in {"images_per_second", "seconds_left"}}
-        self._append(self.losses, {"step": float(step), **losses})
+        names = [key for key in values if key not in {"images_per_second", "seconds_left"}]
+        names.sort(key=_losses_last)
+        self._append(self.losses, {"step": float(step), **{name: values[name] for name in names}})
         self._append(self.speed, {"step": float(step), **speed})
 
     def scores(self, step: int, values: Mapping[str, float]) -> None:
@@ -86,6 +87,12 @@ class CurveFiles(Reporter):
             if not file.tell():
                 writer.writeheader()
             writer.writerow({key: f"{value:.6g}" for key, value in row.items()})
+
+
+def _losses_last(name: str) -> tuple[bool, bool, str]:
+    """Sorts columns so that the generator's loss is the last one, which `dvc plots` draws unless it is told another."""
+    is_loss = name.startswith("loss")
+    return is_loss, name == "loss", name if is_loss else ""
 
 
 @contextmanager

@@ -32,12 +32,12 @@ class Logged:
 def log(store: Path, toy_generator: ToyGenerator, tmp_path: Path) -> Callable[..., Logged]:
     """Logs a toy generator to a run of its own, with a scorecard and a judge beside it."""
 
-    def one(name: str, judge: bool = True) -> Logged:
+    def one(name: str, judge: bool = True, card: str = "measurements.json") -> Logged:
         path = toy_generator(tmp_path / f"{name}.onnx", metadata={"lineage": json.dumps({"logged_as": name})})
         (tmp_path / "judge.onnx").write_text("the judge")
-        (tmp_path / "measurements.json").write_text("{}")
+        (tmp_path / card).write_text("{}")
         with runs.resume(None, EXPERIMENT, name, {}) as run_id:
-            uri = runs.log_model(path, [tmp_path / "measurements.json", tmp_path / "judge.onnx"] if judge else [])
+            uri = runs.log_model(path, [tmp_path / card, tmp_path / "judge.onnx"] if judge else [])
         return Logged(run_id, uri, path)
 
     return one
@@ -80,6 +80,13 @@ def test_register_and_find(log: Callable[..., Logged]) -> None:
     assert found.scorecard is found.judge is None, "it was logged without"
     models.register("toys", first.uri, {})
     assert models.aliases("toys") == {"challenger": "1"}, "an older model can become challenger again"
+
+
+def test_a_version_of_an_earlier_release_has_its_scorecard(log: Callable[..., Logged]) -> None:
+    models.register("renamed", log("renamed", card="scorecard.json").uri, {})
+    found = models.find("renamed")
+    assert found.scorecard is not None
+    assert found.scorecard.name == "scorecard.json"
 
 
 def test_datasets_do_not_share_versions(log: Callable[..., Logged]) -> None:
