@@ -3,17 +3,25 @@
 import json
 import shutil
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from workspace import Workspace, open_gate
 
 from lekhani.registry import models
 from lekhani.tracking.store import connect
 
 pytestmark = pytest.mark.slow
+
+# Outputs that differ between two equal runs; docs/contracts.md says why.
+VARYING = (
+    *("reports/*/judge_timing.json", "reports/*/*/train_timing.json", "reports/*/*/export_timing.json"),
+    *("reports/*/*/speed.csv", "reports/leaderboard.md", "reports/leaderboard.html", "reports/leaderboard"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +99,26 @@ def test_a_second_repro_runs_nothing_and_metrics_are_shown(workspace: Workspace)
     out = workspace.run("dvc", "metrics", "show", "--md")
     assert "fid_ratio" in out
     assert "flow_matching" in out
+
+
+def test_another_clone_writes_the_same_lock(workspace: Workspace, tmp_path: Path) -> None:
+    clone = Workspace(tmp_path / "clone")
+    workspace.run("git", "clone", "-q", ".", str(clone.path))
+    clone.run("git", "checkout", "-q", ":/^start$")
+    clone.run("dvc", "repro", "-q")
+    texts = [(space.path / "dvc.lock").read_text(encoding="utf-8") for space in (workspace, clone)]
+    locks = [yaml.safe_load(text)["stages"] for text in texts]
+    differ = {
+        out["path"]
+        for stage, entry in locks[0].items()
+        for out, other in zip(entry["outs"], locks[1][stage]["outs"], strict=True)
+        if out != other
+    }
+    assert {path for path in differ if not any(fnmatch(path, known) for known in VARYING)} == set()
+    for stages in locks:
+        for entry in stages.values():
+            entry["outs"] = [out for out in entry["outs"] if out["path"] not in differ]
+    assert yaml.safe_dump(locks[0], sort_keys=False) == yaml.safe_dump(locks[1], sort_keys=False)
 
 
 def test_changing_one_variant_touches_its_stages_only(workspace: Workspace) -> None:
