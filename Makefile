@@ -122,7 +122,7 @@ register: setup ## the best variant of each dataset in MLflow, as challenger
 	@lekhani register
 
 datasets: setup ## the datasets of params.yaml as JSON, or none when dvc.lock is as committed
-	@git diff --quiet HEAD -- dvc.lock && found='[]' || found=$$(lekhani params | python -c 'import json, sys; print(json.dumps(list(json.load(sys.stdin)["data"])))'); \
+	@git diff --quiet HEAD -- dvc.lock && found='[]' || found=$$(lekhani params | python -c 'import json, sys; print(json.dumps(list(json.load(sys.stdin)["pipeline"]["datasets"])))'); \
 	echo "datasets=$$found" | tee -a "$${GITHUB_OUTPUT:-/dev/null}"
 
 promotion-check: setup ## would the challenger become champion? A refusal fails, unless FORCE_REASON is set

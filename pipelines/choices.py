@@ -48,13 +48,13 @@ def as_overrides(
     known = list(raw.get("data") or {})
     if unknown := [name for name in datasets or () if name not in known]:
         raise UsageError(f"datasets: params.yaml describes no {unknown[0]!r}; there are: {', '.join(known)}.")
-    kept = datasets or known
     found = [f"profile={profile}"] if profile else []
-    found += [f"~data.{name}" for name in known if name not in kept]
+    found += [f"pipeline.datasets=[{','.join(datasets)}]"] if datasets else []
     if variants:
         students = _allowed(params.Pipeline, "students")
         found.append(f"pipeline.variants=[{','.join(one for one in variants if one not in students)}]")
         found.append(f"pipeline.students=[{','.join(one for one in variants if one in students)}]")
+    kept = datasets or (raw.get("pipeline") or {}).get("datasets") or known
     found += [f"data.{name}.source={source}" for name in kept] if source else []
     return [*found, *(overrides or ())]
 

@@ -53,7 +53,7 @@ class Workspace:
         for name in ("pipelines", "src"):
             shutil.copytree(ROOT / name, self.path / name, ignore=shutil.ignore_patterns("__pycache__"))
         params = self.params()
-        del params["data"]["devanagari"]
+        params["pipeline"]["datasets"] = ["mnist"]
         self.write_params(params)
         self.run("git", "init", "-q")
         self.run("dvc", "init", "-q")
@@ -67,7 +67,7 @@ class Workspace:
         quick["variants"]["flow_matching"] |= {"channels": [8, 16], "steps": 1}
         quick["evaluate"] = {"n_generated": 100, "sampling_seeds": 2, "kid_subset_size": 50}
         quick["usefulness"] |= {"images_seen": 64, "seeds": 2, "shares": [1.0]}
-        params["pipeline"] = {"variants": ["flow_matching"], "students": []}
+        params["pipeline"] |= {"variants": ["flow_matching"], "students": []}
         open_gate(params)
         self.write_params(params)
 

@@ -146,7 +146,7 @@ def register(
     from lekhani.stages import promote
 
     choices = _params(variant=variant)
-    for name in dataset or choices.data:
+    for name in dataset or choices.pipeline.datasets:
         typer.echo(promote.register(choices, name, variant))
 
 
@@ -167,7 +167,7 @@ def promote(
     from lekhani.stages import promote
 
     choices = _params()
-    names = dataset or list(choices.data)
+    names = dataset or list(choices.pipeline.datasets)
     if version is not None and len(names) != 1:
         raise UsageError("--version is of one registered model; say which with --dataset.")
     if check and force:
@@ -476,7 +476,7 @@ def data_diff(
     """Say which images were added, removed, relabelled or moved since REV, and what changed in dataset.json."""
     from lekhani.data import diff
 
-    found = [diff.diff_revisions(name, revision, to) for name in dataset or _params().data]
+    found = [diff.diff_revisions(name, revision, to) for name in dataset or _params().pipeline.datasets]
     if as_json or format == "json":
         value = {"from": revision, "to": to, "datasets": {one.dataset: diff.as_dict(one, examples) for one in found}}
         typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

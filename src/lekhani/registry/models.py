@@ -24,6 +24,7 @@ ABOUT = (
 )
 FILES = "files_sha256"  # a version's tag: the SHA-256 of each file by its path in the model's folder, as JSON
 JUDGE = "judge.onnx"  # beside the generator
+MEASUREMENTS = ("measurements.json", "scorecard.json")  # as it is called, and as versions of earlier releases have it
 _REMEDY = "restore its artifacts or register the model again"
 
 log = logging.getLogger("lekhani")
@@ -139,9 +140,9 @@ def fetch(dataset: str, number: str, alias: str = "") -> Registered:
     generator = _generator(folder, version)
     _check(generator, version.tags.get("model_sha256"), version)
     judge = generator.with_name(JUDGE) if recorded else _judge_of_run(version)
-    scorecard = generator.with_name("scorecard.json")
+    cards = (generator.with_name(name) for name in MEASUREMENTS)
     about = version.source or "", alias, version.run_id or "", version.tags.get("variant", "")
-    return Registered(name, number, *about, generator, _if_there(scorecard), _if_there(judge))
+    return Registered(name, number, *about, generator, next(filter(Path.exists, cards), None), _if_there(judge))
 
 
 def check_there(dataset: str, number: str) -> None:
