@@ -67,7 +67,6 @@ class Training(FileModel):
     peak_memory_mb: Amount
     device: str
     torch: str
-    mlflow_run_id: str | None
 
 
 class Export(FileModel):

@@ -8,7 +8,7 @@ from lekhani.export.onnx_file import export_onnx, generator_inputs, latency_ms, 
 from lekhani.params import Params
 from lekhani.paths import MODELS, REPORTS
 from lekhani.stages.inputs import dataset_info
-from lekhani.stages.trained import load_trained, training_facts, unlogged
+from lekhani.stages.trained import load_trained, training_facts
 
 
 def export(p: Params, dataset: str, variant: str) -> None:
@@ -39,7 +39,3 @@ def export(p: Params, dataset: str, variant: str) -> None:
         "model_sha256": files.sha256(path),
     }
     files.write_json(REPORTS / dataset / variant / "export.json", report)
-    if (left := unlogged(dataset, variant)).exists():
-        from lekhani.tracking import runs
-
-        runs.log_unlogged(left)

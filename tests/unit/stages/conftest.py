@@ -46,7 +46,7 @@ def _train(root: Path, tiny: params.Variants, info: DatasetInfo) -> None:
     facts |= {"choices": {"flow_matching": tiny.flow_matching.model_dump()}, "data_digest": info.digest}
     facts |= {"generator_sha256": files.sha256(weights), "images_seen": 64, "steps": 8, "best_step": 8}
     facts |= {"findings": [{"name": "a", "sentence": "b"}], "train_seconds": 1.5, "images_per_second": 2.0}
-    facts |= {"peak_memory_mb": 100, "device": "cpu", "torch": "2", "mlflow_run_id": None}
+    facts |= {"peak_memory_mb": 100, "device": "cpu", "torch": "2"}
     files.write_json(weights.with_name("training.json"), facts)
 
 
