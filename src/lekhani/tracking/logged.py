@@ -13,7 +13,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType, Array
 
 from lekhani.files import sha256
-from lekhani.tracking.store import mlflow_errors
+from lekhani.tracking.store import connect, mlflow_errors
 
 
 def beside(scored: Path, judge: Path) -> list[Path]:
@@ -24,7 +24,7 @@ def beside(scored: Path, judge: Path) -> list[Path]:
 @mlflow_errors()
 def logged_model(run_id: str, path: Path, beside: Sequence[Path] = ()) -> str | None:
     """The URI of the last model that `log_model` has made of these very files, if the run has one."""
-    client = mlflow.MlflowClient()
+    client = connect()
     wanted = [f"tags.{name} = '{digest}'" for name, digest in _digests(path, beside).items()]
     query = " AND ".join([f"source_run_id = '{run_id}'", *wanted])
     found = client.search_logged_models([client.get_run(run_id).info.experiment_id], query)
@@ -75,7 +75,7 @@ def log_model(run_id: str, path: Path, beside: Sequence[Path] = ()) -> str:
 @mlflow_errors()
 def add_to_model(model_uri: str, files: Sequence[Path]) -> None:
     """Put files next to the generator of a model that was logged before."""
-    client = mlflow.MlflowClient()
+    client = connect()
     for path in files:
         client.log_model_artifact(model_uri.removeprefix("models:/"), str(path), "artifacts")
 

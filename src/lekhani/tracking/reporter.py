@@ -6,11 +6,11 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-import mlflow
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from lekhani.errors import first_line
 from lekhani.pictures import Picture, enlarged
+from lekhani.tracking.store import connect
 from lekhani.tracking.unlogged import Item, keep, now
 from lekhani.train.reporter import Reporter
 
@@ -32,7 +32,7 @@ class MlflowReporter(Reporter):
         self.monitor = untyped(run_id, resume_logging=True) if system_metrics else None
         if self.monitor:
             self.monitor.start()
-        self.client = mlflow.MlflowClient()
+        self.client = connect()
         self.queue: deque[Item] = deque()
         self.logged_step = 0  # the last one that an earlier session has logged
         self.failing, self.retry_at = False, 0.0

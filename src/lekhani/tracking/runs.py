@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import mlflow
 import numpy as np
 import psutil
 from mlflow.data.numpy_dataset import NumpyDataset, from_numpy
@@ -31,13 +30,15 @@ log = logging.getLogger("lekhani")
 SETTINGS = {"n_generated", "n_real", "seed", "train_seed", "sampling_seeds", "batch_size", "images_seen"}
 """The numbers in scorecard.json that are no metrics."""
 
+_OF_TRAINING = {"train_seconds", "images_per_second", "peak_memory_mb"}  # which the run has by itself
+
 _BATCH = 1000  # metrics that MLflow takes at once
 _PROCESS = "lekhani.process"  # a run's tag: the machine and the process that train
 
 
 def create_run(experiment: str, name: str, source: str, tags: Mapping[str, str]) -> str:
     """A new run, RUNNING; `source` is the command that makes it."""
-    identity, client = use_experiment(experiment), mlflow.MlflowClient()
+    identity, client = use_experiment(experiment), connect()
     defaults = {key: value for key, value in resolve_tags().items() if not key.startswith("mlflow.source.git.")}
     run = client.create_run(identity, run_name=name, tags=defaults | {MLFLOW_SOURCE_NAME: source} | dict(tags))
     return str(run.info.run_id)
@@ -61,7 +62,7 @@ def start_run(
     _kill_orphans(experiment)
     made = revision.training_tags() | {"dataset.digest": data.info.digest, _PROCESS: _process(psutil.Process())}
     run_id = create_run(experiment, name, "lekhani train", {**made, **tags})
-    client = mlflow.MlflowClient()
+    client = connect()
     client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
     client.log_inputs(run_id, [_input(_dataset(data, folder, "train"), "training")])
     for report in reports:
@@ -86,7 +87,7 @@ def end_run(
     run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"], tags: Mapping[str, str] | None = None
 ) -> None:
     """End the run of a training; where MLflow does not answer, the next stage does so with this time."""
-    try_to_log(mlflow.MlflowClient(), run_id, Item(now(), tags=tags, status=status))
+    try_to_log(run_id, Item(now(), tags=tags, status=status))
 
 
 @mlflow_errors()
@@ -94,7 +95,7 @@ def reopen_run(experiment: str, run_id: str) -> bool:
     """Set a run that was interrupted to RUNNING again; False where this store does not have it."""
     use_experiment(experiment)
     log_kept()
-    client = mlflow.MlflowClient()
+    client = connect()
     if not is_active(client, run_id):
         return False
     client.set_tag(run_id, _PROCESS, _process(psutil.Process()))
@@ -109,7 +110,7 @@ def _process(process: psutil.Process) -> str:
 
 def _kill_orphans(experiment: str) -> None:
     """Mark the running runs of this machine as killed whose process is gone, at the time of what they logged last."""
-    here, client = f"{socket.gethostname()}:", mlflow.MlflowClient()
+    here, client = f"{socket.gethostname()}:", connect()
     wanted = f"attributes.status = 'RUNNING' AND tags.`{_PROCESS}` LIKE '{here}%'"
     for run in client.search_runs([use_experiment(experiment)], wanted):
         name = run.data.tags[_PROCESS]
@@ -128,7 +129,7 @@ def find_run(experiment: str, facts: Mapping[str, Any]) -> Run | None:
     log_kept()
     tags = {key: facts[key] for key in ("dataset", "variant", "generator_sha256")}
     wanted = [f"tags.{key} = '{value}'" for key, value in tags.items()]
-    found = mlflow.MlflowClient().search_runs(
+    found = connect().search_runs(
         [use_experiment(experiment)], " AND ".join([*wanted, "attributes.status = 'FINISHED'"]), max_results=1
     )
     return found[0] if found else None
@@ -147,7 +148,7 @@ def find_or_import_run(experiment: str, name: str, facts: Mapping[str, Any], cur
     known = {key: str(facts[key]) for key in ("dataset", "variant", "generator_sha256")}
     tags = known | {"dataset.digest": facts["data_digest"], "lekhani.imported": "true"}
     run_id = create_run(experiment, name, "training.json", tags | revision.action_tags("imported"))
-    client = mlflow.MlflowClient()
+    client = connect()
     params = {key: facts[key] for key in ("profile", "seed", "images_seen")} | facts["choices"][facts["variant"]]
     client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
     metrics = [*_curve(curves / "losses.csv"), *_curve(curves / "scores.csv")]
@@ -182,13 +183,13 @@ def log_scorecard(
 
     `folder` is where the data lie.
     """
-    client, dataset = mlflow.MlflowClient(), _dataset(data, folder, "test")
+    client, dataset = connect(), _dataset(data, folder, "test")
     numbers = {key: float(value) for key, value in card.items() if type(value) in {int, float}}
     scored = {key: str(card[key]) for key in ("model_sha256", "judge_sha256", *SETTINGS) if key in card}
     metrics = [
         Metric(f"eval/{key}", value, now(), 0, model_uri.removeprefix("models:/"), dataset.name, dataset.digest)
         for key, value in numbers.items()
-        if key not in SETTINGS
+        if key not in SETTINGS | _OF_TRAINING
     ]
     client.log_inputs(run_id, [_input(dataset, "evaluation")])
     client.log_batch(run_id, metrics, tags=_tags({f"scored.{key}": value for key, value in scored.items()}))
@@ -198,7 +199,7 @@ def log_scorecard(
 @mlflow_errors()
 def log_files(run_id: str, files: Mapping[str, Sequence[Path]], action: str) -> None:
     """Add files, by folder, to a run that has ended, and say with tags what code and data the action had."""
-    client = mlflow.MlflowClient()
+    client = connect()
     for folder, paths in files.items():
         for path in paths:
             client.log_artifact(run_id, str(path), folder)

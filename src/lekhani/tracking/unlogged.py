@@ -95,11 +95,11 @@ def _item(told: dict[str, Any], folder: Path) -> Item:
     return Item(**told)
 
 
-def try_to_log(client: mlflow.MlflowClient, run_id: str, item: Item) -> None:
+def try_to_log(run_id: str, item: Item) -> None:
     """Log an item after all that its run has left, or keep it with that where MLflow does not answer."""
     try:
         log_kept()
-        item.log(client, run_id)
+        item.log(connect(), run_id)
     except Exception as error:  # MLflow, its database and its transport raise many kinds, and training must not fail
         log.warning("MLflow does not answer (%s).", first_line(error))
         keep(run_id, [item])

@@ -17,6 +17,7 @@ import pytest
 from mlflow.entities import Run
 from PIL import Image
 
+from lekhani import files
 from lekhani.data.spec import MNIST, DatasetInfo, Prepared
 from lekhani.errors import LekhaniError
 from lekhani.tracking import logged, runs, unlogged
@@ -104,8 +105,8 @@ def test_what_comes_after_a_training_leaves_its_times_and_its_commit(
         (tmp_path / name).write_text(name)
     card: dict[str, Any] = {"model_sha256": "aa", "fid": 3.5, "classes_covered": np.int64(9).item(), "seed": 3}
     uri = logged.log_model(finished, toy_generator(tmp_path / "generator.onnx"), [tmp_path / "judge.onnx"])
-    files = {"evaluation": [tmp_path / "grid.png"], "judge": [tmp_path / "judge.onnx"]}
-    runs.log_scorecard(finished, uri, {**card, "flag": True}, DATA, tmp_path, files)
+    made = {"evaluation": [tmp_path / "grid.png"], "judge": [tmp_path / "judge.onnx"]}
+    runs.log_scorecard(finished, uri, {**card, "flag": True}, DATA, tmp_path, made)
     runs.log_files(finished, {"lineage": [tmp_path / "dvc.lock"]}, "registered")
     run = stored(finished)
     assert (run.info.start_time, run.info.end_time, run.info.status) == (
@@ -146,6 +147,25 @@ def test_a_training_that_mlflow_never_saw_gets_a_run_from_its_files(
     assert "mlflow.source.git.commit" not in run.data.tags, "it is not known"
     assert [(one.step, one.value) for one in history] == [(10, 0.5), (20, 0.25)]
     assert [path for path in artifacts(run_id) if "samples" in path and path.endswith(".png")]
+
+
+def test_the_project_s_own_store_is_the_only_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a stage's process, which no variable tells where MLflow is."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    code = (
+        "import json, sys\n"
+        "from pathlib import Path\n"
+        "from lekhani.tracking import runs\n"
+        "for _ in range(2):\n"
+        "    print(runs.find_or_import_run('own', 'mnist/dcgan', json.loads(sys.argv[1]), Path('none')).info.run_id)\n"
+    )
+    ids = set[str]()
+    for _ in range(2):
+        command = [sys.executable, "-W", "ignore", "-c", code, json.dumps(FACTS)]
+        ids |= set(subprocess.run(command, capture_output=True, text=True, timeout=200, check=True).stdout.split())
+    assert len(ids) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"mlruns"}
 
 
 def test_a_run_whose_process_was_killed_does_not_stay_running(store: Path) -> None:
@@ -263,6 +283,7 @@ def test_an_outage_to_the_end_is_made_good_by_the_next_stage(
     assert found.info.end_time <= before, "when training ended, not when it was told"
     assert not folder.exists()
     assert "cannot be read" in caplog.text, "what is broken keeps nobody from logging the rest"
+    files.remove(broken)
 
 
 def test_a_resumed_run_logs_no_step_twice(started: str) -> None:
