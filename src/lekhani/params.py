@@ -540,6 +540,8 @@ class Tracking(_Model):
 
     backend: Literal["mlflow", "none"] = "mlflow"
     experiment: str = "lekhani"
+    system_metrics: bool = False
+    """log the load of processors, memory, disk and network while training, too"""
 
 
 class Pipeline(_Model):
