@@ -11,7 +11,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .PHONY: help setup lock demo test test-slow lint types docs check ui schedule clean
-.PHONY: pull restore retrain push register datasets workspace-check promotion-check promote comment summary
+.PHONY: pull restore retrain push register pull-request workspace-check promotion-check candidates promote comment summary
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -121,18 +121,21 @@ retrain: setup ## every stage that is out of date, as a Prefect flow
 	@python pipelines/retrain.py --no-register
 
 register: setup ## the best variant of each dataset in MLflow, as challenger
-	@lekhani register
+	@lekhani register $${DATASET:+--dataset "$$DATASET"}
 
-datasets: setup ## the datasets of params.yaml as JSON, or none when dvc.lock is as committed
-	@git diff --quiet HEAD -- dvc.lock && found='[]' || found=$$(lekhani params | python -c 'import json, sys; print(json.dumps(list(json.load(sys.stdin)["data"])))'); \
-	echo "datasets=$$found" | tee -a "$${GITHUB_OUTPUT:-/dev/null}"
+pull-request: ## a pull request with the dvc.lock of a retraining, if that changed it
+	@.github/pull_request.sh
 
 workspace-check: setup ## would the best model of this dvc.lock become champion? For a pull request, which `comment` tells
 	@lekhani promote --check --workspace --report build $${BASE:+--base build/base.csv} $${DATASET:+--dataset "$$DATASET"} | $(SUMMARY)
 
 promotion-check: setup ## would the challenger become champion? A refusal fails, unless FORCE_REASON is set
-	@mkdir -p build
-	@lekhani promote --check $(ASKED) | tee $(DECISION) | $(SUMMARY) || { [ $$? = 3 ] && [ -n "$${FORCE_REASON:-}" ]; }
+	@lekhani promote --check --report build $(ASKED) | $(SUMMARY) || { [ $$? = 3 ] && [ -n "$${FORCE_REASON:-}" ]; }
+
+candidates: ## the datasets that one of these checks leaves to `promote`, as JSON
+	@python -c 'import json, os, sys; wanted = ("promote", "refuse") if os.environ.get("FORCE_REASON") else ("promote",); \
+		print("datasets=" + json.dumps([name for name, verdict in json.load(sys.stdin).items() if verdict in wanted]))' \
+		< build/promotion.json | tee -a "$${GITHUB_OUTPUT:-/dev/null}"
 
 promote: setup ## decide again, and make the challenger champion
 	@lekhani promote $(ASKED) $${FORCE_REASON:+--force --reason "$$FORCE_REASON"} | $(SUMMARY)
