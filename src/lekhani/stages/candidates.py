@@ -82,18 +82,19 @@ def scored_file(dataset: str, variant: str) -> dict[str, Any]:
         "judge_sha256": folder / "judge" / "judge.safetensors",
     }
     for key, path in scored.items():
-        with files.reading(path, "bring it with `dvc pull`, or run `dvc repro`"):
-            digest = files.sha256(path)
-        if digest != card[key]:
+        if files.sha256(path) != card[key]:
             raise LekhaniError(f"{path} is not the file that was scored; run `dvc repro` first.")
     return card
 
 
 def of_workspace(p: Params, dataset: str, variant: str | None = None) -> Contender | None:
     """A variant of this workspace, by default the best; None where dvc.lock names no generator to choose from."""
-    known = variants_in_lock(dataset)
-    if not known.intersection([variant] if variant else p.pipeline.everyone):
+    known = variants_in_lock(dataset).intersection([variant] if variant else p.pipeline.everyone)
+    if not known:
         return None
+    for path in (MODELS / dataset / one / "generator.onnx" for one in sorted(known)):
+        if not path.exists():
+            raise LekhaniError(f"{path} is not here, though dvc.lock names it; bring it with `dvc pull`.")
     chosen = variant or best_variant(p, dataset)
     card, grid = scored_file(dataset, chosen), SCORECARDS / f"{dataset}-{chosen}" / "grid.png"
     return Contender(f"{chosen} of this workspace", MODELS / dataset / chosen / "generator.onnx", card, grid)
