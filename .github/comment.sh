@@ -10,25 +10,25 @@ trap 'rm -rf "$work"' EXIT
 body=$work/body.md
 { echo "$marker"; cat "$file"; } > "$body"
 
-pictures() {
-  local git=(git -C "$work/branch" -c credential.helper= -c credential.helper='!gh auth git-credential')
-  git init --quiet "$work/branch"
+publish() { # the pictures as a commit on the branch, whose hash it prints
+  local there=$work/branch
+  local git=(git -C "$there" -c credential.helper= -c credential.helper='!gh auth git-credential')
+  rm -rf "$there" && git init --quiet "$there"
   if "${git[@]}" fetch --quiet --depth 1 "$url" "$branch" 2> /dev/null; then
-    git -C "$work/branch" checkout --quiet -b "$branch" FETCH_HEAD
+    git -C "$there" checkout --quiet -b "$branch" FETCH_HEAD
   else
-    git -C "$work/branch" checkout --quiet --orphan "$branch"
+    git -C "$there" checkout --quiet --orphan "$branch"
   fi
-  mkdir -p "$work/branch/$number"
-  cp "$(dirname "$file")"/*.png "$work/branch/$number/"
-  git -C "$work/branch" add .
-  git -C "$work/branch" -c user.name=github-actions -c user.email=41898282+github-actions[bot]@users.noreply.github.com \
+  mkdir -p "$there/$number"
+  cp "$(dirname "$file")"/*.png "$there/$number/"
+  git -C "$there" add .
+  git -C "$there" -c user.name=github-actions -c user.email='41898282+github-actions[bot]@users.noreply.github.com' \
     commit --quiet --allow-empty --message "Pictures for #$number"
-  "${git[@]}" push --quiet "$url" "HEAD:refs/heads/$branch"
-  git -C "$work/branch" rev-parse HEAD
+  "${git[@]}" push --quiet "$url" "HEAD:refs/heads/$branch" && git -C "$there" rev-parse HEAD
 }
 
 if compgen -G "$(dirname "$file")/*.png" > /dev/null; then
-  commit=$(pictures)
+  commit=$(publish || publish || publish) # another pull request may push at the same moment
   # The commit rather than the branch, so that a later run leaves what this comment shows as it is.
   sed -Ei "s|(!\[[^]]*\])\(([^():/]+\.png)\)|\1($url/blob/$commit/$number/\2?raw=true)|" "$body"
 fi

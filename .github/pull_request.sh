@@ -9,7 +9,7 @@ fi
 branch=retrain/$(date --utc +%Y-%m-%d-%H%M)
 url=${GITHUB_SERVER_URL:-https://github.com}/$GITHUB_REPOSITORY
 git checkout --quiet -b "$branch"
-git -c user.name=github-actions -c user.email=41898282+github-actions[bot]@users.noreply.github.com \
+git -c user.name=github-actions -c user.email='41898282+github-actions[bot]@users.noreply.github.com' \
   commit --quiet --message "Retrained" -- dvc.lock
 git -c credential.helper= -c credential.helper='!gh auth git-credential' push --quiet "$url" "HEAD:refs/heads/$branch"
 body="Models and data of this dvc.lock lie on the DVC remote. The gate says in a comment what it makes of them; once this is merged \
