@@ -116,14 +116,16 @@ def workspace(root: Path, overrides: Sequence[str], miniature: bool = False) -> 
     name, unlike = ("miniature", secrets.token_hex(4)) if miniature else (profile, "\n".join(overrides))
     folder, commit = _worktree(root, name, unlike), _git(root, "rev-parse", "HEAD")
     prune(root, params.read(root / "params.yaml"), keep=folder)
-    if not (folder / "params.yaml").exists():
+    if (folder / "params.yaml").exists():
+        _hold(folder)
+    else:
         _add_worktree(root, folder, "--no-checkout")
+        _hold(folder)
         _copy(root, folder, "dvc.yaml", "dvc.lock", ".dvcignore")
         files.write_text(folder / "params.yaml", text)
         with Repo(str(folder)) as repo:  # what `root` has made need not be made again
             wanted = [f"fetch@{dataset}" for dataset in params.read(folder / "params.yaml")["data"]]
             repo.checkout(targets=wanted if miniature else None, force=True, allow_missing=True)
-    _hold(folder)
     if (root / "src").exists() and not (folder / "src").exists():
         (folder / "src").symlink_to(root / "src")
     _git(folder, "reset", "--quiet", commit)  # the index alone, so that MLflow's runs name the commit of `root`
@@ -133,21 +135,27 @@ def workspace(root: Path, overrides: Sequence[str], miniature: bool = False) -> 
 
 
 def prune(root: Path, choices: Mapping[str, Any], keep: Path) -> None:
-    """Remove the worktrees that no run has used for KEEP_DAYS, and those whose choices params.yaml has by now.
+    """Remove the worktrees that nobody wants any more, unless a run is going in them.
 
-    One in which a run is going stays.
+    These are those that no run has used for KEEP_DAYS, those whose choices params.yaml has by now, and miniatures that
+    a killed run has left.
     """
     for folder in (root / ".dvc" / "tmp" / "flows").glob("*"):
         with suppress(OSError, UsageError, params.ParamsError):
             path = folder / "params.yaml"
             unused = time.time() - path.stat().st_mtime  # each run writes it
-            if folder != keep and (unused > KEEP_DAYS * 86_400 or params.read(path) == choices):
-                remove_workspace(root, folder)
+            is_left = unused > KEEP_DAYS * 86_400 or folder.name.startswith("miniature-")
+            if folder != keep and (is_left or params.read(path) == choices):
+                _remove(root, folder)
 
 
 def remove_workspace(root: Path, folder: Path) -> None:
-    """Remove a worktree, unless another process works in it; raises OSError then, and UsageError where git fails."""
+    """Remove a worktree that this process has done with; raises OSError when another one works in it."""
     _release(folder)
+    _remove(root, folder)
+
+
+def _remove(root: Path, folder: Path) -> None:
     held = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -194,8 +202,8 @@ def at_commit(root: Path, commit: str, text: str) -> Path:
         _git(root, "cat-file", "-e", f"{commit}^{{commit}}", hint="push it to where this worker's clone comes from")
     if not (folder / ".dvc" / "config.local").exists():
         _add_worktree(root, folder, commit)
-    files.write_text(folder / "params.yaml", text)
     _hold(folder)
+    files.write_text(folder / "params.yaml", text)
     prune(root, {}, keep=folder)
     return folder
 
