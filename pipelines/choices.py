@@ -37,22 +37,23 @@ Source = Annotated[str, Field(json_schema_extra={"enum": _allowed(params.Data, "
 Variant = Annotated[str, Field(json_schema_extra={"enum": list(params.Variants.model_fields)})]
 
 
-MINIATURE = (  # every stage in seconds, on images that need no download; what comes of it is not worth keeping
+# Every stage in seconds; what comes of it is not worth keeping. With ++ a key may be missing, such as one that has a default.
+MINIATURE = (
     "profile=quick",
     "tracking.backend=none",
-    "profiles.quick.judge.images_seen=6000",
-    "profiles.quick.train.images_seen.per_class=32",
-    "profiles.quick.train.images_seen.at_least=32",
-    "profiles.quick.train.score_every=0",
-    "profiles.quick.variants.flow_matching.channels=[8,16]",
-    "profiles.quick.variants.flow_matching.steps=1",
-    "profiles.quick.variants.turbo.pairs_per_class=4",
-    "profiles.quick.evaluate.n_generated=100",
-    "profiles.quick.evaluate.sampling_seeds=2",
-    "profiles.quick.evaluate.kid_subset_size=50",
-    "profiles.quick.usefulness.images_seen=64",
-    "profiles.quick.usefulness.seeds=2",
-    "profiles.quick.usefulness.shares=[1.0]",
+    "++profiles.quick.judge.images_seen=6000",
+    "++profiles.quick.train.images_seen.per_class=32",
+    "++profiles.quick.train.images_seen.at_least=32",
+    "++profiles.quick.train.score_every=0",
+    "++profiles.quick.variants.flow_matching.channels=[8,16]",
+    "++profiles.quick.variants.flow_matching.steps=1",
+    "++profiles.quick.variants.turbo.pairs_per_class=4",
+    "++profiles.quick.evaluate.n_generated=100",
+    "++profiles.quick.evaluate.sampling_seeds=2",
+    "++profiles.quick.evaluate.kid_subset_size=50",
+    "++profiles.quick.usefulness.images_seen=64",
+    "++profiles.quick.usefulness.seeds=2",
+    "++profiles.quick.usefulness.shares=[1.0]",
 )
 
 KEEP_DAYS = 14  # a worktree that no run has used for so long is removed
