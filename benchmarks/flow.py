@@ -28,7 +28,7 @@ def mnist_alone(folder: Path) -> Clone:
     """The commit at hand, with MNIST as its only dataset."""
     clone = Clone(folder)
     params = yaml.safe_load((clone.path / "params.yaml").read_text(encoding="utf-8"))
-    del params["data"]["devanagari"]
+    params["pipeline"]["datasets"] = ["mnist"]
     files.write_text(clone.path / "params.yaml", yaml.safe_dump(params, sort_keys=False))
     return clone
 

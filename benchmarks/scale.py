@@ -172,7 +172,7 @@ def own_times(project: Path) -> dict[str, float]:
 
     CPU time, since other work on the machine does not change it.
     """
-    found = {"train": float(files.read_json(project / "models/mnist/dcgan/training.json")["train_seconds"])}
+    found = {"train": float(files.read_json(project / "reports/mnist/dcgan/train_timing.json")["train_seconds"])}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for name in ("data/prepared/mnist", "models/mnist", "reports/mnist"):

@@ -37,7 +37,7 @@ Source = Annotated[str, Field(json_schema_extra={"enum": _allowed(params.Data, "
 Variant = Annotated[str, Field(json_schema_extra={"enum": list(params.Variants.model_fields)})]
 
 
-# Every stage in seconds; what comes of it is not worth keeping. With ++ a key may be missing, such as one that has a default.
+# Every stage in seconds; what comes of it is not worth keeping. With ++ a key may be missing.
 MINIATURE = (
     "profile=quick",
     "tracking.backend=none",
@@ -76,13 +76,13 @@ def as_overrides(
     known = list(raw.get("data") or {})
     if unknown := [name for name in datasets or () if name not in known]:
         raise UsageError(f"datasets: params.yaml describes no {unknown[0]!r}; there are: {', '.join(known)}.")
-    kept = datasets or known
     found = [f"profile={profile}"] if profile else []
-    found += [f"~data.{name}" for name in known if name not in kept]
+    found += [f"pipeline.datasets=[{','.join(datasets)}]"] if datasets else []
     if variants:
         students = _allowed(params.Pipeline, "students")
         found.append(f"pipeline.variants=[{','.join(one for one in variants if one not in students)}]")
         found.append(f"pipeline.students=[{','.join(one for one in variants if one in students)}]")
+    kept = datasets or (raw.get("pipeline") or {}).get("datasets") or known
     found += [f"data.{name}.source={source}" for name in kept] if source else []
     return [*found, *(overrides or ())]
 
@@ -125,7 +125,7 @@ def workspace(root: Path, overrides: Sequence[str], miniature: bool = False) -> 
         _copy(root, folder, "dvc.yaml", "dvc.lock", ".dvcignore")
         files.write_text(folder / "params.yaml", text)
         with Repo(str(folder)) as repo:  # what `root` has made need not be made again
-            wanted = [f"fetch@{dataset}" for dataset in params.read(folder / "params.yaml")["data"]]
+            wanted = [f"fetch@{dataset}" for dataset in params.read(folder / "params.yaml")["pipeline"]["datasets"]]
             repo.checkout(targets=wanted if miniature else None, force=True, allow_missing=True)
     if (root / "src").exists() and not (folder / "src").exists():
         (folder / "src").symlink_to(root / "src")

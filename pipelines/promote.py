@@ -124,7 +124,7 @@ def promote(
     """
     root = root.resolve()
     try:
-        names = datasets or list(params.load(root / "params.yaml").data)
+        names = datasets or list(params.load(root / "params.yaml").pipeline.datasets)
     except params.ParamsError as error:
         return Failed(message=str(error), data=error)
     with commands.terminating_commands():

@@ -22,7 +22,7 @@ def artifact_key(*words: str) -> str:
 def publish(folder: Path, p: Params) -> None:
     """Show the leaderboard, some samples of each variant, and where MLflow has its run."""
     create_markdown_artifact((folder / "reports/leaderboard.md").read_text(encoding="utf-8"), key="leaderboard")
-    for dataset in p.data:
+    for dataset in p.pipeline.datasets:
         if page := samples_page(folder, dataset, p.pipeline.everyone):
             create_markdown_artifact(page, key=artifact_key("samples", dataset))
     if p.tracking.backend == "mlflow" and (page := runs_page(folder, p)):
@@ -53,7 +53,7 @@ def runs_page(folder: Path, p: Params) -> str:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     server = redacted(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
     rows = []
-    for dataset in p.data:
+    for dataset in p.pipeline.datasets:
         for variant in p.pipeline.everyone:
             facts = folder / "models" / dataset / variant / "training.json"
             if facts.exists() and (run := files.read_checked(facts, Training)["mlflow_run_id"]):

@@ -319,7 +319,7 @@ def retrain(
 
 def newer_sources(folder: Path, p: params.Params) -> set[str]:
     """The fetch stages of datasets of which Kaggle has a newer version, which DVC cannot know."""
-    kaggle = {name: data for name, data in p.data.items() if data.source == "kaggle"}
+    kaggle = {name: data for name in p.pipeline.datasets if (data := p.data[name]).source == "kaggle"}
     checks = {name: newer_version(folder, name, data, return_state=True) for name, data in kaggle.items()}
     return {f"fetch@{name}" for name, state in checks.items() if state.name == "Newer"}
 
@@ -328,7 +328,7 @@ def update_registry(folder: Path, p: params.Params, promote: bool) -> list[State
     """Register and, if wanted, promote the best variant of each dataset, unless the gate has decided on it before."""
     states = []
     with terminating_commands():
-        for dataset in p.data:
+        for dataset in p.pipeline.datasets:
             state = register(folder, dataset, return_state=True)
             if promote and state.is_completed() and state.name != "Cached":
                 state = gate(folder, dataset, return_state=True)

@@ -53,7 +53,7 @@ class Workspace:
         for name in ("pipelines", "src"):
             shutil.copytree(ROOT / name, self.path / name, ignore=shutil.ignore_patterns("__pycache__"))
         params = self.params()
-        del params["data"]["devanagari"]
+        params["pipeline"]["datasets"] = ["mnist"]
         self.write_params(params)
         self.run("git", "init", "-q")
         self.run("dvc", "init", "-q")
@@ -67,7 +67,7 @@ class Workspace:
         tracked = [one for one in MINIATURE if not one.startswith("tracking.")]
         apply_overrides(self.path / "params.yaml", tracked)
         params = self.params()
-        params["pipeline"] = {"variants": ["flow_matching"], "students": []}
+        params["pipeline"] |= {"variants": ["flow_matching"], "students": []}
         open_gate(params)
         self.write_params(params)
 

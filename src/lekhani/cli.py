@@ -146,7 +146,7 @@ def register(
     from lekhani.stages import promote
 
     choices = _params(variant=variant)
-    for name in dataset or choices.data:
+    for name in dataset or choices.pipeline.datasets:
         typer.echo(promote.register(choices, name, variant))
 
 
@@ -180,7 +180,7 @@ def promote(
     from lekhani.stages import promote
 
     choices = _params(variant=variant)
-    names = dataset or list(choices.data)
+    names = dataset or list(choices.pipeline.datasets)
     if version is not None and (workspace or len(names) != 1):
         raise UsageError("--version is of one registered model; say which with --dataset, and leave out --workspace.")
     if check and force:
@@ -348,6 +348,9 @@ def compose(
         str | None, Option(help="Draw texts from a regular expression, or pin_code, amount, date, phone.")
     ] = None,
     lines: Annotated[Path | None, Option(help="A UTF-8 file with a text a line.")] = None,
+    skip_unwritable: Annotated[
+        bool, Option("--skip-unwritable", help="Leave out what the model cannot write of --lines.", show_default=False)
+    ] = False,
     count: Annotated[
         int | None, Option("--count", "-n", min=1, max=1_000_000, help="How many lines; texts are taken in turn.")
     ] = None,
@@ -377,7 +380,7 @@ def compose(
     from lekhani.pen import find
 
     pen = find(dataset, model, judge)
-    texts = choose_texts(pen.generator, text or (), pattern, lines, count, seed)
+    texts = choose_texts(pen.generator, text or (), pattern, lines, count, seed, skip_unwritable)
     style = LineStyle(height, join, variety, augment, tuple(without or ()), light_on_dark)
     typer.echo(write_lines(pen, LineRequest(texts, seed, style, min_confidence, layout), out, overwrite))
 
@@ -436,9 +439,9 @@ def translate(
 ) -> None:
     """Read a number in one script and write it in another's handwriting."""
     from lekhani.handwriting.translate import translate_file
-    from lekhani.pen import find, load_judge
+    from lekhani.pen import default_source, find, load_judge
 
-    readers = load_judge(reader or source or ("mnist" if to.startswith("devanagari") else "devanagari"))
+    readers = load_judge(reader or source or default_source(to))
     pen = find(to, model, judge)
     done = translate_file(readers.reader, image, pen, out, seed, min_confidence, scale=scale, overwrite=overwrite)
     value = {**done.as_dict(), "file": str(out)}
@@ -495,7 +498,7 @@ def data_diff(
     """Say which images were added, removed, relabelled or moved since REV, and what changed in dataset.json."""
     from lekhani.data import diff
 
-    found = [diff.diff_revisions(name, revision, to) for name in dataset or _params().data]
+    found = [diff.diff_revisions(name, revision, to) for name in dataset or _params().pipeline.datasets]
     if as_json or format == "json":
         value = {"from": revision, "to": to, "datasets": {one.dataset: diff.as_dict(one, examples) for one in found}}
         typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

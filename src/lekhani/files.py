@@ -68,6 +68,12 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def copy(source: Path, target: Path) -> None:
+    """Copy a file or a folder atomically."""
+    with replacing(target) as temporary:
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, temporary)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, keys in the order given, non-ASCII letters as they are; NaN is refused."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n")

@@ -469,7 +469,7 @@ class Train(_Model):
     log_every: Count = Field(50, description="steps between two rows of losses.csv")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """of forward passes; auto takes bf16 where GPU or CPU has instructions for it, else fp32"""
+    """of forward passes; auto takes bf16 on GPUs that compute in it and CPUs with AMX, else fp32"""
     compile: bool = False
     """torch.compile the networks: a minute at the start that long runs on a GPU earn back"""
     checkpoint_seconds: float = Field(60.0, gt=0, description="seconds between two checkpoints")
@@ -543,8 +543,10 @@ class Tracking(_Model):
 
 
 class Pipeline(_Model):
-    """Which variants dvc.yaml's matrix spans; the datasets are those under `data`."""
+    """Which datasets and variants dvc.yaml's matrix spans."""
 
+    datasets: Annotated[tuple[str, ...], Field(min_length=1)]
+    """names of entries of `data`; those left out stay described, and nothing runs for them"""
     variants: Annotated[tuple[WithoutTeacher, ...], Field(min_length=1)]
     students: tuple[WithTeacher, ...] = ()
     """variants that learn from the trained flow_matching, one stage later"""
@@ -583,13 +585,15 @@ class Params(_Model):
 
     @model_validator(mode="after")
     def _datasets_have_names(self) -> "Params":
-        if not self.data:
-            raise ValueError("`data` describes no dataset; add one such as data.mnist with `source: embedded`")
         for name in self.data:
             if not re.fullmatch(r"[a-z][a-z0-9_]*", name):  # it becomes part of file, stage and model names
                 raise ValueError(
                     f"data: {name!r} is no dataset name; use small letters, digits and underscores, a letter first"
                 )
+        for name in self.pipeline.datasets:
+            if name not in self.data:
+                described = f"`data` describes {', '.join(self.data) or 'none'}"
+                raise ValueError(f"pipeline.datasets: {described}, but no {name!r}; add data.{name} or leave it out")
         return self
 
     @property
@@ -598,9 +602,11 @@ class Params(_Model):
         return self.seed if self.train.seed is None else self.train.seed
 
     def dataset(self, name: str) -> Data:
-        """Where dataset `name` comes from; raises ParamsError when params.yaml does not describe it."""
+        """Where dataset `name` comes from; raises ParamsError when it is none of the pipeline's."""
         if name not in self.data:
             raise ParamsError(f"No dataset {name!r} in the params; there are: {', '.join(self.data)}.")
+        if name not in self.pipeline.datasets:
+            raise ParamsError(f"{name!r} is described in the params, but not among pipeline.datasets; add it there.")
         return self.data[name]
 
 
@@ -671,7 +677,10 @@ def _sentence(error: ValidationError) -> str:
     errors = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     first = errors[0]
     # A union reports one error per member; the key is what the path holds before the member's name.
-    path = [part for part in first["loc"] if not (isinstance(part, str) and ("[" in part or "tuple" in part))]
+    is_member = [isinstance(part, str) and ("[" in part or "tuple" in part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        is_member[-1] = False  # a key that somebody wrote, whatever it looks like
+    path = [part for part, skipped in zip(first["loc"], is_member, strict=True) if not skipped]
     key = ".".join(str(part) for part in path)
     message, shown = first["msg"].removeprefix("Value error, "), reprlib.repr(first["input"])
     if first["type"] == "extra_forbidden":

@@ -42,6 +42,7 @@ class Project:
         """Write params.yaml with the one dataset `name` and read it."""
         text = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
         text["data"] = {name: {"image_size": 28 if name == "mnist" else 32, **data}}
+        text["pipeline"]["datasets"] = [name]
         (self.path / "params.yaml").write_text(yaml.safe_dump(text), encoding="utf-8")
         return params.load(self.path / "params.yaml")
 

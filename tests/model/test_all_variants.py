@@ -68,7 +68,7 @@ def test_from_training_to_a_scorecard(project: tuple[params.Params, str], varian
     evaluate(choices, dataset, variant)
     training = json.loads(Path(f"models/{dataset}/{variant}/training.json").read_text())
     assert training["steps"] == -(-64 // getattr(choices.variants, variant).batch_size)
-    card = json.loads(Path(f"reports/{dataset}/{variant}/scorecard.json").read_text())
+    card = json.loads(Path(f"reports/{dataset}/{variant}/measurements.json").read_text())
     assert card["fid"] > 0
     assert card["parity_max_abs"] < choices.evaluate.parity_tolerance
     assert ("label_agreement" in card) == training["conditional"]
@@ -95,7 +95,7 @@ def test_inception_adds_its_own_figures(project: tuple[params.Params, str], monk
     choices, dataset = project
     for stage in (train, export, evaluate):
         stage(choices, dataset, "cgan")
-    path = Path(f"reports/{dataset}/cgan/scorecard.json")
+    path = Path(f"reports/{dataset}/cgan/measurements.json")
     alone = json.loads(path.read_text())
     monkeypatch.setattr("lekhani.evaluate.score.Inception", FakeInception)
     changes = {"extractors": ("judge", "inception"), "inception_weights": "weights.pth"}

@@ -45,7 +45,7 @@ ROOT = Path(__file__).parents[2]
 DECISION = Path("reports/letters/decision.json")
 GENERATOR = Path("models/letters/flow_matching/generator.onnx")
 TRAINING = Path("models/letters/flow_matching/training.json")
-SCORECARD = Path("reports/scorecards/letters-flow_matching/scorecard.json")
+SCORECARD = Path("reports/scorecards/letters-flow_matching/measurements.json")
 
 LABELS = {"label_agreement", "label_agreement_second"}
 AGAINST = {"new_model", "same_yardstick", "improvement", "noise", "label_agreement_drop"}
@@ -55,6 +55,7 @@ def choices() -> params.Params:
     """params.yaml's profile quick, with the gate as it ships and with less of all else."""
     raw = params.read(ROOT / "params.yaml")
     raw["data"] = {"letters": raw["data"]["mnist"] | {"source": "local", "path": "letters.npz", "image_size": 24}}
+    raw["pipeline"]["datasets"] = ["letters"]
     raw["train"]["device"] = "cpu"
     quick = raw["profiles"]["quick"]
     quick["judge"]["width"] = 8

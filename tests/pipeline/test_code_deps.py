@@ -24,6 +24,7 @@ NOWHERE = {
     "files": "how files are written, not what is in them",
     "machine": "what the machine has",
     "stages.artefacts": "refuses garbled files, and leaves the others as they are",
+    "stages.timings": "how long training took, which no stage may depend on",
     "variants.state": "refuses states that do not fit, and leaves the others as they are",
     "tracking": "what MLflow keeps, which is no output of a stage",
     "tracking.revision": "as above",
@@ -53,7 +54,7 @@ LEFT_OUT = {
     },
     "compare": {
         "data.spec": "its GlyphClass alone",
-        "stages.durations": "how long stages took, which no output may depend on",
+        "stages.durations": "how long stages took, which no stage may depend on",
     },
 }
 

@@ -31,7 +31,7 @@ TRAIN = "train@mnist-flow_matching"
 RETRAINED = {TRAIN, *(f"{stage}@mnist-flow_matching" for stage in ("export", "usefulness", "evaluate")), "compare"}
 DECIDED = "lekhani-mnist version 2"  # promoted or refused, as the gate finds it
 GENERATOR = "models/mnist/flow_matching/generator.safetensors"
-LOSSES = "reports/mnist/flow_matching/losses.csv"
+LOSSES = "checkpoints/mnist/flow_matching/losses.csv"
 
 
 @pytest.fixture(scope="module")

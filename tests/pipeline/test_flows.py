@@ -73,7 +73,7 @@ def test_choices_become_overrides() -> None:
     assert choices.as_overrides(RAW) == []
     assert choices.as_overrides(RAW, "full", ["mnist"], ["flow_matching", "turbo"], "openml", ["train.seed=8"]) == [
         "profile=full",
-        "~data.devanagari",
+        "pipeline.datasets=[mnist]",
         "pipeline.variants=[flow_matching]",
         "pipeline.students=[turbo]",
         "data.mnist.source=openml",

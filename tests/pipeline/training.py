@@ -30,8 +30,8 @@ def workspace(folder: Path) -> Path:
     classes = (GlyphClass(0, "0", "0"), GlyphClass(1, "1", "1"))
     info = DatasetInfo("mnist", "test", 28, classes, counts, {"name": "test"}, digest(images, labels, counts))
     files.write_json(prepared / "dataset.json", info.to_dict())
-    report = {"dataset": "mnist", "digest": info.digest, "passed": True, "checks": [], "skipped": "", "notes": []}
-    files.write_json(folder / "reports" / "mnist" / "validation.json", report)
+    stamp = {"dataset": "mnist", "digest": info.digest, "passed": True}
+    files.write_json(folder / "reports" / "mnist" / "validated.json", stamp)
     choices: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     choices["tracking"]["backend"] = "none"
     choices["train"] |= {"log_every": 1, "sample_every": 100, "checkpoint_steps": 3, "device": "cpu"}
@@ -56,7 +56,7 @@ def start(folder: Path, *, command: list[str] = COMMAND, **environment: str) -> 
 
 def rows(folder: Path) -> int:
     """How many rows losses.csv has by now."""
-    path = folder / "reports" / "mnist" / "dcgan" / "losses.csv"
+    path = folder / "checkpoints" / "mnist" / "dcgan" / "losses.csv"
     return max(len(path.read_text().splitlines()) - 1, 0) if path.exists() else 0
 
 

@@ -95,7 +95,7 @@ def test_dvc_finds_every_key_that_its_stages_name(profile: str) -> None:
     for stage, body in graph["stages"].items():
         matrix = body.get("matrix", {})
         spans = {
-            "${data}": list(choices["data"]),
+            "${pipeline.datasets}": choices["pipeline"]["datasets"],
             "${pipeline.variants}": choices["pipeline"]["variants"],
             "${pipeline.students}": choices["pipeline"]["students"],
         }
@@ -226,6 +226,7 @@ def test_a_misspelt_required_key_is_named(path: str, misspelt: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
+        ("a[b", 1, "unknown key `a[b`; valid here: data, embedded,"),
         ("tracking.qqqqqq", 1, "unknown key `tracking.qqqqqq`; valid here: backend, experiment."),
         ("profile", "quik", "`profile` is 'quik'; did you mean `quick`?"),
         ("pipeline.variants", ["dcgan", "flowmatching"], "`pipeline.variants.1` is 'flowmatching'; did you mean"),
@@ -233,7 +234,8 @@ def test_a_misspelt_required_key_is_named(path: str, misspelt: str) -> None:
         ("profiles.quick", None, "`profiles.quick` must be a mapping"),
         ("judge.width", 32, "`judge.width` is set both at the top and under `profiles.quick`"),
         ("train.images_seen", 32, "`train.images_seen` is set both at the top and under `profiles.quick`"),
-        ("data", {}, "`data` describes no dataset"),
+        ("data", {}, "pipeline.datasets: `data` describes none, but no 'devanagari'"),
+        ("pipeline.datasets", ["mnist", "mine"], "`data` describes devanagari, mnist, but no 'mine'; add data.mine or"),
         ("data.mnist", {"source": "local"}, "source `local` needs `path`"),
         ("data.mnist", {"source": "kaggle"}, "source `kaggle` needs `kaggle`"),
     ],
@@ -275,6 +277,7 @@ def test_students_need_their_teacher() -> None:
         ("profiles.quick.evaluate.n_generated", 99),
         ("evaluate.parity_tolerance", float("nan")),
         ("pipeline.variants", []),
+        ("pipeline.datasets", []),
         ("variants.dcgan.betas", [0.5, 1.5]),
         ("variants.dcgan.budget", float("inf")),
     ],

@@ -70,7 +70,7 @@ class Registry:
         judge = judge or self.judge
         beside = self.folder / name
         beside.mkdir()
-        files.write_json(beside / "scorecard.json", self.card)
+        files.write_json(beside / "measurements.json", self.card)
         Reference.of(Reader(judge), self.real.images, self.real.labels).save(beside / "reference.npz")
         with runs.resume(None, "test-serving", name, {}):
             uri = runs.log_model(path, [judge, *sorted(beside.iterdir())])

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from lekhani.errors import LekhaniError
 from lekhani.statistics import welch_margin
 
-Card = Mapping[str, Any]  # the content of scorecard.json
+Card = Mapping[str, Any]  # the content of measurements.json
 
 # What the cards of several training seeds must have in common, or their mean would be one of different things.
 _SETTINGS = (

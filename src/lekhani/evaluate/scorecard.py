@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +97,7 @@ def score(
     kid_subset_size: int,
     seed: int,
 ) -> dict[str, float]:
-    """The judge's metrics of scorecard.json from readings of N generated images per sampling seed.
+    """The judge's metrics of measurements.json from readings of N generated images per sampling seed.
 
     `labels` int64 [N] were requested for every sampling seed, None for an unconditional generator. label_agreement,
     class_entropy and classes_covered are counted over all seeds together. `sampling_seeds` is how many there are; for
@@ -160,18 +160,3 @@ def second_opinion(
 
 def _shares(name: str, seeds: Sequence[npt.NDArray[np.bool_]], real: npt.NDArray[np.bool_]) -> dict[str, float]:
     return {**mean_and_std(name, [float(one.mean()) for one in seeds]), f"{name}_floor": float(real.mean())}
-
-
-def curve(scores: Sequence[Mapping[str, str]], losses: Sequence[Mapping[str, str]]) -> list[dict[str, float]]:
-    """The rows of curve.csv, images_seen, seconds and judge_fid, from those of scores.csv and losses.csv.
-
-    `seconds` are those that training had taken by then.
-    """
-    seen = np.array([float(row["images_seen"]) for row in losses])
-    speed = np.array([float(row["images_per_second"]) for row in losses])  # from the start of training
-    at = np.array([float(row["images_seen"]) for row in scores])
-    fid = [float(row["judge_fid"]) for row in scores]
-    return [
-        {"images_seen": int(images), "seconds": round(float(spent), 2), "judge_fid": value}
-        for images, spent, value in zip(at, np.interp(at, seen, seen / speed), fid, strict=True)
-    ]

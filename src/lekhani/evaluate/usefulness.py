@@ -105,7 +105,7 @@ class Trainings:
 
 
 def metrics(points: Sequence[Point]) -> dict[str, float]:
-    """The entries of scorecard.json from the points of `on_real` and `on_synthetic`: accuracies and their differences.
+    """Entries of measurements.json from the points of `on_real` and `on_synthetic`: accuracies and their differences.
 
     `usefulness` is the accuracy in [0,1] after training on synthetic images alone and `usefulness_floor` that on all
     real images, which a perfect generator reaches; `usefulness_gain_10` is what adding synthetic images to 10% of the

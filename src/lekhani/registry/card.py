@@ -16,7 +16,7 @@ Row = Mapping[str, Any]  # of per_class.csv; numbers may be text, as the csv mod
 _SHOWN = 10  # classes above the fold
 _NAMED = 5  # classes that a limit names
 
-# In scorecard.json: the endings of what belongs to a metric, and the keys that are no metrics.
+# In measurements.json: the endings of what belongs to a metric, and the keys that are no metrics.
 _BESIDE = ("_floor", "_floor_std", "_ratio", "_std", "_subset_std", "_split_std", "_se")
 _SETTINGS = {
     *("n_generated", "n_real", "seed", "train_seed", "sampling_seeds", "batch_size"),
@@ -64,7 +64,7 @@ def model_card(
 ) -> str:
     """The card of the registered model `name` as Markdown, with the front matter of Hugging Face's model cards.
 
-    `facts` are training.json, `card` scorecard.json and `rows` per_class.csv of one variant, `lineage` the tags that
+    `facts` are training.json, `card` measurements.json and `rows` per_class.csv of one variant, `lineage` the tags that
     lead back to code and data, `about` what the variant's file says of it: a first paragraph, then papers and formulas.
     grid.png belongs beside it. Names from data and params are escaped. Raises LekhaniError when the generator was
     trained on other images than `info` describes.
@@ -115,7 +115,7 @@ def model_card(
 
 
 def headline(card: Mapping[str, Any]) -> str:
-    """The leading metrics of scorecard.json in one sentence, for the card and a registered version's description."""
+    """The leading metrics of measurements.json in one sentence, for the card and a registered version's description."""
     parts = [f"Judge FID {card['fid']:.2f}"]
     if "fid_ratio" in card:
         parts[0] += f", {card['fid_ratio']:.1f} times what real images score"

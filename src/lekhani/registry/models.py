@@ -13,7 +13,7 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from sqlalchemy.exc import SQLAlchemyError
 
-from lekhani.errors import LekhaniError
+from lekhani.errors import LekhaniError, UsageError
 from lekhani.files import sha256
 from lekhani.tracking.store import connect, known_or_none, mlflow_errors
 
@@ -24,6 +24,7 @@ ABOUT = (
 )
 FILES = "files_sha256"  # a version's tag: the SHA-256 of each file by its path in the model's folder, as JSON
 JUDGE = "judge.onnx"  # beside the generator
+MEASUREMENTS = ("measurements.json", "scorecard.json")  # as it is called, and as versions of earlier releases have it
 _REMEDY = "restore its artifacts or register the model again"
 
 log = logging.getLogger("lekhani")
@@ -118,9 +119,9 @@ def newest(dataset: str) -> Version:
         if alias in known:
             with registry_errors(f"Could not read {name} from"):
                 return Version(known[alias], client.get_model_version(name, known[alias]).source or "", alias)
-    hint = "run `make demo` or pass --model FILE.onnx"
+    hint = "run `make demo` or name a file"
     problem = f"Nothing is registered as {model_name(dataset)} in MLflow at {mlflow.get_tracking_uri()}"
-    raise LekhaniError(f"{problem}; {hint}.")
+    raise UsageError(f"{problem}; {hint}.")
 
 
 def find(dataset: str) -> Registered:
@@ -146,9 +147,9 @@ def fetch(dataset: str, number: str, alias: str = "") -> Registered:
     generator = _generator(folder, version)
     _check(generator, version.tags.get("model_sha256"), version)
     judge = generator.with_name(JUDGE) if recorded else _judge_of_run(version)
-    scorecard = generator.with_name("scorecard.json")
+    cards = (generator.with_name(name) for name in MEASUREMENTS)
     about = version.source or "", alias, version.run_id or "", version.tags.get("variant", "")
-    return Registered(name, number, *about, generator, _if_there(scorecard), _if_there(judge))
+    return Registered(name, number, *about, generator, next(filter(Path.exists, cards), None), _if_there(judge))
 
 
 def check_there(dataset: str, number: str) -> None:

@@ -14,26 +14,12 @@ Amount = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Check(FileModel):
-    """One check of the validation."""
-
-    name: Name
-    policy: str
-    passed: bool
-    count: Natural
-    sentence: str
-    examples: tuple[Natural, ...]
-
-
-class Validation(FileModel):
-    """reports/D/validation.json."""
+class Validated(FileModel):
+    """reports/D/validated.json: what other stages need of the validation, without its wording."""
 
     dataset: Name
     digest: Digest
     passed: bool
-    checks: tuple[Check, ...]
-    skipped: str
-    notes: tuple[str, ...]
 
 
 class Finding(FileModel):
@@ -62,25 +48,35 @@ class Training(FileModel):
     steps: Natural
     best_step: Natural
     findings: tuple[Finding, ...]
-    train_seconds: Amount
-    images_per_second: Amount
-    peak_memory_mb: Amount
     device: str
     torch: str
     mlflow_run_id: str | None
+
+
+class TrainTiming(FileModel):
+    """reports/D/V/train_timing.json."""
+
+    train_seconds: Amount
+    images_per_second: Amount
+    peak_memory_mb: Amount
 
 
 class Export(FileModel):
     """reports/D/V/export.json."""
 
     parity_max_abs: Amount
-    latency_ms: Amount
     size_mb: Amount
     model_sha256: Digest
 
 
+class ExportTiming(FileModel):
+    """reports/D/V/export_timing.json."""
+
+    latency_ms: Amount
+
+
 class Scorecard(FileModel):
-    """scorecard.json: besides these, any number of metrics."""
+    """measurements.json: besides these, any number of metrics."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, int | float]

@@ -17,11 +17,11 @@ from lekhani.evaluate.ranking import pool_training_seeds
 from lekhani.params import Params
 from lekhani.paths import REPORTS, SCORECARDS
 from lekhani.pictures import Picture
-from lekhani.stages import durations
+from lekhani.stages import durations, timings
 from lekhani.stages.artefacts import Scorecard, per_class
 
 log = logging.getLogger("lekhani")
-_CURVE = ("images_seen", "seconds", "judge_fid")
+_CURVE = ("images_seen", "judge_fid")
 
 
 def compare(p: Params, repeats: bool = False) -> None:
@@ -30,22 +30,23 @@ def compare(p: Params, repeats: bool = False) -> None:
     With `repeats`, those of DVC experiments that repeat the training with other seeds are pooled with the workspace's,
     and all that is written lies in reports/repeats/.
     """
-    folders = {(d, v): SCORECARDS / f"{d}-{v}" for d in p.data for v in p.pipeline.everyone}
+    folders = {(d, v): SCORECARDS / f"{d}-{v}" for d in p.pipeline.datasets for v in p.pipeline.everyone}
     cards: list[Mapping[str, Any]] = [scorecard(*key) for key in folders]
     if repeats:
-        cards = _pooled(cards, [folder / "scorecard.json" for folder in folders.values()])
+        cards = _pooled(cards, [folder / "measurements.json" for folder in folders.values()])
     entries, strips = [], {}
     for card in cards:
         key = card["dataset"], card["variant"]
         strips[key] = _picture(folders[key] / "strip.png")
-        curve_rows = files.read_csv(folders[key] / "curve.csv", _CURVE, _CURVE)
+        curve = timings.with_seconds(*key, files.read_csv(folders[key] / "curve.csv", _CURVE, _CURVE))
         classes = per_class(folders[key] / "per_class.csv")
-        entries.append(leaderboard_figures.Entry(card, curve_rows, classes, _picture(folders[key] / "grid.png")))
-    seconds = {} if repeats else durations.recorded()
-    target, text = REPORTS / "repeats" if repeats else REPORTS, leaderboard.leaderboard_markdown(cards, seconds)
+        timed = card if repeats else {**card, **timings.read(*key, missing_ok=True)}
+        entries.append(leaderboard_figures.Entry(timed, curve, classes, _picture(folders[key] / "grid.png")))
+    seconds, target = ({}, REPORTS / "repeats") if repeats else (durations.recorded(), REPORTS)
+    text = leaderboard.leaderboard_markdown([entry.card for entry in entries], seconds)
     with files.replacing(target / "leaderboard") as folder:
         folder.mkdir()
-        for dataset in p.data:
+        for dataset in p.pipeline.datasets:
             shown = [entry for entry in entries if entry.card["dataset"] == dataset]
             for name, figure in leaderboard_figures.figures(shown).items():
                 save_figure(figure, folder / f"{dataset}-{name}.png")
@@ -64,8 +65,8 @@ def compare(p: Params, repeats: bool = False) -> None:
 
 
 def scorecard(dataset: str, variant: str) -> dict[str, Any]:
-    """reports/scorecards/D-V/scorecard.json; a LekhaniError where it is of another variant."""
-    path = SCORECARDS / f"{dataset}-{variant}" / "scorecard.json"
+    """reports/scorecards/D-V/measurements.json; a LekhaniError where it is of another variant."""
+    path = SCORECARDS / f"{dataset}-{variant}" / "measurements.json"
     card: dict[str, Any] = files.read_checked(path, Scorecard)
     if (card["dataset"], card["variant"]) != (dataset, variant):
         raise LekhaniError(f"{path} is of another variant; run `dvc repro evaluate@{dataset}-{variant}`.")

@@ -10,22 +10,27 @@ from lekhani.evaluate import score
 from lekhani.evaluate.likelihood import nats
 from lekhani.evaluate.per_class import collapsed, table
 from lekhani.evaluate.samples import real_sample
-from lekhani.evaluate.scorecard import curve
 from lekhani.inference.session import Generator
 from lekhani.params import Params
 from lekhani.paths import MODELS, REPORTS, SCORECARDS
 from lekhani.pictures import grid, save_png
+from lekhani.stages import timings
 from lekhani.stages.artefacts import Export, Metrics
 from lekhani.stages.inputs import validated_data
 from lekhani.stages.trained import load_trained, training_facts
 
 log = logging.getLogger("lekhani")
+_CURVE = ("images_seen", "judge_fid")
+
+HEADLINES = ("fid", "fid_ratio", "kid", "precision", "recall", "label_agreement", "modes", "near_copies", "usefulness")
+"""What of a card people compare between experiments; a wider table of DVC's does not fit on a screen."""
 
 
 def evaluate(p: Params, dataset: str, variant: str) -> None:
-    """generator.onnx, both judges, prepared data -> reports/D/V/{scorecard.json, per_class.csv, grid.png, figures/}.
+    """generator.onnx, both judges, prepared data -> reports/D/V/: scorecards, per_class.csv, grid.png, figures/.
 
-    The same and the curve go to reports/scorecards/D-V/. What ships is what is scored: the ONNX file.
+    measurements.json is the whole scorecard, scorecard.json its headlines, which DVC compares. What `compare` reads
+    goes to reports/scorecards/D-V/ as well. What ships is what is scored: the ONNX file.
     """
     data, reports = validated_data(dataset), REPORTS / dataset / variant
     facts = training_facts(dataset, variant)
@@ -41,14 +46,12 @@ def evaluate(p: Params, dataset: str, variant: str) -> None:
     with files.replacing(SCORECARDS / f"{dataset}-{variant}") as folder:
         folder.mkdir()
         files.write_csv(folder / "per_class.csv", rows)
-        scores = _numbers(reports / "scores.csv", "judge_fid")
-        with files.reading(reports / "losses.csv"):
-            points = curve(scores, _numbers(reports / "losses.csv", "images_per_second"))
-        files.write_csv(folder / "curve.csv", points, ("images_seen", "seconds", "judge_fid"))
+        files.write_csv(folder / "curve.csv", _curve(reports / "scores.csv"), _CURVE)
         save_png(grid(images[:46], 23), folder / "strip.png")
         save_png(picture, folder / "grid.png")
-        files.write_json(folder / "scorecard.json", card)
-    files.write_json(reports / "scorecard.json", card)
+        files.write_json(folder / "measurements.json", card)
+    files.write_json(reports / "measurements.json", card)
+    files.write_json(reports / "scorecard.json", {name: card[name] for name in HEADLINES if name in card})
     if p.tracking.backend == "mlflow":
         _track(p, dataset, variant, card, facts)
     for finding in collapsed(classes, data.info.classes):
@@ -57,11 +60,10 @@ def evaluate(p: Params, dataset: str, variant: str) -> None:
     log.info("%s/%s: judge FID %.2f (floor %.2f)%s", dataset, variant, card["fid"], card["fid_floor"], agreement)
 
 
-def _numbers(path: Path, column: str) -> list[dict[str, str]]:
-    """A table that training wrote, in which this column and the images seen are numbers; no rows if it is empty."""
-    columns = ("images_seen", column)
+def _curve(path: Path) -> list[dict[str, str]]:
+    """Images seen and judge FID of each score that training took; none if it took none."""
     is_empty = path.is_file() and not path.stat().st_size
-    return [] if is_empty else files.read_csv(path, columns, columns)
+    return [] if is_empty else [{key: row[key] for key in _CURVE} for row in files.read_csv(path, _CURVE, _CURVE)]
 
 
 def _from_earlier_stages(p: Params, data: spec.Prepared, variant: str, facts: dict[str, Any]) -> dict[str, Any]:
@@ -72,8 +74,8 @@ def _from_earlier_stages(p: Params, data: spec.Prepared, variant: str, facts: di
     card |= nats(built, *data.split("test"), p.seed) | nats(built, *real_sample(p, data), p.seed, "_train")
     if (reports / "usefulness.json").exists():
         card |= files.read_checked(reports / "usefulness.json", Metrics)
-    card |= {key: exported[key] for key in ("parity_max_abs", "latency_ms", "size_mb")}
-    card |= {key: facts[key] for key in ("images_seen", "train_seconds", "images_per_second")}
+    card |= {key: exported[key] for key in ("parity_max_abs", "size_mb")}
+    card["images_seen"] = facts["images_seen"]
     card["batch_size"] = facts["choices"][variant]["batch_size"]
     return card
 
@@ -84,8 +86,8 @@ def _track(p: Params, dataset: str, variant: str, card: dict[str, Any], facts: d
     from lekhani.tracking.revision import revision
 
     reports = REPORTS / dataset / variant
-    made = [reports / name for name in ("grid.png", "per_class.csv", "scorecard.json")]
+    made = [reports / name for name in ("grid.png", "per_class.csv", "measurements.json")]
     made += [path for part in ("figures", "usefulness") for path in sorted((reports / part).glob("*"))]
     judges = [MODELS / dataset / "judge" / name for name in ("judge.onnx", "second.onnx")]
     with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", revision(facts)):
-        runs.log_scorecard(card, made, judges)
+        runs.log_scorecard(card | timings.read(dataset, variant, missing_ok=True), made, judges)

@@ -7,12 +7,13 @@ from lekhani.errors import LekhaniError
 from lekhani.export.onnx_file import export_onnx, generator_inputs, latency_ms, parity, require_parity
 from lekhani.params import Params
 from lekhani.paths import MODELS, REPORTS
+from lekhani.stages import timings
 from lekhani.stages.inputs import dataset_info
 from lekhani.stages.trained import load_trained, training_facts, unlogged
 
 
 def export(p: Params, dataset: str, variant: str) -> None:
-    """models/D/V/generator.safetensors -> models/D/V/generator.onnx and reports/D/V/export.json.
+    """models/D/V/generator.safetensors -> models/D/V/generator.onnx and reports/D/V/{export,export_timing}.json.
 
     A generator.onnx that differs from torch is a LekhaniError.
     """
@@ -34,11 +35,11 @@ def export(p: Params, dataset: str, variant: str) -> None:
     require_parity(difference, p.evaluate.parity_tolerance, path)
     report = {
         "parity_max_abs": difference,
-        "latency_ms": latency_ms(path, inputs),
         "size_mb": path.stat().st_size / 2**20,
         "model_sha256": files.sha256(path),
     }
     files.write_json(REPORTS / dataset / variant / "export.json", report)
+    files.write_json(timings.path(dataset, variant, "export"), {"latency_ms": latency_ms(path, inputs)})
     if (left := unlogged(dataset, variant)).exists():
         from lekhani.tracking import runs
 

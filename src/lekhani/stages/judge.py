@@ -20,11 +20,15 @@ from lekhani.train.devices import pick_device, takes_bf16
 
 log = logging.getLogger("lekhani")
 
+HEADLINES = ("accuracy", "ece")
 PARITY_TOLERANCE = 1e-3  # logits reach tens, so the bound is looser than for images in [0, 1]
 
 
 def judge(p: Params, dataset: str) -> None:
-    """Prepared data -> models/D/judge/{judge,second}.{safetensors,onnx}, reports/D/{judge.json, confusion.png}."""
+    """Prepared data -> models/D/judge/{judge,second}.{safetensors,onnx}, reports/D/{judge.json, confusion.png}.
+
+    judge.json has the headlines of judge_measurements.json, and judge_timing.json how long the trainings took.
+    """
     data = validated_data(dataset)
     info = data.info
     budget = p.judge.images(info.n_classes)
@@ -46,11 +50,12 @@ def judge(p: Params, dataset: str) -> None:
         "second_temperature": second.temperature,
         "second_agreement": float((report.predicted == second.predicted).mean()),
         "n_test": info.counts["test"],
-        "seconds": round(report.seconds, 1),
-        "second_seconds": round(second.seconds, 1),
     }
     card["per_class"] = {c.name: round(float(value), 4) for c, value in zip(info.classes, per_class, strict=True)}
-    files.write_json(REPORTS / dataset / "judge.json", card)
+    files.write_json(REPORTS / dataset / "judge_measurements.json", card)
+    files.write_json(REPORTS / dataset / "judge.json", {name: card[name] for name in HEADLINES})
+    seconds = {"judge_seconds": round(report.seconds, 1), "second_judge_seconds": round(second.seconds, 1)}
+    files.write_json(REPORTS / dataset / "judge_timing.json", seconds)
     save_figure(confusion_figure(labels, report.predicted, info.classes), REPORTS / dataset / "confusion.png")
     log.info(
         "The judge of %s reads %.2f%% of its test split right, a second one %.2f%%, and both agree on %.2f%%",

@@ -15,7 +15,7 @@ from lekhani.params import Params
 from lekhani.paths import MODELS, PREPARED, REPORTS, SCORECARDS
 from lekhani.registry import card as cards
 from lekhani.registry import models, promotion
-from lekhani.stages import candidates
+from lekhani.stages import candidates, timings
 from lekhani.stages.artefacts import per_class
 from lekhani.stages.candidates import Comparison, Contender
 from lekhani.stages.inputs import dataset_info, validated_data
@@ -44,7 +44,10 @@ def register(p: Params, dataset: str, variant: str | None = None) -> str:
             runs.log_lineage([path for path in kept if path.exists()])
             about = import_module(f"lekhani.variants.{variant}").__doc__ or ""
             classes = per_class(beside / "per_class.csv")
-            uri = _log_model(dataset, variant, cards.model_card(name, info, facts, card, classes, made_at, about))
+            timing = timings.read(dataset, variant)
+            shown = card | {"latency_ms": timing["latency_ms"]}
+            page = cards.model_card(name, info, facts | timing, shown, classes, made_at, about)
+            uri = _log_model(dataset, variant, page)
         version = models.register(dataset, uri, tags, cards.headline(card))
     held = [alias for alias, number in models.aliases(dataset).items() if number == str(version.version)]
     aliases = " and ".join(sorted(held))
@@ -59,7 +62,7 @@ def _log_model(dataset: str, variant: str, card: str) -> str:
         files.write_text(page, card)
         real = validated_data(dataset).split("test")
         Reference.of(Reader(_judge(dataset)), *real).save(reference)
-        figures = (scored / name for name in ("grid.png", "scorecard.json", "per_class.csv"))
+        figures = (scored / name for name in ("grid.png", "measurements.json", "per_class.csv"))
         beside = [page, reference, _judge(dataset), *figures]
         return runs.log_model(MODELS / dataset / variant / "generator.onnx", beside)
 

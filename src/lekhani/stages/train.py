@@ -3,6 +3,7 @@
 import json
 import logging
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from lekhani.evaluate.quick import QuickScore
 from lekhani.export.weights import load_weights, save_weights
 from lekhani.params import Params, Variants
 from lekhani.paths import CHECKPOINTS, MODELS, PREPARED, REPORTS, VALIDATION_PAGES
+from lekhani.stages import timings
 from lekhani.stages.artefacts import RunNote
 from lekhani.stages.inputs import validated_data
 from lekhani.stages.trained import load_trained, unlogged
@@ -24,14 +26,17 @@ from lekhani.train.checkpoint import Checkpoints
 from lekhani.train.devices import pick_device
 from lekhani.train.loop import StoppedError, Trained, Trainer, TrainerConfig
 from lekhani.train.progress import ProgressBar
-from lekhani.train.reporter import Fanout, LossFile, Reporter
+from lekhani.train.reporter import CURVES, CurveFiles, Fanout, Reporter
 from lekhani.variants import VARIANTS, Variant
 
 log = logging.getLogger("lekhani")
 
 
 def train(p: Params, dataset: str, variant: str) -> None:
-    """Prepared data -> models/D/V/{generator.safetensors, training.json}, reports/D/V/{losses,scores}.csv, samples/."""
+    """Prepared data -> models/D/V/{generator.safetensors, training.json}, reports/D/V/: timing, curves, samples.
+
+    While it trains, curves and samples lie beside its checkpoints, since DVC removes outputs before it runs a stage.
+    """
     data = validated_data(dataset)
     choice = getattr(p.variants, variant)
     choices, teacher = _teacher(p, dataset, variant)
@@ -43,7 +48,7 @@ def train(p: Params, dataset: str, variant: str) -> None:
     run_id = None
     if is_main and p.tracking.backend == "mlflow":
         run_id = _tracked_run(p, dataset, variant, images_seen, data.info, checkpoints)
-    reporter = _reporter(dataset, variant, images_seen, run_id) if is_main else Reporter()
+    reporter = _reporter(dataset, variant, images_seen, run_id, checkpoints.folder) if is_main else Reporter()
 
     def build(device: torch.device) -> Variant:
         built = VARIANTS[variant].build(choices, data.info.image_size, data.info.n_classes, device)
@@ -70,6 +75,8 @@ def train(p: Params, dataset: str, variant: str) -> None:
     trained = _fit(config, run_id)
     if is_main:
         _save(p, data.info, choices, trained, run_id)
+        for name in CURVES:
+            files.copy(checkpoints.folder / name, REPORTS / dataset / variant / name)
         checkpoints.clear()
 
 
@@ -116,13 +123,9 @@ def _made_with(p: Params, dataset: str, variant: str, info: spec.DatasetInfo, im
     }
 
 
-def _reporter(dataset: str, variant: str, images_seen: int, run_id: str | None) -> Reporter:
-    """The progress bar, losses.csv with its companions, and the MLflow run if there is one."""
-    reports = REPORTS / dataset / variant
-    reporters: list[Reporter] = [
-        ProgressBar(f"{dataset}/{variant}", images_seen),
-        LossFile(reports / "losses.csv", reports / "scores.csv", reports / "samples"),
-    ]
+def _reporter(dataset: str, variant: str, images_seen: int, run_id: str | None, folder: Path) -> Reporter:
+    """The progress bar, the curves and samples in `folder`, and the MLflow run if there is one."""
+    reporters: list[Reporter] = [ProgressBar(f"{dataset}/{variant}", images_seen), CurveFiles(folder)]
     if run_id:
         from lekhani.tracking import runs
 
@@ -167,7 +170,7 @@ def _quick_score(p: Params, data: spec.Prepared, device: torch.device) -> QuickS
 
 
 def _save(p: Params, info: spec.DatasetInfo, choices: Variants, trained: Trained, run_id: str | None) -> None:
-    """Write generator.safetensors and training.json."""
+    """Write generator.safetensors, training.json and train_timing.json."""
     variant, weights = trained.variant, MODELS / info.name / trained.variant.name / "generator.safetensors"
     save_weights(trained.generator, weights)
     facts = {
@@ -191,11 +194,14 @@ def _save(p: Params, info: spec.DatasetInfo, choices: Variants, trained: Trained
         "steps": trained.steps,
         "best_step": trained.best_step,
         "findings": [asdict(finding) for finding in trained.findings],
-        "train_seconds": round(trained.seconds, 1),
-        "images_per_second": round(trained.images_per_second, 1),
-        "peak_memory_mb": round(trained.peak_memory_mb),
         "device": trained.device,
         "torch": torch.__version__,
         "mlflow_run_id": run_id,
     }
     files.write_json(weights.with_name("training.json"), facts)
+    timing = {
+        "train_seconds": round(trained.seconds, 1),
+        "images_per_second": round(trained.images_per_second, 1),
+        "peak_memory_mb": round(trained.peak_memory_mb),
+    }
+    files.write_json(timings.path(info.name, variant.name, "train"), timing)

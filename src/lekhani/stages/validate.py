@@ -2,6 +2,7 @@
 
 import logging
 
+from lekhani import files
 from lekhani.data import schema, validation_report, versions
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.params import Params
@@ -11,9 +12,10 @@ log = logging.getLogger("lekhani")
 
 
 def validate(p: Params, dataset: str) -> None:
-    """data/prepared/D/ -> reports/D/{validation.json, .md, .html, data_card.md, contact_sheet.png}.
+    """data/prepared/D/ -> reports/D/{validated.json, validation.{json,md,html}, data_card.md, contact_sheet.png}.
 
-    A failed check is a LekhaniError, which stops everything downstream.
+    Other stages depend on validated.json alone, so that other words in the report make none of them run. A failed check
+    is a LekhaniError, which stops everything downstream.
     """
     previous = None
     if p.validation.drift != "off":
@@ -25,6 +27,8 @@ def validate(p: Params, dataset: str) -> None:
             log.warning("Drift cannot be judged: %s", error)
     report = schema.validate(PREPARED / dataset, p.validation, previous)
     validation_report.write_reports(report, PREPARED / dataset, REPORTS / dataset)
+    stamp = {key: report[key] for key in ("dataset", "digest", "passed")}
+    files.write_json(REPORTS / dataset / "validated.json", stamp)
     log.info("%s", validation_report.report_text(report))
     if not report["passed"]:
         failed = [one["sentence"] for one in report["checks"] if not one["passed"] and one["policy"] == "error"]

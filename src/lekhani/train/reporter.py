@@ -11,6 +11,9 @@ from lekhani.errors import LekhaniError
 from lekhani.files import remove, write_text
 from lekhani.pictures import Picture, save_png
 
+CURVES = ("losses.csv", "scores.csv", "speed.csv", "samples")
+"""What `CurveFiles` writes."""
+
 
 class Reporter:
     """Ignores everything; subclasses override what they are interested in."""
@@ -44,18 +47,22 @@ class Fanout(Reporter):
             call(*values)
 
 
-class LossFile(Reporter):
-    """losses.csv and scores.csv, one row per report with `step` first, and samples/STEP.png.
+class CurveFiles(Reporter):
+    """losses.csv, scores.csv and speed.csv in `folder`, one row per report with `step` first, and samples/STEP.png.
 
-    Rows are flushed as they come, so that a killed run keeps its curve; when it goes on, rows beyond its checkpoint are
-    dropped.
+    speed.csv alone differs between two equal runs. Rows are flushed as they come, so that a killed run keeps its
+    curve; when it goes on, rows beyond its checkpoint are dropped.
     """
 
-    def __init__(self, losses: Path, scores: Path, samples: Path) -> None:
-        self.losses, self.score_file, self.samples = losses, scores, samples
+    def __init__(self, folder: Path) -> None:
+        self.losses, self.score_file, self.speed, self.samples = (folder / name for name in CURVES)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        self._append(self.losses, {"step": float(step), **values})
+        speed = {key: values[key] for key in ("images_seen", "images_per_second")}
+        names = [key for key in values if key not in {"images_per_second", "seconds_left"}]
+        names.sort(key=_losses_last)
+        self._append(self.losses, {"step": float(step), **{name: values[name] for name in names}})
+        self._append(self.speed, {"step": float(step), **speed})
 
     def scores(self, step: int, values: Mapping[str, float]) -> None:
         self._append(self.score_file, {"step": float(step), **values})
@@ -69,7 +76,7 @@ class LossFile(Reporter):
             for path in self.samples.glob("*.png"):  # grids of another run would pass for this one's
                 if step == 0 or not path.stem.isdecimal() or int(path.stem) > step:
                     remove(path)
-            for path in (self.losses, self.score_file):
+            for path in (self.losses, self.score_file, self.speed):
                 lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if step and path.exists() else []
                 kept = [line for i, line in enumerate(lines) if i == 0 or float(line.split(",")[0]) <= step]
                 write_text(path, "".join(kept))
@@ -80,6 +87,12 @@ class LossFile(Reporter):
             if not file.tell():
                 writer.writeheader()
             writer.writerow({key: f"{value:.6g}" for key, value in row.items()})
+
+
+def _losses_last(name: str) -> tuple[bool, bool, str]:
+    """Sorts columns so that the generator's loss is the last one, which `dvc plots` draws unless it is told another."""
+    is_loss = name.startswith("loss")
+    return is_loss, name == "loss", name if is_loss else ""
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from trap import Trap
 
 from lekhani.data.spec import Bytes
 from lekhani.evaluate.fidelity import Floats, Readings, fidelity
-from lekhani.evaluate.scorecard import Real, curve, read_labels, read_real, score, second_opinion
+from lekhani.evaluate.scorecard import Real, read_labels, read_real, score, second_opinion
 
 
 def logits_for(predicted: list[int], k: int, certainty: float = 5.0) -> Floats:
@@ -149,19 +149,6 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path, damage: str) -> None:
         np.testing.assert_array_equal(one, other)
         assert one.dtype == other.dtype == np.float32
     assert list(tmp_path.iterdir()) == [cache]
-
-
-def test_a_curve_has_the_seconds_that_training_had_taken() -> None:
-    # A start that takes 10 seconds, then 100 images a second; speeds are means from the start.
-    losses = [
-        {"images_seen": str(seen), "images_per_second": str(seen / (10 + seen / 100))} for seen in (500, 1000, 2000)
-    ]
-    scores = [{"images_seen": "1000", "judge_fid": "9.5"}, {"images_seen": "1600", "judge_fid": "4.25"}]
-    assert curve(scores, losses) == [
-        {"images_seen": 1000, "seconds": 20.0, "judge_fid": 9.5},
-        {"images_seen": 1600, "seconds": 26.0, "judge_fid": 4.25},
-    ]
-    assert curve([], losses) == []
 
 
 def sees(*classes: int) -> Readings:

@@ -32,12 +32,12 @@ class Logged:
 def log(store: Path, toy_generator: ToyGenerator, tmp_path: Path) -> Callable[..., Logged]:
     """Logs a toy generator to a run of its own, with a scorecard and a judge beside it."""
 
-    def one(name: str, judge: bool = True) -> Logged:
+    def one(name: str, judge: bool = True, card: str = "measurements.json") -> Logged:
         path = toy_generator(tmp_path / f"{name}.onnx", metadata={"lineage": json.dumps({"logged_as": name})})
         (tmp_path / "judge.onnx").write_text("the judge")
-        (tmp_path / "scorecard.json").write_text("{}")
+        (tmp_path / card).write_text("{}")
         with runs.resume(None, EXPERIMENT, name, {}) as run_id:
-            uri = runs.log_model(path, [tmp_path / "scorecard.json", tmp_path / "judge.onnx"] if judge else [])
+            uri = runs.log_model(path, [tmp_path / card, tmp_path / "judge.onnx"] if judge else [])
         return Logged(run_id, uri, path)
 
     return one
@@ -54,7 +54,7 @@ def test_register_and_find(log: Callable[..., Logged]) -> None:
     assert stored.tags.items() >= {"variant": "dcgan", "fid": "3.5"}.items()
     digests = json.loads(stored.tags["files_sha256"])
     assert digests["artifacts/first.onnx"] == sha256(first.file)
-    assert {"artifacts/judge.onnx", "artifacts/scorecard.json", "MLmodel", "pyfunc.py"} <= set(digests)
+    assert {"artifacts/judge.onnx", "artifacts/measurements.json", "MLmodel", "pyfunc.py"} <= set(digests)
     assert models.aliases("toys") == {"challenger": "1"}
     assert str(models.register("toys", first.uri, {}).version) == "1", "calling twice adds nothing"
 
@@ -82,6 +82,13 @@ def test_register_and_find(log: Callable[..., Logged]) -> None:
     assert models.aliases("toys") == {"challenger": "1"}, "an older model can become challenger again"
 
 
+def test_a_version_of_an_earlier_release_has_its_scorecard(log: Callable[..., Logged]) -> None:
+    models.register("renamed", log("renamed", card="scorecard.json").uri, {})
+    found = models.find("renamed")
+    assert found.scorecard is not None
+    assert found.scorecard.name == "scorecard.json"
+
+
 def test_datasets_do_not_share_versions(log: Callable[..., Logged]) -> None:
     client, logged = connect(), log("shared")
     client.create_registered_model("foreign-one")
@@ -92,7 +99,7 @@ def test_datasets_do_not_share_versions(log: Callable[..., Logged]) -> None:
     assert "foreign-one" not in models.datasets()
 
 
-@pytest.mark.parametrize("name", ["generator.onnx", "judge.onnx", "scorecard.json"])
+@pytest.mark.parametrize("name", ["generator.onnx", "judge.onnx", "measurements.json"])
 def test_a_file_that_was_changed_or_is_gone_is_a_sentence(log: Callable[..., Logged], name: str) -> None:
     dataset = f"changed-{name.partition('.')[0]}"
     logged = log("generator")

@@ -30,9 +30,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: params.Varian
     np.save(folder / "images.npy", images)
     np.save(folder / "labels.npy", labels)
     files.write_json(folder / "dataset.json", info.to_dict())
-    check = {"name": "blank_images", "policy": "error", "passed": True, "count": 0, "sentence": "", "examples": [1]}
-    report = {"dataset": "own", "digest": info.digest, "passed": True, "checks": [check], "skipped": "", "notes": []}
-    files.write_json(tmp_path / "reports/own/validation.json", report)
+    stamp = {"dataset": "own", "digest": info.digest, "passed": True}
+    files.write_json(tmp_path / "reports/own/validated.json", stamp)
     _train(tmp_path, tiny, info)
     _score(tmp_path, info)
     return tmp_path
@@ -45,24 +44,27 @@ def _train(root: Path, tiny: params.Variants, info: DatasetInfo) -> None:
     facts |= {"noise_dim": 784, "conditional": True, "parameters": 1, "seed": 7, "profile": "quick"}
     facts |= {"choices": {"flow_matching": tiny.flow_matching.model_dump()}, "data_digest": info.digest}
     facts |= {"generator_sha256": files.sha256(weights), "images_seen": 64, "steps": 8, "best_step": 8}
-    facts |= {"findings": [{"name": "a", "sentence": "b"}], "train_seconds": 1.5, "images_per_second": 2.0}
-    facts |= {"peak_memory_mb": 100, "device": "cpu", "torch": "2", "mlflow_run_id": None}
+    facts |= {"findings": [{"name": "a", "sentence": "b"}]}
+    facts |= {"device": "cpu", "torch": "2", "mlflow_run_id": None}
     files.write_json(weights.with_name("training.json"), facts)
+    timing = {"train_seconds": 1.5, "images_per_second": 2.0, "peak_memory_mb": 100}
+    files.write_json(root / "reports/own/flow_matching/train_timing.json", timing)
 
 
 def _score(root: Path, info: DatasetInfo) -> None:
     reports, scored = root / "reports/own/flow_matching", root / "reports/scorecards/own-flow_matching"
     sha = "0" * 64
-    exported = {"parity_max_abs": 1e-6, "latency_ms": 1.0, "size_mb": 0.5, "model_sha256": sha}
+    exported = {"parity_max_abs": 1e-6, "size_mb": 0.5, "model_sha256": sha}
     files.write_json(reports / "export.json", exported)
+    files.write_json(reports / "export_timing.json", {"latency_ms": 1.0})
     files.write_json(reports / "usefulness.json", {"usefulness": 0.5})
     point = {"kind": "real", "share": 1.0, "n_real": 20, "n_synthetic": 0, "accuracies": [0.5, 0.75]}
     files.write_json(root / "reports/own/usefulness_real.json", {"points": [point]})
     card = {"dataset": "own", "variant": "flow_matching", "model_sha256": sha, "judge_sha256": sha}
     card |= {"data_digest": info.digest, "n_generated": 10, "n_real": 10, "seed": 7, "sampling_seeds": 2}
     card |= {"fid": 2.0, "fid_floor": 1.0, "fid_ratio": 2.0, "fid_std": 0.1, "classes_covered": 3}
-    files.write_json(scored / "scorecard.json", card)
-    files.write_csv(scored / "curve.csv", [{"images_seen": 64, "seconds": 1.5, "judge_fid": 2.0}])
+    files.write_json(scored / "measurements.json", card)
+    files.write_csv(scored / "curve.csv", [{"images_seen": 64, "judge_fid": 2.0}])
     given = {field.name: 1 for field in dataclasses.fields(ClassScore)}
     scores = [ClassScore(**{**given, "label": label, "mistaken_for": None}) for label in range(3)]
     files.write_csv(scored / "per_class.csv", table(scores, CLASSES))

@@ -38,19 +38,21 @@ def checked(path: str, model: type[Any]) -> Reader:
 
 JSON: dict[str, list[Reader]] = {
     "data/prepared/own/dataset.json": [lambda: validated_data("own"), lambda: dataset_info("own")],
-    "reports/own/validation.json": [lambda: validated_data("own")],
+    "reports/own/validated.json": [lambda: validated_data("own")],
     "models/own/flow_matching/training.json": [trained],
-    f"{SCORED}/scorecard.json": [lambda: scorecard("own", "flow_matching")],
+    f"{SCORED}/measurements.json": [lambda: scorecard("own", "flow_matching")],
     **{
         path: [checked(path, model)]
         for path, model in (
             ("reports/own/flow_matching/export.json", artefacts.Export),
+            ("reports/own/flow_matching/export_timing.json", artefacts.ExportTiming),
+            ("reports/own/flow_matching/train_timing.json", artefacts.TrainTiming),
             ("reports/own/flow_matching/usefulness.json", artefacts.Metrics),
             ("reports/own/usefulness_real.json", artefacts.Points),
         )
     },
 }
-FREE = {"source", "choices", "script", "notes", "sentence", "policy", "skipped", "profile", "device", "torch"}
+FREE = {"source", "choices", "script", "notes", "sentence", "profile", "device", "torch"}
 
 
 def refuses(path: Path, read: Reader) -> bool:
@@ -118,14 +120,14 @@ def test_labels_out_of_range_are_refused_even_with_a_fitting_digest(project: Pat
         labels[7] = wrong
         np.save(folder / "labels.npy", labels)
         forged = spec.digest(data.images, labels, data.info.counts)
-        for path in (folder / "dataset.json", Path("reports/own/validation.json")):
+        for path in (folder / "dataset.json", Path("reports/own/validated.json")):
             files.write_json(path, json.loads(path.read_text()) | {"digest": forged})
         with pytest.raises(LekhaniError, match=rf"labels from .*{wrong}.*, and there are 3 classes"):
             validated_data("own")
 
 
 def test_data_other_than_what_was_validated_are_refused(project: Path) -> None:
-    path = Path("reports/own/validation.json")
+    path = Path("reports/own/validated.json")
     files.write_json(path, json.loads(path.read_text()) | {"digest": "1" * 64})
     with pytest.raises(LekhaniError, match=r"is about other data than .* holds; run `dvc repro validate@own`"):
         validated_data("own")
@@ -159,7 +161,7 @@ CSV = [b"", b"\xff", b"\x00", b"images_seen\n1\n", b'"images_seen', b"a,b\n1\n",
 @pytest.mark.parametrize("name", ["curve", "per_class"])
 def test_tables_with_other_cells(project: Path, name: str) -> None:
     path = Path(f"{SCORED}/{name}.csv")
-    columns = ("images_seen", "seconds", "judge_fid")
+    columns = ("images_seen", "judge_fid")
 
     def read() -> object:
         return files.read_csv(path, columns, columns) if name == "curve" else artefacts.per_class(path)

@@ -11,6 +11,7 @@ from lekhani import files, params
 from lekhani.errors import LekhaniError
 from lekhani.export.onnx_file import require_parity
 from lekhani.paths import MODELS
+from lekhani.stages import timings
 from lekhani.stages import train as train_stage
 from lekhani.stages.inputs import validated_data
 from lekhani.stages.trained import load_trained
@@ -38,10 +39,21 @@ def test_a_run_outside_git_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_training_refuses_data_that_failed_validation(project: Path) -> None:
-    path = Path("reports/own/validation.json")
+    path = Path("reports/own/validated.json")
     files.write_json(path, files.read_json(path) | {"passed": False})
     with pytest.raises(LekhaniError, match="own failed its validation"):
         validated_data("own")
+
+
+def test_a_curve_has_the_seconds_that_training_had_taken(project: Path) -> None:
+    file = Path("reports/own/flow_matching/speed.csv")
+    curve = [{"images_seen": "1000", "judge_fid": "9.5"}, {"images_seen": "1600", "judge_fid": "4.25"}]
+    assert timings.with_seconds("own", "flow_matching", curve) == curve, "it is not known"
+    # A start that takes 10 seconds, then 100 images a second; speeds are means from the start.
+    rows = [{"images_seen": seen, "images_per_second": seen / (10 + seen / 100)} for seen in (500, 1000, 2000)]
+    files.write_csv(file, rows)
+    timed = timings.with_seconds("own", "flow_matching", curve)
+    assert [row["seconds"] for row in timed] == [20.0, 26.0]
 
 
 # --- students and their teachers ---

@@ -17,7 +17,7 @@ from tiny_training import Run, same_weights
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.train.checkpoint import Checkpoints
 from lekhani.train.loop import Trained
-from lekhani.train.reporter import LossFile, Reporter
+from lekhani.train.reporter import CurveFiles, Reporter
 from lekhani.variants import VARIANTS, Variant
 
 MADE_WITH = {"seed": 5, "variants.dcgan.lr_g": 2e-4}
@@ -296,16 +296,20 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
     assert kept.load() == {"step": 4}
 
 
+def reported(step: int) -> dict[str, float]:
+    return {"images_seen": 10 * step, "loss": step, "images_per_second": 5, "seconds_left": 9}
+
+
 def test_losses_csv_loses_only_what_will_be_reported_again(tmp_path: Path) -> None:
-    file = LossFile(tmp_path / "losses.csv", tmp_path / "scores.csv", tmp_path / "samples")
+    file = CurveFiles(tmp_path)
     file.resume(0)
     for step in (1, 2, 3):
-        file.metrics(step, {"loss": float(step)})
+        file.metrics(step, reported(step))
         file.scores(step, {"judge_fid": float(step)})
         file.images(step, np.zeros((2, 2), np.uint8))
     file.resume(2)
-    for name in ("losses.csv", "scores.csv"):
+    for name in ("losses.csv", "scores.csv", "speed.csv"):
         assert [line.split(",")[0] for line in (tmp_path / name).read_text().splitlines()] == ["step", "1", "2"]
     assert {path.stem for path in (tmp_path / "samples").iterdir()} == {"000001", "000002"}
-    file.metrics(3, {"loss": 3.0})
-    assert (tmp_path / "losses.csv").read_text().splitlines() == ["step,loss", "1,1", "2,2", "3,3"]
+    file.metrics(3, reported(3))
+    assert (tmp_path / "losses.csv").read_text().splitlines() == ["step,images_seen,loss", "1,10,1", "2,20,2", "3,30,3"]

@@ -22,7 +22,7 @@ from lekhani.train.batches import batches
 from lekhani.train.devices import pick_device
 from lekhani.train.ema import Ema
 from lekhani.train.loop import fixed_inputs, sample, speed_up
-from lekhani.train.reporter import LossFile, Reporter
+from lekhani.train.reporter import CurveFiles, Reporter
 from lekhani.variants import Variant
 
 
@@ -209,25 +209,28 @@ def test_cuda_without_a_gpu_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_losses_csv_and_sample_pngs(tmp_path: Path) -> None:
-    file = LossFile(tmp_path / "deep" / "losses.csv", tmp_path / "deep" / "scores.csv", tmp_path / "samples")
+    file = CurveFiles(tmp_path / "deep")
     file.resume(0)
-    file.metrics(20, {"images_seen": 640, "loss": 1 / 3})
+    speed = {"images_per_second": 64.0, "seconds_left": 2.5}
+    file.metrics(20, {"images_seen": 640, "loss": 1 / 3, **speed})
     rows = list(csv.reader((tmp_path / "deep" / "losses.csv").open()))
     assert rows == [["step", "images_seen", "loss"], ["20", "640", "0.333333"]], "a killed run keeps its curve"
-    file.metrics(40, {"images_seen": 12_000_000, "loss": 1e-9})
+    file.metrics(40, {"images_seen": 12_000_000, "loss": 1e-9, **speed})
     file.images(40, np.arange(12, dtype=np.uint8).reshape(3, 4))
     file.close()
     rows = list(csv.reader((tmp_path / "deep" / "losses.csv").open()))
     assert [float(value) for value in rows[2]] == [40, 12_000_000, 1e-9]
-    with Image.open(tmp_path / "samples" / "000040.png") as image:
+    speeds = (tmp_path / "deep" / "speed.csv").read_text().splitlines()
+    assert speeds[:2] == ["step,images_seen,images_per_second", "20,640,64"]
+    with Image.open(tmp_path / "deep" / "samples" / "000040.png") as image:
         np.testing.assert_array_equal(np.asarray(image)[::2, ::2], np.arange(12).reshape(3, 4))
 
 
 def test_losses_csv_on_a_full_disk(tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]]) -> None:
-    file = LossFile(tmp_path / "losses.csv", tmp_path / "scores.csv", tmp_path / "samples")
+    file = CurveFiles(tmp_path)
     file.resume(0)
     with pytest.raises(LekhaniError, match=r"Could not write .*losses\.csv"), full_disk():
-        file.metrics(1, {"loss": 1.0})
+        file.metrics(1, {"images_seen": 32, "loss": 1.0, "images_per_second": 64.0})
     with pytest.raises(LekhaniError, match=r"Could not write .*000001\.png"), full_disk():
         file.images(1, np.zeros((4, 4), np.uint8))
     assert list((tmp_path / "samples").iterdir()) == []
@@ -243,7 +246,7 @@ def test_losses_csv_on_a_full_disk(tmp_path: Path, full_disk: Callable[[], Abstr
 def test_half_precision_where_it_pays(
     monkeypatch: pytest.MonkeyPatch, tiny: params.Variants, precision: str, capable: bool, half: bool
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": capable})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": capable})
     cpu, variant = torch.device("cpu"), FakeVariant()
     speed_up(variant, params.Train.model_validate({"images_seen": {"per_class": 1}, "precision": precision}), cpu)
     with variant.autocast:
