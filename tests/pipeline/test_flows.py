@@ -44,7 +44,7 @@ TOY = {
     "wrong": {"cmd": "echo 'lekhani: mnist is not fit to train on.' >&2; exit 1", "outs": ["wrong.txt"]},
     "killed": {"cmd": "kill -9 $$", "outs": ["killed.txt"]},
     "fetch": {
-        "matrix": {"dataset": "${data}"},
+        "matrix": {"dataset": "${pipeline.datasets}"},
         "cmd": "echo 'lekhani: Kaggle is away.'; exit 1",
         "outs": ["raw/${item.dataset}"],
     },
