@@ -11,7 +11,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .PHONY: help setup lock demo test test-slow lint types docs check ui schedule clean
-.PHONY: pull restore retrain push register datasets promotion-check promote comment summary
+.PHONY: pull restore retrain push register pull-request workspace-check promotion-check candidates promote comment summary
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -107,8 +107,10 @@ ASKED = $${DATASET:+--dataset "$$DATASET"} $${MODEL_VERSION:+--version "$$MODEL_
 SUMMARY = tee -a "$${GITHUB_STEP_SUMMARY:-/dev/null}"
 DECISION = build/promotion.md
 
+# Where BASE names a commit, its leaderboard comes as well, for `workspace-check` to compare with.
 pull: setup ## the data and models that dvc.lock names, from the DVC remote
 	@dvc pull
+	@rm -f build/base.csv; mkdir -p build; [ -z "$${BASE:-}" ] || dvc get --quiet --rev "$$BASE" --out build/base.csv . reports/leaderboard.csv || true
 
 restore: setup ## what the DVC remote has of them, so that only the rest runs again
 	@dvc pull --allow-missing
@@ -120,23 +122,29 @@ retrain: setup ## every stage that is out of date, as a Prefect flow
 	@python pipelines/retrain.py --no-register
 
 register: setup ## the best variant of each dataset in MLflow, as challenger
-	@lekhani register
+	@lekhani register $${DATASET:+--dataset "$$DATASET"}
 
-datasets: setup ## the datasets of params.yaml as JSON, or none when dvc.lock is as committed
-	@git diff --quiet HEAD -- dvc.lock && found='[]' || found=$$(lekhani params | python -c 'import json, sys; print(json.dumps(list(json.load(sys.stdin)["pipeline"]["datasets"])))'); \
-	echo "datasets=$$found" | tee -a "$${GITHUB_OUTPUT:-/dev/null}"
+pull-request: ## a pull request with the dvc.lock of a retraining, if that changed it
+	@.github/pull_request.sh
+
+workspace-check: setup ## would the best model of this dvc.lock become champion? For a pull request, which `comment` tells
+	@lekhani promote --check --workspace --report build $${BASE:+--base build/base.csv} $${DATASET:+--dataset "$$DATASET"} | $(SUMMARY)
 
 promotion-check: setup ## would the challenger become champion? A refusal fails, unless FORCE_REASON is set
-	@mkdir -p build
-	@lekhani promote --check $(ASKED) | tee $(DECISION) | $(SUMMARY) || { [ $$? = 3 ] && [ -n "$${FORCE_REASON:-}" ]; }
+	@lekhani promote --check --report build $(ASKED) | $(SUMMARY) || { [ $$? = 3 ] && [ -n "$${FORCE_REASON:-}" ]; }
+
+candidates: ## the datasets that one of these checks leaves to `promote`, as JSON
+	@python -c 'import json, os, sys; wanted = ("promote", "refuse") if os.environ.get("FORCE_REASON") else ("promote",); \
+		print("datasets=" + json.dumps([name for name, verdict in json.load(sys.stdin).items() if verdict in wanted]))' \
+		< build/promotion.json | tee -a "$${GITHUB_OUTPUT:-/dev/null}"
 
 promote: setup ## decide again, and make the challenger champion
 	@lekhani promote $(ASKED) $${FORCE_REASON:+--force --reason "$$FORCE_REASON"} | $(SUMMARY)
 
-comment: ## what promotion-check decided, as a comment on PULL_REQUEST
+comment: ## what workspace-check decided, as the comment on PULL_REQUEST, which is written anew each time
 	@mkdir -p build
 	@[ -s $(DECISION) ] || echo "The gate came to no decision; the log of the run says why." > $(DECISION)
-	@gh pr comment "$$PULL_REQUEST" --repo "$$GITHUB_REPOSITORY" --body-file $(DECISION)
+	@.github/comment.sh "$$PULL_REQUEST" $(DECISION)
 
 summary: ## the leaderboard on the page of the workflow's run
 	@$(SUMMARY) < reports/leaderboard.md

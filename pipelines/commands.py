@@ -17,6 +17,12 @@ from typing import Any
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+# SQLite has one writer at a time, and a server of a flow's own is stopped as soon as the flow ends. With a transaction
+# for each state of each task it was still writing by then: tracebacks, and tasks that stay Pending for good. So it
+# writes the states of many tasks at once, and leaves out the feed of events.
+os.environ.setdefault("PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE", "1000")
+os.environ.setdefault("PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL", "60")
+os.environ.setdefault("PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED", "false")
 
 from prefect import get_run_logger
 from prefect.client.schemas.objects import State, TaskRun
@@ -53,6 +59,13 @@ class CommandResult:
         """The exit code of the stage that `dvc repro` ran; that of the command itself where no stage failed."""
         found = re.findall(r"exited with (-?\d+)$", "\n".join(self.lines), re.MULTILINE)
         return int(found[-1]) if found else self.code
+
+
+def run_name(*words: object) -> str:
+    """The name of the flow run that begins: one that it was given, else the words that are not empty."""
+    given = str(flow_run.name)
+    is_given = re.fullmatch(r"[a-z]+-[a-z]+", given) is None  # Prefect makes up names such as brave-otter
+    return given if is_given else ", ".join(str(word) for word in words if word)
 
 
 def run_command(root: Path, *words: str, environment: Mapping[str, str] | None = None) -> CommandResult:

@@ -32,7 +32,7 @@ def publish(folder: Path, p: Params) -> None:
         create_markdown_artifact(page, key="mlflow-runs")
 
 
-@task(task_run_name="artifacts")
+@task(task_run_name="validation-report@{dataset}")
 def publish_validation(folder: Path, dataset: str) -> None:
     """Show why data were found unfit to train on."""
     report = folder / "reports" / dataset / "validation.md"

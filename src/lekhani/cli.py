@@ -155,8 +155,21 @@ def promote(
     dataset: Datasets = None,
     version: Annotated[str | None, Option(metavar="N", help="This version instead of the challenger.")] = None,
     check: Annotated[
-        bool, Option("--check", help="Only decide: exit code 0 would promote, 3 refuses.", show_default=False)
+        bool, Option("--check", help="Only decide: exit code 3 when a candidate is refused.", show_default=False)
     ] = False,
+    workspace: Annotated[
+        bool,
+        Option("--workspace", help="--check the best model of this folder's dvc.lock instead.", show_default=False),
+    ] = False,
+    variant: Annotated[
+        str | None, Option("--variant", "-v", help="This one of --workspace instead of the best.")
+    ] = None,
+    report: Annotated[
+        Path | None, Option(metavar="FOLDER", help="Write what --check says as a page with pictures too.")
+    ] = None,
+    base: Annotated[
+        Path | None, Option(metavar="CSV", help="A leaderboard.csv that the page of --report compares with.")
+    ] = None,
     force: Annotated[
         bool, Option("--force", help="Promote whatever the gate says; needs --reason.", show_default=False)
     ] = False,
@@ -166,19 +179,28 @@ def promote(
     from lekhani.errors import UsageError
     from lekhani.stages import promote
 
-    choices = _params()
+    choices = _params(variant=variant)
     names = dataset or list(choices.pipeline.datasets)
-    if version is not None and len(names) != 1:
-        raise UsageError("--version is of one registered model; say which with --dataset.")
+    if version is not None and (workspace or len(names) != 1):
+        raise UsageError("--version is of one registered model; say which with --dataset, and leave out --workspace.")
     if check and force:
         raise UsageError("--check changes nothing, so there is nothing to --force; leave one of them out.")
-    verdicts = []
+    if (workspace or report) and not check:
+        raise UsageError("--workspace and --report belong to --check; `lekhani register` registers a model.")
+    if variant is not None and not workspace:
+        raise UsageError("--variant belongs to --workspace; name a registered model with --version.")
+    outcomes = {}
     for name in names:
-        choices.dataset(name)
-        promoted, table = promote.promote(choices, name, version, check, force, reason)
-        typer.echo(table)
-        verdicts.append(promoted)
-    if not all(verdicts):
+        if check:
+            outcomes[name] = promote.check(choices, name, version, workspace, variant)
+        else:
+            outcomes[name] = promote.promote(choices, name, version, force, reason)
+        typer.echo(outcomes[name].text)
+    if report is not None:
+        from lekhani.stages.promotion_report import write_report
+
+        write_report(outcomes, report, base)
+    if any(one.promote is False for one in outcomes.values()):
         raise typer.Exit(3)
 
 

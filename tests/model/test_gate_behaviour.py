@@ -96,8 +96,8 @@ class Registry:
 
     def promote(self, name: str, **how: Any) -> tuple[bool, set[str]]:
         """Whether it was promoted, and which checks failed."""
-        promoted, _ = promote_stage.promote(choices(), "letters", self.versions[name], **how)
-        return promoted, {one["name"] for one in files.read_json(DECISION)["reasons"] if not one["passed"]}
+        promoted = promote_stage.promote(choices(), "letters", self.versions[name], **how).promote
+        return promoted is True, {one["name"] for one in files.read_json(DECISION)["reasons"] if not one["passed"]}
 
     def tags(self, name: str) -> dict[str, str]:
         return dict(connect().get_model_version("lekhani-letters", self.versions[name]).tags)
@@ -285,7 +285,7 @@ def test_a_refused_candidate_leaves_the_champion_and_a_report(registry: Registry
 
 def test_the_better_takes_the_place_of_the_champion_and_gives_it_back(registry: Registry) -> None:
     before = everything()
-    assert promote_stage.promote(choices(), "letters", registry.versions["good"], check=True)[0]
+    assert promote_stage.check(choices(), "letters", registry.versions["good"]).promote
     assert everything() == before, "--check changes nothing"
     assert registry.promote("good") == (True, set())
     assert registry.aliases() == {"champion": "good", "previous": "poor"}

@@ -227,7 +227,8 @@ def test_promote_refuse_force_and_roll_back(workspace: Workspace) -> None:
     for key in again.keys() - {"latency_ms", "size_mb"}:
         expected = scored[key]
         assert again[key] == (pytest.approx(expected, rel=1e-5) if isinstance(expected, float) else expected), key
-    assert f"champion {first} stands" in workspace.lekhani("promote", code=3)
+    for words in ((), ("--check",), ("--check", "--workspace", "--variant", "flow_matching")):
+        assert f"no candidate, champion {first} stands" in workspace.lekhani("promote", *words)
 
     workspace.lekhani("register", "--variant", "dcgan")
     refused = workspace.lekhani("promote", "--check", code=3)

@@ -147,7 +147,8 @@ def test_what_a_worker_made_is_taken_over_without_running_it(toy: Workspace, wor
     assert set(stage.lock_entries(toy.path, ["prepare", "train", "never"])) == {"prepare", "train"}
 
 
-NO_DEPLOYMENT = "There is no deployment 'stage/worker'; `prefect deploy --all` makes those of prefect.yaml."
+DEPLOY = "`prefect deploy --all --prefect-file deploy/workers.yaml` makes it"
+NO_DEPLOYMENT = f"There is no deployment 'stage/worker'; {DEPLOY}."
 
 
 @pytest.mark.parametrize(

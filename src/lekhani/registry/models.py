@@ -104,6 +104,13 @@ def aliases(dataset: str) -> dict[str, str]:
     return {alias: str(version) for alias, version in model.aliases.items()} if model else {}
 
 
+def tags(dataset: str, number: str) -> dict[str, str]:
+    """The tags of a version."""
+    name = model_name(dataset)
+    with registry_errors(f"Could not read {name} version {number} from"):
+        return dict(connect().get_model_version(name, number).tags)
+
+
 def newest(dataset: str) -> Version:
     """The champion of a dataset, else its challenger; raises LekhaniError when there is neither."""
     client, name, known = connect(), model_name(dataset), aliases(dataset)
