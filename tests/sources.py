@@ -80,7 +80,7 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str] | None = None, de
 
 def pixel_rows(labels: Sequence[Any], size: int = 6) -> list[list[Any]]:
     """One row per label: a glyph's pixels, then the label."""
-    return [[*glyph(100 + i % 100, size).ravel().tolist(), label] for i, label in enumerate(labels)]
+    return [[*glyph(130 + i % 100, size).ravel().tolist(), label] for i, label in enumerate(labels)]
 
 
 def pixel_header(size: int = 6, name: str = "pixel{}") -> list[str]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from lekhani.data import archives
+from lekhani.data import kinds
 from lekhani.data.archives import Source
 from lekhani.data.names import Vocabulary, natural_key, split_of_folder
 from lekhani.data.readers import ReadResult
@@ -69,7 +69,7 @@ def _with_parents(folders: Iterable[_Folder]) -> set[_Folder]:
 
 def _relevant(source: Source, filled: Iterable[_Folder]) -> set[_Folder]:
     """Folders with images below them, and those without any table, which may be empty classes."""
-    tables = {_parts(file)[:-1] for file in source.sizes if archives.kind_of(file) in {"npz", "idx", "csv"}}
+    tables = {_parts(file)[:-1] for file in source.sizes if kinds.by_name(file) in set(kinds.DATA) - {"images"}}
     return set(map(_parts, source.folders)) - (_with_parents(tables) - _with_parents(filled))
 
 

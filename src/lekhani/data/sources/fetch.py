@@ -286,7 +286,7 @@ def _files(key: str, match: Path, out: Path) -> Iterator[tuple[str, Path]]:
     if not match.is_dir():
         from lekhani.data.layouts import looks_readable  # brings the decoders, which a download does not need
 
-        if not match.is_file() or not looks_readable(match.name):
+        if not match.is_file() or not looks_readable(match):
             raise UsageError(f"{key}: {_shown(match)} is not {_ACCEPTED}; give one of these.")
         yield match.name, match
         return

@@ -28,7 +28,7 @@ def test_names_of_columns(tmp_path: Path, pixel: str, label: str) -> None:
     assert glyphs(raw) == GLYPHS
     assert list(raw.members) == ["data.csv:2", "data.csv:3", "data.csv:4", "data.csv:5"]
     assert "Read 4 rows of data.csv." in raw.notes
-    np.testing.assert_array_equal(raw.images[2], glyph(102, 6))
+    np.testing.assert_array_equal(raw.images[2], glyph(132, 6))
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -39,7 +39,7 @@ def test_the_label_may_come_first_and_pixels_by_row_and_column(tmp_path: Path, d
     raw = read_raw(tmp_path, "devanagari")
     assert any("were ignored: `Unnamed: 0`." in note for note in raw.notes)
     assert glyphs(raw) == GLYPHS
-    np.testing.assert_array_equal(raw.images[0], glyph(100, 6))
+    np.testing.assert_array_equal(raw.images[0], glyph(130, 6))
 
 
 def test_pixels_are_put_in_the_order_of_their_numbers(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_no_header(tmp_path: Path, first: bool, labels: list[str], header: bool)
     raw = read_raw(tmp_path, "own")
     assert glyphs(raw) == [label.removesuffix(".0") for label in labels]
     assert raw.members[0] == f"data.csv:{1 + header}"
-    np.testing.assert_array_equal(raw.images[1], glyph(101, 6))
+    np.testing.assert_array_equal(raw.images[1], glyph(131, 6))
 
 
 def test_no_header_and_nothing_tells(tmp_path: Path) -> None:
@@ -101,15 +101,14 @@ def test_a_table_without_labels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "shade"),
-    [(lambda v: f"{v:.1f}", 103), (lambda v: v / 255, 103), (lambda v: int(v > 0), 255)],
+    [(lambda v: f"{v:.1f}", 133), (lambda v: v / 255, 133), (lambda v: int(v > 0), 255)],
     ids=["floats", "fractions", "bits"],
 )
 def test_floats_and_fractions(tmp_path: Path, value: Any, shade: int) -> None:
     save(tmp_path, table([[*map(value, row[:-1]), row[-1]] for row in pixel_rows(LABELS)], HEADER))
     raw = read_raw(tmp_path, "devanagari")
     np.testing.assert_array_equal(raw.images[3], glyph(shade, 6))
-    scaled = "The pixels lie between 0 and 1 and were scaled to 0..255."
-    assert (scaled in raw.notes) == (value(1) != "1.0")
+    assert any("0..1 was scaled to 0..255." in note for note in raw.notes) == (value(1) != "1.0")
 
 
 def test_points_that_come_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,18 +119,18 @@ def test_points_that_come_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     save(tmp_path, table(rows, HEADER))
     raw = read_raw(tmp_path, "own")
     assert glyphs(raw) == ["a", "b"] * 50
-    assert [image.max() for image in raw.images] == [0 if i == 3 else 100 + i for i in range(100)]
+    assert [image.max() for image in raw.images] == [0 if i == 3 else 130 + i for i in range(100)]
     assert raw.images[90][2, 2] == 7
 
 
-@pytest.mark.parametrize("cell", ["", "nan", "-1", "256", "abc", "inf", "1,000"])
+@pytest.mark.parametrize("cell", ["", "nan", "1e99", "abc", "inf", "1,000"])
 @pytest.mark.parametrize("point", [False, True])
 def test_a_bad_cell_is_named(tmp_path: Path, cell: str, point: bool) -> None:
     rows = pixel_rows(LABELS)
     rows[2][14] = cell
     rows[0][0] = "0.0" if point else 0
     save(tmp_path, table(rows, HEADER))
-    refused(tmp_path, "own", "holds `.*` in line 4, column `pixel14`; correct it, for pixels are numbers from 0 to 255")
+    refused(tmp_path, "own", "holds `.*` in line 4, column `pixel14`; correct it, for pixels are numbers")
 
 
 @pytest.mark.parametrize(
