@@ -156,6 +156,7 @@ class Validate(_Model):
 
     manifest_schema: Policy = "error"
     integrity: Policy = "error"
+    enough_images: Policy = "error"
     label_set: Policy = "error"
     class_balance: Policy = "warn"
     blank_images: Policy = "error"

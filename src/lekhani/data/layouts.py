@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from os.path import commonprefix
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -208,17 +209,27 @@ def _read(
 
 def _one_dataset(files: _Files, chosen: Sequence[str], name: str) -> list[str]:
     """A note where the files named in data.D.files belong to several datasets; raises UsageError where none are."""
-    first_of = {names.dataset_of_path(file): file for file in reversed(chosen)}
-    if len(first_of) < 2:
+    datasets: dict[str, list[str]] = {}
+    for file in chosen:
+        datasets.setdefault(names.dataset_of_path(file), []).append(file)
+    if len(datasets) < 2:
         return []
-    several = shown(list(first_of.values())[::-1])
+    several = shown(group[0] for group in datasets.values())
     if files.chosen:
-        return [f"Files of {len(first_of)} datasets were joined, as data.{name}.files names them: {several}."]
-    words = [word for word in first_of if word] or [""]
-    example = f"*{words[0].rpartition('/')[2]}*"
-    problem = f"holds files of {len(first_of)} datasets, such as {several}"
-    remedy = f"name those to read in data.{name}.files, such as {example} (** joins all)"
-    raise UsageError(f"data.{name}: {files.source.path} {problem}; {remedy}.")
+        return [f"Files of {len(datasets)} datasets were joined, as data.{name}.files names them: {several}."]
+    problem = f"holds files of {len(datasets)} datasets, such as {several}"
+    remedy = f"name those to read in data.{name}.files, such as {_pattern_of_one(list(datasets.values()))}"
+    raise UsageError(f"data.{name}: {files.source.path} {problem}; {remedy} (** joins all).")
+
+
+def _pattern_of_one(groups: list[list[str]]) -> str:
+    """A pattern that matches the files of one group and no others."""
+    for group in groups:
+        start = commonprefix(group)  # noqa: RUF071 - of letters is what a pattern needs
+        others = [file for other in groups if other is not group for file in other]
+        if start and not any(file.startswith(start) for file in others):
+            return start if len(group) == 1 else f"{start}*"
+    return groups[0][0]
 
 
 def _left_out(files: _Files, tables: Sequence[str]) -> list[str]:
@@ -250,7 +261,7 @@ def _pictures(
             return by_folder, []
         if by_folder is None:
             raise _nothing(files, name)
-        raise by_folder
+        raise (isinstance(by_folder, tree.OutsideError) and _without_folders(source, pictures, name)) or by_folder
     is_folder = isinstance(by_folder, ReadResult) and len(by_folder.words) > 1
     if is_folder and data.label_column is None and not any(_tells(source, one, name) for one in looked):
         return by_folder, []  # type: ignore[return-value] # a ReadResult, as `is_folder` says
@@ -261,6 +272,17 @@ def _pictures(
     if is_folder and isinstance(by_folder, ReadResult) and data.label_column is None:
         return _folders_or_table(source, by_folder, found, used, name)
     return found, used
+
+
+def _without_folders(source: Source, pictures: Sequence[str], name: str) -> UsageError | None:
+    """The sentence for images that all lie in one folder, or in one for train and one for test; else None."""
+    folders = {image.rpartition("/")[0] for image in pictures}
+    if len({tuple(part for part in f.split("/") if not names.split_of_folder(part)) for f in folders}) > 1:
+        return None
+    problem = f"the {len(pictures):,} images in {source.path}, such as {pictures[0]}, lie in no class folders"
+    remedy = "put those of each class into a folder of its own, or bring a table of file names and labels"
+    rule = f"set data.{name}.label_in_name where the names of files hold the labels{labelled.suggested_rule(pictures)}"
+    return UsageError(f"data.{name}: {problem}, and no table names them; {remedy}, or {rule}.")
 
 
 def _tells(source: Source, table: labelled.Labels, name: str) -> bool:

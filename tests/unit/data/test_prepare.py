@@ -75,7 +75,7 @@ def test_the_four_files_agree(raw: Path) -> None:
 def test_ink_statistics(tmp_path: Path) -> None:
     images = np.zeros((2, 16, 16), np.uint8)
     images[0, 0:4, 8:16] = 255
-    write_raw(tmp_path / "raw", [0, 0], images=images)
+    write_raw(tmp_path / "raw", [0, 1], images=images)
     _, table = run(tmp_path / "raw", "mnist", test_fraction=0.5)
     drawn, blank = table.sort_values("ink_mean", ascending=False).itertuples()
     assert (drawn.ink_mean, drawn.ink_fraction) == (0.125, 0.125)

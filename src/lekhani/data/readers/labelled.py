@@ -234,7 +234,7 @@ def label_in(image: str, rule: str) -> str | None:
     return (match[1] if match.re.groups else match[0]) or None
 
 
-def suggestion(images: Sequence[str]) -> str:
+def suggested_rule(images: Sequence[str]) -> str:
     """The words that say which rule finds several labels in these names, if one does."""
     for rule in _WORDS:
         labels = [label_in(image, rule) for image in images]

@@ -17,6 +17,10 @@ Level = Literal["first", "last", "path"]
 _Folder = tuple[str, ...]
 
 
+class OutsideError(UsageError):
+    """An image lies in no class folder."""
+
+
 @dataclass(frozen=True)
 class _Place:
     """A folder that holds images: its split, and the folders between the split and the images."""
@@ -100,7 +104,7 @@ def _places(
         if not rest or (some and not split_of_folder(path[0])):
             where = " below the train or the test folder" if some or level is not None else ""
             problem = f"lies in no class folder; put it into one{where} or remove it."
-            raise UsageError(f"data.{name}: {by_folder[folder][0]} in {source.path} {problem}")
+            raise OutsideError(f"data.{name}: {by_folder[folder][0]} in {source.path} {problem}")
         places[folder] = _Place(split, tuple(unicodedata.normalize("NFC", part).strip() for part in rest))
     return places, level
 

@@ -47,7 +47,9 @@ def test_several_npz_are_split_by_their_names(tmp_path: Path) -> None:
     assert sorted(zip(glyphs(raw), raw.splits, strict=True)) == [("0", "train"), ("1", "train"), ("2", "test")]
     assert glyphs(read_raw(tmp_path, "mnist", data(files="*Test.npz"))) == ["2"]
     save(tmp_path / "own_more.npz", [1])
-    refused(tmp_path, "mnist", r"own_more.npz\[0\] belongs to neither train nor test")
+    remedy = r"name those to read in data\.mnist\.files, such as own_more.npz \(\*\* joins all\)"
+    refused(tmp_path, "mnist", f"holds files of 2 datasets, such as own_Test.npz, own_more.npz; {remedy}")
+    refused(tmp_path, "mnist", r"own_more.npz\[0\] belongs to neither train nor test", files="**")
 
 
 def test_npz_of_a_known_dataset_in_another_order(tmp_path: Path) -> None:
@@ -65,7 +67,7 @@ def test_npz_of_a_known_dataset_in_another_order(tmp_path: Path) -> None:
     ("arrays", "pattern"),
     [
         ({"labels": np.array([None, {}], object)}, "cannot be read .*without objects"),
-        ({"images": np.zeros((2, 4, 4))}, r"`images` is float64 \[2, 4, 4\]"),
+        ({"images": np.zeros((2, 4, 4, 2))}, r"`images` is float64 \[2, 4, 4, 2\]"),
         ({"images": np.zeros((2, 0, 4), np.uint8)}, r"`images` is uint8 \[2, 0, 4\]"),
         ({"images": np.zeros((0, 4, 4), np.uint8), "labels": np.zeros(0, int)}, "holds no images"),
         ({"labels": np.zeros(3, int)}, r"`labels` has the shape \[3\] beside 2 images"),
@@ -83,9 +85,9 @@ def test_npz_with_a_fault(tmp_path: Path, arrays: dict[str, Any], pattern: str) 
 def test_npz_that_lack_labels_or_disagree(tmp_path: Path) -> None:
     save(tmp_path / "a.npz", [0, 1], class_names=["a", "b"])
     save(tmp_path / "b.npz", [0, 1], class_names=["b", "a"])
-    refused(tmp_path, "own", "a.npz and b.npz do not agree on `class_names`")
+    refused(tmp_path, "own", "a.npz and b.npz do not agree on `class_names`", files="*")
     np.savez(tmp_path / "a.npz", x_train=np.zeros((1, 4, 4), np.uint8), images=np.zeros((1, 4, 4), np.uint8))
-    refused(tmp_path, "own", r"holds no `labels` \(found: x_train\)")
+    refused(tmp_path, "own", r"holds no `labels` \(found: x_train\)", files="*")
 
 
 @pytest.mark.parametrize(
