@@ -75,16 +75,26 @@ def _increasing(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+class HuggingFace(_Model):
+    """A dataset on the Hugging Face hub."""
+
+    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="owner/name, as in the address of its page")
+    revision: str | None = None
+    """a branch, a tag or a commit; null: the newest. The commit that came is recorded in dataset.json"""
+
+
 class Data(_Model):
     """Where one dataset comes from and how it is prepared; what the files show can be left out."""
 
-    source: Literal["embedded", "kaggle", "openml", "local"]
-    """embedded: made by Lekhani; kaggle: needs an account; openml: needs none; local: your own files at `path`"""
+    source: Literal["embedded", "kaggle", "openml", "huggingface", "local"]
+    """embedded: made by Lekhani; kaggle: needs an account; openml and huggingface: need none; local: your own files at
+    `path`"""
     path: str | None = None
-    """local: a folder, an archive (zip, tar, npz), a CSV or IDX file, or a pattern such as data/dhcd_*.npz"""
+    """local: a folder, an archive (zip, tar, npz), a table or IDX file, or a pattern such as data/dhcd_*.npz"""
     kaggle: Kaggle | None = Field(None, description="kaggle: which dataset")
     openml: Count | None = None
     """openml: the number of the data set, 40923 for DHCD and 554 for MNIST"""
+    huggingface: HuggingFace | None = Field(None, description="huggingface: which dataset")
     script: str = Field("unknown", description="for the record: the name of the writing system")
     origin: str | None = None
     """for the data card: who wrote and collected the images; known for the sources we know"""
@@ -130,10 +140,11 @@ class Data(_Model):
 
     @model_validator(mode="after")
     def _source_is_described(self) -> "Data":
-        needed = {"local": "path", "kaggle": "kaggle", "openml": "openml"}.get(self.source)
+        needed = {"local": "path", "embedded": None}.get(self.source, self.source)
         if needed and not getattr(self, needed):
-            example = {"path": "my/letters", "kaggle": "{slug: owner/name}", "openml": "40923"}[needed]
-            raise ValueError(f"source `{self.source}` needs `{needed}`, such as `{needed}: {example}`")
+            example = {"path": "my/letters", "kaggle": "{slug: owner/name}", "openml": "40923"}
+            example["huggingface"] = "{repo: owner/name}"
+            raise ValueError(f"source `{self.source}` needs `{needed}`, such as `{needed}: {example[needed]}`")
         return self
 
 

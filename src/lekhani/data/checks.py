@@ -114,9 +114,7 @@ def enough_images(s: Subject) -> Finding:
     few = [f"{count:,} {split} images" for split, count in counts.items() if count < MIN_IMAGES]
     faults = []
     if s.info.n_classes < 2:
-        faults.append(
-            "one class only, where no label can be wrong; bring at least 2 classes"
-        )
+        faults.append("one class only, where no label can be wrong; bring at least 2 classes")
     if few:
         need = f"precision and recall need at least {MIN_IMAGES} in each split"
         faults.append(f"{' and '.join(few)}, where {need}, and training needs some hundreds to learn from; add images")
