@@ -34,9 +34,10 @@ _ORIGINAL = ("idx", "csv", "mat")  # the formats of EMNIST's authors
 
 @dataclass(frozen=True)
 class _Files:
-    """The files to read, by kind, and all image files of the source, which a table among the former may name."""
+    """The files to read, by kind, and all image files of the `whole`, which a table among the former may name."""
 
     source: Source
+    whole: Source
     by_kind: dict[str, list[str]]
     all_images: list[str]
     chosen: bool  # by data.D.files
@@ -70,7 +71,7 @@ def read_raw(folder: Path, name: str, data: params.Data | None = None) -> RawIma
             kind, found = _find(files, name, data, vocabulary)
             classes, label_of = vocabulary.classes_of(found.words, found.glyphs, found.numbered)
             splits, split_notes = _splits(name, found)
-            values = found.images if len(found.images) else images.decode(files.source, found.members)
+            values = found.images if len(found.images) else images.decode(files.whole, found.members)
             pixels, range_notes = ranges.to_bytes(values, data.value_range, name, found.members)
             pixels, polarity_notes = images.white_on_black(images.shrunk(pixels), data.polarity, name)
             read = [] if kind == "images" and data.transposed is None else files.by_kind[kind]
@@ -103,7 +104,7 @@ def _open(stack: ExitStack, folder: Path, name: str, pattern: str | None) -> tup
         source = archives.open_archive(stack, source, (chosen or packed)[0])
     vocabulary = names.Vocabulary(name, *class_list) if class_list else names.Vocabulary(name)
     if not pattern:
-        return _Files(source, by_kind, by_kind["images"], chosen=False), vocabulary
+        return _Files(source, source, by_kind, by_kind["images"], chosen=False), vocabulary
     kept = set(_matching(list(source.sizes), by_kind, pattern))
     if not kept:
         raise UsageError(
@@ -113,7 +114,7 @@ def _open(stack: ExitStack, folder: Path, name: str, pattern: str | None) -> tup
     sizes = {file: size for file, size in source.sizes.items() if file in kept}
     narrowed = replace(source, sizes=sizes, folders=sorted(folders))
     of_kept = {kind: [file for file in files if file in kept] for kind, files in by_kind.items()}
-    return _Files(narrowed, of_kept, by_kind["images"], chosen=True), vocabulary
+    return _Files(narrowed, source, of_kept, by_kind["images"], chosen=True), vocabulary
 
 
 def _class_list(source: Source, name: str) -> tuple[tuple[GlyphClass, ...], str] | None:
@@ -212,7 +213,8 @@ def _one_dataset(files: _Files, chosen: Sequence[str], name: str) -> list[str]:
     datasets: dict[str, list[str]] = {}
     for file in chosen:
         datasets.setdefault(names.dataset_of_path(file), []).append(file)
-    if len(datasets) < 2:
+    is_pair = len(chosen) == 2 and all(kinds.by_name(file) in {"", "idx", "npy"} for file in chosen)
+    if len(datasets) < 2 or is_pair:
         return []
     several = shown(group[0] for group in datasets.values())
     if files.chosen:
@@ -227,8 +229,11 @@ def _pattern_of_one(groups: list[list[str]]) -> str:
     for group in groups:
         start = commonprefix(group)  # noqa: RUF071 - of letters is what a pattern needs
         others = [file for other in groups if other is not group for file in other]
-        if start and not any(file.startswith(start) for file in others):
-            return start if len(group) == 1 else f"{start}*"
+        for shorter in (re.sub(r"[^\W_]+$", "", start), start) if len(group) > 1 else ():
+            if shorter and not any(file.startswith(shorter) for file in others):
+                return f"{shorter}*"
+        if len(group) == 1:
+            return group[0]
     return groups[0][0]
 
 

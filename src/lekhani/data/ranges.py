@@ -59,7 +59,7 @@ def _scaled(
         odd = members[int(np.argmin(np.isfinite(lows) & np.isfinite(highs)))]
         raise UsageError(f"data.{name}: {odd} holds a pixel that is no finite number; correct it or leave it out.")
     found = f"{low:g} (in {members[lowest]}) to {high:g} (in {members[highest]})"
-    if chosen and not (chosen[0] <= low and high <= chosen[1]):
+    if chosen and not (np.float32(chosen[0]) <= low and high <= np.float32(chosen[1])):  # tables are read as float32
         problem = (
             f"the pixels run from {found}, beyond {chosen[0]:g} to {chosen[1]:g}; give the values of black and white"
         )

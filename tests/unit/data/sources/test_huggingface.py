@@ -66,7 +66,7 @@ def test_what_is_here_stays_and_what_is_newer_comes(site: fake_sites.FakeHub, tm
     assert newer["sha256"] != first["sha256"]
     site.always["datasets"] = fake_sites.status(503)
     assert fetch(out) == newer, "the hub does not answer, and what is here stays"
-    with pytest.raises(LekhaniError, match="could not be loaded from the Hugging Face hub: .*503"):
+    with pytest.raises(LekhaniError, match=r"could not be loaded from the Hugging Face hub: .*503"):
         fetch(out, "main")
 
 
