@@ -94,6 +94,12 @@ def npz(**arrays: Any) -> bytes:
     return buffer.getvalue()
 
 
+def npy(array: Array) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
 def parquet(labels: Sequence[Any], names: Sequence[str] | None = None, images: Sequence[bytes] | None = None) -> bytes:
     """A shard as Hugging Face's `datasets` writes it: images as bytes and path, and labels that the schema names."""
     import pyarrow as pa

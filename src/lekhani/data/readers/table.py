@@ -281,7 +281,7 @@ def _by_values(source: Source, table: Table, name: str) -> Table:
             for batch in batches:
                 for i, column in enumerate(table.labels):
                     values[column].update(batch.column(i).to_pylist())
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, ValueError) as error:
         raise _fault(source, table, error) from None
     found = [column for column in table.labels if _look_like_labels(values[column])]
     if len(found) != 1:

@@ -1,13 +1,12 @@
 """NumPy archives: Lekhani's own keys and those of others, joined, split, and never unpickled."""
 
-import io
 import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from sources import data, glyph, glyphs, gzipped, npz, refused, write_tree, zipped
+from sources import data, glyph, glyphs, gzipped, npy, npz, refused, write_tree, zipped
 
 from lekhani.data.layouts import read_raw
 
@@ -121,12 +120,6 @@ def test_arrays_that_would_fill_the_memory(tmp_path: Path) -> None:
 
 
 # --- arrays in files of their own ---
-
-
-def npy(array: Any) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
 
 
 PIXELS = np.stack([glyph(200 + i) for i in range(3)])
