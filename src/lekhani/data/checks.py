@@ -117,7 +117,7 @@ def enough_images(s: Subject) -> Finding:
         faults.append("one class only, where no label can be wrong; bring at least 2 classes")
     if few:
         need = f"precision and recall need at least {MIN_IMAGES} in each split"
-        faults.append(f"{' and '.join(few)}, where {need}, and training needs some hundreds to learn from; add images")
+        faults.append(f"{' and '.join(few)}, where {need}; add images, or change data.{s.info.name}.test_fraction")
     fault = f"There is too little to train and judge on: {'; and '.join(faults)}."
     fine = f"There are {s.info.n_classes} classes, {counts['train']:,} train and {counts['test']:,} test images."
     return Finding(len(faults), fault, fine)

@@ -373,9 +373,11 @@ def _block(batch: Any, count: int, kind: pa.DataType) -> _Array:
         if column.null_count:
             raise ValueError("a cell is empty")
         pixels[:, i] = column.to_numpy()
+    if pixels.dtype == np.uint8:
+        return pixels
     if not np.isfinite(pixels).all():
         raise ValueError("a cell is no pixel")
-    if pixels.dtype != np.uint8 and len(pixels) and pixels.min() >= 0 and (pixels == np.rint(pixels)).all():
+    if len(pixels) and pixels.min() >= 0 and (pixels == np.rint(pixels)).all():
         highest = pixels.max()
         pixels = pixels.astype(np.uint8 if highest < 1 << 8 else np.uint16 if highest < 1 << 16 else pixels.dtype)
     return pixels
