@@ -71,6 +71,11 @@ def spellings(classes: Sequence[GlyphClass]) -> dict[str, GlyphClass]:
     return words
 
 
+def word(cell: str) -> str:
+    """A label in a table as text; a whole number that pandas wrote as 7.0 is 7."""
+    return re.sub(r"^(\d+)\.0+$", r"\1", unicodedata.normalize("NFC", cell.strip()))
+
+
 def suggestion(word: str, classes: Sequence[GlyphClass]) -> str:
     """A hint about the unknown class `word`: the nearest valid one, or the first few."""
     words = spellings(classes)

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lekhani.data import kinds
 from lekhani.data.archives import Source
 from lekhani.data.kinds import shown
-from lekhani.data.names import MAX_CLASSES, natural_key, split_of_folder, split_of_path
+from lekhani.data.names import MAX_CLASSES, natural_key, split_of_folder, split_of_path, word
 from lekhani.data.readers import ReadResult
 from lekhani.errors import LekhaniError, UsageError
 
 _MAX_BYTES = 256 << 20  # of one table
+_HEAD = 1 << 16  # bytes of it that are looked at first
 _MAX_COLUMNS = 1000
 _PROBED = 200  # rows in which a name of an image must stand
 _SPLIT_COLUMN = re.compile(r"(split|subset|set|usage|partition|purpose)", re.IGNORECASE)
@@ -40,69 +42,86 @@ def look(source: Source, tables: Iterable[str], images: Sequence[str]) -> list[L
 
 
 class _Names:
-    """Images by what a table may call them: path, name, and either without the ending."""
+    """Images by what a table may call them: path and name, with or without the ending, or with another one."""
 
     def __init__(self, images: Sequence[str]) -> None:
-        self._by_name: dict[str, list[str]] = {}
+        self._by_stem: dict[str, list[str]] = {}
         for image in images:
-            name = image.rpartition("/")[2]
-            for key in {name, name.rpartition(".")[0] or name}:
-                self._by_name.setdefault(key, []).append(image)
+            self._by_stem.setdefault(_stem(image), []).append(image)
+        self._one_folder = len({image.rpartition("/")[0] for image in images}) == 1
 
     def __contains__(self, cell: str) -> bool:
         return bool(cell) and bool(self.candidates(cell))
 
     def candidates(self, cell: str) -> list[str]:
-        """The images that `cell` may mean: those whose path ends as it does."""
-        cell = cell.replace("\\", "/").removeprefix("./").strip("/")
-        found = self._by_name.get(cell.rpartition("/")[2], [])
-        if "/" not in cell:
+        """The images that `cell` may mean: those of its name whose folders are those in the cell, as far as both go."""
+        parts = cell.replace("\\", "/").removeprefix("./").strip("/").split("/")
+        found = self._by_stem.get(parts[-1], []) or self._by_stem.get(_stem(parts[-1]), [])
+        if len(found) > 1:  # a.png and a.jpg
+            found = [image for image in found if image.rpartition("/")[2] == parts[-1]] or found
+        if len(parts) == 1 or self._one_folder:
             return found
-        endings = (f"/{cell}", f"/{cell}.{{}}")
-        return [
-            image
-            for image in found
-            if f"/{image}".endswith(endings[0]) or f"/{image}".endswith(endings[1].format(image.rpartition(".")[2]))
-        ]
+        return [image for image in found if image.split("/")[-2:-1] == parts[-2:-1]]
+
+
+def _stem(path: str) -> str:
+    """The name of a file without its ending, if that is one of images."""
+    name = path.rpartition("/")[2]
+    return name.rpartition(".")[0] if kinds.by_name(name) == "images" else name
 
 
 def _look(source: Source, file: str, known: _Names) -> Labels | None:
-    from lekhani.data.readers.table import first_line  # pyarrow is slow to import, and only tables need it
-
     try:
-        cells, delimiter = first_line(source, file)
-        if not 2 <= len(cells) <= _MAX_COLUMNS or source.sizes[file] > _MAX_BYTES:
-            return None
-        rows = _rows(source, file, delimiter)
-    except (LekhaniError, UnicodeDecodeError, ValueError):
+        rows = _lines(source, file) if file.lower().endswith(".jsonl") else _rows(source, file, known)
+    except (LekhaniError, ValueError):
         return None
-    counts = [sum(row[i] in known for row in rows[:_PROBED]) for i in range(len(rows[0]))]
-    best = int(np.argmax(counts))
-    if not counts[best]:
+    if not rows:
+        return None
+    named = [{row[i] for row in rows[:_PROBED] if row[i] in known} for i in range(len(rows[0]))]
+    best = int(np.argmax([len(cells) for cells in named]))
+    if not named[best]:
         return None
     if rows[0][best] in known:
         return Labels(file, [str(i + 1) for i in range(len(rows[0]))], rows, best, 1)
     return Labels(file, rows[0], rows[1:], best, 2)
 
 
-def _rows(source: Source, file: str, delimiter: str) -> list[list[str]]:
-    """All cells as text; raises ValueError for what is no table."""
+def _rows(source: Source, file: str, known: _Names) -> list[list[str]]:
+    """All cells as text, or nothing where the first lines name no image; raises ValueError for what is no table."""
+    import pandas as pd
+
+    from lekhani.data.readers.table import first_line  # pyarrow is slow to import, and only tables need it
+
+    cells, delimiter = first_line(source, file)
+    if not 2 <= len(cells) <= _MAX_COLUMNS or source.sizes[file] > _MAX_BYTES:
+        return []
+    with source.stream(file) as stream:
+        head = stream.read(_HEAD).decode("utf-8-sig", errors="replace")
+    separator = r"\s+" if delimiter == " " else re.escape(delimiter)
+    first = (cell.strip().strip("\"'") for line in head.splitlines()[:_PROBED] for cell in re.split(separator, line))
+    if not any(cell in known for cell in first):  # a source may hold a text for each of its images
+        return []
+    with source.stream(file) as stream:
+        table = pd.read_csv(
+            stream,
+            sep=r"\s+" if delimiter == " " else delimiter,
+            header=None,
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+            skipinitialspace=True,
+        )
+    return [[word(cell) for cell in row] for row in table.fillna("").astype(str).to_numpy().tolist()]
+
+
+def _lines(source: Source, file: str) -> list[list[str]]:
+    """The same of a file with a JSON object per line, as Hugging Face's metadata.jsonl is."""
     import pandas as pd
 
     with source.stream(file) as stream:
-        content = stream.read(_MAX_BYTES)
-    table = pd.read_csv(
-        io.BytesIO(content),
-        sep=r"\s+" if delimiter == " " else delimiter,
-        header=None,
-        dtype=str,
-        keep_default_na=False,
-        encoding="utf-8-sig",
-        skipinitialspace=True,
-    )
-    if not len(table):
-        raise ValueError("no rows")
-    return [[cell.strip() for cell in row] for row in table.fillna("").astype(str).to_numpy().tolist()]
+        table = pd.read_json(io.BytesIO(stream.read(_MAX_BYTES)), lines=True, dtype=False)
+    rows = table.astype(str).to_numpy().tolist()
+    return [list(map(str, table.columns)), *([word(cell) for cell in row] for row in rows)]
 
 
 def read(source: Source, tables: Sequence[Labels], images: Sequence[str], name: str, column: str | None) -> ReadResult:
@@ -250,5 +269,4 @@ def _result(entries: Iterable[tuple[str, str, str]], notes: tuple[str, ...]) -> 
     words = list(dict.fromkeys(row[0] for row in rows))
     number = {word: i for i, word in enumerate(words)}
     labels = np.array([number[row[0]] for row in rows], np.int64)
-    numbered = all(word.isdecimal() for word in words)
-    return ReadResult((), words, labels, [row[1] for row in rows], [row[2] for row in rows], notes, numbered=numbered)
+    return ReadResult((), words, labels, [row[1] for row in rows], [row[2] for row in rows], notes)

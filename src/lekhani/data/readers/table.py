@@ -3,7 +3,6 @@
 import csv
 import math
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from lekhani.data.archives import Source
-from lekhani.data.names import natural_key, reason, split_of_path
+from lekhani.data.names import natural_key, reason, split_of_path, word
 from lekhani.data.readers import ReadResult
 from lekhani.data.spec import Labels
 from lekhani.errors import LekhaniError, UsageError
@@ -126,6 +125,8 @@ def _look(source: Source, file: str, name: str, label_column: str | None) -> Tab
     table = Table(file, source.path / file, tuple(cells), True, delimiter)
     groups = _numbered_columns(cells)
     words = [i for i, cell in enumerate(cells) if cell and not _NUMBER.fullmatch(cell)]
+    if not words and _is_mangled(cells) and _is_square(len(cells) - 1):
+        return _first_or_last(table, name, label_column)
     if len(words) < len(cells) / 2 and not _counts_up(groups.get(("", False), [])):
         columns = tuple(str(i + 1) for i in range(len(cells)))
         return _without_header(replace(table, columns=columns, has_header=False), name, label_column, words)
@@ -189,6 +190,16 @@ def _counts_up(group: Sequence[tuple[tuple[int, ...], int]]) -> bool:
     """True for a header of plain numbers, 0 1 2 ... or 1 2 3 ..., which the first row of an image never is."""
     numbers = [key[0] for key, _ in group]
     return len(group) >= _MIN_PIXELS and numbers[0] in {0, 1} and numbers == [numbers[0] + i for i in range(len(group))]
+
+
+def _is_mangled(cells: Sequence[str]) -> bool:
+    """True for a row of pixels that pandas took for a header and saved again, with 0, 0.1, 0.2 ... for equal names."""
+    numbers: dict[str, list[str]] = {}
+    for cell in cells:
+        whole, _, fraction = cell.partition(".")
+        numbers.setdefault(whole, []).append(fraction)
+    longest = max(numbers.values(), key=len, default=[])
+    return len(longest) >= _MIN_PIXELS and longest == ["", *map(str, range(1, len(longest)))]
 
 
 def _without_header(table: Table, name: str, label_column: str | None, words: Sequence[int]) -> Table | None:
@@ -292,17 +303,11 @@ def _by_values(source: Source, table: Table, name: str) -> Table:
 
 def _look_like_labels(values: Counter[str]) -> bool:
     """True for words, and for numbers without gaps from 0 or 1 on; a corner's pixel has one shade or many with gaps."""
-    numbers = {_word(value) for value in values}
+    numbers = {word(value) for value in values}
     if not all(number.isdecimal() and len(number) < 4 for number in numbers):
         return any(not _NUMBER.fullmatch(number) for number in numbers if number)
     counts = sorted(map(int, numbers))
     return len(counts) > 1 and counts[0] in {0, 1} and counts == list(range(counts[0], counts[0] + len(counts)))
-
-
-def _word(cell: str) -> str:
-    """A label as text; a whole number that pandas wrote as 7.0 is 7."""
-    word = unicodedata.normalize("NFC", cell.strip())
-    return re.sub(r"^(\d+)\.0+$", r"\1", word)
 
 
 # --- the rows ---
@@ -385,7 +390,7 @@ def _block(batch: Any, count: int, kind: pa.DataType) -> _Array:
 
 def _codes(column: Any, number: dict[str, int]) -> Labels:
     encoded = column.dictionary_encode()
-    words = [_word(word) for word in encoded.dictionary.to_pylist()]
+    words = [word(cell) for cell in encoded.dictionary.to_pylist()]
     if "" in words:
         raise ValueError("a label is empty")
     codes = np.array([number.setdefault(word, len(number)) for word in words], np.int64)

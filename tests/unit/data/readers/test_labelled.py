@@ -1,5 +1,6 @@
 """Images in one folder get their classes from a table beside them, or from their own names; never one for all."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ EXPECTED = dict(zip(NAMES, LABELS, strict=True))
 
 @pytest.mark.parametrize("folder", ["images", "train/images", ""])
 @pytest.mark.parametrize("header", [["filename", "digit"], ["Bild", "Klasse"], ["image_id", "label"], None])
-@pytest.mark.parametrize("shape", ["{0}.png", "{0}", "images/{0}.png", ".\\images\\{0}.png"])
+@pytest.mark.parametrize(
+    "shape", ["{0}.png", "{0}", "{0}.jpg", "images/{0}.png", ".\\images\\{0}.png", "/home/me/images/{0}.png"]
+)
 def test_names_and_columns(tmp_path: Path, folder: str, header: list[str] | None, shape: str) -> None:
     write_tree(tmp_path / folder, *NAMES)
     shape = shape if folder else shape.replace("images/", "").replace("images\\", "")
@@ -40,6 +43,20 @@ def test_tables_of_other_forms(tmp_path: Path, file: str, delimiter: str) -> Non
     write_tree(tmp_path, "README.md", content=b"Letters, 0000.png and others,\nby hand\n")
     save(tmp_path, EXPECTED.items(), None, file, delimiter)
     assert labels_of(tmp_path) == EXPECTED
+
+
+def test_lines_of_json(tmp_path: Path) -> None:
+    write_tree(tmp_path, *(f"train/{name}" for name in NAMES))
+    lines = (json.dumps({"file_name": name, "label": int(label)}) for name, label in EXPECTED.items())
+    write_tree(tmp_path, "train/metadata.jsonl", content="\n".join(lines).encode())
+    assert labels_of(tmp_path) == EXPECTED
+
+
+def test_other_folders_are_other_images(tmp_path: Path) -> None:
+    write_tree(tmp_path, *(f"test/{name}" for name in NAMES), "train/x.png")
+    save(tmp_path, [[f"train/{name}", label] for name, label in [*EXPECTED.items(), ("x.png", "3")]], ["path", "label"])
+    raw = read_raw(tmp_path, "own", data(files="labels.csv"))
+    assert list(raw.members) == ["train/x.png"]
 
 
 def test_what_the_table_and_the_folder_miss_is_said(tmp_path: Path) -> None:

@@ -61,6 +61,19 @@ def test_no_header(tmp_path: Path, first: bool, labels: list[str], header: bool)
     np.testing.assert_array_equal(raw.images[1], glyph(131, 6))
 
 
+def test_a_row_that_pandas_took_for_a_header(tmp_path: Path) -> None:
+    """As Kaggle's A_Z Handwritten Data.csv begins: equal numbers were told apart by .1, .2 and so on."""
+    seen: dict[int, int] = {}
+    cells = []
+    for value in [0, *glyph(200, 6).ravel().tolist()]:
+        cells.append(f"{value}.{seen[value]}" if value in seen else str(value))
+        seen[value] = seen.get(value, 0) + 1
+    save(tmp_path, table([[row[-1], *row[:-1]] for row in pixel_rows([0, 1, 0])], cells))
+    raw = read_raw(tmp_path, "own")
+    assert glyphs(raw) == ["0", "1", "0"]
+    assert raw.members[0] == "data.csv:2"
+
+
 def test_no_header_and_nothing_tells(tmp_path: Path) -> None:
     save(tmp_path, table([[0, *row] for row in np.zeros((3, 36), int).tolist()]))
     remedy = r"set data\.own\.label_column to `first` or `last`"
