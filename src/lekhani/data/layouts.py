@@ -243,9 +243,11 @@ def _left_out(files: _Files, tables: Sequence[str]) -> list[str]:
     if pickles := files.by_kind["pickle"]:
         notes.append(f"Left out: {shown(pickles)}, since pickles can run code when they are opened.")
     if tables:
-        notes.append(f"Left out: {len(tables):,} tables and texts without pixels ({shown(tables)}).")
+        what = "text or table" if len(tables) == 1 else "texts and tables"
+        notes.append(f"Left out: {len(tables):,} {what} without pixels or labels ({shown(tables)}).")
     if others := files.by_kind[""]:
-        notes.append(f"Left out: {len(others):,} files that are no images ({shown(others)}).")
+        what = "file that is no image" if len(others) == 1 else "files that are no images"
+        notes.append(f"Left out: {len(others):,} {what} ({shown(others)}).")
     return notes
 
 
@@ -318,6 +320,8 @@ def _folders_or_table(
     if len(pairs) == len({folder for folder, _ in pairs}) == len({label for _, label in pairs}):
         note = f"{used[0]} groups the images as their folders do, which name the classes."
         return replace(by_folder, notes=(*by_folder.notes, note)), used
+    if set(by_folder.words) <= {table.rpartition("/")[2].partition(".")[0] for table in used}:
+        return by_table, used  # training-a.csv is about the folder training-a
     problem = f"{used[0]} gives the images other labels than their folders do"
     remedy = f"name the table or the folders in data.{name}.files, such as {used[0]}"
     raise UsageError(f"data.{name}: in {source.path} {problem}; {remedy}.")

@@ -1,5 +1,6 @@
 """The range in which a source holds its pixels, recognised over all its images together, and their way to 0..255."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,9 @@ _EXACT = (1, 3, 7, 15, 16, 31, 63, 64, 100, 127)
 # Else it is the highest number of so many bits, where the brightest pixel is more than half of it.
 _HIGHEST = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 15, 16))
 _TOLERANCE = 1e-3  # of fractions that were rounded
+_APART = 4  # times as bright as another file
+_MOST_FILES = 100
+_ROW = re.compile(r"(:\d+|\[\d+\])$")  # what a member of a table or an array ends in
 _ROWS = 4096  # images that are scaled together
 
 
@@ -29,6 +33,8 @@ def to_bytes(
     data.D.value_range, where these tell nothing, and for values that are no number or lie outside `chosen`.
     """
     if isinstance(values, np.ndarray):
+        if not chosen:
+            _check_files(values, name, members)
         scaled, note = _scaled(values, chosen, name, members)
         return scaled, (note,)
     kinds = np.array([_kind(image) for image in values])
@@ -41,6 +47,23 @@ def to_bytes(
         for row, image in zip(rows, images, strict=True):
             result[row] = image
     return result, tuple(notes)
+
+
+def _check_files(values: npt.NDArray[Any], name: str, members: Sequence[str]) -> None:
+    """Raise UsageError where one table or array holds a range far below another's, as fractions beside bytes."""
+    rows: dict[str, list[int]] = {}
+    for row, member in enumerate(members):
+        if match := _ROW.search(member):
+            rows.setdefault(member[: match.start()], []).append(row)
+    if not 2 <= len(rows) <= _MOST_FILES:
+        return
+    of_image = values.max(axis=(1, 2))
+    highest = {file: float(of_image[inside].max()) for file, inside in rows.items()}
+    low, high = min(highest, key=highest.__getitem__), max(highest, key=highest.__getitem__)
+    if len(rows[low]) > 1 and 0 < highest[low] < highest[high] / _APART:
+        problem = f"the pixels of {low} reach {highest[low]:g} and those of {high} {highest[high]:g}"
+        remedy = f"save both in one range, or say with data.{name}.value_range that they are"
+        raise UsageError(f"data.{name}: {problem}; {remedy}.")
 
 
 def _kind(image: npt.NDArray[Any]) -> str:

@@ -191,8 +191,8 @@ def test_prepare_says_what_it_saw_and_did(tmp_path: Path) -> None:
     info, _ = run(tmp_path / "raw", "own")
     assert info.notes == (
         "Read 8 images in 2 class folders of raw.",
-        "Left out: 1 tables and texts without pixels (a/README.md).",
-        "Left out: 1 files that are no images (a/notes.pdf).",
+        "Left out: 1 text or table without pixels or labels (a/README.md).",
+        "Left out: 1 file that is no image (a/notes.pdf).",
         "Pixel values lie between 0 and 16; 0..16 was scaled to 0..255.",
         "The source is black on white; all images were inverted.",
         "The source has no split: 20% of each class became the test split, drawn with seed 7.",

@@ -106,6 +106,15 @@ def test_images_share_one_range(tmp_path: Path) -> None:
     )
 
 
+def test_files_of_two_ranges(tmp_path: Path) -> None:
+    for file, values in (("train.csv", SCANS), ("test.csv", np.rint(SCANS * 255))):
+        as_csv(tmp_path, values)
+        (tmp_path / "data.csv").rename(tmp_path / file)
+    problem = r"the pixels of train\.csv reach 1 and those of test\.csv 255; save both in one range, or say with"
+    refused(tmp_path, "own", problem)
+    assert np.asarray(read_raw(tmp_path, "own", data(value_range=(0.0, 255.0))).images).max() == 255
+
+
 def test_numbers_that_are_none(tmp_path: Path) -> None:
     images = SCANS.copy()
     images[7, 2, 2] = np.nan

@@ -49,6 +49,8 @@ class _Names:
         for image in images:
             self._by_stem.setdefault(_stem(image), []).append(image)
         self._one_folder = len({image.rpartition("/")[0] for image in images}) == 1
+        # In a table of labels; a number that happens to be a file's name stands anywhere.
+        self.fewest = max(1, min(len(images), _PROBED) // 10)
 
     def __contains__(self, cell: str) -> bool:
         return bool(cell) and bool(self.candidates(cell))
@@ -79,7 +81,7 @@ def _look(source: Source, file: str, known: _Names) -> Labels | None:
         return None
     named = [{row[i] for row in rows[:_PROBED] if row[i] in known} for i in range(len(rows[0]))]
     best = int(np.argmax([len(cells) for cells in named]))
-    if not named[best]:
+    if len(named[best]) < known.fewest:
         return None
     if rows[0][best] in known:
         return Labels(file, [str(i + 1) for i in range(len(rows[0]))], rows, best, 1)

@@ -148,14 +148,36 @@ def test_a_table_beside_class_folders(tmp_path: Path) -> None:
     assert labels_of(tmp_path, files="?/**") == EXPECTED
     save(tmp_path, [[name, i % 2, i % 3] for i, name in enumerate(EXPECTED)], ["file", "age", "school"])
     raw = read_raw(tmp_path, "own")
-    assert "Left out: 1 tables and texts without pixels (labels.csv)." in raw.notes
+    assert "Left out: 1 text or table without pixels or labels (labels.csv)." in raw.notes
+
+
+def test_folders_that_are_called_as_their_tables(tmp_path: Path) -> None:
+    """As NumtaDB: training-a.csv is about the images in training-a."""
+    header = ["filename", "original filename", "scanid", "digit", "contributing team"]
+    for part in "ab":
+        rows = [[f"{part}{name}", f"s {name}", i % 5, LABELS[i], "us"] for i, name in enumerate(NAMES)]
+        write_tree(tmp_path, *(f"training-{part}/{row[0]}" for row in rows), f"testing-{part}/t{part}.png")
+        save(tmp_path, rows, header, f"training-{part}.csv")
+    refused(tmp_path, "own", "holds files of 2 datasets, such as training-a.csv, training-b.csv; name those to read")
+    assert len(labels_of(tmp_path, files="training-*")) == 24
+    assert set(labels_of(tmp_path, files="training-b.csv").values()) == {"0", "3", "7"}
+
+
+def test_numbers_are_not_taken_for_names(tmp_path: Path) -> None:
+    """A text per image, as boxes of objects are saved."""
+    for i in range(20):
+        write_tree(tmp_path, f"{'ab'[i % 2]}/{i}.png")
+        write_tree(tmp_path, f"{'ab'[i % 2]}/{i}.txt", content=f"{i % 3} 0.5 0.5 1 1\n".encode())
+    raw = read_raw(tmp_path, "own")
+    assert len(raw.classes) == 2
+    assert any("Left out: 20 texts and tables without pixels or labels" in note for note in raw.notes)
 
 
 def test_a_table_of_pixels_goes_before(tmp_path: Path) -> None:
     save(tmp_path, pixel_rows(["a", "b"]), [*pixel_header(), "label"], "data.csv")
     save(tmp_path, [["a", "b"]], ["id", "label"], "other.csv")
     raw = read_raw(tmp_path, "own")
-    assert "Left out: 1 tables and texts without pixels (other.csv)." in raw.notes
+    assert "Left out: 1 text or table without pixels or labels (other.csv)." in raw.notes
 
 
 # --- labels in names ---
