@@ -1,6 +1,8 @@
 """Read raw files as users have them: look at what lies there, choose the reader, and bring all to one form."""
 
+import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -16,7 +18,7 @@ from lekhani.data import archives, images, kinds, names, orientation, ranges
 from lekhani.data.archives import Source
 from lekhani.data.kinds import shown
 from lekhani.data.raw import RawImages
-from lekhani.data.readers import ReadResult, idx, labelled, npz, tree
+from lekhani.data.readers import ReadResult, idx, labelled, mapping, npz, tree
 from lekhani.data.spec import GlyphClass
 from lekhani.errors import LekhaniError, UsageError
 
@@ -172,8 +174,16 @@ def _find(files: _Files, name: str, data: params.Data, vocabulary: names.Vocabul
         notes = _left_out(files, [table for table in others if table not in used])
         return "images", replace(found, notes=(*found.notes, *notes))
     ((kind, chosen),) = several
-    notes = [*_one_dataset(files, chosen, name), *_left_out(files, others)]
+    chosen, notes = _without_copies(source, chosen) if kind in {"csv", "mat", "parquet"} else (chosen, [])
+    tables = [table for table in tables if table.file in chosen]
+    notes += _one_dataset(files, chosen, name)
     found = _read(source, kind, chosen, tables, name, data)
+    codes, mapped = mapping.read(source, others)
+    if found.glyphs is None and (glyphs := mapping.glyphs(found.words, codes)):
+        found = replace(found, glyphs=glyphs)
+        notes.append(f"Classes are called by the characters in {mapped}.")
+        others = [file for file in others if file != mapped]
+    notes += _left_out(files, others)
     if pictures:
         found, note = _table_or_images(source, found, chosen[0], pictures, name, data, vocabulary)
         notes.append(note)
@@ -206,6 +216,27 @@ def _read(
 
         return mat.read(source, chosen, name)
     return idx.read(source, chosen, name) if kind == "idx" else npz.read(source, chosen, name)
+
+
+def _without_copies(source: Source, files: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those of `files` that differ, and a note about each that repeats one of its split, as after a second download."""
+    sizes = Counter(source.sizes[file] for file in files)
+    first_of: dict[tuple[str, str], str] = {}
+    notes = []
+    for file in files:
+        content = _sha256(source, file) if sizes[source.sizes[file]] > 1 else file
+        first = first_of.setdefault((names.split_of_path(file), content), file)
+        if first != file:
+            notes.append(f"{file} repeats {first} and was left out.")
+    return list(first_of.values()), notes
+
+
+def _sha256(source: Source, file: str) -> str:
+    digest = hashlib.sha256()
+    with source.stream(file) as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _one_dataset(files: _Files, chosen: Sequence[str], name: str) -> list[str]:

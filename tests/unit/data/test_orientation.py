@@ -48,6 +48,18 @@ def test_the_key_goes_before_the_look(tmp_path: Path, form: str, transposed: boo
     np.testing.assert_array_equal(np.stack(list(raw.images)), UPRIGHT if transposed else LYING)
 
 
+@pytest.mark.parametrize("lines", ["{0} {1}", "{0} {1} {2}"])
+def test_classes_are_called_by_the_mapping(tmp_path: Path, lines: str) -> None:
+    save(tmp_path, "csv", LYING)
+    text = "\r\n".join(lines.format(label, 64 + label, 96 + label) for label in range(1, 27))
+    write_tree(tmp_path, "emnist-letters-mapping.txt", content=text.encode())
+    raw = read_raw(tmp_path, "own")
+    assert [(c.name, c.glyph) for c in raw.classes[:3]] == [("1", "A"), ("2", "B"), ("3", "C")]
+    assert "Classes are called by the characters in emnist-letters-mapping.txt." in raw.notes
+    write_tree(tmp_path, "emnist-letters-mapping.txt", content=b"1 65\n2 65\n")
+    assert [c.glyph for c in read_raw(tmp_path, "own").classes[:3]] == ["1", "2", "3"]
+
+
 def test_others_are_never_turned(tmp_path: Path) -> None:
     rows = [[label, *image.ravel().tolist()] for image, label in zip(LYING, LABELS, strict=True)]
     write_tree(tmp_path, "letters.csv", content=table(rows))

@@ -18,7 +18,7 @@ import numpy as np
 from lekhani.data import archives
 from lekhani.data.archives import Source
 from lekhani.data.names import reason, split_of_path
-from lekhani.data.readers import ReadResult
+from lekhani.data.readers import ReadResult, mapping
 from lekhani.data.readers.arrays import Part, as_images, as_labels, joined, named_pairs
 from lekhani.errors import LekhaniError, UsageError
 
@@ -47,11 +47,10 @@ def _glyphs(loaded: Sequence[tuple[str, dict[str, Any]]], words: Sequence[str]) 
     codes: dict[str, int] = {}
     for _, content in loaded:
         for _, table in _tables(content):
-            mapping = np.asarray(table.get("mapping"))
-            if mapping.ndim == 2 and mapping.shape[1] >= 2 and mapping.dtype.kind in "iu":
-                codes |= {str(row[0]): row[1] for row in mapping.tolist()}
-    glyphs = [chr(codes[word]) for word in words if 32 < codes.get(word, 0) < 0x110000]
-    return glyphs if len(set(glyphs)) == len(words) else None
+            rows = np.asarray(table.get("mapping"))
+            if rows.ndim == 2 and rows.shape[1] >= 2 and rows.dtype.kind in "iu":
+                codes |= {str(row[0]): row[1] for row in rows.tolist()}
+    return mapping.glyphs(words, codes)
 
 
 def _parts(source: Source, file: str, content: dict[str, Any]) -> Iterator[Part]:

@@ -100,6 +100,17 @@ def test_train_and_test(tmp_path: Path, names: str) -> None:
     assert sorted(zip(glyphs(raw), raw.splits, strict=True)) == [("0", "train"), ("1", "test"), ("1", "train")]
 
 
+def test_copies_of_a_table_are_read_once(tmp_path: Path) -> None:
+    """Kaggle's sign_mnist holds each table twice, and browsers name a second copy train (1).csv."""
+    content = table(pixel_rows(LABELS), HEADER)
+    for name in ("train.csv", "train (1).csv", "train/train.csv"):
+        save(tmp_path, content, name)
+    save(tmp_path, table(pixel_rows(LABELS[:2]), HEADER), "test.csv")
+    raw = read_raw(tmp_path, "devanagari")
+    assert (len(raw.images), raw.splits.count("test")) == (6, 2)
+    assert "train.csv repeats train (1).csv and was left out." in raw.notes
+
+
 def test_a_table_without_labels(tmp_path: Path) -> None:
     save(tmp_path, table([row[:-1] for row in pixel_rows(LABELS)], pixel_header()), "test.csv")
     refused(tmp_path, "own", r"test.csv has no column of labels; add one, or name it in data\.own\.label_column")
