@@ -219,13 +219,14 @@ def _read(
 
 
 def _without_copies(source: Source, files: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Those of `files` that differ, and a note about each that repeats one of its split, as after a second download."""
+    """Those of `files` that differ, and a note about each that repeats one of its name, as after a second download."""
     sizes = Counter(source.sizes[file] for file in files)
-    first_of: dict[tuple[str, str], str] = {}
+    first_of: dict[tuple[str, ...], str] = {}
     notes = []
     for file in files:
         content = _sha256(source, file) if sizes[source.sizes[file]] > 1 else file
-        first = first_of.setdefault((names.split_of_path(file), content), file)
+        key = (content, names.split_of_path(file), *names.words_of(file.rpartition("/")[2]))
+        first = first_of.setdefault(key, file)
         if first != file:
             notes.append(f"{file} repeats {first} and was left out.")
     return list(first_of.values()), notes
