@@ -213,6 +213,20 @@ def rollback(dataset: Dataset, reason: Reason = None) -> None:
 
 
 @app.command(rich_help_panel=REGISTRY)
+def models(dataset: Datasets = None, as_json: AsJson = False) -> None:
+    """List what is registered: versions, aliases, the gate's verdicts, scores."""
+    from lekhani.registry.listing import listed, table
+
+    versions = listed(dataset or ())
+    if as_json:
+        typer.echo(json.dumps([one.as_dict() for one in versions], indent=2, ensure_ascii=False))
+    elif versions:
+        typer.echo(table(versions), nl=False)
+    else:
+        typer.echo("Nothing is registered; `lekhani register` registers the best variant of each dataset.")
+
+
+@app.command(rich_help_panel=REGISTRY)
 def lineage(
     model: Annotated[
         str | None, Argument(help="lekhani-D, lekhani-D@ALIAS or lekhani-D:VERSION.", show_default=False)
