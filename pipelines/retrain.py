@@ -284,12 +284,12 @@ def retrain(
     tested = None
     try:
         choices = as_overrides(params.read(root / "params.yaml"), profile, datasets, variants, source, overrides)
+        folder = workspace(root, choices)
+        p = params.load(folder / "params.yaml")
         if smoke:
             tested = smoke_test(root, choices, side_by_side, return_state=True)
             if not tested.is_completed():
                 return Failed(message=f"Smoke test: {tested.message}", data=tested.data)
-        folder = workspace(root, choices)
-        p = params.load(folder / "params.yaml")
         needs, due = graph_and_changes(folder)
         workers = (stage_deployment, commit_of(root)) if stage_deployment else None
         if workers:
