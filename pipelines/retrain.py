@@ -340,7 +340,7 @@ def run_state(states: Mapping[str, State[Any]], stages: int, registered: Sequenc
     """The state of the whole run, with one sentence that says what happened."""
     failures = {stage: state for stage, state in states.items() if not state.is_completed()}
     if failures:
-        sentences = [f"{stage} failed: {state.message}" for stage, state in failures.items()]
+        sentences = [f"{stage} failed: {str(state.message).rstrip('.')}." for stage, state in failures.items()]
         if left := stages - len(states):
             verbs = ("stage that needs", "was") if left == 1 else ("stages that need", "were")
             sentences.append(f"{left} {verbs[0]} what is missing {verbs[1]} not started.")
