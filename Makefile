@@ -38,6 +38,7 @@ lock: setup ## write again the locks with hashes in deploy/, from constraints.tx
 		uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --constraint constraints.txt \
 			--custom-compile-command "make lock" --extra "$${2//,/ --extra }" --output-file deploy/requirements-$$1.txt pyproject.toml; done
 
+demo: export LEKHANI_PIPELINE := demo-$(shell date -u +%Y%m%dT%H%M%SZ)
 demo: setup ## the whole pipeline on the embedded data: judge, train, export, score, compare, register, promote, write
 	@echo "==> Running the pipeline (profile as in params.yaml; stages that did not change are skipped)"
 	@pipelines/repro.sh

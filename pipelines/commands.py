@@ -73,6 +73,7 @@ def run_command(root: Path, *words: str, environment: Mapping[str, str] | None =
     """Run one of the environment's own commands in `root` to its end; each line of its output goes to the run's log."""
     log, scripts, lines = get_run_logger(), str(Path(sys.executable).parent), []
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
+    variables.setdefault("LEKHANI_PIPELINE", f"flow-{flow_run.id}")  # MLflow's runs of one flow have this in common
     variables["PATH"] = scripts + os.pathsep + os.environ.get("PATH", "")
     # A session of its own, so that a signal reaches the stage below `dvc repro` as well.
     with subprocess.Popen(

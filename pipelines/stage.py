@@ -25,7 +25,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
-from prefect.runtime import task_run
+from prefect.runtime import flow_run, task_run
 from prefect.states import Cancelled, Cancelling, Completed, Failed
 
 from lekhani import params
@@ -166,7 +166,8 @@ def stage(
         # What is there already may be of another run: `repro --pull` would fetch only what is missing.
         if needs and (result := _dvc(folder, "pull", "--force", *needs)).code:
             return commands.failed_state(result)
-        state = run_stage(folder, stage, pull=True, environment={"PYTHONPATH": code}, return_state=True)
+        settings = {"PYTHONPATH": code, "LEKHANI_PIPELINE": f"flow-{flow_run.root_flow_run_id}"}
+        state = run_stage(folder, stage, pull=True, environment=settings, return_state=True)
         if state.is_completed() and (result := _dvc(folder, "push", stage)).code:
             return commands.failed_state(result)
     if state.is_completed():

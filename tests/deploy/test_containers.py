@@ -288,10 +288,9 @@ def test_the_api_serves_the_champion_to_whoever_has_a_key(
 import sys
 from pathlib import Path
 from lekhani.registry import models
-from lekhani.tracking import runs
+from lekhani.tracking import logged, runs
 from lekhani.tracking.store import connect
-with runs.resume(None, "test-compose", "toy", {}):
-    uri = runs.log_model(Path(sys.argv[1]))
+uri = logged.log_model(runs.create_run("test-compose", "toy", "test", {}), Path(sys.argv[1]))
 models.register("mnist", uri, {"variant": "toy"})
 connect().set_registered_model_alias("lekhani-mnist", "champion", "1")
 """

@@ -18,7 +18,7 @@ from onnx_by_hand import described, save_model
 
 from lekhani.data.spec import MNIST, GlyphClass
 from lekhani.registry import models
-from lekhani.tracking import runs
+from lekhani.tracking import logged, runs
 from lekhani.tracking.store import connect
 
 TOUR = Path(__file__).resolve().parents[2] / "docs" / "tour.ipynb"
@@ -100,8 +100,7 @@ def test_it_runs_with_models_of_the_registry(notebook: Any, tmp_path: Path, monk
 
 def register(dataset: str, generator: Path, judge: Path) -> None:
     """As the pipeline does: a model with its judge, a version, the champion."""
-    with runs.resume(None, "tour", dataset, {}):
-        uri = runs.log_model(generator, [judge])
+    uri = logged.log_model(runs.create_run("tour", dataset, "test", {}), generator, [judge])
     version = models.register(dataset, uri, {"variant": "flow_matching"})
     connect().set_registered_model_alias(version.name, "champion", version.version)
 

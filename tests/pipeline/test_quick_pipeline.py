@@ -153,9 +153,11 @@ def test_mlflow_remembers_one_run_per_variant(workspace: Workspace) -> None:
     assert run.info.status == "FINISHED"
     assert run.data.params["lr_g"] == "0.0004"
     assert len(history) >= 2
-    assert [one.dataset.name for one in run.inputs.dataset_inputs] == ["mnist"]
-    assert run.data.metrics["fid"] == workspace.json("reports/mnist/dcgan/measurements.json")["fid"]
-    assert len(run.data.tags["git.commit"]) == 40
+    assert {one.dataset.name for one in run.inputs.dataset_inputs} == {"mnist/train", "mnist/test"}
+    assert run.data.metrics["eval/fid"] == workspace.json("reports/mnist/dcgan/measurements.json")["fid"]
+    assert len(run.data.tags["mlflow.source.git.commit"]) == 40
+    assert run.data.tags["git.dirty"] == "false"
+    assert run.data.tags["lekhani.pipeline"] == run.data.tags["scored.pipeline"], "one `dvc repro`"
     assert "dvc.lock_sha256" in run.data.tags
     assert {"evaluation", "images", "judge"} <= set(artifacts)
     assert len(images) >= 3

@@ -55,7 +55,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def test_links_to_runs_hold_no_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://user:hunter2@mlflow.example.org/")
     files.write_json(tmp_path / "models/mnist/dcgan/training.json", {})
-    monkeypatch.setattr(files, "read_checked", lambda *_: {"mlflow_run_id": "1a"})
+    monkeypatch.setattr(files, "read_checked", lambda *_: {})
+    monkeypatch.setattr(published, "training_run", lambda *_: "1a")
     p: Any = SimpleNamespace(data=["mnist"], pipeline=SimpleNamespace(everyone=("dcgan",)))
     page = published.runs_page(tmp_path, p)
     assert "| mnist | dcgan | [1a](https://mlflow.example.org/#/runs/1a) |" in page

@@ -333,7 +333,6 @@ def _lineage(
         "judge, SHA-256": card["judge_sha256"],
         "data, digest": info.digest,
         "source, SHA-256": info.source.get("sha256"),
-        "MLflow run": facts.get("mlflow_run_id"),
         **lineage,
     }
     return [(escaped(key), f"`{code(value)}`") for key, value in known.items() if value]

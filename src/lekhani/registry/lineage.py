@@ -14,6 +14,7 @@ import mlflow
 import yaml
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
 from lekhani.data.names import one_line
 from lekhani.data.spec import DatasetInfo
@@ -247,8 +248,9 @@ def _run(version: ModelVersion) -> Run | None:
 def _tags(version: ModelVersion, run: Run | None) -> dict[str, str]:
     """A version's tags and, where it has none, its run's: MLflow's own pages register versions without tags."""
     tags = dict(run.data.tags) if run else {}
-    if "dataset.digest" in tags:
-        tags["data_digest"] = tags["dataset.digest"]
+    for ours, name in (("data_digest", "dataset.digest"), ("git.commit", MLFLOW_GIT_COMMIT)):
+        if name in tags:
+            tags[ours] = tags[name]
     return tags | version.tags
 
 
@@ -303,7 +305,8 @@ def _run_link(version: ModelVersion, run: Run | None) -> Link:
         link.note("missing", f"The run is deleted; {hint}.")
     else:
         link.note("verified", "MLflow has this run.")
-    scored, registered = run.data.tags.get("model_sha256"), version.tags.get("model_sha256")
+    tags = run.data.tags
+    scored, registered = tags.get("scored.model_sha256", tags.get("model_sha256")), version.tags.get("model_sha256")
     if scored and registered and scored == registered:
         link.note("verified", "The generator that the run scored last is the registered one.")
     elif scored and registered:
@@ -318,7 +321,8 @@ def _commit_link(tags: Mapping[str, str]) -> Link:
         link.facts["experiment"] = tags["dvc.experiment"]
     if commit in {"", "none"}:
         link.facts["id"] = None
-        link.note("missing", "It was made outside of git." if commit else "There is no tag git.commit.")
+        untracked = "MLflow did not see the training" if "lekhani.imported" in tags else "There is no tag git.commit"
+        link.note("missing", "It was made outside of git." if commit else f"{untracked}.")
         return link
     if link.facts["dirty"]:
         link.note("missing", "The tree was dirty: what differed from this commit is not recorded.")
@@ -341,19 +345,22 @@ def _lock_link(tags: Mapping[str, str], commit: Link, kept: bytes | str) -> tupl
     if link.facts["sha256"] is None:
         link.note("missing", "There is no tag dvc.lock_sha256, so there is nothing to compare a dvc.lock with.")
         return link, None
-    committed: bytes | str = "The commit is not here, so its dvc.lock cannot be compared with this."
+    where = "The run's artifact lineage/dvc.lock"
+    if isinstance(kept, str):
+        link.note("missing", kept)
+    elif link.compare(where, kept, "one of the two was changed since"):
+        found = where, kept
+    where, committed = "The commit's dvc.lock", None
     if "date" in commit.facts:
-        shown = git("show", f"{commit.facts['id']}:./dvc.lock")
-        committed = shown or "Git shows no dvc.lock of this folder in the commit."
-    is_dirty = "the tree was dirty" if commit.facts["dirty"] else "though the tree is not recorded as dirty"
-    for where, content, otherwise in (
-        ("The run's artifact lineage/dvc.lock", kept, "one of the two was changed since"),
-        ("The commit's dvc.lock", committed, is_dirty),
-    ):
-        if isinstance(content, str):
-            link.note("missing", content)
-        elif link.compare(where, content, otherwise) and found is None:
-            found = where, content
+        committed = git("show", f"{commit.facts['id']}:./dvc.lock")
+    if committed is None:
+        link.note("missing", "The commit is not here, or has no dvc.lock to compare with this.")
+    elif hashlib.sha256(committed).hexdigest() != link.facts["sha256"]:
+        later = "the pipeline wrote this one after it, and a later commit may have it"
+        link.note("missing", f"{where} is another one: {later}.")
+    else:
+        link.note("verified", f"{where} has this SHA-256.")
+        found = found or (where, committed)
     return link, found
 
 

@@ -72,11 +72,10 @@ def register(dataset: str, model_uri: str, tags: Mapping[str, str], description:
     """
     client, name = connect(), model_name(dataset)
     with registry_errors(f"Could not register {name} in"):
-        for known in client.search_model_versions(f"name = '{name}'"):
-            if known.source == model_uri:
-                if aliases(dataset).get("champion") != str(known.version):
-                    client.set_registered_model_alias(name, "challenger", known.version)
-                return known
+        if (known := _version_of(dataset, model_uri)) is not None:
+            if aliases(dataset).get("champion") != str(known.version):
+                client.set_registered_model_alias(name, "challenger", known.version)
+            return known
         with TemporaryDirectory() as folder:
             made = Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=folder))
             recorded = {path: sha256(made / path) for path in _files(made)}
@@ -164,17 +163,27 @@ def check_there(dataset: str, number: str) -> None:
         raise LekhaniError(f"{min(missing)} of {_named(version)} is missing; {_REMEDY}.")
 
 
+def is_registered(dataset: str, model_uri: str) -> bool:
+    """Whether a version was registered of this model."""
+    with registry_errors(f"Could not read {model_name(dataset)} from"):
+        return _version_of(dataset, model_uri) is not None
+
+
 def is_intact(dataset: str, model_uri: str) -> bool:
     """Whether the files of the version that was registered of this model, if any, are those that were registered."""
     with registry_errors(f"Could not read {model_name(dataset)} from"):
-        versions = connect().search_model_versions(f"name = '{model_name(dataset)}'")
+        version = _version_of(dataset, model_uri)
     try:
-        for version in versions:
-            if version.source == model_uri:
-                fetch(dataset, str(version.version))
+        if version is not None:
+            fetch(dataset, str(version.version))
     except LekhaniError:
         return False
     return True
+
+
+def _version_of(dataset: str, model_uri: str) -> ModelVersion | None:
+    versions = connect().search_model_versions(f"name = '{model_name(dataset)}'")
+    return next((version for version in versions if version.source == model_uri), None)
 
 
 def generators(folder: Path) -> list[Path]:

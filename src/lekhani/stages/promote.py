@@ -20,8 +20,8 @@ from lekhani.stages.artefacts import per_class
 from lekhani.stages.candidates import Comparison, Contender
 from lekhani.stages.inputs import dataset_info, validated_data
 from lekhani.stages.trained import training_facts
-from lekhani.tracking import runs
-from lekhani.tracking.revision import revision
+from lekhani.tracking import logged, runs
+from lekhani.tracking.revision import action_tags, revision
 from lekhani.tracking.store import exclusive
 
 
@@ -30,41 +30,42 @@ def register(p: Params, dataset: str, variant: str | None = None) -> str:
     _need_registry(p)
     p.dataset(dataset)
     variant = variant or candidates.best_variant(p, dataset)
-    beside = SCORECARDS / f"{dataset}-{variant}"
+    folder, beside = MODELS / dataset / variant, SCORECARDS / f"{dataset}-{variant}"
     facts, card = training_facts(dataset, variant), candidates.scored_file(dataset, variant)
-    info, name, made_at = dataset_info(dataset), models.model_name(dataset), revision(facts)
+    info, name = dataset_info(dataset), models.model_name(dataset)
+    run = runs.find_or_import_run(p.tracking.experiment, f"{dataset}/{variant}", facts, REPORTS / dataset / variant)
+    made_at = runs.provenance(run) | {key: value for key, value in revision().items() if key == "dvc.lock_sha256"}
+    run_id, generator, judged = run.info.run_id, folder / "generator.onnx", logged.beside(beside, _judge(dataset))
     source = {f"source.{key}": str(info.source[key]) for key in ("name", "version", "sha256") if info.source.get(key)}
     digests = {key: str(card[key]) for key in ("data_digest", "model_sha256", "judge_sha256")}
-    tags = {"variant": variant} | _headline_tags(card) | digests | made_at | source
-    run = runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", made_at)
-    with run as run_id, exclusive(f"{name}.register"):  # or else two at once would make two versions of one model
-        uri = runs.logged_model(run_id, card["model_sha256"], files.sha256(_judge(dataset)))
+    digests["generator_sha256"] = facts["generator_sha256"]
+    tags = {"variant": variant} | _headline_tags(card) | digests | made_at | source | action_tags("registered")
+    with exclusive(f"{name}.register"):  # or else two at once would make two versions of one model
+        uri = logged.logged_model(run_id, generator, judged)
         if uri is None or not models.is_intact(dataset, uri):
+            uri = logged.log_model(run_id, generator, judged)
+        if not models.is_registered(dataset, uri):
             kept = (Path("dvc.lock"), Path("params.yaml"), PREPARED / dataset / "dataset.json")
-            runs.log_lineage([path for path in kept if path.exists()])
+            runs.log_files(run_id, {"lineage": [path for path in kept if path.exists()]}, "registered")
             about = import_module(f"lekhani.variants.{variant}").__doc__ or ""
-            classes = per_class(beside / "per_class.csv")
+            classes, lineage = per_class(beside / "per_class.csv"), {"MLflow run": run_id, **made_at}
             timing = timings.read(dataset, variant)
             shown = card | {"latency_ms": timing["latency_ms"]}
-            page = cards.model_card(name, info, facts | timing, shown, classes, made_at, about)
-            uri = _log_model(dataset, variant, page)
+            _complete_model(dataset, uri, cards.model_card(name, info, facts | timing, shown, classes, lineage, about))
         version = models.register(dataset, uri, tags, cards.headline(card))
     held = [alias for alias, number in models.aliases(dataset).items() if number == str(version.version)]
     aliases = " and ".join(sorted(held))
     return f"{version.name} version {version.version} is {variant} (judge FID {card['fid']:.2f}), alias {aliases}."
 
 
-def _log_model(dataset: str, variant: str, card: str) -> str:
-    """Log generator.onnx to the active run with all that lies beside it, and return its URI."""
-    scored = SCORECARDS / f"{dataset}-{variant}"
+def _complete_model(dataset: str, uri: str, card: str) -> None:
+    """Put the model card and the reference for monitoring into a logged model."""
     with tempfile.TemporaryDirectory() as temporary:
         page, reference = Path(temporary) / "README.md", Path(temporary) / "reference.npz"
         files.write_text(page, card)
         real = validated_data(dataset).split("test")
         Reference.of(Reader(_judge(dataset)), *real).save(reference)
-        figures = (scored / name for name in ("grid.png", "measurements.json", "per_class.csv"))
-        beside = [page, reference, _judge(dataset), *figures]
-        return runs.log_model(MODELS / dataset / variant / "generator.onnx", beside)
+        logged.add_to_model(uri, [page, reference])
 
 
 def _judge(dataset: str) -> Path:

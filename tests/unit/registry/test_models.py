@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from lekhani.errors import LekhaniError
 from lekhani.files import sha256
 from lekhani.registry import models
-from lekhani.tracking import runs
+from lekhani.tracking import logged, runs
 from lekhani.tracking.store import connect
 
 EXPERIMENT = "test-registry"
@@ -36,8 +36,8 @@ def log(store: Path, toy_generator: ToyGenerator, tmp_path: Path) -> Callable[..
         path = toy_generator(tmp_path / f"{name}.onnx", metadata={"lineage": json.dumps({"logged_as": name})})
         (tmp_path / "judge.onnx").write_text("the judge")
         (tmp_path / card).write_text("{}")
-        with runs.resume(None, EXPERIMENT, name, {}) as run_id:
-            uri = runs.log_model(path, [tmp_path / card, tmp_path / "judge.onnx"] if judge else [])
+        run_id = runs.create_run(EXPERIMENT, name, "test", {})
+        uri = logged.log_model(run_id, path, [tmp_path / card, tmp_path / "judge.onnx"] if judge else [])
         return Logged(run_id, uri, path)
 
     return one

@@ -24,8 +24,7 @@ from lekhani.data.spec import DEVANAGARI
 from lekhani.files import sha256
 from lekhani.inference.session import Generator
 from lekhani.registry import models
-from lekhani.tracking import runs
-from lekhani.tracking.store import use_experiment
+from lekhani.tracking import logged, runs
 
 EXPERIMENT = "test-pyfunc"
 ToyGenerator = Callable[..., Path]
@@ -42,8 +41,7 @@ def register(store: Path) -> Callable[[str, Path], str]:
     """Logs and registers a file as `lekhani-<name>` and gives the URI of its challenger."""
 
     def one(name: str, path: Path) -> str:
-        with runs.resume(None, EXPERIMENT, name, {}) as run_id:
-            uri = runs.logged_model(run_id, sha256(path)) or runs.log_model(path)
+        uri = logged.log_model(runs.create_run(EXPERIMENT, name, "test", {}), path)
         models.register(name, uri, {"model_sha256": sha256(path)})
         return f"models:/lekhani-{name}@challenger"
 
@@ -209,9 +207,8 @@ def test_what_is_logged_with_it(store: Path, conditional: Path, tmp_path: Path) 
     for name in ("model_card.md", "grid.png"):
         (folder / name).write_text(name)
     shutil.copy(conditional, folder / "generator.onnx")
-    use_experiment(EXPERIMENT)
-    with mlflow.start_run():
-        uri = runs.log_model(folder / "generator.onnx", [folder / "model_card.md", folder / "grid.png"])
+    run_id = runs.create_run(EXPERIMENT, "with", "test", {})
+    uri = logged.log_model(run_id, folder / "generator.onnx", [folder / "model_card.md", folder / "grid.png"])
     info = mlflow.models.get_model_info(uri)
     assert info.signature.outputs.input_names() == ["label", "class_name", "glyph", "image"]
     assert info.metadata["model_sha256"] == sha256(conditional)
