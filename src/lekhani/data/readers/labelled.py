@@ -141,18 +141,18 @@ def read(source: Source, tables: Sequence[Labels], images: Sequence[str], name: 
         split_column = _split_column(table, chosen)
         count = len(label_of)
         for line, row in enumerate(table.rows, table.first_line):
-            where = f"{source.path / table.file}, line {line}"
-            image = _image(known, table, row[table.files], where, name)
+            image = _image(known, table, row[table.files], name)
             if image is None:
                 missing.append(row[table.files])
                 continue
             if not row[chosen]:
-                raise UsageError(f"data.{name}: {where} has no label in column `{table.columns[chosen]}`; fill it in.")
+                problem = f"has no label in column `{table.columns[chosen]}`; fill it in"
+                raise UsageError(f"data.{name}: {source.path / table.file}, line {line} {problem}.")
             split = split_of_folder(row[split_column]) if split_column is not None else ""
             entry = row[chosen], split or split_of_path(image.rpartition("/")[0]) or split_of_path(table.file)
             if label_of.setdefault(image, entry)[0] != entry[0]:
-                both = f"`{label_of[image][0]}` and `{entry[0]}`"
-                raise UsageError(f"data.{name}: {where} gives {image} two labels, {both}; keep one.")
+                both = f"{image} two labels, `{label_of[image][0]}` and `{entry[0]}`"
+                raise UsageError(f"data.{name}: {source.path / table.file}, line {line} gives {both}; keep one.")
         of = f"column `{table.columns[chosen]}` of {table.file}"
         notes.append(f"Labels of {len(label_of) - count:,} images come from {of}.")
     if missing:
@@ -162,18 +162,20 @@ def read(source: Source, tables: Sequence[Labels], images: Sequence[str], name: 
     return _result([(label, image, split) for image, (label, split) in label_of.items()], tuple(notes))
 
 
-def _image(known: _Names, table: Labels, cell: str, where: str, name: str) -> str | None:
+def _image(known: _Names, table: Labels, cell: str, name: str) -> str | None:
     """The one image that a cell means: of several the one near the table, or of its split."""
     found = known.candidates(cell) if cell else []
+    if len(found) < 2:
+        return found[0] if found else None
     folder, split = table.file.rpartition("/")[0], split_of_path(table.file)
-    if len(found) > 1:
-        found = [image for image in found if folder and image.startswith(f"{folder}/")] or found
+    if folder:
+        found = [image for image in found if image.startswith(f"{folder}/")] or found
     if len(found) > 1:
         found = [image for image in found if split and split_of_path(image.rpartition("/")[0]) == split] or found
     if len(found) > 1:
         problem = f"names `{cell}`, which fits {shown(found)}; write the paths into the table"
-        raise UsageError(f"data.{name}: {where} {problem}, or choose files with data.{name}.files.")
-    return found[0] if found else None
+        raise UsageError(f"data.{name}: {table.file} {problem}, or choose files with data.{name}.files.")
+    return found[0]
 
 
 def _label_column(table: Labels, source: Source, name: str, wanted: str | None) -> int:

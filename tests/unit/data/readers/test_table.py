@@ -135,6 +135,14 @@ def test_floats_and_fractions(tmp_path: Path, value: Any, shade: int) -> None:
     assert any("0..1 was scaled to 0..255." in note for note in raw.notes) == (value(1) != "1.0")
 
 
+def test_many_lines_between_spaces(tmp_path: Path) -> None:
+    lines = (f"{i % 10}.0000  {' '.join(str(i * j % 256 * (j < 15)) for j in range(16))} \n" for i in range(9000))
+    save(tmp_path, "".join(lines).encode(), "zip.train")
+    raw = read_raw(tmp_path, "own")
+    assert glyphs(raw) == [str(i % 10) for i in range(9000)]
+    assert raw.images[8999][3, 2] == 8999 * 14 % 256
+
+
 def test_points_that_come_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "_BLOCK", 1000)
     rows = pixel_rows(["a", "b"] * 50)
