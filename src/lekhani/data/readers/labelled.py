@@ -14,7 +14,7 @@ from lekhani.data.names import MAX_CLASSES, natural_key, split_of_folder, split_
 from lekhani.data.readers import ReadResult
 from lekhani.errors import LekhaniError, UsageError
 
-_MAX_BYTES = 256 << 20  # of one table
+_MAX_BYTES = 64 << 20  # of one table
 _HEAD = 1 << 16  # bytes of it that are looked at first
 _MAX_COLUMNS = 1000
 _PROBED = 200  # rows in which a name of an image must stand
