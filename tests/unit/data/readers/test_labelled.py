@@ -45,6 +45,14 @@ def test_tables_of_other_forms(tmp_path: Path, file: str, delimiter: str) -> Non
     assert labels_of(tmp_path) == EXPECTED
 
 
+def test_a_letter_called_as_an_ending(tmp_path: Path) -> None:
+    """UCI calls train and test sets .tra and .tes; tra is also a letter."""
+    write_tree(tmp_path, "tra/1.png", "tes/2.png", "character_35_tra/3.png")
+    save(tmp_path, [["1.png", "a"], ["2.png", "b"], ["3.png", "a"]], ["file", "label"])
+    assert list(read_raw(tmp_path, "own", data(files="*.csv")).splits) == ["", "", ""]
+    assert len(read_raw(tmp_path, "own", data(files="*/*.png")).classes) == 3
+
+
 def test_lines_of_json(tmp_path: Path) -> None:
     write_tree(tmp_path, *(f"train/{name}" for name in NAMES))
     lines = (json.dumps({"file_name": name, "label": int(label)}) for name, label in EXPECTED.items())
