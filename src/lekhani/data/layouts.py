@@ -301,16 +301,21 @@ def _pictures(
         if by_folder is None:
             raise _nothing(files, name)
         raise (isinstance(by_folder, tree.OutsideError) and _without_folders(source, pictures, name)) or by_folder
-    is_folder = isinstance(by_folder, ReadResult) and len(by_folder.words) > 1
-    if is_folder and data.label_column is None and not any(_tells(source, one, name) for one in looked):
-        return by_folder, []  # type: ignore[return-value] # a ReadResult, as `is_folder` says
     used = [one.file for one in looked]
+    if isinstance(by_folder, ReadResult) and data.label_column is None and _name_classes(by_folder, vocabulary):
+        if not any(_tells(source, one, name) for one in looked):
+            return by_folder, []
+        _one_dataset(files, used, name)
+        return _beside_folders(source, by_folder, looked, pictures, name)
     notes = _one_dataset(files, used, name)
     found = labelled.read(source, looked, pictures or files.all_images, name, data.label_column)
-    found = replace(found, notes=(*found.notes, *notes))
-    if is_folder and isinstance(by_folder, ReadResult) and data.label_column is None:
-        return _folders_or_table(source, by_folder, found, used, name)
-    return found, used
+    return replace(found, notes=(*found.notes, *notes)), used
+
+
+def _name_classes(by_folder: ReadResult, vocabulary: names.Vocabulary) -> bool:
+    """Whether folders may name the classes: several, and all known where the classes are."""
+    words = by_folder.words
+    return len(words) > 1 and (vocabulary.classes is None or all(vocabulary.find(word) for word in words))
 
 
 def _without_folders(source: Source, pictures: Sequence[str], name: str) -> UsageError | None:
@@ -343,10 +348,17 @@ def _by_folder(
         return error
 
 
-def _folders_or_table(
-    source: Source, by_folder: ReadResult, by_table: ReadResult, used: list[str], name: str
+def _beside_folders(
+    source: Source, by_folder: ReadResult, looked: Sequence[labelled.Labels], pictures: Sequence[str], name: str
 ) -> tuple[ReadResult, list[str]]:
-    """The folders, where the table groups the images as they do; else raises UsageError."""
+    """The folders, where the tables beside them say the same or nothing of most images; else raises UsageError."""
+    try:
+        by_table = labelled.read(source, looked, pictures, name, None)
+    except UsageError:  # a list of classes by number, such as folders of 1.png, 2.png seem to be named in
+        return by_folder, []
+    if len(by_table.members) < len(pictures) / 2:
+        return by_folder, []
+    used = [table.file for table in looked]
     folder_of = dict(zip(by_folder.members, by_folder.labels.tolist(), strict=True))
     pairs = {(folder_of[m], label) for m, label in zip(by_table.members, by_table.labels.tolist(), strict=True)}
     if len(pairs) == len({folder for folder, _ in pairs}) == len({label for _, label in pairs}):

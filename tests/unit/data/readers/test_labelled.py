@@ -171,6 +171,25 @@ def test_folders_that_are_called_as_their_tables(tmp_path: Path) -> None:
     assert set(labels_of(tmp_path, files="training-b.csv").values()) == {"0", "3", "7"}
 
 
+def test_a_list_of_classes_is_no_table_of_labels(tmp_path: Path) -> None:
+    """Its numbers are names of files in every class folder."""
+    write_tree(tmp_path, *(f"{folder}/{i}.png" for folder in ("ka", "kha", "ga") for i in range(5)))
+    save(tmp_path, [["1", "ka"], ["2", "kha"], ["3", "ga"]], ["id", "name"])
+    assert set(glyphs(read_raw(tmp_path, "own"))) == {"ka", "kha", "ga"}
+    other = tmp_path / "other"
+    names = [f"{folder}/{folder}{i}.png" for folder in ("ka", "kha") for i in range(8)]
+    write_tree(other, *names, "ka/1.png", "ka/2.png")
+    save(other, [["1", "ka"], ["2", "kha"]], ["id", "name"])
+    assert len(read_raw(other, "own").images) == 18
+
+
+def test_folders_that_are_no_known_classes(tmp_path: Path) -> None:
+    write_tree(tmp_path, *(f"part{i % 2}/{name}" for i, name in enumerate(NAMES)))
+    save(tmp_path, EXPECTED.items(), ["file", "digit"])
+    assert glyphs(read_raw(tmp_path, "mnist")) == sorted(LABELS)
+    refused(tmp_path, "own", "labels.csv gives the images other labels than their folders do")
+
+
 def test_numbers_are_not_taken_for_names(tmp_path: Path) -> None:
     """A text per image, as boxes of objects are saved."""
     for i in range(20):
