@@ -34,10 +34,13 @@ class Labels:
     first_line: int
 
 
-def look(source: Source, tables: Iterable[str], images: Sequence[str]) -> list[Labels]:
-    """Those of `tables` that have a column of names of `images`, with or without their endings."""
+def look(source: Source, tables: Iterable[str], images: Sequence[str], *, needed: bool) -> list[Labels]:
+    """Those of `tables` that have a column of names of `images`, with or without their endings.
+
+    Where one is `needed`, raises UsageError for a CSV that is not in UTF-8 and so names no image.
+    """
     known = _Names(images)
-    found = (_look(source, table, known) for table in tables)
+    found = (_look(source, table, known, needed) for table in tables)
     return [labels for labels in found if labels is not None]
 
 
@@ -72,20 +75,30 @@ def _stem(path: str) -> str:
     return name.rpartition(".")[0] if kinds.by_name(name) == "images" else name
 
 
-def _look(source: Source, file: str, known: _Names) -> Labels | None:
-    try:
-        rows = _lines(source, file) if file.lower().endswith(".jsonl") else _rows(source, file, known)
-    except (LekhaniError, ValueError):
-        return None
-    if not rows:
-        return None
-    named = [{row[i] for row in rows[:_PROBED] if row[i] in known} for i in range(len(rows[0]))]
+def _look(source: Source, file: str, known: _Names, needed: bool) -> Labels | None:
+    rows = _read(source, file, known, needed)
+    named = [{row[i] for row in rows[:_PROBED] if row[i] in known} for i in range(len(rows[0]))] if rows else [set()]
     best = int(np.argmax([len(cells) for cells in named]))
     if len(named[best]) < known.fewest:
         return None
     if rows[0][best] in known:
         return Labels(file, [str(i + 1) for i in range(len(rows[0]))], rows, best, 1)
     return Labels(file, rows[0], rows[1:], best, 2)
+
+
+def _read(source: Source, file: str, known: _Names, needed: bool) -> list[list[str]]:
+    """All cells as text; nothing for what is no table or names no image in its first lines."""
+    try:
+        return _lines(source, file) if file.lower().endswith(".jsonl") else _rows(source, file, known)
+    except UnicodeDecodeError:
+        if needed:
+            raise UsageError(f"{source.path / file} is not in UTF-8; save it as CSV UTF-8.") from None
+    except LekhaniError:
+        if needed and kinds.by_name(file) == "csv":
+            raise
+    except ValueError:
+        pass
+    return []
 
 
 def _rows(source: Source, file: str, known: _Names) -> list[list[str]]:

@@ -67,6 +67,19 @@ def test_other_folders_are_other_images(tmp_path: Path) -> None:
     assert list(raw.members) == ["train/x.png"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
+def test_a_table_in_another_encoding(tmp_path: Path, encoding: str) -> None:
+    """It is not passed over where nothing else tells the classes."""
+    write_tree(tmp_path, *(f"images/{name}" for name in NAMES))
+    lines = "\n".join(f"{name},{'äöü'[i % 3]}" for i, name in enumerate(NAMES))
+    write_tree(tmp_path, "labels.csv", content=lines.encode(encoding))
+    refused(tmp_path, "own", "labels.csv is not in UTF-8; save it as CSV UTF-8")
+    if encoding == "cp1252":
+        (tmp_path / "images").rename(tmp_path / "a")
+        write_tree(tmp_path, "b/x.png")
+        assert len(read_raw(tmp_path, "own").classes) == 2
+
+
 def test_what_the_table_and_the_folder_miss_is_said(tmp_path: Path) -> None:
     write_tree(tmp_path, *(f"images/{name}" for name in NAMES))
     rows = [[name, label] for name, label in EXPECTED.items()][:10]
