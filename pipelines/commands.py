@@ -48,10 +48,11 @@ class CommandResult:
 
     @property
     def sentence(self) -> str:
-        """Why it failed: Lekhani's own sentence where there is one, else the last line."""
+        """Why it failed: Lekhani's own sentence or Python's exception where there is one, else the last line."""
         lines = [line for line in self.lines if line]
         ours = [line for line in lines if line.startswith("lekhani: ")]
-        last = (ours or lines or [f"it ended with exit code {self.code}"])[-1]
+        raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+        last = (ours or raised or lines or [f"it ended with exit code {self.code}"])[-1]
         return last.removeprefix("lekhani: ").removeprefix("ERROR: ")
 
     @property

@@ -284,12 +284,12 @@ def retrain(
     tested = None
     try:
         choices = as_overrides(params.read(root / "params.yaml"), profile, datasets, variants, source, overrides)
+        folder = workspace(root, choices)
+        p = params.load(folder / "params.yaml")
         if smoke:
             tested = smoke_test(root, choices, side_by_side, return_state=True)
             if not tested.is_completed():
                 return Failed(message=f"Smoke test: {tested.message}", data=tested.data)
-        folder = workspace(root, choices)
-        p = params.load(folder / "params.yaml")
         needs, due = graph_and_changes(folder)
         workers = (stage_deployment, commit_of(root)) if stage_deployment else None
         if workers:
@@ -340,7 +340,7 @@ def run_state(states: Mapping[str, State[Any]], stages: int, registered: Sequenc
     """The state of the whole run, with one sentence that says what happened."""
     failures = {stage: state for stage, state in states.items() if not state.is_completed()}
     if failures:
-        sentences = [f"{stage} failed: {state.message}" for stage, state in failures.items()]
+        sentences = [f"{stage} failed: {str(state.message).rstrip('.')}." for stage, state in failures.items()]
         if left := stages - len(states):
             verbs = ("stage that needs", "was") if left == 1 else ("stages that need", "were")
             sentences.append(f"{left} {verbs[0]} what is missing {verbs[1]} not started.")

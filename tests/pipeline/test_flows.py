@@ -242,15 +242,17 @@ def test_files_that_another_process_works_on(toy: Workspace) -> None:
     ("code", "lines", "name"),
     [
         (1, ["Scoring", "lekhani: MLflow at http://127.0.0.1:1 is away.", ""], "Unreachable"),
+        (1, ["Traceback (most recent call last):", "RuntimeError: a mistake", "ERROR: exited with 1"], "Failed"),
         (1, ["lekhani: MLflow at sqlite:///mlruns/mlflow.db: disk is full."], "Failed"),
         (1, ["lekhani: out is being written by process 7 on a, since 2026; wait for its end."], "Busy"),
         (255, ["lekhani: No 'x'.", "ERROR: failed to run: lekhani fetch, exited with 2"], "Invalid"),
     ],
-    ids=["a server comes back", "a file does not", "another writer ends", "wrong use"],
+    ids=["a server comes back", "a mistake stays", "a file does not", "another writer ends", "wrong use"],
 )
 def test_the_state_of_a_failed_command(code: int, lines: list[str], name: str) -> None:
     state = commands.failed_state(commands.CommandResult(code, tuple(lines)))
     assert (state.name, retried(state)) == (name, name in {"Unreachable", "Busy"})
+    assert "exited with" not in state.message, "why rather than how it ended"
 
 
 def test_commands_end_with_the_flow(tmp_path: Path) -> None:
