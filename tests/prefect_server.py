@@ -3,6 +3,7 @@
 import json
 import signal
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -32,6 +33,8 @@ class Prefect:
         """The server itself, until the block ends; its database lies in the PREFECT_HOME of `space`."""
         environment = {**space.environment, "PREFECT_SERVER_UI_ENABLED": "false", **settings}
         environment.setdefault("PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS", "3")
+        environment.setdefault("PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE", "100")  # as in the Makefile
+        environment.setdefault("PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL", "1")
         command = [f"{SCRIPTS}/prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
         log = self.folder / "server.log"
         with running(
@@ -52,8 +55,14 @@ class Prefect:
         request = urllib.request.Request(
             f"{self.url}/{path}", data, {"Content-Type": "application/json"}, method=method
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read() or "null")
+        for last in (False, False, True):
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.loads(answer.read() or "null")
+            except urllib.error.HTTPError as error:
+                if last or error.code != 503:  # with which it says that its database is locked; Prefect's clients ask again
+                    raise
+            time.sleep(1)
 
     def until(self, what: str, seconds: float, probe: Any) -> Any:
         """What `probe` returns once that is true."""
