@@ -79,7 +79,11 @@ docs: setup ## the documentation as a site in site/, which can be read offline
 
 check: lint types test docs ## everything that CI checks
 
+# The page of an experiment opens on what MLflow has for language models; the address that is printed, on the comparison of trainings.
+PAGE = from lekhani import params; from lekhani.tracking import store, view; print(view.page(store.connect(), params.load().tracking.experiment))
+
 ui: setup ## the MLflow UI on http://127.0.0.1:5000
+	@echo "==> The trainings side by side: http://127.0.0.1:$${PORT:-5000}$$(python -W ignore -c '$(PAGE)')"
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --port $${PORT:-5000} --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlruns/mlflow.db}
 
 # The server forgets who holds a concurrency limit when it ends, unless that is kept in files. SQLite has one writer at a time, so the

@@ -28,7 +28,7 @@ def is_decided(folder: Path, dataset: str) -> bool:
 
     Raises LekhaniError when MLflow does not answer.
     """
-    from lekhani.registry.models import aliases, model_name
+    from lekhani.registry.models import aliases, model_name, tags_of
     from lekhani.tracking.store import connect
 
     columns = ("dataset", "model_sha256", "data_digest")
@@ -40,7 +40,7 @@ def is_decided(folder: Path, dataset: str) -> bool:
             return False
         versions = connect().search_model_versions(f"name = '{model_name(dataset)}'")
     for version in versions:
-        tags = version.tags
+        tags = tags_of(version)
         if (tags.get("model_sha256"), tags.get("gate.data_digest")) == (best["model_sha256"], best["data_digest"]):
             # A version keeps the alias `challenger` until its promotion is complete.
             promoted = "promoted_over" in tags and str(version.version) != known.get("challenger")

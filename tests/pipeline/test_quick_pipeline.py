@@ -149,7 +149,7 @@ def test_mlflow_remembers_one_run_per_variant(workspace: Workspace) -> None:
         artifacts, images = (
             [one.path for one in client.list_artifacts(run.info.run_id, path)] for path in (None, "images")
         )
-    assert run.info.run_name == "mnist/dcgan"
+    assert run.info.run_name == "mnist/dcgan seed=7"
     assert run.info.status == "FINISHED"
     assert run.data.params["lr_g"] == "0.0004"
     assert len(history) >= 2

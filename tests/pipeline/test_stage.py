@@ -57,7 +57,7 @@ def test_links_to_runs_hold_no_password(tmp_path: Path, monkeypatch: pytest.Monk
     files.write_json(tmp_path / "models/mnist/dcgan/training.json", {})
     monkeypatch.setattr(files, "read_checked", lambda *_: {})
     monkeypatch.setattr(published, "training_run", lambda *_: "1a")
-    p: Any = SimpleNamespace(data=["mnist"], pipeline=SimpleNamespace(everyone=("dcgan",)))
+    p: Any = SimpleNamespace(pipeline=SimpleNamespace(datasets=("mnist",), everyone=("dcgan",)))
     page = published.runs_page(tmp_path, p)
     assert "| mnist | dcgan | [1a](https://mlflow.example.org/#/runs/1a) |" in page
 

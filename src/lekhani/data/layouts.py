@@ -293,35 +293,44 @@ def _pictures(
     source, pictures = files.source, files.by_kind["images"]
     if data.label_in_name and pictures:
         return labelled.by_name(source, pictures, name, data.label_in_name), []
-    looked = labelled.look(source, tables, pictures or files.all_images)
     by_folder = _by_folder(source, pictures, name, data, vocabulary)
+    in_folders = isinstance(by_folder, ReadResult) and _name_classes(by_folder, vocabulary)
+    looked = labelled.look(source, tables, pictures or files.all_images, needed=not in_folders)
     if not looked:
         if isinstance(by_folder, ReadResult):
             return by_folder, []
         if by_folder is None:
             raise _nothing(files, name)
-        raise (isinstance(by_folder, tree.OutsideError) and _without_folders(source, pictures, name)) or by_folder
-    is_folder = isinstance(by_folder, ReadResult) and len(by_folder.words) > 1
-    if is_folder and data.label_column is None and not any(_tells(source, one, name) for one in looked):
-        return by_folder, []  # type: ignore[return-value] # a ReadResult, as `is_folder` says
+        raise (isinstance(by_folder, tree.OutsideError) and _without_folders(files, name)) or by_folder
     used = [one.file for one in looked]
+    if isinstance(by_folder, ReadResult) and data.label_column is None and in_folders:
+        if not any(_tells(source, one, name) for one in looked):
+            return by_folder, []
+        _one_dataset(files, used, name)
+        return _beside_folders(source, by_folder, looked, pictures, name)
     notes = _one_dataset(files, used, name)
     found = labelled.read(source, looked, pictures or files.all_images, name, data.label_column)
-    found = replace(found, notes=(*found.notes, *notes))
-    if is_folder and isinstance(by_folder, ReadResult) and data.label_column is None:
-        return _folders_or_table(source, by_folder, found, used, name)
-    return found, used
+    return replace(found, notes=(*found.notes, *notes)), used
 
 
-def _without_folders(source: Source, pictures: Sequence[str], name: str) -> UsageError | None:
+def _name_classes(by_folder: ReadResult, vocabulary: names.Vocabulary) -> bool:
+    """Whether folders may name the classes: several, and all known where the classes are."""
+    words = by_folder.words
+    return len(words) > 1 and (vocabulary.classes is None or all(vocabulary.find(word) for word in words))
+
+
+def _without_folders(files: _Files, name: str) -> UsageError | None:
     """The sentence for images that all lie in one folder, or in one for train and one for test; else None."""
+    pictures = files.by_kind["images"]
     folders = {image.rpartition("/")[0] for image in pictures}
     if len({tuple(part for part in f.split("/") if not names.split_of_folder(part)) for f in folders}) > 1:
         return None
-    problem = f"the {len(pictures):,} images in {source.path}, such as {pictures[0]}, lie in no class folders"
-    remedy = "put those of each class into a folder of its own, or bring a table of file names and labels"
+    problem = f"the {len(pictures):,} images in {files.source.path}, such as {pictures[0]}, lie in no class folders"
+    tables = [*files.by_kind["csv"], *files.by_kind["text"], *files.by_kind[""]]
+    table = f"no table names them (not {shown(tables)})" if tables else "no table names them"
+    remedy = "put those of each class into a folder of its own, or bring a CSV of file names and labels"
     rule = f"set data.{name}.label_in_name where the names of files hold the labels{labelled.suggested_rule(pictures)}"
-    return UsageError(f"data.{name}: {problem}, and no table names them; {remedy}, or {rule}.")
+    return UsageError(f"data.{name}: {problem}, and {table}; {remedy}, or {rule}.")
 
 
 def _tells(source: Source, table: labelled.Labels, name: str) -> bool:
@@ -343,10 +352,17 @@ def _by_folder(
         return error
 
 
-def _folders_or_table(
-    source: Source, by_folder: ReadResult, by_table: ReadResult, used: list[str], name: str
+def _beside_folders(
+    source: Source, by_folder: ReadResult, looked: Sequence[labelled.Labels], pictures: Sequence[str], name: str
 ) -> tuple[ReadResult, list[str]]:
-    """The folders, where the table groups the images as they do; else raises UsageError."""
+    """The folders, where the tables beside them say the same or nothing of most images; else raises UsageError."""
+    try:
+        by_table = labelled.read(source, looked, pictures, name, None)
+    except UsageError:  # a list of classes by number, such as folders of 1.png, 2.png seem to be named in
+        return by_folder, []
+    if len(by_table.members) < len(pictures) / 2:
+        return by_folder, []
+    used = [table.file for table in looked]
     folder_of = dict(zip(by_folder.members, by_folder.labels.tolist(), strict=True))
     pairs = {(folder_of[m], label) for m, label in zip(by_table.members, by_table.labels.tolist(), strict=True)}
     if len(pairs) == len({folder for folder, _ in pairs}) == len({label for _, label in pairs}):

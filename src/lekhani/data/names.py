@@ -26,8 +26,8 @@ _GROUPS = {
     **dict.fromkeys(("consonant", "consonants", "character", "characters"), "character"),
 }
 _SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training", "trainset", "trainingset", "tra"), "train"),
-    **dict.fromkeys(("test", "testing", "testset", "testingset", "t10k", "tes"), "test"),
+    **dict.fromkeys(("train", "training", "trainset", "trainingset"), "train"),
+    **dict.fromkeys(("test", "testing", "testset", "testingset", "t10k"), "test"),
     **dict.fromkeys(("val", "valid", "validation", "valset", "validationset"), "val"),
 }
 # Words of file names that do not tell one dataset from another.
@@ -36,7 +36,7 @@ ROLES = {
     **dict.fromkeys(("label", "labels", "lbl", "lbls", "y", "target", "targets", "class", "classes"), "labels"),
 }
 _SHARDS = {"part", "shard", "chunk", "batch", "fold", "of", "partial", "default"}
-_ENDINGS = {"idx", "ubyte", "int", "gz", "csv", "tsv", "tab", "txt", "npz", "npy", "mat", "parquet"}
+_ENDINGS = {"idx", "ubyte", "int", "gz", "tra", "tes", "csv", "tsv", "tab", "txt", "npz", "npy", "mat", "parquet"}
 
 
 def one_line(sentence: str) -> str:
@@ -98,6 +98,8 @@ def split_of_folder(folder: str) -> str:
 
 def split_of_path(path: str) -> str:
     """`train`, `test` or `val` from a file's name, such as `mnist_train.csv`, or else from a folder above it."""
+    if path.lower().endswith((".tra", ".tes")):  # as UCI's repository calls them; tra is also a letter
+        return "train" if path.lower().endswith(".tra") else "test"
     for part in reversed(path.split("/")):
         kinds = {_SPLIT_WORDS[word] for word in re.split(r"[^a-z0-9]+", part.lower()) if word in _SPLIT_WORDS}
         if len(kinds) == 1:

@@ -67,7 +67,9 @@ def prepare(name: str, data: params.Data, options: params.Prepare, seed: int, ra
 
 def _one_class(name: str, found: RawImages) -> UsageError:
     only = f"data.{name}: all {len(found.members):,} images are of one class, {found.classes[0].name}"
-    remedy = "put images of each class into a folder of their own, or bring a table of file names and labels"
+    left_out = [note[0].lower() + note[1:-1] for note in found.notes if note.startswith("Left out")]
+    only = f"{only} ({'; '.join(left_out)})" if left_out else only
+    remedy = "put images of each class into a folder of their own, or bring a CSV of file names and labels"
     rule = f"set data.{name}.label_in_name where the names of files hold the labels{suggested_rule(found.members)}"
     return UsageError(f"{only}, and a generator needs two or more; {remedy}, or {rule}.")
 

@@ -19,7 +19,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 from lekhani.data.names import one_line
 from lekhani.data.spec import DatasetInfo
 from lekhani.errors import LekhaniError, UsageError, first_line
-from lekhani.registry.models import generators, model_name, registry_errors
+from lekhani.registry.models import generators, model_name, registry_errors, tags_of
 from lekhani.tracking.revision import git
 from lekhani.tracking.store import connect, known_or_none
 
@@ -178,7 +178,8 @@ def trained_on(digest: str) -> TrainedOn:
         aliases = {one.name: one.aliases for one in mlflow.search_registered_models(filter_string=_OURS)}
         versions = mlflow.search_model_versions(filter_string=_OURS)
         for version in versions:
-            tags = version.tags if "data_digest" in version.tags else _tags(version, _run(version))
+            own = tags_of(version)
+            tags = own if "data_digest" in own else _tags(version, _run(version))
             unknown += "data_digest" not in tags
             if tags.get("data_digest", "").startswith(wanted):
                 found.append(_trained(version, aliases[version.name], tags))
@@ -251,7 +252,7 @@ def _tags(version: ModelVersion, run: Run | None) -> dict[str, str]:
     for ours, name in (("data_digest", "dataset.digest"), ("git.commit", MLFLOW_GIT_COMMIT)):
         if name in tags:
             tags[ours] = tags[name]
-    return tags | version.tags
+    return tags | tags_of(version)
 
 
 def _fetch(what: str, uri: str, folder: str) -> bytes | str:
@@ -273,7 +274,7 @@ def _version_link(version: ModelVersion, tags: Mapping[str, str], generator: byt
         "aliases": tuple(sorted(version.aliases)),
         "variant": tags.get("variant"),
         "created": _time(version.creation_timestamp),
-        "sha256": version.tags.get("model_sha256"),
+        "sha256": tags_of(version).get("model_sha256"),
     }
     link = Link(facts)
     if isinstance(generator, str):
@@ -281,7 +282,7 @@ def _version_link(version: ModelVersion, tags: Mapping[str, str], generator: byt
     elif facts["sha256"]:
         link.compare("The file that the registry holds", generator, "it was changed or damaged")
     wanted = ("git.commit", "dvc.lock_sha256", "data_digest")
-    if of_run := [key for key in wanted if key in tags and key not in version.tags]:
+    if of_run := [key for key in wanted if key in tags and key not in tags_of(version)]:
         after = "what follows is from its run, after the last stage that was tracked"
         link.note("missing", f"The version has no tags for {', '.join(of_run)}; {after}.")
     return link
@@ -306,7 +307,7 @@ def _run_link(version: ModelVersion, run: Run | None) -> Link:
     else:
         link.note("verified", "MLflow has this run.")
     tags = run.data.tags
-    scored, registered = tags.get("scored.model_sha256", tags.get("model_sha256")), version.tags.get("model_sha256")
+    scored, registered = tags.get("scored.model_sha256", tags.get("model_sha256")), tags_of(version).get("model_sha256")
     if scored and registered and scored == registered:
         link.note("verified", "The generator that the run scored last is the registered one.")
     elif scored and registered:

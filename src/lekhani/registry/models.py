@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.files import sha256
+from lekhani.registry.card import page
 from lekhani.tracking.store import connect, known_or_none, mlflow_errors
 
 ABOUT = (
@@ -22,7 +23,8 @@ ABOUT = (
     "`previous` is what a rollback restores. The gate's decision is in each version's tags `gate.*`, its report in the "
     "version's run. Each version has a model card."
 )
-FILES = "files_sha256"  # a version's tag: the SHA-256 of each file by its path in the model's folder, as JSON
+MADE_FROM = "lekhani.made_from"  # a version's tag: what people need not see on its page, as JSON
+FILES = "files_sha256"  # in there, or a tag of its own as JSON: the SHA-256 of each file by its path in the folder
 JUDGE = "judge.onnx"  # beside the generator
 MEASUREMENTS = ("measurements.json", "scorecard.json")  # as it is called, and as versions of earlier releases have it
 _REMEDY = "restore its artifacts or register the model again"
@@ -63,10 +65,13 @@ def registry_errors(failed: str, hint: str = "") -> AbstractContextManager[None]
     return mlflow_errors(failed, hint, (mlflow.MlflowException, OSError, SQLAlchemyError))
 
 
-def register(dataset: str, model_uri: str, tags: Mapping[str, str], description: str = "") -> ModelVersion:
+def register(
+    dataset: str, model_uri: str, tags: Mapping[str, str], made_from: Mapping[str, str] | None = None, card: str = ""
+) -> ModelVersion:
     """Register the model that a run logged as a new version of `lekhani-<dataset>` under the alias `challenger`.
 
-    Besides `tags` the version keeps the SHA-256 of each file, which `fetch` checks. A model that is registered already
+    Its page shows `tags` and the `card`. What it was made from is kept in one more tag, with the SHA-256 of each file,
+    which `fetch` checks. A model that is registered already
     gives its version back, so that calling twice adds nothing; that version becomes challenger again unless it is
     champion.
     """
@@ -79,11 +84,12 @@ def register(dataset: str, model_uri: str, tags: Mapping[str, str], description:
         with TemporaryDirectory() as folder:
             made = Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=folder))
             recorded = {path: sha256(made / path) for path in _files(made)}
-        version = mlflow.register_model(model_uri, name, tags={**tags, FILES: json.dumps(recorded)})
+        kept = {MADE_FROM: json.dumps({**(made_from or {}), FILES: recorded})}
+        version = mlflow.register_model(model_uri, name, tags={**tags, **kept})
         if not client.get_registered_model(name).description:
             client.update_registered_model(name, ABOUT)
-        if description:
-            client.update_model_version(name, version.version, description)
+        if card:
+            client.update_model_version(name, version.version, page(card, name, str(version.version)))
         client.set_registered_model_alias(name, "challenger", version.version)
     return version
 
@@ -105,10 +111,23 @@ def aliases(dataset: str) -> dict[str, str]:
 
 
 def tags(dataset: str, number: str) -> dict[str, str]:
-    """The tags of a version."""
+    """The tags of a version, as `tags_of`."""
     name = model_name(dataset)
     with registry_errors(f"Could not read {name} version {number} from"):
-        return dict(connect().get_model_version(name, number).tags)
+        return tags_of(connect().get_model_version(name, number))
+
+
+def tags_of(version: ModelVersion) -> dict[str, str]:
+    """The tags of a version, with what it was made from as if each were a tag, as versions of earlier have it."""
+    made_from = {key: value for key, value in _made_from(version).items() if key != FILES}
+    return made_from | {key: value for key, value in version.tags.items() if key != MADE_FROM}
+
+
+def _made_from(version: ModelVersion) -> dict[str, Any]:
+    try:
+        return dict(json.loads(version.tags.get(MADE_FROM, "{}")))
+    except (TypeError, ValueError):
+        raise LekhaniError(f"The tag {MADE_FROM} of {_named(version)} cannot be read; {_REMEDY}.") from None
 
 
 def newest(dataset: str) -> Version:
@@ -144,7 +163,7 @@ def fetch(dataset: str, number: str, alias: str = "") -> Registered:
     for path, digest in recorded.items():
         _check(folder / path, digest, version)
     generator = _generator(folder, version)
-    _check(generator, version.tags.get("model_sha256"), version)
+    _check(generator, tags_of(version).get("model_sha256"), version)
     judge = generator.with_name(JUDGE) if recorded else _judge_of_run(version)
     cards = (generator.with_name(name) for name in MEASUREMENTS)
     about = version.source or "", alias, version.run_id or "", version.tags.get("variant", "")
@@ -218,6 +237,8 @@ def _files(folder: Path) -> list[str]:
 
 def _recorded(version: ModelVersion) -> dict[str, str]:
     """SHA-256 by path as they were registered, empty where they were not."""
+    if FILES in (made_from := _made_from(version)):
+        return dict(made_from[FILES])
     try:
         return dict(json.loads(version.tags.get(FILES, "{}")))
     except (TypeError, ValueError):

@@ -90,8 +90,9 @@ def _track(p: Params, data: spec.Prepared, variant: str, card: dict[str, Any], f
     generator, beside = models / variant / "generator.onnx", logged.beside(scored, models / "judge" / "judge.onnx")
     run_id = run.info.run_id
     uri = logged.logged_model(run_id, generator, beside) or logged.log_model(run_id, generator, beside)
-    made = [reports / name for name in ("grid.png", "per_class.csv", "measurements.json")]
+    grid, made = reports / "grid.png", [reports / name for name in ("per_class.csv", "measurements.json")]
     made += [path for part in ("figures", "usefulness") for path in sorted((reports / part).glob("*"))]
     judges = [models / "judge" / name for name in ("judge.onnx", "second.onnx")]
     shown = card | timings.read(dataset, variant, missing_ok=True)
-    runs.log_scorecard(run_id, uri, shown, data, PREPARED / dataset, {"evaluation": made, "judge": judges})
+    kept = {"evaluation": [grid, *made], "judge": judges}
+    runs.log_scorecard(run_id, uri, shown, data, PREPARED / dataset, kept, grid)

@@ -22,7 +22,7 @@ from lekhani.stages.inputs import dataset_info, validated_data
 from lekhani.stages.trained import training_facts
 from lekhani.tracking import logged, runs
 from lekhani.tracking.revision import action_tags, revision
-from lekhani.tracking.store import exclusive
+from lekhani.tracking.store import address, exclusive
 
 
 def register(p: Params, dataset: str, variant: str | None = None) -> str:
@@ -39,7 +39,7 @@ def register(p: Params, dataset: str, variant: str | None = None) -> str:
     source = {f"source.{key}": str(info.source[key]) for key in ("name", "version", "sha256") if info.source.get(key)}
     digests = {key: str(card[key]) for key in ("data_digest", "model_sha256", "judge_sha256")}
     digests["generator_sha256"] = facts["generator_sha256"]
-    tags = {"variant": variant} | _headline_tags(card) | digests | made_at | source | action_tags("registered")
+    made_from, page = digests | made_at | source | action_tags("registered"), ""
     with exclusive(f"{name}.register"):  # or else two at once would make two versions of one model
         uri = logged.logged_model(run_id, generator, judged)
         if uri is None or not models.is_intact(dataset, uri):
@@ -51,8 +51,9 @@ def register(p: Params, dataset: str, variant: str | None = None) -> str:
             classes, lineage = per_class(beside / "per_class.csv"), {"MLflow run": run_id, **made_at}
             timing = timings.read(dataset, variant)
             shown = card | {"latency_ms": timing["latency_ms"]}
-            _complete_model(dataset, uri, cards.model_card(name, info, facts | timing, shown, classes, lineage, about))
-        version = models.register(dataset, uri, tags, cards.headline(card))
+            page = cards.model_card(name, info, facts | timing, shown, classes, lineage, about, address())
+            _complete_model(dataset, uri, page)
+        version = models.register(dataset, uri, {"variant": variant} | _headline_tags(card), made_from, page)
     held = [alias for alias, number in models.aliases(dataset).items() if number == str(version.version)]
     aliases = " and ".join(sorted(held))
     return f"{version.name} version {version.version} is {variant} (judge FID {card['fid']:.2f}), alias {aliases}."
@@ -194,5 +195,5 @@ def _need_registry(p: Params) -> None:
 
 def _headline_tags(card: Mapping[str, Any]) -> dict[str, str]:
     """What the registry's pages show of a scorecard, as tags; the rest is in the model card."""
-    shown = ("fid", "fid_ratio", "label_agreement", "near_copies", "usefulness")
+    shown = ("fid_ratio", "label_agreement", "usefulness")
     return {name: f"{card[name]:.5g}" for name in shown if name in card}

@@ -44,13 +44,13 @@ def train(p: Params, dataset: str, variant: str) -> None:
     choices, teacher = _teacher(p, dataset, variant)
     device = distributed.local_device(pick_device(p.train.device))
     is_main = distributed.ranks().is_main
-    images_seen = round(p.train.images_seen.images(data.info.n_classes) * choice.budget)
+    images_seen = _images_seen(p, variant, data.info)
     made_with = _made_with(p, dataset, variant, data.info, images_seen)
     checkpoints = Checkpoints(CHECKPOINTS / dataset / variant, made_with, p.train.keep_checkpoints)
     score = _quick_score(p, data, device) if is_main and p.train.score_every else None
     run_id = None
     if is_main and p.tracking.backend == "mlflow":
-        run_id = _tracked_run(p, data, variant, images_seen, checkpoints)
+        run_id = _tracked_run(p, data, variant, checkpoints)
     reporter = _reporter(p, dataset, variant, images_seen, run_id, checkpoints.folder) if is_main else Reporter()
 
     def build(device: torch.device) -> Variant:
@@ -148,21 +148,31 @@ def _reporter(p: Params, dataset: str, variant: str, images_seen: int, run_id: s
     return Fanout(reporters)
 
 
-def _tracked_run(p: Params, data: spec.Prepared, variant: str, images_seen: int, checkpoints: Checkpoints) -> str:
+def _images_seen(p: Params, variant: str, info: spec.DatasetInfo) -> int:
+    return round(p.train.images_seen.images(info.n_classes) * float(getattr(p.variants, variant).budget))
+
+
+def _run_params(p: Params, variant: str, info: spec.DatasetInfo) -> dict[str, Any]:
+    """The choices of a training that its MLflow run has as params."""
+    choice = getattr(p.variants, variant).model_dump()
+    choice = {key: json.dumps(value) if isinstance(value, list | tuple) else value for key, value in choice.items()}
+    return {"profile": p.profile, "seed": p.train_seed, "images_seen": _images_seen(p, variant, info), **choice}
+
+
+def _tracked_run(p: Params, data: spec.Prepared, variant: str, checkpoints: Checkpoints) -> str:
     """The MLflow run of this training: the one that an interrupted session opened, or a new one."""
-    from lekhani.tracking import runs
+    from lekhani.tracking import revision, runs
 
     dataset, note = data.info.name, checkpoints.folder / "mlflow_run.json"
     if note.exists() and checkpoints.load() is not None:
         run_id: str = files.read_checked(note, RunNote)["run_id"]
         if runs.reopen_run(p.tracking.experiment, run_id):
             return run_id
-    choice = getattr(p.variants, variant).model_dump()
-    choice = {key: json.dumps(value) if isinstance(value, list | tuple) else value for key, value in choice.items()}
+    params, committed = _run_params(p, variant, data.info), revision.committed_params()
     run_id = runs.start_run(
         p.tracking.experiment,
-        f"{dataset}/{variant}",
-        {"profile": p.profile, "seed": p.train_seed, "images_seen": images_seen, **choice},
+        runs.run_name(f"{dataset}/{variant}", params, _run_params(committed, variant, data.info) if committed else {}),
+        params,
         {"dataset": dataset, "variant": variant},
         data,
         PREPARED / dataset,

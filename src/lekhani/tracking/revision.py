@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
+from yaml import YAMLError
 
-from lekhani import files
+from lekhani import files, strict_yaml
+from lekhani.params import Params, ParamsError, resolve
 
 PIPELINE = "LEKHANI_PIPELINE"
 
@@ -41,6 +43,15 @@ def training_tags() -> dict[str, str]:
 def action_tags(action: str) -> dict[str, str]:
     """`revision` as the tags of what was done to a run after its training, such as `scored`, which leave its own."""
     return {f"{action}.{key}": value for key, value in revision().items()}
+
+
+def committed_params() -> Params | None:
+    """The choices of the params.yaml that is committed; None where there is none, or none that holds today."""
+    committed = git("show", "HEAD:./params.yaml")
+    try:
+        return resolve(strict_yaml.load(committed.decode())) if committed else None
+    except (ParamsError, YAMLError, UnicodeDecodeError):
+        return None
 
 
 def pipeline_id() -> str | None:

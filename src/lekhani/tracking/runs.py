@@ -10,6 +10,7 @@ import socket
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal
 
 import numpy as np
@@ -42,6 +43,13 @@ def create_run(experiment: str, name: str, source: str, tags: Mapping[str, str])
     defaults = {key: value for key, value in resolve_tags().items() if not key.startswith("mlflow.source.git.")}
     run = client.create_run(identity, run_name=name, tags=defaults | {MLFLOW_SOURCE_NAME: source} | dict(tags))
     return str(run.info.run_id)
+
+
+def run_name(name: str, params: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+    """A name that tells trainings of one variant apart: its seed, and what differs from the `usual` params."""
+    changed = {"seed": params["seed"]} | {key: value for key, value in params.items() if usual and value != usual[key]}
+    shown = (f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in changed.items())
+    return shorten(f"{name} {' '.join(shown)}", 200, placeholder=" …")
 
 
 @mlflow_errors()
@@ -147,7 +155,7 @@ def find_or_import_run(experiment: str, name: str, facts: Mapping[str, Any], cur
     log.warning("MLflow here does not have the training run of %s; its run is made from training.json.", name)
     known = {key: str(facts[key]) for key in ("dataset", "variant", "generator_sha256")}
     tags = known | {"dataset.digest": facts["data_digest"], "lekhani.imported": "true"}
-    run_id = create_run(experiment, name, "training.json", tags | revision.action_tags("imported"))
+    run_id = create_run(experiment, run_name(name, facts, {}), "training.json", tags | revision.action_tags("imported"))
     client = connect()
     params = {key: facts[key] for key in ("profile", "seed", "images_seen")} | facts["choices"][facts["variant"]]
     client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
@@ -178,10 +186,11 @@ def log_scorecard(
     data: Prepared,
     folder: Path,
     files: Mapping[str, Sequence[Path]],
+    grid: Path,
 ) -> None:
     """Add a scorecard to the run of a training and to the model it has logged: numbers, test images, files by folder.
 
-    `folder` is where the data lie.
+    `folder` is where the data lie, and `grid` the picture by which the UI shows the run at first.
     """
     client, dataset = connect(), _dataset(data, folder, "test")
     numbers = {key: float(value) for key, value in card.items() if type(value) in {int, float}}
@@ -194,6 +203,8 @@ def log_scorecard(
     client.log_inputs(run_id, [_input(dataset, "evaluation")])
     client.log_batch(run_id, metrics, tags=_tags({f"scored.{key}": value for key, value in scored.items()}))
     log_files(run_id, files, "scored")
+    with Image.open(grid) as picture:
+        client.log_image(run_id, picture, key="grid", step=0, synchronous=True)
 
 
 @mlflow_errors()

@@ -15,7 +15,8 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from lekhani.errors import LekhaniError, first_line
+from lekhani.errors import LekhaniError, first_line, redacted
+from lekhani.tracking import view
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
@@ -51,6 +52,12 @@ def connect() -> mlflow.MlflowClient:
     with mlflow_errors("Could not connect to", "; see MLFLOW_TRACKING_URI.", kinds):
         mlflow.set_tracking_uri(uri)
         return mlflow.MlflowClient(uri)
+
+
+def address() -> str:
+    """The tracking URI in use, without user and password."""
+    connect()
+    return redacted(mlflow.get_tracking_uri())
 
 
 def _default_uri() -> str:
@@ -137,7 +144,7 @@ def use_experiment(name: str) -> str:
     if experiment is None:
         location = (root() / "artifacts").resolve().as_uri() if mlflow.get_tracking_uri() == _default_uri() else None
         try:
-            identity = client.create_experiment(name, artifact_location=location)
+            identity = client.create_experiment(name, artifact_location=location, tags={view.TAG: view.state()})
         except mlflow.MlflowException as error:
             if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
                 raise

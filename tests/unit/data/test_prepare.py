@@ -174,6 +174,9 @@ def test_one_class_is_a_sentence_that_names_the_ways_out(tmp_path: Path, names: 
     (tmp_path / "raw" / "source.json").write_text(json.dumps({"name": "local", "version": "1", "sha256": "0" * 64}))
     with pytest.raises(UsageError, match=rf"are of one class, images, .*names of files hold the labels{hint}\.$"):
         run(tmp_path / "raw", "own")
+    write_tree(tmp_path / "raw", "labels.xlsx", content=b"PK\3\4")
+    with pytest.raises(UsageError, match=r"images \(left out: 1 file that is no image \(labels\.xlsx\)\),"):
+        run(tmp_path / "raw", "own")
     if hint:
         info, _ = run(tmp_path / "raw", "own", label_in_name="prefix")
         assert [c.name for c in info.classes] == ["3", "7"]

@@ -12,7 +12,7 @@ import yaml
 from lekhani.data.spec import DEVANAGARI, DatasetInfo, GlyphClass
 from lekhani.errors import LekhaniError
 from lekhani.evaluate.per_class import ClassScore, table, worst
-from lekhani.registry.card import headline, model_card
+from lekhani.registry.card import headline, model_card, page
 
 DIGEST, MODEL = "ab" * 32, "cd" * 32
 CLASSES = DEVANAGARI[:14]
@@ -75,7 +75,20 @@ def written(
     classes: Sequence[ClassScore] | None = None,
 ) -> str:
     rows = table(scores(bool(facts["conditional"])) if classes is None else classes, info.classes)
-    return model_card("lekhani-devanagari", info, facts, card, rows, LINEAGE, ABOUT)
+    return model_card("lekhani-devanagari", info, facts, card, rows, LINEAGE, ABOUT, "sqlite:////a b/mlflow.db")
+
+
+def test_the_page_of_a_version_is_the_card_without_what_mlflow_cannot_show() -> None:
+    shown, name = page(written(), "lekhani-devanagari", "3"), "name=lekhani-devanagari&version=3&path=artifacts%2F"
+    assert len(shown) <= 5000
+    assert shown.startswith("# lekhani-devanagari: turbo\n")
+    assert "<details>" not in shown
+    assert f"![Eight glyphs of every class](model-versions/get-artifact?{name}grid.png)" in shown
+    assert 'mlflow.set_tracking_uri("sqlite:////a b/mlflow.db")' in shown
+    assert "## Limits" in shown
+    long = page(written() + "\n## More\n\n" + "word " * 2000, "lekhani-devanagari", "3")
+    assert len(long) <= 5000
+    assert long.endswith(f"The whole card is [README.md](model-versions/get-artifact?{name}README.md).")
 
 
 def section(text: str, title: str) -> str:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def test_it_draws_what_the_exported_file_draws(model: PyFuncModel, conditional: 
     "asked",
     [
         {"label": ["ग", "क"]},
-        pd.DataFrame({"label": ["character_3_ga", "0"]}),
+        pd.DataFrame({"label": ["character_3_ga", "character_1_ka"]}),
         pd.DataFrame({"label": [2, "क"]}),
     ],
     ids=["dict", "names", "mixed"],
@@ -87,14 +88,24 @@ def test_a_label_is_a_glyph_a_name_or_a_number(model: PyFuncModel, asked: Any) -
     assert bright[0] > bright[1] + 100, "the label reaches the file"
 
 
-NO_CLASS = r"There is no class '.+'; valid are क ख ग, names such as character_1_ka, and 0 to 2\."
+def test_a_digit_as_text_is_the_digit_and_never_a_class_number(
+    register: Callable[[str, Path], str], toy_generator: ToyGenerator, tmp_path: Path
+) -> None:
+    classes = tuple(replace(one, label=label) for label, one in enumerate((DEVANAGARI[0], *DEVANAGARI[36:46])))
+    path = toy_generator(tmp_path / "generator.onnx", classes=classes)
+    loaded = mlflow.pyfunc.load_model(register("digits", path))
+    asked = pd.DataFrame({"label": pd.Series(["0", "९", "٣", 0], dtype=object)})
+    assert loaded.predict(asked)["glyph"].tolist() == ["०", "९", "३", "क"]
+
+
+NO_CLASS = r"There is no class '.+'; valid are क ख ग, names such as character_1_ka, and the integers 0 to 2\."
 NO_NOISE = r"The column noise must hold 16 finite numbers in each row\."
 
 
 @pytest.mark.parametrize(
     ("table", "seed", "sentence"),
     [
-        *(({"label": ["क", wrong]}, 0, NO_CLASS) for wrong in ("Q", -1, 3, 1.5, True, None)),
+        *(({"label": ["क", wrong]}, 0, NO_CLASS) for wrong in ("Q", "0", -1, 3, 1.5, True, None)),
         *(({"label": [0], "noise": [wrong]}, 0, NO_NOISE) for wrong in ([0.0] * 15, [float("nan")] * 16)),
         ({"label": ["क"]}, -1, r"The seed is -1; it must be 0 or more\."),
     ],

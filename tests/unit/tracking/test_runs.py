@@ -20,7 +20,7 @@ from PIL import Image
 from lekhani import files
 from lekhani.data.spec import MNIST, DatasetInfo, Prepared
 from lekhani.errors import LekhaniError
-from lekhani.tracking import logged, runs, unlogged
+from lekhani.tracking import logged, runs, unlogged, view
 from lekhani.tracking.reporter import MlflowReporter
 from lekhani.tracking.store import connect, use_experiment
 
@@ -66,6 +66,29 @@ def facts_of(run_id: str) -> dict[str, Any]:
     return FACTS | {"generator_sha256": run_id * 2}
 
 
+def test_runs_of_one_variant_differ_by_name() -> None:
+    usual = {"profile": "quick", "seed": 7, "lr_g": 4e-4, "betas": "[0.5, 0.999]"}
+    assert runs.run_name("mnist/dcgan", usual, usual) == "mnist/dcgan seed=7"
+    assert runs.run_name("mnist/dcgan", usual | {"seed": 8, "lr_g": 1e-3}, usual) == "mnist/dcgan seed=8 lr_g=0.001"
+    assert runs.run_name("mnist/dcgan", usual, {}) == "mnist/dcgan seed=7", "nothing is committed to compare with"
+
+
+def test_the_comparison_is_a_view_of_the_experiment(store: Path) -> None:
+    client, name = connect(), "test-view"
+    assert view.page(client, name) == ""
+    identity = use_experiment(name)
+    page = view.page(client, name)
+    assert page == f"/#/experiments/{identity}/runs?workflowType=machine_learning&viewStateShareKey=lekhani"
+    experiment = client.get_experiment(identity)
+    shown = json.loads(experiment.tags["mlflow.sharedViewState.lekhani"])
+    assert shown["orderByKey"] == shown["selectedColumns"][0] == "metrics.`eval/fid_ratio`"
+    sections = {section["uuid"] for section in shown["compareRunSections"]}
+    assert {chart["metricSectionId"] for chart in shown["compareRunCharts"]} <= sections
+    old = client.create_experiment("test-view-before")
+    assert f"/{old}/" in view.page(client, "test-view-before")
+    assert view.TAG in client.get_experiment(old).tags
+
+
 def test_a_started_run_knows_its_params_tags_and_data(started: str) -> None:
     run = stored(started)
     assert run.info.run_name == "mnist/dcgan"
@@ -101,12 +124,13 @@ def test_what_comes_after_a_training_leaves_its_times_and_its_commit(
     finished: str, toy_generator: Callable[..., Path], tmp_path: Path
 ) -> None:
     client, before = mlflow.MlflowClient(), stored(finished)
-    for name in ("grid.png", "judge.onnx", "dvc.lock"):
+    for name in ("judge.onnx", "dvc.lock"):
         (tmp_path / name).write_text(name)
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "grid.png")
     card: dict[str, Any] = {"model_sha256": "aa", "fid": 3.5, "classes_covered": np.int64(9).item(), "seed": 3}
     uri = logged.log_model(finished, toy_generator(tmp_path / "generator.onnx"), [tmp_path / "judge.onnx"])
     made = {"evaluation": [tmp_path / "grid.png"], "judge": [tmp_path / "judge.onnx"]}
-    runs.log_scorecard(finished, uri, {**card, "flag": True}, DATA, tmp_path, made)
+    runs.log_scorecard(finished, uri, {**card, "flag": True}, DATA, tmp_path, made, tmp_path / "grid.png")
     runs.log_files(finished, {"lineage": [tmp_path / "dvc.lock"]}, "registered")
     run = stored(finished)
     assert (run.info.start_time, run.info.end_time, run.info.status) == (

@@ -14,7 +14,7 @@ from lekhani.data.names import MAX_CLASSES, natural_key, split_of_folder, split_
 from lekhani.data.readers import ReadResult
 from lekhani.errors import LekhaniError, UsageError
 
-_MAX_BYTES = 256 << 20  # of one table
+_MAX_BYTES = 64 << 20  # of one table
 _HEAD = 1 << 16  # bytes of it that are looked at first
 _MAX_COLUMNS = 1000
 _PROBED = 200  # rows in which a name of an image must stand
@@ -34,10 +34,13 @@ class Labels:
     first_line: int
 
 
-def look(source: Source, tables: Iterable[str], images: Sequence[str]) -> list[Labels]:
-    """Those of `tables` that have a column of names of `images`, with or without their endings."""
+def look(source: Source, tables: Iterable[str], images: Sequence[str], *, needed: bool) -> list[Labels]:
+    """Those of `tables` that have a column of names of `images`, with or without their endings.
+
+    Where one is `needed`, raises UsageError for a CSV that is not in UTF-8 and so names no image.
+    """
     known = _Names(images)
-    found = (_look(source, table, known) for table in tables)
+    found = (_look(source, table, known, needed) for table in tables)
     return [labels for labels in found if labels is not None]
 
 
@@ -72,20 +75,30 @@ def _stem(path: str) -> str:
     return name.rpartition(".")[0] if kinds.by_name(name) == "images" else name
 
 
-def _look(source: Source, file: str, known: _Names) -> Labels | None:
-    try:
-        rows = _lines(source, file) if file.lower().endswith(".jsonl") else _rows(source, file, known)
-    except (LekhaniError, ValueError):
-        return None
-    if not rows:
-        return None
-    named = [{row[i] for row in rows[:_PROBED] if row[i] in known} for i in range(len(rows[0]))]
+def _look(source: Source, file: str, known: _Names, needed: bool) -> Labels | None:
+    rows = _read(source, file, known, needed)
+    named = [{row[i] for row in rows[:_PROBED] if row[i] in known} for i in range(len(rows[0]))] if rows else [set()]
     best = int(np.argmax([len(cells) for cells in named]))
     if len(named[best]) < known.fewest:
         return None
     if rows[0][best] in known:
         return Labels(file, [str(i + 1) for i in range(len(rows[0]))], rows, best, 1)
     return Labels(file, rows[0], rows[1:], best, 2)
+
+
+def _read(source: Source, file: str, known: _Names, needed: bool) -> list[list[str]]:
+    """All cells as text; nothing for what is no table or names no image in its first lines."""
+    try:
+        return _lines(source, file) if file.lower().endswith(".jsonl") else _rows(source, file, known)
+    except UnicodeDecodeError:
+        if needed:
+            raise UsageError(f"{source.path / file} is not in UTF-8; save it as CSV UTF-8.") from None
+    except LekhaniError:
+        if needed and kinds.by_name(file) == "csv":
+            raise
+    except ValueError:
+        pass
+    return []
 
 
 def _rows(source: Source, file: str, known: _Names) -> list[list[str]]:
@@ -141,18 +154,18 @@ def read(source: Source, tables: Sequence[Labels], images: Sequence[str], name: 
         split_column = _split_column(table, chosen)
         count = len(label_of)
         for line, row in enumerate(table.rows, table.first_line):
-            where = f"{source.path / table.file}, line {line}"
-            image = _image(known, table, row[table.files], where, name)
+            image = _image(known, table, row[table.files], name)
             if image is None:
                 missing.append(row[table.files])
                 continue
             if not row[chosen]:
-                raise UsageError(f"data.{name}: {where} has no label in column `{table.columns[chosen]}`; fill it in.")
+                problem = f"has no label in column `{table.columns[chosen]}`; fill it in"
+                raise UsageError(f"data.{name}: {source.path / table.file}, line {line} {problem}.")
             split = split_of_folder(row[split_column]) if split_column is not None else ""
             entry = row[chosen], split or split_of_path(image.rpartition("/")[0]) or split_of_path(table.file)
             if label_of.setdefault(image, entry)[0] != entry[0]:
-                both = f"`{label_of[image][0]}` and `{entry[0]}`"
-                raise UsageError(f"data.{name}: {where} gives {image} two labels, {both}; keep one.")
+                both = f"{image} two labels, `{label_of[image][0]}` and `{entry[0]}`"
+                raise UsageError(f"data.{name}: {source.path / table.file}, line {line} gives {both}; keep one.")
         of = f"column `{table.columns[chosen]}` of {table.file}"
         notes.append(f"Labels of {len(label_of) - count:,} images come from {of}.")
     if missing:
@@ -162,18 +175,20 @@ def read(source: Source, tables: Sequence[Labels], images: Sequence[str], name: 
     return _result([(label, image, split) for image, (label, split) in label_of.items()], tuple(notes))
 
 
-def _image(known: _Names, table: Labels, cell: str, where: str, name: str) -> str | None:
+def _image(known: _Names, table: Labels, cell: str, name: str) -> str | None:
     """The one image that a cell means: of several the one near the table, or of its split."""
     found = known.candidates(cell) if cell else []
+    if len(found) < 2:
+        return found[0] if found else None
     folder, split = table.file.rpartition("/")[0], split_of_path(table.file)
-    if len(found) > 1:
-        found = [image for image in found if folder and image.startswith(f"{folder}/")] or found
+    if folder:
+        found = [image for image in found if image.startswith(f"{folder}/")] or found
     if len(found) > 1:
         found = [image for image in found if split and split_of_path(image.rpartition("/")[0]) == split] or found
     if len(found) > 1:
         problem = f"names `{cell}`, which fits {shown(found)}; write the paths into the table"
-        raise UsageError(f"data.{name}: {where} {problem}, or choose files with data.{name}.files.")
-    return found[0] if found else None
+        raise UsageError(f"data.{name}: {table.file} {problem}, or choose files with data.{name}.files.")
+    return found[0]
 
 
 def _label_column(table: Labels, source: Source, name: str, wanted: str | None) -> int:

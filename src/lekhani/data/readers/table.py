@@ -351,7 +351,7 @@ def _spaced(stream: BinaryIO, columns: list[str], types: dict[str, pa.DataType],
         on_bad_lines="error",
     )
     for part in parts:
-        yield pa.RecordBatch.from_pandas(part[list(types)], schema, preserve_index=False)
+        yield from pa.Table.from_pandas(part[list(types)], schema, preserve_index=False).combine_chunks().to_batches()
 
 
 def _rows(source: Source, table: Table, number: dict[str, int]) -> list[tuple[_Array, Labels]]:

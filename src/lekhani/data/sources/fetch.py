@@ -218,17 +218,17 @@ def _request(name: str, data: params.Data, slug: str, number: int | None = None)
 def _openml(job: _Job) -> _Fetcher:
     assert job.data.openml is not None  # noqa: S101 - params.Data sees to it
     number, earlier = job.data.openml, job.earlier or {}
-    archive = f"openml_{number}.npz"
     is_here = (earlier.get("name"), earlier.get("id")) == ("openml", number)  # a number always means the same version
 
     def fetch_into(folder: Path) -> dict[str, Any]:
         if is_here:
             log.info("%s: OpenML's data set %d is already here", job.name, number)
-            _link(job.out / archive, folder / archive)
+            for archive in job.out.glob("openml_*.npz"):
+                _link(archive, folder / archive.name)
             return {"name": "openml", "id": number, "version": earlier["version"]}
         from lekhani.data.sources import openml
 
-        newest = openml.download(f"data.{job.name}", number, folder / archive)
+        newest = openml.download(f"data.{job.name}", number, folder)
         return {"name": "openml", "id": number, "version": newest}
 
     return fetch_into

@@ -45,6 +45,14 @@ def test_tables_of_other_forms(tmp_path: Path, file: str, delimiter: str) -> Non
     assert labels_of(tmp_path) == EXPECTED
 
 
+def test_a_letter_called_as_an_ending(tmp_path: Path) -> None:
+    """UCI calls train and test sets .tra and .tes; tra is also a letter."""
+    write_tree(tmp_path, "tra/1.png", "tes/2.png", "character_35_tra/3.png")
+    save(tmp_path, [["1.png", "a"], ["2.png", "b"], ["3.png", "a"]], ["file", "label"])
+    assert list(read_raw(tmp_path, "own", data(files="*.csv")).splits) == ["", "", ""]
+    assert len(read_raw(tmp_path, "own", data(files="*/*.png")).classes) == 3
+
+
 def test_lines_of_json(tmp_path: Path) -> None:
     write_tree(tmp_path, *(f"train/{name}" for name in NAMES))
     lines = (json.dumps({"file_name": name, "label": int(label)}) for name, label in EXPECTED.items())
@@ -57,6 +65,19 @@ def test_other_folders_are_other_images(tmp_path: Path) -> None:
     save(tmp_path, [[f"train/{name}", label] for name, label in [*EXPECTED.items(), ("x.png", "3")]], ["path", "label"])
     raw = read_raw(tmp_path, "own", data(files="labels.csv"))
     assert list(raw.members) == ["train/x.png"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
+def test_a_table_in_another_encoding(tmp_path: Path, encoding: str) -> None:
+    """It is not passed over where nothing else tells the classes."""
+    write_tree(tmp_path, *(f"images/{name}" for name in NAMES))
+    lines = "\n".join(f"{name},{'äöü'[i % 3]}" for i, name in enumerate(NAMES))
+    write_tree(tmp_path, "labels.csv", content=lines.encode(encoding))
+    refused(tmp_path, "own", "labels.csv is not in UTF-8; save it as CSV UTF-8")
+    if encoding == "cp1252":
+        (tmp_path / "images").rename(tmp_path / "a")
+        write_tree(tmp_path, "b/x.png")
+        assert len(read_raw(tmp_path, "own").classes) == 2
 
 
 def test_what_the_table_and_the_folder_miss_is_said(tmp_path: Path) -> None:
@@ -161,6 +182,25 @@ def test_folders_that_are_called_as_their_tables(tmp_path: Path) -> None:
     refused(tmp_path, "own", "holds files of 2 datasets, such as training-a.csv, training-b.csv; name those to read")
     assert len(labels_of(tmp_path, files="training-*")) == 24
     assert set(labels_of(tmp_path, files="training-b.csv").values()) == {"0", "3", "7"}
+
+
+def test_a_list_of_classes_is_no_table_of_labels(tmp_path: Path) -> None:
+    """Its numbers are names of files in every class folder."""
+    write_tree(tmp_path, *(f"{folder}/{i}.png" for folder in ("ka", "kha", "ga") for i in range(5)))
+    save(tmp_path, [["1", "ka"], ["2", "kha"], ["3", "ga"]], ["id", "name"])
+    assert set(glyphs(read_raw(tmp_path, "own"))) == {"ka", "kha", "ga"}
+    other = tmp_path / "other"
+    names = [f"{folder}/{folder}{i}.png" for folder in ("ka", "kha") for i in range(8)]
+    write_tree(other, *names, "ka/1.png", "ka/2.png")
+    save(other, [["1", "ka"], ["2", "kha"]], ["id", "name"])
+    assert len(read_raw(other, "own").images) == 18
+
+
+def test_folders_that_are_no_known_classes(tmp_path: Path) -> None:
+    write_tree(tmp_path, *(f"part{i % 2}/{name}" for i, name in enumerate(NAMES)))
+    save(tmp_path, EXPECTED.items(), ["file", "digit"])
+    assert glyphs(read_raw(tmp_path, "mnist")) == sorted(LABELS)
+    refused(tmp_path, "own", "labels.csv gives the images other labels than their folders do")
 
 
 def test_numbers_are_not_taken_for_names(tmp_path: Path) -> None:

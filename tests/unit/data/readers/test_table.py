@@ -135,6 +135,17 @@ def test_floats_and_fractions(tmp_path: Path, value: Any, shade: int) -> None:
     assert any("0..1 was scaled to 0..255." in note for note in raw.notes) == (value(1) != "1.0")
 
 
+def test_many_lines_between_spaces(tmp_path: Path) -> None:
+    """pandas reads so many cells in several pieces."""
+    lines = (
+        f"{i % 10}.0000  {' '.join('0' if j % 575 else '5' for j in range(575))} {200 + i % 50}\n" for i in range(1500)
+    )
+    save(tmp_path, "".join(lines).encode(), "zip.train")
+    raw = read_raw(tmp_path, "own", data(label_column="first"))
+    assert glyphs(raw) == [str(i % 10) for i in range(1500)]
+    assert raw.images[1499][23, 23] == 249
+
+
 def test_points_that_come_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "_BLOCK", 1000)
     rows = pixel_rows(["a", "b"] * 50)
