@@ -1,10 +1,7 @@
 """A Prefect server for tests, and what they ask it."""
 
-import json
 import signal
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
@@ -12,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+from requests.adapters import HTTPAdapter
 from services import answers, free_port, running
+from urllib3.util import Retry
 from workspace import SCRIPTS, Workspace
 
 
@@ -51,18 +51,14 @@ class Prefect:
 
     def ask(self, path: str, body: Any = None, method: str | None = None) -> Any:
         """Ask the server's API: POST what there is to post, else GET."""
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            f"{self.url}/{path}", data, {"Content-Type": "application/json"}, method=method
-        )
-        for last in (False, False, True):
-            try:
-                with urllib.request.urlopen(request, timeout=30) as answer:
-                    return json.loads(answer.read() or "null")
-            except urllib.error.HTTPError as error:
-                if last or error.code != 503:  # with which it says that its database is locked; Prefect's clients ask again
-                    raise
-            time.sleep(1)
+        # With 503 it says that its database is locked; Prefect's own clients ask again, too.
+        again = Retry(5, backoff_factor=1, status_forcelist=[503], allowed_methods=None)
+        with requests.Session() as session:
+            session.mount("http://", HTTPAdapter(max_retries=again))
+            verb = method or ("GET" if body is None else "POST")
+            answer = session.request(verb, f"{self.url}/{path}", json=body, timeout=30)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
 
     def until(self, what: str, seconds: float, probe: Any) -> Any:
         """What `probe` returns once that is true."""
