@@ -86,10 +86,12 @@ ui: setup ## the MLflow UI on http://127.0.0.1:5000
 	@echo "==> The trainings side by side: http://127.0.0.1:$${PORT:-5000}$$(python -W ignore -c '$(PAGE)')"
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --port $${PORT:-5000} --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlruns/mlflow.db}
 
-# The server forgets who holds a concurrency limit when it ends, unless that is kept in files.
+# The server forgets who holds a concurrency limit when it ends, unless that is kept in files. SQLite has one writer at a time, so the
+# server writes the states of tasks once a second rather than one by one.
 schedule: setup ## Prefect's server and a worker on this machine, with the deployments of prefect.yaml; Ctrl-C ends them
 	@port=$${PORT:-4200}; export PREFECT_API_URL=http://127.0.0.1:$$port/api; \
 	export PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE=prefect.server.concurrency.lease_storage.filesystem; \
+	export PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE=100 PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL=1; \
 	if (exec 3<>/dev/tcp/127.0.0.1/$$port) 2>/dev/null; then \
 		echo "Port $$port is taken; end the server that listens there, or choose another one: make schedule PORT=4201" >&2; exit 2; fi; \
 	prefect server start --host 127.0.0.1 --port $$port & server=$$!; \
