@@ -17,16 +17,16 @@ def state() -> str:
     metrics = [f"eval/{name}" for name in _COLUMNS]
     columns = [f"metrics.`{name}`" for name in metrics]
     charts: list[dict[str, Any]] = [
-        *({"type": "IMAGE", "imageKeys": [key], "step": 0, **_chart(key, "grids")} for key in ("grid", "samples")),
+        *(
+            {"type": "IMAGE", "imageKeys": [key], "step": 0, "showRunParams": False, **_chart(key, "grids")}
+            for key in ("grid", "samples")
+        ),
         *({"type": "BAR", "metricKey": name, **_chart(name, "headlines")} for name in metrics),
         {"type": "LINE", "metricKey": "train/judge_fid", **_chart("train/judge_fid", "headlines")},
     ]
-    sections = {
-        "grids": "Grids: scored, and while training",
-        "headlines": "Leading metrics",
-        "train": "train",
-        "eval": "eval",
-    }
+    sections = {"grids": "Grids: scored, and while training", "headlines": "Leading metrics"}
+    sizes = {"grids": {"columns": 1, "cardHeight": 480}}
+    sections |= {name: name for name in ("train", "eval")}
     return json.dumps(
         {
             "orderByKey": columns[0],
@@ -36,7 +36,14 @@ def state() -> str:
             "columnWidths": {"attributes.`Run Name`": 300, **dict.fromkeys(columns, 150)},
             "compareRunCharts": charts,
             "compareRunSections": [
-                {"uuid": key, "name": name, "display": True, "isReordered": True, "deleted": False}
+                {
+                    "uuid": key,
+                    "name": name,
+                    "display": True,
+                    "isReordered": True,
+                    "deleted": False,
+                    **sizes.get(key, {}),
+                }
                 for key, name in sections.items()
             ],
             "isAccordionReordered": True,
