@@ -7,7 +7,7 @@ EXTRAS = {
     **dict.fromkeys(("werkzeug", "fontpkg_noto_sans_devanagari"), "serve"),
     **dict.fromkeys(("matplotlib", "onnxscript", "safetensors", "sklearn", "torch", "torch_fidelity"), "train"),
     **dict.fromkeys(("dvc", "dvc_data", "kaggle", "kagglesdk", "mlflow", "pandas", "pandera", "prefect"), "pipeline"),
-    **dict.fromkeys(("requests", "sqlalchemy", "tenacity", "uharfbuzz", "urllib3"), "pipeline"),
+    **dict.fromkeys(("psutil", "requests", "sqlalchemy", "tenacity", "uharfbuzz", "urllib3"), "pipeline"),
     "huggingface_hub": "hub",
     "ray": "ray",
 }
