@@ -11,7 +11,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .PHONY: help setup lock demo test test-slow lint types docs check ui schedule clean
-.PHONY: pull restore retrain push register datasets promotion-check promote comment summary
+.PHONY: pull restore retrain push register pull-request workspace-check promotion-check candidates promote comment summary
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,7 @@ lock: setup ## write again the locks with hashes in deploy/, from constraints.tx
 		uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --constraint constraints.txt \
 			--custom-compile-command "make lock" --extra "$${2//,/ --extra }" --output-file deploy/requirements-$$1.txt pyproject.toml; done
 
+demo: export LEKHANI_PIPELINE := demo-$(shell date -u +%Y%m%dT%H%M%SZ)
 demo: setup ## the whole pipeline on the embedded data: judge, train, export, score, compare, register, promote, write
 	@echo "==> Running the pipeline (profile as in params.yaml; stages that did not change are skipped)"
 	@pipelines/repro.sh
@@ -78,13 +79,19 @@ docs: setup ## the documentation as a site in site/, which can be read offline
 
 check: lint types test docs ## everything that CI checks
 
+# The page of an experiment opens on what MLflow has for language models; the address that is printed, on the comparison of trainings.
+PAGE = from lekhani import params; from lekhani.tracking import store, view; print(view.page(store.connect(), params.load().tracking.experiment))
+
 ui: setup ## the MLflow UI on http://127.0.0.1:5000
+	@echo "==> The trainings side by side: http://127.0.0.1:$${PORT:-5000}$$(python -W ignore -c '$(PAGE)')"
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --port $${PORT:-5000} --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlruns/mlflow.db}
 
-# The server forgets who holds a concurrency limit when it ends, unless that is kept in files.
+# The server forgets who holds a concurrency limit when it ends, unless that is kept in files. SQLite has one writer at a time, so the
+# server writes the states of tasks once a second rather than one by one.
 schedule: setup ## Prefect's server and a worker on this machine, with the deployments of prefect.yaml; Ctrl-C ends them
 	@port=$${PORT:-4200}; export PREFECT_API_URL=http://127.0.0.1:$$port/api; \
 	export PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE=prefect.server.concurrency.lease_storage.filesystem; \
+	export PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE=100 PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL=1; \
 	if (exec 3<>/dev/tcp/127.0.0.1/$$port) 2>/dev/null; then \
 		echo "Port $$port is taken; end the server that listens there, or choose another one: make schedule PORT=4201" >&2; exit 2; fi; \
 	prefect server start --host 127.0.0.1 --port $$port & server=$$!; \
@@ -106,8 +113,10 @@ ASKED = $${DATASET:+--dataset "$$DATASET"} $${MODEL_VERSION:+--version "$$MODEL_
 SUMMARY = tee -a "$${GITHUB_STEP_SUMMARY:-/dev/null}"
 DECISION = build/promotion.md
 
+# Where BASE names a commit, its leaderboard comes as well, for `workspace-check` to compare with.
 pull: setup ## the data and models that dvc.lock names, from the DVC remote
 	@dvc pull
+	@rm -f build/base.csv; mkdir -p build; [ -z "$${BASE:-}" ] || dvc get --quiet --rev "$$BASE" --out build/base.csv . reports/leaderboard.csv || true
 
 restore: setup ## what the DVC remote has of them, so that only the rest runs again
 	@dvc pull --allow-missing
@@ -119,23 +128,29 @@ retrain: setup ## every stage that is out of date, as a Prefect flow
 	@python pipelines/retrain.py --no-register
 
 register: setup ## the best variant of each dataset in MLflow, as challenger
-	@lekhani register
+	@lekhani register $${DATASET:+--dataset "$$DATASET"}
 
-datasets: setup ## the datasets of params.yaml as JSON, or none when dvc.lock is as committed
-	@git diff --quiet HEAD -- dvc.lock && found='[]' || found=$$(lekhani params | python -c 'import json, sys; print(json.dumps(list(json.load(sys.stdin)["pipeline"]["datasets"])))'); \
-	echo "datasets=$$found" | tee -a "$${GITHUB_OUTPUT:-/dev/null}"
+pull-request: ## a pull request with the dvc.lock of a retraining, if that changed it
+	@.github/pull_request.sh
+
+workspace-check: setup ## would the best model of this dvc.lock become champion? For a pull request, which `comment` tells
+	@lekhani promote --check --workspace --report build $${BASE:+--base build/base.csv} $${DATASET:+--dataset "$$DATASET"} | $(SUMMARY)
 
 promotion-check: setup ## would the challenger become champion? A refusal fails, unless FORCE_REASON is set
-	@mkdir -p build
-	@lekhani promote --check $(ASKED) | tee $(DECISION) | $(SUMMARY) || { [ $$? = 3 ] && [ -n "$${FORCE_REASON:-}" ]; }
+	@lekhani promote --check --report build $(ASKED) | $(SUMMARY) || { [ $$? = 3 ] && [ -n "$${FORCE_REASON:-}" ]; }
+
+candidates: ## the datasets that one of these checks leaves to `promote`, as JSON
+	@python -c 'import json, os, sys; wanted = ("promote", "refuse") if os.environ.get("FORCE_REASON") else ("promote",); \
+		print("datasets=" + json.dumps([name for name, verdict in json.load(sys.stdin).items() if verdict in wanted]))' \
+		< build/promotion.json | tee -a "$${GITHUB_OUTPUT:-/dev/null}"
 
 promote: setup ## decide again, and make the challenger champion
 	@lekhani promote $(ASKED) $${FORCE_REASON:+--force --reason "$$FORCE_REASON"} | $(SUMMARY)
 
-comment: ## what promotion-check decided, as a comment on PULL_REQUEST
+comment: ## what workspace-check decided, as the comment on PULL_REQUEST, which is written anew each time
 	@mkdir -p build
 	@[ -s $(DECISION) ] || echo "The gate came to no decision; the log of the run says why." > $(DECISION)
-	@gh pr comment "$$PULL_REQUEST" --repo "$$GITHUB_REPOSITORY" --body-file $(DECISION)
+	@.github/comment.sh "$$PULL_REQUEST" $(DECISION)
 
 summary: ## the leaderboard on the page of the workflow's run
 	@$(SUMMARY) < reports/leaderboard.md

@@ -96,9 +96,8 @@ def log_model(path: Path, store: dict[str, str]) -> str:
     script = """
 import sys
 from pathlib import Path
-from lekhani.tracking import runs
-with runs.resume(None, "benchmark", "peer", {}):
-    print(runs.log_model(Path(sys.argv[1])))
+from lekhani.tracking import logged, runs
+print(logged.log_model(runs.create_run("benchmark", "peer", "benchmark", {}), Path(sys.argv[1])))
 """
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, str(path)],

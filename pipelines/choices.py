@@ -1,11 +1,15 @@
 """Choices of one run that differ from params.yaml, and the workspace in which they hold."""
 
+import fcntl
 import hashlib
 import logging
 import os
+import secrets
 import subprocess
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -31,6 +35,30 @@ def _allowed(model: Any, name: str) -> list[str]:
 Profile = Annotated[str, Field(json_schema_extra={"enum": _allowed(params.Params, "profile")})]
 Source = Annotated[str, Field(json_schema_extra={"enum": _allowed(params.Data, "source")})]
 Variant = Annotated[str, Field(json_schema_extra={"enum": list(params.Variants.model_fields)})]
+
+
+# Every stage in seconds; what comes of it is not worth keeping. With ++ a key may be missing.
+MINIATURE = (
+    "profile=quick",
+    "tracking.backend=none",
+    "++profiles.quick.judge.images_seen=6000",
+    "++profiles.quick.train.images_seen.per_class=32",
+    "++profiles.quick.train.images_seen.at_least=32",
+    "++profiles.quick.train.score_every=0",
+    "++profiles.quick.variants.flow_matching.channels=[8,16]",
+    "++profiles.quick.variants.flow_matching.steps=1",
+    "++profiles.quick.variants.turbo.pairs_per_class=4",
+    "++profiles.quick.evaluate.n_generated=100",
+    "++profiles.quick.evaluate.sampling_seeds=2",
+    "++profiles.quick.evaluate.kid_subset_size=50",
+    "++profiles.quick.usefulness.images_seen=64",
+    "++profiles.quick.usefulness.seeds=2",
+    "++profiles.quick.usefulness.shares=[1.0]",
+)
+
+KEEP_DAYS = 14  # a worktree that no run has used for so long is removed
+
+_HELD: list[int] = []  # folders that this process keeps from being removed until it ends
 
 
 def as_overrides(
@@ -59,7 +87,18 @@ def as_overrides(
     return [*found, *(overrides or ())]
 
 
-def workspace(root: Path, overrides: Sequence[str]) -> Path:
+def miniature_workspace(root: Path, overrides: Sequence[str]) -> Path:
+    """A new worktree for one run of every stage, with MINIATURE and `overrides` applied; see `workspace`.
+
+    Of the outputs of `root` it has the raw files alone. `remove_workspace` is the caller's.
+    """
+    raw = params.read(root / "params.yaml")
+    if not any(one.startswith("pipeline.variants=") for one in overrides):
+        overrides = [*overrides, *as_overrides(raw, variants=list(params.Variants.model_fields))]
+    return workspace(root, [*overrides, *MINIATURE], miniature=True)
+
+
+def workspace(root: Path, overrides: Sequence[str], miniature: bool = False) -> Path:
     """The folder to work in: `root` itself or, for `overrides`, a git worktree of it; the same overrides find it again.
 
     The worktree lies in .dvc/tmp/flows, as DVC's own experiments do in .dvc/tmp/exps. It has the dvc.yaml and the code
@@ -75,19 +114,68 @@ def workspace(root: Path, overrides: Sequence[str]) -> Path:
         _apply(draft, overrides)
         _apply(draft, _absolute_paths(params.read(draft), root))
         text, profile = draft.read_text(encoding="utf-8"), params.resolve(params.read(draft)).profile
-    folder, commit = _worktree(root, profile, "\n".join(overrides)), _git(root, "rev-parse", "HEAD")
-    if not (folder / "params.yaml").exists():
+    name, unlike = ("miniature", secrets.token_hex(4)) if miniature else (profile, "\n".join(overrides))
+    folder, commit = _worktree(root, name, unlike), _git(root, "rev-parse", "HEAD")
+    prune(root, params.read(root / "params.yaml"), keep=folder)
+    if (folder / "params.yaml").exists():
+        _hold(folder)
+    else:
         _add_worktree(root, folder, "--no-checkout")
+        _hold(folder)
         _copy(root, folder, "dvc.yaml", "dvc.lock", ".dvcignore")
         files.write_text(folder / "params.yaml", text)
         with Repo(str(folder)) as repo:  # what `root` has made need not be made again
-            repo.checkout(force=True, allow_missing=True)
+            wanted = [f"fetch@{dataset}" for dataset in params.read(folder / "params.yaml")["pipeline"]["datasets"]]
+            repo.checkout(targets=wanted if miniature else None, force=True, allow_missing=True)
     if (root / "src").exists() and not (folder / "src").exists():
         (folder / "src").symlink_to(root / "src")
     _git(folder, "reset", "--quiet", commit)  # the index alone, so that MLflow's runs name the commit of `root`
     _copy(root, folder, "dvc.yaml", ".dvcignore", ".gitignore")
     files.write_text(folder / "params.yaml", text)
     return folder
+
+
+def prune(root: Path, choices: Mapping[str, Any], keep: Path) -> None:
+    """Remove the worktrees that nobody wants any more, unless a run is going in them.
+
+    These are those that no run has used for KEEP_DAYS, those whose choices params.yaml has by now, and miniatures that
+    a killed run has left.
+    """
+    for folder in (root / ".dvc" / "tmp" / "flows").glob("*"):
+        with suppress(OSError, UsageError, params.ParamsError):
+            path = folder / "params.yaml"
+            unused = time.time() - path.stat().st_mtime  # each run writes it
+            is_left = unused > KEEP_DAYS * 86_400 or folder.name.startswith("miniature-")
+            if folder != keep and (is_left or params.read(path) == choices):
+                _remove(root, folder)
+
+
+def remove_workspace(root: Path, folder: Path) -> None:
+    """Remove a worktree that this process has done with; raises OSError when another one works in it."""
+    _release(folder)
+    _remove(root, folder)
+
+
+def _remove(root: Path, folder: Path) -> None:
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _git(root, "worktree", "remove", "--force", "--force", str(folder))
+    finally:
+        os.close(held)
+
+
+def _hold(folder: Path) -> None:
+    """Keep a worktree from being removed by another process, until this one ends."""
+    held = os.open(folder, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_SH)
+    _HELD.append(held)
+
+
+def _release(folder: Path) -> None:
+    for held in [one for one in _HELD if os.path.samestat(os.fstat(one), folder.stat())]:
+        _HELD.remove(held)
+        os.close(held)
 
 
 def commit_of(folder: Path) -> str:
@@ -115,7 +203,9 @@ def at_commit(root: Path, commit: str, text: str) -> Path:
         _git(root, "cat-file", "-e", f"{commit}^{{commit}}", hint="push it to where this worker's clone comes from")
     if not (folder / ".dvc" / "config.local").exists():
         _add_worktree(root, folder, commit)
+    _hold(folder)
     files.write_text(folder / "params.yaml", text)
+    prune(root, {}, keep=folder)
     return folder
 
 

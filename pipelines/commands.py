@@ -17,9 +17,16 @@ from typing import Any
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+# SQLite has one writer at a time, and a server of a flow's own is stopped as soon as the flow ends. With a transaction
+# for each state of each task it was still writing by then: tracebacks, and tasks that stay Pending for good. So it
+# writes the states of many tasks at once, and leaves out the feed of events.
+os.environ.setdefault("PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE", "1000")
+os.environ.setdefault("PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL", "60")
+os.environ.setdefault("PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED", "false")
 
 from prefect import get_run_logger
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Failed
 
@@ -41,10 +48,11 @@ class CommandResult:
 
     @property
     def sentence(self) -> str:
-        """Why it failed: Lekhani's own sentence where there is one, else the last line."""
+        """Why it failed: Lekhani's own sentence or Python's exception where there is one, else the last line."""
         lines = [line for line in self.lines if line]
         ours = [line for line in lines if line.startswith("lekhani: ")]
-        last = (ours or lines or [f"it ended with exit code {self.code}"])[-1]
+        raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+        last = (ours or raised or lines or [f"it ended with exit code {self.code}"])[-1]
         return last.removeprefix("lekhani: ").removeprefix("ERROR: ")
 
     @property
@@ -54,10 +62,18 @@ class CommandResult:
         return int(found[-1]) if found else self.code
 
 
+def run_name(*words: object) -> str:
+    """The name of the flow run that begins: one that it was given, else the words that are not empty."""
+    given = str(flow_run.name)
+    is_given = re.fullmatch(r"[a-z]+-[a-z]+", given) is None  # Prefect makes up names such as brave-otter
+    return given if is_given else ", ".join(str(word) for word in words if word)
+
+
 def run_command(root: Path, *words: str, environment: Mapping[str, str] | None = None) -> CommandResult:
     """Run one of the environment's own commands in `root` to its end; each line of its output goes to the run's log."""
     log, scripts, lines = get_run_logger(), str(Path(sys.executable).parent), []
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
+    variables.setdefault("LEKHANI_PIPELINE", f"flow-{flow_run.id}")  # MLflow's runs of one flow have this in common
     variables["PATH"] = scripts + os.pathsep + os.environ.get("PATH", "")
     # A session of its own, so that a signal reaches the stage below `dvc repro` as well.
     with subprocess.Popen(

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import commands
-from commands import RETRIES, ROOT, options
+from commands import RETRIES, ROOT, options, run_name
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from prefect.states import Completed
 from published import artifact_key
 from pydantic import Field
@@ -39,7 +40,12 @@ def write(root: Path, dataset: str, out: str, words: list[str]) -> State[Any]:
     return Completed(message=result.sentence)
 
 
-@flow(name="generate")
+def _run_name() -> str:
+    asked = flow_run.parameters
+    return run_name(asked["dataset"], asked["each"] and f"{asked['each']} of each", f"to {asked['out']}")
+
+
+@flow(name="generate", flow_run_name=_run_name)
 def generate(
     dataset: str,
     out: str,

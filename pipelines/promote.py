@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import commands
-from commands import RETRIES, ROOT, options
+from commands import RETRIES, ROOT, options, run_name
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from published import artifact_key
 
@@ -27,7 +28,7 @@ def is_decided(folder: Path, dataset: str) -> bool:
 
     Raises LekhaniError when MLflow does not answer.
     """
-    from lekhani.registry.models import aliases, model_name
+    from lekhani.registry.models import aliases, model_name, tags_of
     from lekhani.tracking.store import connect
 
     columns = ("dataset", "model_sha256", "data_digest")
@@ -39,7 +40,7 @@ def is_decided(folder: Path, dataset: str) -> bool:
             return False
         versions = connect().search_model_versions(f"name = '{model_name(dataset)}'")
     for version in versions:
-        tags = version.tags
+        tags = tags_of(version)
         if (tags.get("model_sha256"), tags.get("gate.data_digest")) == (best["model_sha256"], best["data_digest"]):
             # A version keeps the alias `challenger` until its promotion is complete.
             promoted = "promoted_over" in tags and str(version.version) != known.get("challenger")
@@ -70,7 +71,7 @@ def gate(
     force: bool = False,
     reason: str | None = None,
 ) -> State[Any]:
-    """Let the gate decide on a dataset's challenger; the state is named Promoted or Refused, with a short message."""
+    """Let the gate decide on a dataset's challenger; the state is named Promoted, Refused or Unchanged."""
     words = options(dataset=dataset, check=check, version=version, force=force, reason=reason)
     result = commands.run_command(folder, "lekhani", "promote", *words)
     if result.code not in (0, 3):
@@ -78,7 +79,8 @@ def gate(
     decision = "\n".join(result.lines[next(i for i, line in enumerate(result.lines) if line.startswith("## ")) :])
     create_markdown_artifact(decision, key=artifact_key("gate", dataset))
     promoted = result.code == 0
-    return Completed(name="Promoted" if promoted else "Refused", message=outcome(decision, promoted, check))
+    name = ("Promoted" if promoted else "Refused") if "**" in decision else "Unchanged"
+    return Completed(name=name, message=outcome(decision, promoted, check))
 
 
 def outcome(decision: str, promoted: bool, check: bool = False) -> str:
@@ -93,7 +95,14 @@ def outcome(decision: str, promoted: bool, check: bool = False) -> str:
     return " ".join([decided[1], decided[2], verb, *([reasons[1]] if reasons else [])])
 
 
-@flow(name="promote")
+def _run_name() -> str:
+    asked = flow_run.parameters
+    which = ", ".join(asked["datasets"] or []) or "all datasets"
+    version = asked["version"] and f"version {asked['version']}"
+    return run_name(which, version, asked["check"] and "check only", asked["force"] and "by force")
+
+
+@flow(name="promote", flow_run_name=_run_name)
 def promote(
     root: Path = ROOT,
     datasets: list[str] | None = None,

@@ -2,13 +2,16 @@
 
 import base64
 import os
+from collections.abc import Mapping
+from contextlib import chdir, suppress
 from pathlib import Path
+from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
 from lekhani import files
-from lekhani.errors import redacted
+from lekhani.errors import LekhaniError, redacted
 from lekhani.params import Params
 from lekhani.stages.artefacts import Training
 
@@ -29,7 +32,7 @@ def publish(folder: Path, p: Params) -> None:
         create_markdown_artifact(page, key="mlflow-runs")
 
 
-@task(task_run_name="artifacts")
+@task(task_run_name="validation-report@{dataset}")
 def publish_validation(folder: Path, dataset: str) -> None:
     """Show why data were found unfit to train on."""
     report = folder / "reports" / dataset / "validation.md"
@@ -56,9 +59,19 @@ def runs_page(folder: Path, p: Params) -> str:
     for dataset in p.pipeline.datasets:
         for variant in p.pipeline.everyone:
             facts = folder / "models" / dataset / variant / "training.json"
-            if facts.exists() and (run := files.read_checked(facts, Training)["mlflow_run_id"]):
+            if facts.exists() and (run := training_run(folder, p, files.read_checked(facts, Training))):
                 rows.append(f"| {dataset} | {variant} | [{run}]({server}/#/runs/{run}) |")
     if not rows:
         return ""
     start = "" if uri.startswith("http") else "`make ui` starts the server that these links lead to.\n\n"
     return "\n".join([f"{start}| dataset | variant | run |", "| --- | --- | --- |", *rows, ""])
+
+
+def training_run(folder: Path, p: Params, facts: Mapping[str, Any]) -> str | None:
+    """The id of the MLflow run of a training; None where MLflow does not know it or does not answer."""
+    from lekhani.tracking import runs
+
+    with chdir(folder), suppress(LekhaniError):
+        run = runs.find_run(p.tracking.experiment, facts)
+        return str(run.info.run_id) if run else None
+    return None

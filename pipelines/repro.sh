@@ -7,6 +7,8 @@ jobs=${JOBS:-2}
 cores=$(getconf _NPROCESSORS_ONLN)
 # Threads that spin while they wait would take the cores from the neighbour.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > jobs ? cores / jobs : 1))} OMP_WAIT_POLICY=PASSIVE PYTHONUNBUFFERED=1
+# MLflow's runs of one call have this in common.
+export LEKHANI_PIPELINE=${LEKHANI_PIPELINE:-repro-$(date -u +%Y%m%dT%H%M%SZ)-$$}
 stages=$(dvc stage list --name-only)
 
 each() { # for each item of the stage $1, such as devanagari-dcgan of `train`, a line with its stages $2

@@ -18,14 +18,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import on_ray
-from choices import Profile, Source, Variant, as_overrides, commit_of, workspace
-from commands import ROOT, run_flow_here, terminating_commands
+from choices import (
+    Profile,
+    Source,
+    Variant,
+    as_overrides,
+    commit_of,
+    miniature_workspace,
+    remove_workspace,
+    workspace,
+)
+from commands import ROOT, run_flow_here, run_name, terminating_commands
 from dvc.exceptions import DvcException
 from dvc.lock import LockError, make_lock
 from dvc.repo import Repo
 from prefect import Task, flow, get_run_logger, task
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, as_completed
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from promote import gate, register
@@ -130,7 +140,7 @@ class Dispatcher:
     """Decides of each stage, in the order of the graph, how it runs: on this machine, on which GPU, or on a worker.
 
     `environment` is that of stages on this machine, `gpu_of` the GPU of those that have one. `workers` are a deployment
-    of the flow `stage` and the commit at which it works.
+    of the flow `stage` and the commit at which it works. Without `commit` DVC's cache gets nothing.
     """
 
     folder: Path
@@ -140,6 +150,7 @@ class Dispatcher:
     environment: Mapping[str, str]
     gpu_of: Mapping[str, str]
     workers: tuple[str, str] | None
+    commit: bool = True
 
     def __post_init__(self) -> None:
         self.due = self.due | self.forced
@@ -160,7 +171,8 @@ class Dispatcher:
         gpu = self.gpu_of.get(stage)
         environment = {**self.environment, **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})}
         run = run_stage if gpu is None or not is_due else run_stage.with_options(tags=[f"gpu-{gpu}"])
-        return run, arguments | {"is_due": is_due, "force": stage in self.forced, "environment": environment}
+        how = {"force": stage in self.forced, "commit": self.commit, "environment": environment}
+        return run, arguments | {"is_due": is_due, **how}
 
 
 def run_stages(
@@ -171,18 +183,19 @@ def run_stages(
     side_by_side: int,
     engine: Engine = "threads",
     workers: tuple[str, str] | None = None,
+    commit: bool = True,
 ) -> dict[str, State[Any]]:
     """Run every stage once all that it needs is done, and return the final states; what needs a failed stage has none.
 
     Stages are submitted when they can start, since a task that waits for another would occupy the runner meanwhile.
-    `workers` are as for `Dispatcher`.
+    `workers` and `commit` are as for `Dispatcher`.
     """
     on_cluster = engine == "ray"  # Ray shares out cores and GPUs itself
     # Stages that train get a GPU in turn; Prefect's limits on the tags `gpu-0`, `gpu-1` ... keep it to one at a time.
     training = filter(trains, TopologicalSorter(needs).static_order())
     gpu_of = {} if on_cluster else dict(zip(training, cycle(gpus()), strict=False))
     environment = {} if on_cluster else thread_settings(side_by_side)
-    dispatcher = Dispatcher(folder, needs, due, forced, environment, gpu_of, workers)
+    dispatcher = Dispatcher(folder, needs, due, forced, environment, gpu_of, workers, commit)
     order, states = TopologicalSorter(needs), dict[str, State[Any]]()
     running: dict[PrefectFuture[Any], str] = {}
     order.prepare()
@@ -205,7 +218,34 @@ def run_stages(
     return states
 
 
-@flow(name="retrain")
+@flow(name="smoke-test", flow_run_name="every stage in miniature")
+def smoke_test(root: Path, overrides: list[str], side_by_side: int) -> State[Any]:
+    """Run every stage of every variant anew on tiny budgets, in a workspace of its own that is removed afterwards.
+
+    It tracks nothing and keeps nothing: MLflow and DVC's cache stay as they are.
+    """
+    try:
+        folder = miniature_workspace(root, overrides)
+    except (LekhaniError, params.ParamsError, DvcException) as error:
+        return Failed(message=first_line(error), data=error)
+    try:
+        needs, _ = graph_and_changes(folder)
+        states = run_stages(folder, needs, set(), set(needs), side_by_side, commit=False)
+    except (LekhaniError, DvcException) as error:
+        return Failed(message=first_line(error), data=error)
+    finally:
+        remove_workspace(root, folder)
+    return run_state(states, len(needs))
+
+
+def _run_name() -> str:
+    asked = flow_run.parameters
+    lists = (", ".join(asked[name] or ()) for name in ("datasets", "variants", "overrides"))
+    words = [word for word in (asked["profile"], asked["source"], *lists) if word]
+    return run_name(*(words or ["all of params.yaml"]), asked["smoke"] and "smoke test")
+
+
+@flow(name="retrain", flow_run_name=_run_name)
 def retrain(
     root: Path = ROOT,
     profile: Profile | None = None,
@@ -218,6 +258,7 @@ def retrain(
     side_by_side: Annotated[int, Field(ge=1)] = 2,
     engine: Engine = "threads",
     stage_deployment: str | None = None,
+    smoke: bool = False,
 ) -> State[Any]:
     """Bring every stage of dvc.yaml up to date, register the best variants and promote those that pass the gate.
 
@@ -236,13 +277,19 @@ def retrain(
         side_by_side: How many stages may run at a time; they share the cores. On Ray, how many on each node.
         engine: Where stages run as tasks: on this machine, or on the Ray cluster of RAY_ADDRESS.
         stage_deployment: A deployment of the flow `stage`, such as stage/worker; its workers run the long stages.
+        smoke: First run every stage of every variant in miniature, which shows whether the code still works.
 
     """
     root = root.resolve()
+    tested = None
     try:
         choices = as_overrides(params.read(root / "params.yaml"), profile, datasets, variants, source, overrides)
         folder = workspace(root, choices)
         p = params.load(folder / "params.yaml")
+        if smoke:
+            tested = smoke_test(root, choices, side_by_side, return_state=True)
+            if not tested.is_completed():
+                return Failed(message=f"Smoke test: {tested.message}", data=tested.data)
         needs, due = graph_and_changes(folder)
         workers = (stage_deployment, commit_of(root)) if stage_deployment else None
         if workers:
@@ -264,7 +311,10 @@ def retrain(
     for stage, state in states.items():
         if stage.startswith("validate@") and state.is_failed():
             publish_validation(folder, stage.removeprefix("validate@"))
-    return run_state(states, len(needs), registered)
+    state = run_state(states, len(needs), registered)
+    if tested:
+        state.message = f"smoke test passed, {tested.message}; then {state.message}"
+    return state
 
 
 def newer_sources(folder: Path, p: params.Params) -> set[str]:
@@ -290,7 +340,7 @@ def run_state(states: Mapping[str, State[Any]], stages: int, registered: Sequenc
     """The state of the whole run, with one sentence that says what happened."""
     failures = {stage: state for stage, state in states.items() if not state.is_completed()}
     if failures:
-        sentences = [f"{stage} failed: {state.message}" for stage, state in failures.items()]
+        sentences = [f"{stage} failed: {str(state.message).rstrip('.')}." for stage, state in failures.items()]
         if left := stages - len(states):
             verbs = ("stage that needs", "was") if left == 1 else ("stages that need", "were")
             sentences.append(f"{left} {verbs[0]} what is missing {verbs[1]} not started.")
@@ -316,6 +366,7 @@ def main() -> int:
     add("-S", "--set", action="append", dest="overrides", metavar="KEY=VALUE", help=overrides)
     add("--no-register", action="store_false", dest="register_best", help="leave the MLflow registry as it is")
     add("--no-promote", action="store_false", dest="promote", help="register, but do not ask the gate")
+    add("--smoke", action="store_true", help="first run every stage of every variant in miniature")
     add("--side-by-side", type=int, default=2, metavar="N", help="how many stages may run at a time (2)")
     add("--engine", default="threads", help="threads, or ray for the cluster of RAY_ADDRESS")
     workers = "have workers run the stages that take long, such as stage/worker"

@@ -6,6 +6,7 @@ params.yaml and entries of dvc.lock as text; files go over the DVC remote. It re
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -24,7 +25,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
-from prefect.runtime import task_run
+from prefect.runtime import flow_run, task_run
 from prefect.states import Cancelled, Cancelling, Completed, Failed
 
 from lekhani import params
@@ -43,15 +44,20 @@ def run_stage(
     is_due: bool = True,
     force: bool = False,
     pull: bool = False,
+    commit: bool = True,
     environment: Mapping[str, str] | None = None,
 ) -> State[Any]:
-    """Bring one stage up to date, unless it is not due; the state is named Cached when there was nothing to run."""
+    """Bring one stage up to date, unless it is not due; the state is named Cached when there was nothing to run.
+
+    Without `commit` nothing that it makes goes to DVC's cache.
+    """
     if not is_due:
         return Completed(name="Cached", message="nothing changed")
-    words = ["--single-item", *(["--force"] if force else []), *(["--pull"] if pull else []), stage]
-    result = _dvc(folder, "repro", *words, environment=environment)
+    words = commands.options(force=force, pull=pull, no_commit=not commit)
+    result = _dvc(folder, "repro", "--single-item", *words, stage, environment=environment)
     if result.code:
         state = commands.failed_state(result)
+        state.message = with_whole_paths(state.message or "", folder)
         # The server of a dataset may be back soon. Wrong use, such as a slug that does not exist, ends with 2.
         if stage.startswith("fetch@") and result.stage_code == 1:
             return Failed(name="Unreachable", message=state.message)
@@ -59,6 +65,13 @@ def run_stage(
     if f"Running stage '{stage}':" not in result.lines:
         return Completed(name="Cached", message="DVC found nothing to run")
     return Completed(message=RUN)
+
+
+def with_whole_paths(sentence: str, folder: Path) -> str:
+    """A stage's sentence with its paths made absolute where it ran in a worktree: the reader is somewhere else."""
+    if folder.parent.name != "flows":
+        return sentence
+    return re.sub(r"(?<![\w/.-])(?=(?:data|models|reports)/)", f"{folder}/", sentence)
 
 
 @task(task_run_name="{stage}", **RETRIES)
@@ -92,7 +105,7 @@ def run_on_worker(deployment: str, parameters: Mapping[str, Any]) -> tuple[State
     try:
         state, made = _wait_for_flow_run(deployment, parameters)
     except ObjectNotFound:
-        hint = "`prefect deploy --all` makes those of prefect.yaml"
+        hint = "`prefect deploy --all --prefect-file deploy/workers.yaml` makes it"
         return Failed(name="Invalid", message=f"There is no deployment {deployment!r}; {hint}."), {}
     except HTTPError as error:
         return Failed(name="Unreachable", message=f"Prefect's server does not answer: {first_line(error)}"), {}
@@ -125,7 +138,7 @@ def _flow_run(deployment: str, parameters: Mapping[str, Any]) -> FlowRun:
     return run
 
 
-@flow(name="stage")
+@flow(name="stage", flow_run_name="{stage}")
 def stage(
     stage: str, needs: list[str], commit: str, params_yaml: str, lock: dict[str, Any], root: Path = ROOT
 ) -> State[Any]:
@@ -153,7 +166,8 @@ def stage(
         # What is there already may be of another run: `repro --pull` would fetch only what is missing.
         if needs and (result := _dvc(folder, "pull", "--force", *needs)).code:
             return commands.failed_state(result)
-        state = run_stage(folder, stage, pull=True, environment={"PYTHONPATH": code}, return_state=True)
+        settings = {"PYTHONPATH": code, "LEKHANI_PIPELINE": f"flow-{flow_run.root_flow_run_id}"}
+        state = run_stage(folder, stage, pull=True, environment=settings, return_state=True)
         if state.is_completed() and (result := _dvc(folder, "push", stage)).code:
             return commands.failed_state(result)
     if state.is_completed():

@@ -82,5 +82,5 @@ def cluster(project: Workspace, names: tuple[str, ...], **environment: str) -> I
             space.environment["LEKHANI_CLONE"] = str(space.path)
     with prefect.serving(project):
         project.run("prefect", "work-pool", "create", "lekhani", "--type", "process")
-        project.run("prefect", "--no-prompt", "deploy", "--all")
+        project.run("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", "deploy/workers.yaml")
         yield Cluster(project, clones, prefect)

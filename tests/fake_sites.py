@@ -237,29 +237,34 @@ class FakeHub(FakeSite):
     def __init__(self) -> None:
         super().__init__()
         self.models: dict[str, dict[str, bytes]] = {}
+        self.datasets: dict[str, dict[str, bytes]] = {}
+        self.commit = self.COMMIT
 
     def handle(self, handler: Handler, body: bytes) -> None:
         path = handler.path.split("?")[0]
         if self.fault(path.split("/")[2], handler, body):
             return
-        name = "/".join(path.removeprefix("/api/models").split("/")[1:3])
+        repos = self.datasets if "/datasets/" in path else self.models
+        revision = path.partition("/revision/")[2]
+        name = "/".join(path.removeprefix("/api").removeprefix("/models").removeprefix("/datasets").split("/")[1:3])
         if path == "/api/repos/create":
             asked = json.loads(body)
             self.models.setdefault(f"{asked['organization']}/{asked['name']}", {})
             handler.tell({"url": f"{self.url}/{asked['organization']}/{asked['name']}"})
         elif path == "/api/validate-yaml":
             handler.tell({"errors": [], "warnings": []})
-        elif name not in self.models:
+        elif name not in repos:
             handler.tell({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
+        elif revision and revision not in {"main", self.commit}:
+            handler.tell({"error": "Invalid rev id"}, 404, X_Error_Code="RevisionNotFound")
         elif "/resolve/" in path:
-            content = self.models[name][path.split("/")[-1]]
+            content = repos[name][path.partition("/resolve/")[2].partition("/")[2]]
             digest = hashlib.sha1(content, usedforsecurity=False).hexdigest()
-            handler.answer(200, content, "application/octet-stream", ETag=f'"{digest}"', X_Repo_Commit=self.COMMIT)
+            handler.answer(200, content, "application/octet-stream", ETag=f'"{digest}"', X_Repo_Commit=self.commit)
         else:
-            handler.tell(self._model(name, path, body))
+            handler.tell(self._repository(name, repos[name], path, body))
 
-    def _model(self, name: str, path: str, body: bytes) -> Any:
-        files = self.models[name]
+    def _repository(self, name: str, files: dict[str, bytes], path: str, body: bytes) -> Any:
         if "/preupload/" in path:
             known = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
             return {"files": [{"path": file["path"], **known} for file in json.loads(body)["files"]]}
@@ -270,7 +275,7 @@ class FakeHub(FakeSite):
             return {"commitOid": self.COMMIT, "commitUrl": f"{self.url}/{name}/commit/{self.COMMIT}"}
         if "/tree/" in path:
             return [{"type": "file", "path": file, "size": len(files[file]), "oid": file} for file in files]
-        return {"id": name, "sha": self.COMMIT, "siblings": [{"rfilename": file} for file in files]}
+        return {"id": name, "sha": self.commit, "siblings": [{"rfilename": file} for file in files]}
 
 
 def glyphs(count: int, size: int) -> np.ndarray:

@@ -1,9 +1,7 @@
 """A Prefect server for tests, and what they ask it."""
 
-import json
 import signal
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
@@ -11,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+from requests.adapters import HTTPAdapter
 from services import answers, free_port, running
+from urllib3.util import Retry
 from workspace import SCRIPTS, Workspace
 
 
@@ -32,6 +33,8 @@ class Prefect:
         """The server itself, until the block ends; its database lies in the PREFECT_HOME of `space`."""
         environment = {**space.environment, "PREFECT_SERVER_UI_ENABLED": "false", **settings}
         environment.setdefault("PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS", "3")
+        environment.setdefault("PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE", "100")  # as in the Makefile
+        environment.setdefault("PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL", "1")
         command = [f"{SCRIPTS}/prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
         log = self.folder / "server.log"
         with running(
@@ -48,12 +51,14 @@ class Prefect:
 
     def ask(self, path: str, body: Any = None, method: str | None = None) -> Any:
         """Ask the server's API: POST what there is to post, else GET."""
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            f"{self.url}/{path}", data, {"Content-Type": "application/json"}, method=method
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read() or "null")
+        # With 503 it says that its database is locked; Prefect's own clients ask again, too.
+        again = Retry(5, backoff_factor=1, status_forcelist=[503], allowed_methods=None)
+        with requests.Session() as session:
+            session.mount("http://", HTTPAdapter(max_retries=again))
+            verb = method or ("GET" if body is None else "POST")
+            answer = session.request(verb, f"{self.url}/{path}", json=body, timeout=30)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
 
     def until(self, what: str, seconds: float, probe: Any) -> Any:
         """What `probe` returns once that is true."""

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import json
 import struct
 import tarfile
 import zipfile
@@ -80,7 +81,7 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str] | None = None, de
 
 def pixel_rows(labels: Sequence[Any], size: int = 6) -> list[list[Any]]:
     """One row per label: a glyph's pixels, then the label."""
-    return [[*glyph(100 + i % 100, size).ravel().tolist(), label] for i, label in enumerate(labels)]
+    return [[*glyph(130 + i % 100, size).ravel().tolist(), label] for i, label in enumerate(labels)]
 
 
 def pixel_header(size: int = 6, name: str = "pixel{}") -> list[str]:
@@ -90,6 +91,28 @@ def pixel_header(size: int = 6, name: str = "pixel{}") -> list[str]:
 def npz(**arrays: Any) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def npy(array: Array) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def parquet(labels: Sequence[Any], names: Sequence[str] | None = None, images: Sequence[bytes] | None = None) -> bytes:
+    """A shard as Hugging Face's `datasets` writes it: images as bytes and path, and labels that the schema names."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    images = images or [encoded(glyph(200 + i % 50)) for i in range(len(labels))]
+    column = pa.array([{"bytes": image, "path": f"{i}.png"} for i, image in enumerate(images)])
+    content = pa.table({"image": column, "label": pa.array(labels)})
+    if names is not None:
+        features = {"image": {"_type": "Image"}, "label": {"names": list(names), "_type": "ClassLabel"}}
+        content = content.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    buffer = io.BytesIO()
+    pq.write_table(content, buffer)
     return buffer.getvalue()
 
 

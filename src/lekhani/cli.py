@@ -155,8 +155,21 @@ def promote(
     dataset: Datasets = None,
     version: Annotated[str | None, Option(metavar="N", help="This version instead of the challenger.")] = None,
     check: Annotated[
-        bool, Option("--check", help="Only decide: exit code 0 would promote, 3 refuses.", show_default=False)
+        bool, Option("--check", help="Only decide: exit code 3 when a candidate is refused.", show_default=False)
     ] = False,
+    workspace: Annotated[
+        bool,
+        Option("--workspace", help="--check the best model of this folder's dvc.lock instead.", show_default=False),
+    ] = False,
+    variant: Annotated[
+        str | None, Option("--variant", "-v", help="This one of --workspace instead of the best.")
+    ] = None,
+    report: Annotated[
+        Path | None, Option(metavar="FOLDER", help="Write what --check says as a page with pictures too.")
+    ] = None,
+    base: Annotated[
+        Path | None, Option(metavar="CSV", help="A leaderboard.csv that the page of --report compares with.")
+    ] = None,
     force: Annotated[
         bool, Option("--force", help="Promote whatever the gate says; needs --reason.", show_default=False)
     ] = False,
@@ -166,19 +179,28 @@ def promote(
     from lekhani.errors import UsageError
     from lekhani.stages import promote
 
-    choices = _params()
+    choices = _params(variant=variant)
     names = dataset or list(choices.pipeline.datasets)
-    if version is not None and len(names) != 1:
-        raise UsageError("--version is of one registered model; say which with --dataset.")
+    if version is not None and (workspace or len(names) != 1):
+        raise UsageError("--version is of one registered model; say which with --dataset, and leave out --workspace.")
     if check and force:
         raise UsageError("--check changes nothing, so there is nothing to --force; leave one of them out.")
-    verdicts = []
+    if (workspace or report) and not check:
+        raise UsageError("--workspace and --report belong to --check; `lekhani register` registers a model.")
+    if variant is not None and not workspace:
+        raise UsageError("--variant belongs to --workspace; name a registered model with --version.")
+    outcomes = {}
     for name in names:
-        choices.dataset(name)
-        promoted, table = promote.promote(choices, name, version, check, force, reason)
-        typer.echo(table)
-        verdicts.append(promoted)
-    if not all(verdicts):
+        if check:
+            outcomes[name] = promote.check(choices, name, version, workspace, variant)
+        else:
+            outcomes[name] = promote.promote(choices, name, version, force, reason)
+        typer.echo(outcomes[name].text)
+    if report is not None:
+        from lekhani.stages.promotion_report import write_report
+
+        write_report(outcomes, report, base)
+    if any(one.promote is False for one in outcomes.values()):
         raise typer.Exit(3)
 
 
@@ -188,6 +210,20 @@ def rollback(dataset: Dataset, reason: Reason = None) -> None:
     from lekhani.stages import promote
 
     typer.echo(promote.rollback(_params(dataset), dataset, reason))
+
+
+@app.command(rich_help_panel=REGISTRY)
+def models(dataset: Datasets = None, as_json: AsJson = False) -> None:
+    """List what is registered: versions, aliases, the gate's verdicts, scores."""
+    from lekhani.registry.listing import listed, table
+
+    versions = listed(dataset or ())
+    if as_json:
+        typer.echo(json.dumps([one.as_dict() for one in versions], indent=2, ensure_ascii=False))
+    elif versions:
+        typer.echo(table(versions), nl=False)
+    else:
+        typer.echo("Nothing is registered; `lekhani register` registers the best variant of each dataset.")
 
 
 @app.command(rich_help_panel=REGISTRY)
@@ -326,6 +362,9 @@ def compose(
         str | None, Option(help="Draw texts from a regular expression, or pin_code, amount, date, phone.")
     ] = None,
     lines: Annotated[Path | None, Option(help="A UTF-8 file with a text a line.")] = None,
+    skip_unwritable: Annotated[
+        bool, Option("--skip-unwritable", help="Leave out what the model cannot write of --lines.", show_default=False)
+    ] = False,
     count: Annotated[
         int | None, Option("--count", "-n", min=1, max=1_000_000, help="How many lines; texts are taken in turn.")
     ] = None,
@@ -355,7 +394,7 @@ def compose(
     from lekhani.pen import find
 
     pen = find(dataset, model, judge)
-    texts = choose_texts(pen.generator, text or (), pattern, lines, count, seed)
+    texts = choose_texts(pen.generator, text or (), pattern, lines, count, seed, skip_unwritable)
     style = LineStyle(height, join, variety, augment, tuple(without or ()), light_on_dark)
     typer.echo(write_lines(pen, LineRequest(texts, seed, style, min_confidence, layout), out, overwrite))
 
@@ -414,9 +453,9 @@ def translate(
 ) -> None:
     """Read a number in one script and write it in another's handwriting."""
     from lekhani.handwriting.translate import translate_file
-    from lekhani.pen import find, load_judge
+    from lekhani.pen import default_source, find, load_judge
 
-    readers = load_judge(reader or source or ("mnist" if to.startswith("devanagari") else "devanagari"))
+    readers = load_judge(reader or source or default_source(to))
     pen = find(to, model, judge)
     done = translate_file(readers.reader, image, pen, out, seed, min_confidence, scale=scale, overwrite=overwrite)
     value = {**done.as_dict(), "file": str(out)}

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 _USERINFO = re.compile(r"""(?<=://)(?:[^\s'"/?#@:]*:[^\s'"]*|[^\s'"/?#@]*)@""")
 _NAMES = r"token|passw(?:or)?d|pwd|secret|signature|credential|api_?key|access_?key(?:_?id)?|[?&;](?:key|sig|auth)"
 _SECRET = re.compile(rf"""((?:{_NAMES})=)[^\s'"&;]+""", re.IGNORECASE)
+# What urllib3 found wrong, at the end of a sentence with the whole address of a request.
+_CAUSE = re.compile(r"""\(Caused by \w+\(.*\bport=\d+\): (.+?)\.?["']\)\)$""")
+_LONGEST = 300
 
 
 class LekhaniError(Exception):
@@ -41,10 +44,20 @@ def redacted(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, cut to one line of at most 300 characters; its class where it says nothing."""
+    """What another library's error says, cut to one line of at most 300 characters; its class where it says nothing.
+
+    Of a connection that failed it is the reason alone.
+    """
     if type(error).__module__.startswith("pydantic_core"):
         return first_problem(cast("ValidationError", error))
-    return redacted((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    cause = _CAUSE.search(line)
+    return _shortened(redacted(cause[1] if cause else line))
+
+
+def _shortened(text: str) -> str:
+    """At most 300 characters of it, cut between two words."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 2].rpartition(' ')[0] or text[: _LONGEST - 2]} …"
 
 
 def first_problem(error: "ValidationError") -> str:
@@ -53,9 +66,9 @@ def first_problem(error: "ValidationError") -> str:
     message = " ".join(first["msg"].removeprefix("Value error, ").split())
     key = ".".join(" ".join(str(part).split()) for part in first["loc"])[:100]
     if not key or first["type"] == "missing":
-        return f"`{key}` is missing" if key else message[:300]
+        return f"`{key}` is missing" if key else _shortened(message)
     found = " ".join(repr(first["input"]).split())
-    return redacted(f"`{key}` is {found[:60]}: {message[:1].lower()}{message[1:]}")[:300]
+    return _shortened(redacted(f"`{key}` is {found[:60]}: {message[:1].lower()}{message[1:]}"))
 
 
 LIBRARIES = {"aiohttp", "botocore", "dvc", "httpx", "httpx2", "huggingface_hub", "kaggle", "mlflow", "prefect"}
@@ -71,5 +84,5 @@ def outside_failure(error: BaseException) -> str | None:
         return "There is not enough memory; ask for less at once, or close other programs, and run again."
     if isinstance(error, OSError):
         what = f"{error.strerror or first_line(error)}{f': {error.filename}' if error.filename else ''}"
-        return f"{redacted(what)[:300]}; check the path, the disk and your permissions, and run again."
+        return f"{_shortened(redacted(what))}; check the path, the disk and your permissions, and run again."
     return None

@@ -48,8 +48,10 @@ def push(model: LoadedModel, name: str, *, private: bool = False) -> str:
         folder = Path(temporary)
         for file, path in paths.items():
             shutil.copyfile(path, folder / file)
-        if CARD not in paths:
-            (folder / CARD).write_text(_card(model, name), encoding="utf-8")
+        card = paths[CARD].read_text(encoding="utf-8") if CARD in paths else _card(model, name)
+        # Where our registry is says nothing to others.
+        card = re.sub(r"(?<=set_tracking_uri\().*(?=\))", '"http://mlflow.example.org"', card)
+        (folder / CARD).write_text(card, encoding="utf-8")
         api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message=model.origin)
     return f"{api.endpoint}/{name}"

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from lekhani import strict_yaml
 
@@ -60,16 +69,32 @@ class Kaggle(_Model):
     """null: the newest; the version that came is recorded in dataset.json"""
 
 
+def _increasing(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] >= pair[1]:
+        raise ValueError("the value of black comes first and must be lower than that of white")
+    return pair
+
+
+class HuggingFace(_Model):
+    """A dataset on the Hugging Face hub."""
+
+    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="owner/name, as in the address of its page")
+    revision: str | None = None
+    """a branch, a tag or a commit; null: the newest. The commit that came is recorded in dataset.json"""
+
+
 class Data(_Model):
     """Where one dataset comes from and how it is prepared; what the files show can be left out."""
 
-    source: Literal["embedded", "kaggle", "openml", "local"]
-    """embedded: made by Lekhani; kaggle: needs an account; openml: needs none; local: your own files at `path`"""
+    source: Literal["embedded", "kaggle", "openml", "huggingface", "local"]
+    """embedded: made by Lekhani; kaggle: needs an account; openml and huggingface: need none; local: your own files at
+    `path`"""
     path: str | None = None
-    """local: a folder, an archive (zip, tar, npz), a CSV or IDX file, or a pattern such as data/dhcd_*.npz"""
+    """local: a folder, an archive (zip, tar, npz), a table or IDX file, or a pattern such as data/dhcd_*.npz"""
     kaggle: Kaggle | None = Field(None, description="kaggle: which dataset")
     openml: Count | None = None
     """openml: the number of the data set, 40923 for DHCD and 554 for MNIST"""
+    huggingface: HuggingFace | None = Field(None, description="huggingface: which dataset")
     script: str = Field("unknown", description="for the record: the name of the writing system")
     origin: str | None = None
     """for the data card: who wrote and collected the images; known for the sources we know"""
@@ -82,7 +107,10 @@ class Data(_Model):
     files: str | None = None
     """which files to read when a source holds more than one dataset: a pattern such as Images/** or data.csv"""
     label_column: str | None = None
-    """the column of a CSV that holds the labels, when its name does not tell"""
+    """the column of a table that holds the labels, when its name does not tell"""
+    label_in_name: str | None = None
+    """the label is part of each image's file name: `prefix` (7_0012.png), `suffix`, or a regular expression whose group
+    is the label, such as _c(\\d+)"""
     class_folder: Literal["first", "last", "path"] | None = Field(
         None,
         description="which folder names the class when folders nest: the first, the last (next to the image), "
@@ -90,6 +118,10 @@ class Data(_Model):
     )
     polarity: Literal["auto", "white_on_black", "black_on_white", "mixed"] = "auto"
     """what the source looks like; auto decides for the whole dataset by its edges, mixed for each image by its own"""
+    value_range: Annotated[tuple[float, float], AfterValidator(_increasing)] | None = None
+    """the values of black and white in the source, such as [0, 255]; null: recognised over the whole dataset"""
+    transposed: bool | None = None
+    """whether the source has rows and columns exchanged; null: EMNIST's files are looked at, others are not"""
     image_size: int | None = Field(None, ge=16, le=128, multiple_of=4)
     """height and width of prepared images, pixels; null: as in the source where all are such squares, else 32"""
     per_class_train: Count | None = Field(None, description="at most so many train images per class")
@@ -97,12 +129,22 @@ class Data(_Model):
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """share of each class held out when the source has no split of its own"""
 
+    @field_validator("label_in_name")
+    @classmethod
+    def _compiles(cls, rule: str | None) -> str | None:
+        try:
+            re.compile(rule or "")
+        except re.error as error:
+            raise ValueError(f"is no regular expression ({error}); give prefix, suffix, or one with a group") from None
+        return rule
+
     @model_validator(mode="after")
     def _source_is_described(self) -> "Data":
-        needed = {"local": "path", "kaggle": "kaggle", "openml": "openml"}.get(self.source)
+        needed = {"local": "path", "embedded": None}.get(self.source, self.source)
         if needed and not getattr(self, needed):
-            example = {"path": "my/letters", "kaggle": "{slug: owner/name}", "openml": "40923"}[needed]
-            raise ValueError(f"source `{self.source}` needs `{needed}`, such as `{needed}: {example}`")
+            example = {"path": "my/letters", "kaggle": "{slug: owner/name}", "openml": "40923"}
+            example["huggingface"] = "{repo: owner/name}"
+            raise ValueError(f"source `{self.source}` needs `{needed}`, such as `{needed}: {example[needed]}`")
         return self
 
 
@@ -125,6 +167,7 @@ class Validate(_Model):
 
     manifest_schema: Policy = "error"
     integrity: Policy = "error"
+    enough_images: Policy = "error"
     label_set: Policy = "error"
     class_balance: Policy = "warn"
     blank_images: Policy = "error"
@@ -469,7 +512,7 @@ class Train(_Model):
     log_every: Count = Field(50, description="steps between two rows of losses.csv")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """of forward passes; auto takes bf16 where GPU or CPU has instructions for it, else fp32"""
+    """of forward passes; auto takes bf16 on GPUs that compute in it and CPUs with AMX, else fp32"""
     compile: bool = False
     """torch.compile the networks: a minute at the start that long runs on a GPU earn back"""
     checkpoint_seconds: float = Field(60.0, gt=0, description="seconds between two checkpoints")
@@ -540,6 +583,8 @@ class Tracking(_Model):
 
     backend: Literal["mlflow", "none"] = "mlflow"
     experiment: str = "lekhani"
+    system_metrics: bool = False
+    """log the load of processors, memory, disk and network while training, too"""
 
 
 class Pipeline(_Model):

@@ -3,10 +3,12 @@
     pen = lekhani.load("devanagari")
     pen.generate(["क", "०"], n=8, seed=7)
     pen.compose("४२")
+    lekhani.translate("number.png", to="mnist")
 
 Commands, flows and servers use the same pens.
 """
 
+import difflib
 import logging
 import os
 import re
@@ -14,6 +16,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from io import BytesIO
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,17 +24,24 @@ import numpy as np
 
 from lekhani.data.spec import Bytes, GlyphClass, Labels
 from lekhani.errors import LekhaniError, UsageError
-from lekhani.inference.labels import label_of
+from lekhani.inference.labels import MAX_COUNT, label_of
 from lekhani.inference.sampling import Plan, SamplingOptions, sample_shard
-from lekhani.inference.session import Generator, LoadedModel, Reader
+from lekhani.inference.session import MEMORY_LIMIT, Generator, LoadedModel, Reader
+from lekhani.pictures import enlarged, grid, save_png
+from lekhani.text import pluralize
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from lekhani.handwriting.recognise import Reading
     from lekhani.handwriting.render import Strength
+    from lekhani.handwriting.translate import Translation
+
+    Label = str | int
+    AnyPicture = str | Path | Image | Bytes
 
 log = logging.getLogger("lekhani")
+SHOWN, COLUMNS = 230, 23  # glyphs in a notebook, and in a row
 PRETRAINED = Path(__file__).with_name("pretrained")
 """D/{generator,judge}.onnx and their card, for each dataset that the package can write without training.
 
@@ -44,10 +54,24 @@ _NAME = re.compile(rf"(?:lekhani-)?{_DATASET}(?:@(?P<alias>[\w-]{{1,99}})|:(?P<n
 
 @dataclass(frozen=True)
 class Glyphs:
-    """Labelled glyphs: `images` uint8 [N,H,W], white on black, `labels` int64 [N]; iterating yields pairs of them."""
+    """Labelled glyphs: `images` uint8 [N,H,W], white on black, `labels` int64 [N]; iterating yields pairs of them.
+
+    A notebook shows the first SHOWN of them.
+    """
 
     images: Bytes
     labels: Labels
+
+    def __repr__(self) -> str:
+        height, width = self.images.shape[1:]
+        return f"Glyphs({pluralize(len(self), 'image')} of {height} x {width} pixels)"
+
+    def _repr_png_(self) -> bytes:
+        return _png(enlarged(grid(self.images[:SHOWN], min(COLUMNS, len(self))), 2))
+
+    def save(self, path: str | Path, columns: int = COLUMNS, scale: int = 1) -> None:
+        """Write all glyphs as one PNG, `columns` in a row, each pixel `scale` pixels wide; replaces the file `path`."""
+        save_png(grid(self.images, min(columns, len(self))), Path(path), scale)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,28 +84,31 @@ class Glyphs:
 class Pen(LoadedModel):
     """A model to generate and compose with."""
 
+    def __repr__(self) -> str:
+        return f"Pen({self.origin}, {self.generator.variant}, {pluralize(len(self.classes), 'class', 'classes')})"
+
     def generate(
         self,
-        labels: Sequence[str | int],
+        labels: "Label | Sequence[Label]",
         n: int = 1,
         seed: int = 0,
         *,
         min_confidence: float | None = None,
         truncation: float | None = None,
     ) -> Glyphs:
-        """`n` images of each entry of `labels` (glyphs, class names, or label numbers as int), in that order.
+        """`n` images of each entry of `labels` (glyphs, class names, or label numbers as int), or of one, in order.
 
         They are the images that `lekhani generate` writes for the same labels and seed. For `min_confidence` and
-        `truncation` see `SamplingOptions`. Raises UsageError for a label that the model does not know, and LekhaniError
-        when a class does not come.
+        `truncation` see `SamplingOptions`. Raises UsageError for a label that the model does not know and for a number
+        that is none, and LekhaniError when a class does not come.
         """
-        if n < 1 or not labels:
-            raise UsageError("There is nothing to generate; name at least one label, and an `n` of 1 or more.")
-        # Numbers are looked up without the names and glyphs that may look like other numbers.
-        numbered = tuple(GlyphClass(c.label, f"{c.label}", f"{c.label}") for c in self.classes)
-        known = ((label, self.classes if isinstance(label, str) else numbered) for label in labels)
-        runs = [(label_of(str(label), classes, f"Label {label!r}"), n) for label, classes in known]
+        runs = [(self._label(one), _count(n)) for one in ([labels] if isinstance(labels, str | int) else labels)]
+        if not runs:
+            raise UsageError("There is nothing to generate; name at least one label.")
         options, plan = SamplingOptions(seed, min_confidence, truncation), Plan(tuple(runs))
+        if plan.total * self.generator.image_size**2 > MEMORY_LIMIT:
+            problem = f"{plan.total:,} images are more than {MEMORY_LIMIT >> 30} GB, which this returns at once"
+            raise UsageError(f"{problem}; ask for fewer, or write them to files with `lekhani generate`.")
         options.check(self.generator, self.reader)
         batch_size = self.generator.batch_size_for(plan.total)
         shards = [
@@ -91,6 +118,14 @@ class Pen(LoadedModel):
         order = np.argsort(np.concatenate([plan.rows(number) for number in range(plan.shards)]), kind="stable")
         images = np.concatenate([shard.images for shard in shards])
         return Glyphs(images[order], np.concatenate([shard.labels for shard in shards])[order])
+
+    def _label(self, wanted: "Label") -> int:
+        if isinstance(wanted, str):
+            return label_of(wanted, self.classes, f"Label {wanted!r}")
+        if isinstance(wanted, Integral) and not isinstance(wanted, bool) and 0 <= wanted < len(self.classes):
+            return int(wanted)
+        bounds = f"a glyph or class name as text, or a whole number from 0 to {len(self.classes) - 1}"
+        raise UsageError(f"Label {wanted!r} is no label of {self.origin}; give {bounds}.")
 
     def compose(
         self,
@@ -125,28 +160,22 @@ class Judge:
 
     reader: Reader
 
+    def __repr__(self) -> str:
+        return f"Judge({self.reader.dataset}, {pluralize(len(self.classes), 'class', 'classes')})"
+
     @property
     def classes(self) -> tuple[GlyphClass, ...]:
         """What it can read, in label order."""
         return self.reader.classes
 
-    def recognise(self, image: "str | Path | Image | Bytes", top: int = 3) -> "Reading":
+    def recognise(self, image: "AnyPicture", top: int = 3) -> "Reading":
         """Read one glyph from a file, a Pillow image or grey uint8 [H,W], dark on light or light on dark.
 
         Raises UsageError for a picture that cannot be read or shows nothing; see `lekhani.handwriting.recognise`.
         """
-        from lekhani.data.images import decode_one
         from lekhani.handwriting import recognise
 
-        if isinstance(image, str | Path):
-            picture = recognise.load_picture(Path(image))
-        elif isinstance(image, np.ndarray):
-            picture = image
-        else:
-            content = BytesIO()
-            image.save(content, "PNG")
-            picture = decode_one("", "image", content.getvalue(), recognise.SIDE)
-        return recognise.recognise(self.reader, [picture], top)[0]
+        return recognise.recognise(self.reader, [_picture(image, recognise.SIDE)], top)[0]
 
 
 def load(name: str | Path, judge: str | Path | None = None) -> Pen:
@@ -169,6 +198,60 @@ def load_judge(name: str | Path) -> Judge:
     if known.judge is None:
         raise LekhaniError(f"{known.origin} was registered without its judge; name a judge.onnx instead.")
     return Judge(Reader(known.judge))
+
+
+def translate(
+    image: "AnyPicture",
+    to: str | Path,
+    source: str | Path | None = None,
+    seed: int = 0,
+    *,
+    min_confidence: float = 0.95,
+) -> "Translation":
+    """Read a number from a picture and write it in another handwriting, as `lekhani translate` does.
+
+    `image` is as for `Judge.recognise`, with one row of digits. `to` names the pen that writes as in `load`, `source`
+    the judge that reads as in `load_judge`: by default devanagari, or mnist where `to` is devanagari. For the errors
+    see `lekhani.handwriting.translate`.
+    """
+    from lekhani.handwriting import translate as translation
+
+    judge = load_judge(source or default_source(to))
+    return translation.translate(judge.reader, _picture(image, translation.MAX_WIDTH), load(to), seed, min_confidence)
+
+
+def default_source(to: str | Path) -> str:
+    """Whose judge reads where `to` writes and nothing else was asked for."""
+    return "mnist" if str(to).startswith("devanagari") else "devanagari"
+
+
+def _picture(image: "AnyPicture", side: int) -> Bytes:
+    """Grey uint8 [H,W], shrunk to at most `side` pixels where it is a file or a Pillow image."""
+    from lekhani.data.images import decode_one
+    from lekhani.handwriting.recognise import load_picture
+
+    if isinstance(image, str | Path):
+        return load_picture(Path(image), side)
+    if isinstance(image, np.ndarray):
+        if image.ndim != 2 or image.dtype != np.uint8 or not image.size:
+            found = f"{image.dtype} of shape {list(image.shape)}"
+            raise UsageError(f"The image is an array of {found}; give grey uint8 [height, width].")
+        return image
+    return decode_one("", "image", _png(image), side)
+
+
+def _png(picture: "Image | Bytes") -> bytes:
+    from PIL.Image import fromarray
+
+    content = BytesIO()
+    (fromarray(picture) if isinstance(picture, np.ndarray) else picture).save(content, "PNG")
+    return content.getvalue()
+
+
+def _count(n: int) -> int:
+    if not isinstance(n, Integral) or isinstance(n, bool) or not 1 <= n <= MAX_COUNT:
+        raise UsageError(f"n is {n!r}; it must be a whole number from 1 to {MAX_COUNT:,}.")
+    return int(n)
 
 
 def find(dataset: str, model: Path | None = None, judge: Path | None = None) -> Pen:
@@ -219,6 +302,8 @@ def look_up(name: str) -> Found:
     dataset, alias, number = match["dataset"], match["alias"], match["number"]
     if number is None and (pretrained := find_pretrained(dataset, alias)):
         return pretrained
+    if not has_registry():
+        raise _unknown(name, dataset)
     from lekhani.registry import models
 
     if alias is not None:
@@ -234,6 +319,14 @@ def look_up(name: str) -> Found:
         if found.alias != "champion":
             log.warning("%s has no champion yet; writing with its challenger, version %s.", found.name, found.version)
     return Found(found.generator, found.judge, f"{found.name} version {found.version}", f"{found.name}:{found.version}")
+
+
+def _unknown(name: str, dataset: str) -> UsageError:
+    shipped = sorted(folder.name for folder in PRETRAINED.iterdir())
+    close = difflib.get_close_matches(dataset, shipped, n=1)
+    hint = f"did you mean {close[0]}?" if close and dataset != close[0] else "train and register one, or name a file."
+    with_it = f"the package comes with {' and '.join(shipped)}"
+    return UsageError(f"There is no model {name!r}: nothing is registered here, and {with_it}; {hint}")
 
 
 def find_pretrained(dataset: str, variant: str | None = None) -> Found | None:

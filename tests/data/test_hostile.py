@@ -12,7 +12,22 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from sources import encoded, glyph, gzipped, idx, npz, one_sentence, pixel_header, pixel_rows, table, tarred, zipped
+from scipy.io import savemat
+from sources import (
+    encoded,
+    glyph,
+    gzipped,
+    idx,
+    npy,
+    npz,
+    one_sentence,
+    parquet,
+    pixel_header,
+    pixel_rows,
+    table,
+    tarred,
+    zipped,
+)
 
 from lekhani.data.layouts import read_raw
 from lekhani.data.raw import RawImages
@@ -177,8 +192,12 @@ _PICTURES = {
     for i in range(3)
 }
 _TABLE = table(pixel_rows(["ka", "kha"] * 6), [*pixel_header(), "label"])
-_PIXELS = idx(np.stack([glyph(100 + i) for i in range(12)]))
+_ARRAY = np.stack([glyph(200 + i) for i in range(12)])
+_PIXELS = idx(_ARRAY)
 _LABELS = {"train-labels-idx1-ubyte": idx(np.arange(12) % 3)}
+_MAT = io.BytesIO()
+savemat(_MAT, {"images": _ARRAY, "labels": np.arange(12) % 3, "other": {"cells": [1, 2]}}, do_compression=True)
+_NAMED = {f"all/{i}.png": encoded(glyph(200 + i)) for i in range(6)}
 _FOLDER = {"ka/2.png": encoded(glyph()), "kha/1.png": encoded(glyph())}
 
 # The file that is damaged, what it holds, and what lies beside it.
@@ -200,10 +219,16 @@ SOURCES: dict[str, tuple[str, bytes, dict[str, bytes]]] = {
         npz(images=np.stack([glyph()] * 6), labels=np.arange(6) % 2, class_names=np.array(["ka", "kha"])),
         {},
     ),
+    "npy": ("X.npy", npy(_ARRAY), {"Y.npy": npy(np.arange(12) % 3)}),
+    "mat": ("own.mat", _MAT.getvalue(), {}),
+    "parquet": ("own.parquet", parquet([0, 1, 0, 1], ["ka", "kha"]), {}),
+    "tsv": ("data.tsv", table(pixel_rows(["ka", "kha"] * 6), [*pixel_header(), "label"], "\t"), {}),
+    "spaces": ("own.train", table(pixel_rows([0, 1] * 6), None, " "), {}),
+    "labels": ("labels.csv", table([[f"{i}.png", ["ka", "kha"][i % 2]] for i in range(6)], ["id", "label"]), _NAMED),
     "classes.csv": ("classes.csv", "name,glyph\nkha,ख\nka,क\n".encode(), _FOLDER),
     **{
         kind: (f"ka/1.{kind}", encoded(glyph(), kind.upper()), _FOLDER)
-        for kind in ("png", "jpeg", "gif", "tiff", "bmp")
+        for kind in ("png", "jpeg", "gif", "tiff", "bmp", "webp")
     },
 }
 _Random = np.random.Generator
@@ -244,7 +269,7 @@ MUTATIONS: list[Callable[[bytes, _Random], bytes]] = [_truncate, _flip, _splice,
 @pytest.mark.parametrize("kind", SOURCES)
 def test_damaged_sources(kind: str) -> None:
     file, content, beside = SOURCES[kind]
-    name = "mnist" if kind.startswith("idx") else "devanagari"
+    name = "mnist" if kind.startswith("idx") or kind in {"npy", "mat", "spaces"} else "devanagari"
     assert endures({file: content, **beside}, name), "whole it is sound"
     for number in range(32):
         damaged = MUTATIONS[number % len(MUTATIONS)](content, np.random.default_rng(number))

@@ -1,11 +1,14 @@
 """Dockerfile and compose.yaml: sound, pinned, without a secret; and the commands of the services run here, one
 beside the other."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -78,6 +81,40 @@ def test_only_what_is_copied_gets_into_a_build() -> None:
     assert rules[0] == "*"
     assert {rule[1:] for rule in rules if rule.startswith("!")} == wanted
     assert "**/__pycache__" in rules
+
+
+@pytest.mark.slow
+def test_the_image_has_the_page(tmp_path: Path) -> None:
+    """What needs no engine of its build: what .dockerignore lets in is installed as there, and serves the page."""
+    if not shutil.which("uv"):
+        pytest.skip("uv is not installed: `make setup` installs it")
+    context, installed = tmp_path / "context", tmp_path / "venv"
+    context.mkdir()
+    for rule in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines():
+        if rule.startswith("!"):
+            source = ROOT / rule[1:]
+            ignored = shutil.ignore_patterns("__pycache__")
+            copy = shutil.copy if source.is_file() else partial(shutil.copytree, ignore=ignored)
+            copy(source, context / rule[1:])
+    steps = re.findall(r"^RUN uv (pip install --no-deps) \.$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.M)
+    assert len(steps) == 2
+    words = ["uv", *steps[0].split(), "--quiet", "--target", str(installed), "."]
+    done = subprocess.run(words, cwd=context, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    script = """
+import lekhani
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from lekhani.serve.page import add_page
+app = FastAPI()
+add_page(app)
+client = TestClient(app)
+print(lekhani.__file__, *(client.get(path).status_code for path in ("/", "/page/page.js", "/page/page.css")))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    words = [sys.executable, "-c", script]
+    said = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert said.stdout.split() == [str(installed / "lekhani" / "__init__.py"), "200", "200", "200"]
 
 
 def test_compose_keeps_to_the_specification() -> None:
@@ -251,10 +288,9 @@ def test_the_api_serves_the_champion_to_whoever_has_a_key(
 import sys
 from pathlib import Path
 from lekhani.registry import models
-from lekhani.tracking import runs
+from lekhani.tracking import logged, runs
 from lekhani.tracking.store import connect
-with runs.resume(None, "test-compose", "toy", {}):
-    uri = runs.log_model(Path(sys.argv[1]))
+uri = logged.log_model(runs.create_run("test-compose", "toy", "test", {}), Path(sys.argv[1]))
 models.register("mnist", uri, {"variant": "toy"})
 connect().set_registered_model_alias("lekhani-mnist", "champion", "1")
 """

@@ -26,8 +26,10 @@ RUN_BELOW = {
     "push",
     "retrain",
     "register",
-    "datasets",
+    "pull-request",
+    "workspace-check",
     "promotion-check",
+    "candidates",
     "promote",
     "comment",
     "summary",
@@ -83,8 +85,9 @@ def test_no_job_may_do_more_than_it_must() -> None:
     for name, content in WORKFLOWS.items():
         assert content["permissions"] == {}, name
     for name, one in JOBS:
-        more = {"pull-requests": "write"} if name in {"promote.comment", "retrain.promotion"} else {}
-        assert one["permissions"] == {"contents": "read"} | more, name
+        writers = {"promote.comment", "retrain.pull-request", "retrain.gate"}  # to branches that no workflow runs
+        expected = {"contents": "write", "pull-requests": "write"} if name in writers else {"contents": "read"}
+        assert one["permissions"] == expected, name
     for name, step in STEPS:
         if step.get("uses", "").startswith("actions/checkout@"):
             assert step["with"]["persist-credentials"] is False, name
@@ -95,7 +98,7 @@ def test_secrets_reach_only_the_commands_that_need_them() -> None:
     registry."""
     remote, registry = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}, {"MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN"}
     needs = {"pull": remote, "restore": remote, "push": remote}
-    needs |= dict.fromkeys(("retrain", "register", "promotion-check", "promote"), registry)
+    needs |= dict.fromkeys(("retrain", "register", "workspace-check", "promotion-check", "promote"), registry)
     for name, step in STEPS:
         given = {key for key, value in step.get("env", {}).items() if f"secrets.{key}" in value}
         assert given == needs.get(step.get("run", "").removeprefix("make "), set()), (name, step)
@@ -109,29 +112,31 @@ def test_secrets_reach_only_the_commands_that_need_them() -> None:
 
 
 def test_the_alias_moves_only_behind_the_gate_and_an_approval() -> None:
-    movers = [name for name, step in STEPS if step.get("run") == "make promote"]
-    assert movers == ["promote.promote"]
+    movers = [name for name, step in STEPS if step.get("run") in {"make promote", "make register"}]
+    assert set(movers) == {"promote.promote"}
     mover = job("promote.promote")
     assert mover["needs"] == "gate"
     assert mover["environment"] == "production"
-    assert mover["if"] == "github.event_name != 'pull_request'"
-    assert mover["concurrency"]["cancel-in-progress"] is False
-    assert "make promotion-check" in commands("promote.gate")
-
-    def settings(name: str, command: str) -> Any:
-        return next(step["env"] for step in job(name)["steps"] if step.get("run") == command)
-
-    assert settings("promote.gate", "make promotion-check") == settings("promote.promote", "make promote"), (
-        "both decide on the same"
-    )
-    assert settings("promote.gate", "make pull") == settings("promote.promote", "make pull")
+    assert "github.event_name != 'pull_request'" in mover["if"]
+    assert "!inputs.pull_request" in mover["if"]
+    assert mover["strategy"]["matrix"]["dataset"] == "${{ fromJSON(needs.gate.outputs.datasets) }}"
+    assert mover["concurrency"] == {"group": "promote-${{ matrix.dataset }}", "cancel-in-progress": False}
+    checks = [one for one in commands("promote.gate") if one.endswith("check")]
+    assert checks == ["make workspace-check", "make promotion-check"]
     # A step that goes on after a refusal would let the alias move: none does, nor does the job.
     assert not any(step.get("continue-on-error") for name, step in STEPS if name != "promote.comment")
     assert not any("continue-on-error" in one for _, one in JOBS)
 
 
+def test_a_promotion_that_waits_for_approval_stops_no_retraining() -> None:
+    assert not any("concurrency" in WORKFLOWS[name] for name in ("retrain", "promote"))
+    groups = [one["concurrency"]["group"] for name, one in JOBS if "concurrency" in one]
+    assert len(set(groups)) == len(groups) == 4
+
+
 def test_forks_get_nowhere_near_the_secrets() -> None:
-    assert "github.event.pull_request.head.repo.full_name == github.repository" in job("promote.gate")["if"]
+    guard = job("promote.gate")["if"]
+    assert "github.event.pull_request.head.repo.full_name == github.repository" in guard
     for name, content in WORKFLOWS.items():
         assert not {"pull_request_target", "workflow_run"} & set(content[True]), (
             name
@@ -139,14 +144,15 @@ def test_forks_get_nowhere_near_the_secrets() -> None:
 
 
 def test_retraining_keeps_its_work_before_it_tells_of_it() -> None:
-    assert commands("retrain.retrain") == [
-        f"make {one}" for one in ("setup", "restore", "retrain", "summary", "push", "register", "datasets")
-    ]
-    call = job("retrain.promotion")
-    assert call["uses"] == "./.github/workflows/promote.yml"
-    assert call["needs"] == "retrain"
-    lock = next(step["with"] for step in job("retrain.retrain")["steps"] if "upload-artifact" in step.get("uses", ""))
-    assert (lock["name"], lock["path"]) == (call["with"]["lock"], "dvc.lock")
+    assert commands("retrain.retrain") == [f"make {one}" for one in ("setup", "restore", "retrain", "summary", "push")]
+    kept, taken = (
+        next(step["with"] for step in job(name)["steps"] if f"{what}-artifact" in step.get("uses", ""))
+        for name, what in (("retrain.retrain", "upload"), ("retrain.pull-request", "download"))
+    )
+    assert (kept["name"], kept["path"]) == (taken["name"], "dvc.lock")
+    gate = job("retrain.gate")
+    assert gate["uses"] == "./.github/workflows/promote.yml"
+    assert set(gate["with"]) == set(WORKFLOWS["promote"][True]["workflow_call"]["inputs"])
 
 
 def test_data_and_models_go_to_the_remote_and_come_back(small_project: Project) -> None:
@@ -177,23 +183,50 @@ def test_data_and_models_go_to_the_remote_and_come_back(small_project: Project) 
     assert board.read_bytes() == made
 
 
-def test_which_datasets_retraining_leaves_to_the_gate(small_project: Project) -> None:
-    told = small_project.path.parent / "output"
-    small_project.environment["GITHUB_OUTPUT"] = str(told)
+def test_a_new_lock_becomes_a_pull_request(small_project: Project) -> None:
+    told, hub = small_project.path.parent / "output", small_project.path.parent / "somebody" / "lekhani"
+    small_project.environment |= {"GITHUB_OUTPUT": str(told), "GITHUB_REPOSITORY": "somebody/lekhani"}
+    small_project.environment["GITHUB_SERVER_URL"] = small_project.path.parent.as_uri()
+    shutil.copytree(ROOT / ".github", small_project.path / ".github")
+    small_project.run("git", "init", "-q", "--bare", str(hub))
+    calls = small_project.stand_in("gh", "https://github.com/somebody/lekhani/pull/34\n")
     small_project.run("dvc", "repro", "-q")
     small_project.commit("reproduced")
-    assert small_project.make("datasets") == "datasets=[]\n"
-    (small_project.path / "dvc.lock").write_text((small_project.path / "dvc.lock").read_text() + "# another\n")
+    assert "nothing to propose" in small_project.make("pull-request")
+    assert calls() == []
+    assert not told.exists()
+    lock = small_project.path / "dvc.lock"
+    lock.write_text(lock.read_text() + "# another\n")
     small_project.run("git", "add", "dvc.lock")  # as core.autostage does
-    assert small_project.make("datasets") == 'datasets=["devanagari", "mnist"]\n'
-    assert told.read_text() == 'datasets=[]\ndatasets=["devanagari", "mnist"]\n'
-    (small_project.path / "params.yaml").unlink()
-    assert "params.yaml" in small_project.make("datasets", code=2), "a failure is no empty list"
+    (small_project.path / "prefect.yaml").write_text("left over")
+    small_project.make("pull-request")
+    number, branch = (line.partition("=")[2] for line in told.read_text().splitlines())
+    assert number == "34"
+    assert re.fullmatch(r"retrain/\d{4}-\d\d-\d\d-\d{4}", branch)
+    opened = calls()[-1]
+    assert opened[:2] == ["pr", "create"]
+    assert opened[opened.index("--head") + 1] == branch
+    changed = small_project.run("git", "-C", str(hub), "show", "--format=", "--name-only", branch)
+    assert changed.split() == ["dvc.lock"], "and nothing else"
+
+
+@pytest.mark.parametrize(("reason", "left"), [("", '["a"]'), ("a demonstration", '["a", "b"]')])
+def test_what_the_gate_leaves_to_promote(small_project: Project, reason: str, left: str) -> None:
+    told = small_project.path.parent / "output"
+    small_project.environment |= {"GITHUB_OUTPUT": str(told), "FORCE_REASON": reason}
+    (small_project.path / "build").mkdir()
+    verdicts = {"a": "promote", "b": "refuse", "c": "no candidate"}
+    (small_project.path / "build" / "promotion.json").write_text(json.dumps(verdicts))
+    small_project.make("candidates")
+    assert told.read_text() == f"datasets={left}\n"
+    (small_project.path / "build" / "promotion.json").unlink()
+    small_project.make("candidates", code=2)
 
 
 def test_the_leaderboard_the_comment_and_registration(small_project: Project) -> None:
     page, body = small_project.path.parent / "page.md", small_project.path / "build" / "promotion.md"
     given = {"GITHUB_STEP_SUMMARY": str(page), "PULL_REQUEST": "12", "GITHUB_REPOSITORY": "somebody/lekhani"}
+    shutil.copytree(ROOT / ".github", small_project.path / ".github")
     small_project.environment |= given
     page.write_text("before\n")
     (small_project.path / "reports").mkdir()
@@ -201,12 +234,11 @@ def test_the_leaderboard_the_comment_and_registration(small_project: Project) ->
     small_project.make("summary")
     assert page.read_text() == "before\n| variant |\n"
     comments, calls = small_project.stand_in("gh"), small_project.stand_in("lekhani")
-    small_project.make("comment")
+    small_project.make("comment")  # tests/deploy/test_pull_request.py has one that is kept
     assert "came to no decision" in body.read_text()
-    body.write_text(TABLE)
-    small_project.make("comment")
-    assert body.read_text() == TABLE
-    assert comments()[1] == ["pr", "comment", "12", "--repo", "somebody/lekhani", "--body-file", "build/promotion.md"]
+    asked, written = comments()
+    assert asked[:3] == ["api", "--paginate", "repos/somebody/lekhani/issues/12/comments"]
+    assert written[:5] == ["api", "--silent", "--method", "POST", "repos/somebody/lekhani/issues/12/comments"]
     small_project.make("register")
     assert calls() == [["register"]], "of all datasets"
 
@@ -229,11 +261,11 @@ def test_the_gate_shows_its_table_whatever_it_says(small_project: Project, code:
     }
     calls = small_project.stand_in("lekhani", TABLE, code)
     said = small_project.make("promotion-check", code=ends)
-    assert calls() == [["promote", "--check", "--dataset", "mnist", "--version", "2"]], (
+    assert calls() == [["promote", "--check", "--report", "build", "--dataset", "mnist", "--version", "2"]], (
         "and nothing is forced while it only decides"
     )
     assert TABLE in said
-    assert page.read_text() == (small_project.path / "build" / "promotion.md").read_text() == TABLE
+    assert page.read_text() == TABLE
     if not reason:
         assert TABLE in small_project.make("promote", code=ends)
         assert calls()[-1] == ["promote", "--dataset", "mnist", "--version", "2"]
@@ -250,8 +282,15 @@ def test_nothing_that_is_asked_for_becomes_part_of_a_command(small_project: Proj
     }
     asked = ["--dataset", nasty, "--version", nasty]
     calls, comments = small_project.stand_in("lekhani", TABLE), small_project.stand_in("gh")
-    for target in ("promotion-check", "promote", "comment"):
+    shutil.copytree(ROOT / ".github", small_project.path / ".github")
+    small_project.run("dvc", "repro", "-q")
+    for target in ("workspace-check", "promotion-check", "promote", "comment", "pull"):
+        small_project.environment["BASE"] = nasty if target == "pull" else ""
         small_project.make(target)
-    assert calls() == [["promote", "--check", *asked], ["promote", *asked, "--force", "--reason", nasty]]
-    assert comments() == [["pr", "comment", nasty, "--repo", "a/b", "--body-file", "build/promotion.md"]]
+    assert calls() == [
+        ["promote", "--check", "--workspace", "--report", "build", *asked[:2]],
+        ["promote", "--check", "--report", "build", *asked],
+        ["promote", *asked, "--force", "--reason", nasty],
+    ]
+    assert all(f"repos/a/b/issues/{nasty}/comments" in one for one in comments())
     assert not list(small_project.path.rglob("pwned"))

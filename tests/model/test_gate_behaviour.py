@@ -38,7 +38,7 @@ from lekhani.stages.prepare import prepare
 from lekhani.stages.train import train
 from lekhani.stages.usefulness import score_usefulness, usefulness
 from lekhani.stages.validate import validate
-from lekhani.tracking import runs
+from lekhani.tracking import logged, runs
 from lekhani.tracking.store import connect
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +81,7 @@ class Registry:
             shutil.copy(path, GENERATOR)
             weights = TRAINING.with_name("generator.safetensors")
             weights.write_bytes(name.encode())
-            made = {"mlflow_run_id": None, "generator_sha256": files.sha256(weights)}
+            made = {"generator_sha256": files.sha256(weights)}
             files.write_json(TRAINING, files.read_json(TRAINING) | made)
             useful = {"usefulness": 0.95, "usefulness_floor": 0.97, "usefulness_ratio": 0.98}
             files.write_json(SCORECARD, files.read_json(SCORECARD) | {"model_sha256": files.sha256(path)} | useful)
@@ -90,15 +90,14 @@ class Registry:
 
     def register_file(self, name: str, path: Path) -> None:
         """Register a generator with nothing beside it."""
-        with runs.resume(None, "lekhani", name, {}):
-            uri = runs.log_model(path)
+        uri = logged.log_model(runs.create_run("lekhani", name, "test", {}), path)
         tags = {"variant": "flow_matching", "model_sha256": files.sha256(path)}
         self.versions[name] = str(models.register("letters", uri, tags).version)
 
     def promote(self, name: str, **how: Any) -> tuple[bool, set[str]]:
         """Whether it was promoted, and which checks failed."""
-        promoted, _ = promote_stage.promote(choices(), "letters", self.versions[name], **how)
-        return promoted, {one["name"] for one in files.read_json(DECISION)["reasons"] if not one["passed"]}
+        promoted = promote_stage.promote(choices(), "letters", self.versions[name], **how).promote
+        return promoted is True, {one["name"] for one in files.read_json(DECISION)["reasons"] if not one["passed"]}
 
     def tags(self, name: str) -> dict[str, str]:
         return dict(connect().get_model_version("lekhani-letters", self.versions[name]).tags)
@@ -286,7 +285,7 @@ def test_a_refused_candidate_leaves_the_champion_and_a_report(registry: Registry
 
 def test_the_better_takes_the_place_of_the_champion_and_gives_it_back(registry: Registry) -> None:
     before = everything()
-    assert promote_stage.promote(choices(), "letters", registry.versions["good"], check=True)[0]
+    assert promote_stage.check(choices(), "letters", registry.versions["good"]).promote
     assert everything() == before, "--check changes nothing"
     assert registry.promote("good") == (True, set())
     assert registry.aliases() == {"champion": "good", "previous": "poor"}

@@ -30,6 +30,8 @@ NOWHERE = {
     "tracking.revision": "as above",
     "tracking.runs": "as above",
     "tracking.experiments": "as above",
+    "tracking.logged": "as above",
+    "tracking.reporter": "as above",
     "variants": "the table of variants; each stage has the file of its own",
 }
 LOSSES = "not in use when weights are read; what changes them in training reruns train"

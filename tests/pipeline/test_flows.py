@@ -1,5 +1,6 @@
 """The flows piece by piece, without a Prefect server; DVC, git and the commands are the real ones, in a toy project."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ import choices
 import commands
 import promote
 import retrain
+import stage
 from prefect.client.schemas.objects import TaskRun
 from prefect.logging import disable_run_logger
 from prefect.results import ResultRecord, ResultRecordMetadata
@@ -41,7 +44,7 @@ TOY = {
     "wrong": {"cmd": "echo 'lekhani: mnist is not fit to train on.' >&2; exit 1", "outs": ["wrong.txt"]},
     "killed": {"cmd": "kill -9 $$", "outs": ["killed.txt"]},
     "fetch": {
-        "matrix": {"dataset": "${data}"},
+        "matrix": {"dataset": "${pipeline.datasets}"},
         "cmd": "echo 'lekhani: Kaggle is away.'; exit 1",
         "outs": ["raw/${item.dataset}"],
     },
@@ -98,6 +101,65 @@ def test_choices_hold_in_a_workspace_of_their_own(toy: Workspace) -> None:
     (folder / "dvc.lock").write_text("schema: '2.0'\n")
     assert choices.workspace(toy.path, given) == folder
     assert (folder / "dvc.lock").read_text() == "schema: '2.0'\n", "its own lock stays from one run to the next"
+
+
+def test_worktrees_that_nobody_wants_any_more_go(toy: Workspace) -> None:
+    old, new, used = (choices.workspace(toy.path, [f"train.seed={seed}"]) for seed in (11, 12, 13))
+    for folder in (old, new, used):
+        choices._release(folder)
+    for folder in (old, used):
+        os.utime(folder / "params.yaml", (0, time.time() - 15 * 86_400))
+    held = os.open(used, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_SH)  # as another process does
+    other = choices.workspace(toy.path, ["train.seed=14"])
+    assert [one.exists() for one in (old, new, used)] == [False, True, True]
+    os.close(held)
+    toy.write_params(params.read(new / "params.yaml"))
+    choices.workspace(toy.path, ["train.seed=14"])
+    toy.run("git", "checkout", "-q", "params.yaml")
+    assert [one.exists() for one in (new, used, other)] == [False, False, True], "params.yaml has the choice by now"
+    assert str(old) not in toy.run("git", "worktree", "list")
+
+
+def test_every_stage_runs_in_miniature_and_leaves_nothing(
+    toy: Workspace, monkeypatch: pytest.MonkeyPatch, runner: "FakeRunner"
+) -> None:
+    def tested() -> Any:
+        with disable_run_logger():
+            return retrain.smoke_test.fn(toy.path, ["train.seed=8"], 2)
+
+    cache = sorted((toy.path / ".dvc/cache").rglob("*"))
+    before = toy.run("git", "worktree", "list")
+    assert tested().message == f"{len(TOY)} stages run, 0 cached"
+    one = runner.arguments["second"]
+    assert (one["force"], one["commit"]) == (True, False)
+    real = run_stage(toy, "second", force=True, commit=False)
+    assert real.message == "run"
+    assert sorted((toy.path / ".dvc/cache").rglob("*")) == cache
+    runner.states["second"] = Failed(message="a mistake.")
+    assert "second failed: a mistake." in tested().message
+    assert toy.run("git", "worktree", "list") == before
+
+
+def test_a_run_is_named_for_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = dict.fromkeys(("profile", "source", "datasets", "variants", "overrides", "smoke"))
+
+    def name(given: str, **asked: Any) -> str:
+        known = SimpleNamespace(name=given, parameters=nothing | asked)
+        monkeypatch.setattr(retrain, "flow_run", known)
+        monkeypatch.setattr(commands, "flow_run", known)
+        return retrain._run_name()
+
+    assert name("brave-otter") == "all of params.yaml"
+    assert name("brave-otter", profile="quick", datasets=["mnist"], smoke=True) == "quick, mnist, smoke test"
+    assert name("before the release", profile="quick") == "before the release"
+
+
+def test_a_sentence_names_the_files_of_the_workspace_that_it_is_about(tmp_path: Path) -> None:
+    said, folder = "mnist failed, see reports/mnist/validation.json; mend it.", tmp_path / "flows" / "quick-1"
+    assert stage.with_whole_paths(said, tmp_path) == said
+    assert f"see {folder}/reports/mnist/validation.json; mend" in stage.with_whole_paths(said, folder)
+    assert stage.with_whole_paths(f"{folder}/reports/a", folder) == f"{folder}/reports/a"
 
 
 @pytest.mark.parametrize(
@@ -180,15 +242,17 @@ def test_files_that_another_process_works_on(toy: Workspace) -> None:
     ("code", "lines", "name"),
     [
         (1, ["Scoring", "lekhani: MLflow at http://127.0.0.1:1 is away.", ""], "Unreachable"),
+        (1, ["Traceback (most recent call last):", "RuntimeError: a mistake", "ERROR: exited with 1"], "Failed"),
         (1, ["lekhani: MLflow at sqlite:///mlruns/mlflow.db: disk is full."], "Failed"),
         (1, ["lekhani: out is being written by process 7 on a, since 2026; wait for its end."], "Busy"),
         (255, ["lekhani: No 'x'.", "ERROR: failed to run: lekhani fetch, exited with 2"], "Invalid"),
     ],
-    ids=["a server comes back", "a file does not", "another writer ends", "wrong use"],
+    ids=["a server comes back", "a mistake stays", "a file does not", "another writer ends", "wrong use"],
 )
 def test_the_state_of_a_failed_command(code: int, lines: list[str], name: str) -> None:
     state = commands.failed_state(commands.CommandResult(code, tuple(lines)))
     assert (state.name, retried(state)) == (name, name in {"Unreachable", "Busy"})
+    assert "exited with" not in state.message, "why rather than how it ended"
 
 
 def test_commands_end_with_the_flow(tmp_path: Path) -> None:

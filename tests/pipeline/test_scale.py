@@ -41,7 +41,8 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     params["pipeline"]["variants"] = list(VARIANTS)
     params["profiles"]["quick"]["variants"]["dcgan"]["channels"] = 8
     project.write_params(params)
-    (project.path / "prefect.yaml").write_bytes((ROOT / "prefect.yaml").read_bytes())
+    (project.path / "deploy").mkdir()
+    (project.path / "deploy" / "workers.yaml").write_bytes((ROOT / "deploy" / "workers.yaml").read_bytes())
     automation = project.path / "pipelines/crashed.yaml"
     automation.write_text(automation.read_text().replace("within: 600", "within: 90"))
     port = free_port()

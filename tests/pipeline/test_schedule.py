@@ -1,7 +1,6 @@
 """The deployments of prefect.yaml on a real Prefect server with a real worker, a scheduled run included; the
 pipeline is cut as small as it gets."""
 
-import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -20,7 +19,8 @@ STAGES += [*(f"{stage}@mnist-flow_matching" for stage in ("train", "export", "us
 def space(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     made = Workspace(tmp_path_factory.mktemp("scheduled") / "project")
     made.copy_pipeline()
-    shutil.copy(ROOT / "prefect.yaml", made.path)
+    text = (ROOT / "prefect.yaml").read_text(encoding="utf-8")  # its smoke test takes all variants, which is long
+    (made.path / "prefect.yaml").write_text(text.replace("smoke: true", "smoke: true\n      variants: [flow_matching]"))
     made.cut_small()
     made.commit("start")
     return made
@@ -60,10 +60,14 @@ def test_a_scheduled_run_then_nothing_to_do(space: Workspace, prefect: Prefect) 
 
     run = prefect.ended(deployment_id={"any_": [deployment["id"]]})
     assert run["auto_scheduled"] is True
-    assert (run["state_name"], run["state"]["message"]) == ("Completed", f"{len(STAGES)} stages run, 0 cached")
+    stages = f"{len(STAGES)} stages run, 0 cached"
+    assert (run["state_name"], run["state"]["message"]) == ("Completed", f"smoke test passed, {stages}; then {stages}")
+    assert run["name"] == "quick, flow_matching, smoke test"
+    assert "miniature" not in space.run("git", "worktree", "list")
     states = prefect.until(
-        "all tasks", 30, lambda: (found := prefect.tasks(run)) and len(found) == len(STAGES) + 1 and found
+        "all tasks", 30, lambda: (found := prefect.tasks(run)) and len(found) == len(STAGES) + 2 and found
     )
+    assert states.pop("smoke-test-0") == "Completed"
     assert states == {**dict.fromkeys(STAGES, "Completed"), "artifacts": "Completed"}
     of_run = {"flow_run_id": {"any_": [run["id"]]}}
     told = [line["message"] for line in prefect.ask("logs/filter", {"logs": of_run, "sort": "TIMESTAMP_DESC"})]
@@ -74,9 +78,9 @@ def test_a_scheduled_run_then_nothing_to_do(space: Workspace, prefect: Prefect) 
     assert "data:image/png;base64,iVBORw0KGgo" in shown["samples-mnist"]
 
     # Two at once: the first registers and promotes, the second waits for its turn and has nothing to do.
-    ask = ("prefect", "deployment", "run", "retrain/nightly-quick", "--param", "register_best=true", "--flow-run-name")
-    space.run(*ask, "one")
-    space.run(*ask, "two")
+    ask = ("prefect", "deployment", "run", "retrain/nightly-quick", "--param", "register_best=true", "--param")
+    space.run(*ask, "smoke=false", "--flow-run-name", "one")
+    space.run(*ask, "smoke=false", "--flow-run-name", "two")
     one, two = prefect.ended(name={"any_": ["one"]}), prefect.ended(name={"any_": ["two"]})
     assert one["state"]["message"] == "nothing changed; lekhani-mnist version 1 promoted"
     assert two["state"]["message"] == "nothing changed"

@@ -55,8 +55,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def test_links_to_runs_hold_no_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://user:hunter2@mlflow.example.org/")
     files.write_json(tmp_path / "models/mnist/dcgan/training.json", {})
-    monkeypatch.setattr(files, "read_checked", lambda *_: {"mlflow_run_id": "1a"})
-    p: Any = SimpleNamespace(data=["mnist"], pipeline=SimpleNamespace(everyone=("dcgan",)))
+    monkeypatch.setattr(files, "read_checked", lambda *_: {})
+    monkeypatch.setattr(published, "training_run", lambda *_: "1a")
+    p: Any = SimpleNamespace(pipeline=SimpleNamespace(datasets=("mnist",), everyone=("dcgan",)))
     page = published.runs_page(tmp_path, p)
     assert "| mnist | dcgan | [1a](https://mlflow.example.org/#/runs/1a) |" in page
 
@@ -146,7 +147,8 @@ def test_what_a_worker_made_is_taken_over_without_running_it(toy: Workspace, wor
     assert set(stage.lock_entries(toy.path, ["prepare", "train", "never"])) == {"prepare", "train"}
 
 
-NO_DEPLOYMENT = "There is no deployment 'stage/worker'; `prefect deploy --all` makes those of prefect.yaml."
+DEPLOY = "`prefect deploy --all --prefect-file deploy/workers.yaml` makes it"
+NO_DEPLOYMENT = f"There is no deployment 'stage/worker'; {DEPLOY}."
 
 
 @pytest.mark.parametrize(

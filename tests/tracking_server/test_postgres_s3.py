@@ -106,15 +106,15 @@ def test_runs_arrive(workspace: Workspace, team: Team, client: mlflow.MlflowClie
     (found,) = client.search_runs([experiment.experiment_id], "tags.variant = 'cgan'")
     assert found.info.status == "FINISHED"
     assert found.data.params["width"] == "128"
-    assert len(found.data.tags["git.commit"]) == 40
-    assert [one.dataset.name for one in found.inputs.dataset_inputs] == ["mnist"]
+    assert len(found.data.tags["mlflow.source.git.commit"]) == 40
+    assert {one.dataset.name for one in found.inputs.dataset_inputs} == {"mnist/train", "mnist/test"}
     card = workspace.json("reports/mnist/cgan/measurements.json")
-    assert found.data.metrics["fid"] == card["fid"]
+    assert found.data.metrics["eval/fid"] == card["fid"]
     assert len(client.get_metric_history(found.info.run_id, "train/loss_g")) > 1
     # In the database and in the bucket, and nowhere here.
-    assert team.rows(f"SELECT value FROM latest_metrics WHERE run_uuid = '{found.info.run_id}' AND key = 'fid'") == [
-        (card["fid"],)
-    ]
+    assert team.rows(
+        f"SELECT value FROM latest_metrics WHERE run_uuid = '{found.info.run_id}' AND key = 'eval/fid'"
+    ) == [(card["fid"],)]
     (stored,) = team.stored(found.info.run_id, "evaluation/measurements.json")
     assert json.load(stored.get()["Body"]) == card
     assert not (workspace.path / "mlruns").exists()

@@ -190,18 +190,29 @@ def test_every_stage_of_the_graph_is_a_command() -> None:
 
 
 def test_the_gate_refuses_with_exit_code_3(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
+    from lekhani.stages import promote as promote_stage
 
-    def promote(*args: object) -> tuple[bool, str]:
-        calls.append(args[1:])
-        return args[1] == "mnist", f"the table of {args[1]}"
+    calls: list[tuple[object, ...]] = []
+    verdicts: dict[str, bool | None] = {"devanagari": False, "mnist": None}
 
-    monkeypatch.setattr("lekhani.stages.promote.promote", promote)
+    def promote(_: object, *args: object) -> promote_stage.Outcome:
+        calls.append(args)
+        return promote_stage.Outcome(verdicts[str(args[0])], f"the table of {args[0]}")
+
+    monkeypatch.setattr(promote_stage, "promote", promote)
+    monkeypatch.setattr(promote_stage, "check", promote)
     assert call("promote", "--check")[:2] == (3, "the table of devanagari\nthe table of mnist\n")
-    both = [("devanagari", None, True, False, None), ("mnist", None, True, False, None)]
+    both = [("devanagari", None, False, None), ("mnist", None, False, None)]
     assert calls == both, "one refusal does not hide the other's verdict"
+    verdicts["devanagari"] = True
+    assert call("promote", "--check", "--workspace")[0] == 0, "no candidate is no refusal"
     assert call("promote", "-d", "mnist", "--version", "4", "--reason", "tried it")[0] == 0
-    assert calls[-1] == ("mnist", "4", False, False, "tried it")
+    assert calls[-1] == ("mnist", "4", False, "tried it")
+
+
+@pytest.mark.parametrize("words", ["--workspace", "--report build", "--check --variant dcgan", "--check --force"])
+def test_options_of_promote_that_do_not_go_together(call: Call, words: str) -> None:
+    assert re.search("belong|leave one", refusal(call("promote", *words.split())))
 
 
 @pytest.mark.parametrize("words", [("register",), ("promote",), ("rollback", "-d", "mnist")])

@@ -37,6 +37,18 @@ def test_errors_hold_none() -> None:
     assert "hunter2" not in first_line(ValueError(long)), "not even where it is cut"
 
 
+def test_what_is_long_is_cut_between_words_and_of_a_connection_the_reason_is_told() -> None:
+    words = first_line(ValueError("word " * 100))
+    assert len(words) <= 300
+    assert words.endswith(" word …")
+    assert first_line(ValueError("x" * 400)) == "x" * 298 + " …"
+    pool = "API request to http://127.0.0.1:9/api failed with exception HTTPConnectionPool(host='127.0.0.1', port=9): "
+    pool += "Max retries exceeded with url: /api/2.0/mlflow/experiments/get-by-name?experiment_name=x (Caused by "
+    refused = "Failed to establish a new connection: [Errno 111] Connection refused"
+    new = f"NewConnectionError(\"HTTPConnection(host='127.0.0.1', port=9): {refused}\"))"
+    assert first_line(ValueError(pool + new)) == refused
+
+
 @pytest.mark.parametrize("formatter", [lambda: RedactingFormatter("%(message)s"), telemetry.json_formatter])
 def test_logs_hold_none(formatter: Callable[[], logging.Formatter]) -> None:
     stream, log = io.StringIO(), logging.Logger("any")

@@ -227,7 +227,7 @@ def test_a_misspelt_required_key_is_named(path: str, misspelt: str) -> None:
     ("path", "value", "words"),
     [
         ("a[b", 1, "unknown key `a[b`; valid here: data, embedded,"),
-        ("tracking.qqqqqq", 1, "unknown key `tracking.qqqqqq`; valid here: backend, experiment."),
+        ("tracking.qqqqqq", 1, "unknown key `tracking.qqqqqq`; valid here: backend, experiment, system_metrics."),
         ("profile", "quik", "`profile` is 'quik'; did you mean `quick`?"),
         ("pipeline.variants", ["dcgan", "flowmatching"], "`pipeline.variants.1` is 'flowmatching'; did you mean"),
         ("profiles", ["quick"], "`profiles` must be a mapping"),

@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -40,7 +41,7 @@ def pen(toy_generator: ToyGenerator, tmp_path_factory: pytest.TempPathFactory) -
     ("wanted", "classes", "runs"),
     [
         (["क=2", "character_2_kha"], DEVANAGARI, [(0, 2), (1, 1)]),
-        (["ज्ञ", "digit_9=1", "0=3", "०=1"], DEVANAGARI, [(35, 1), (45, 1), (0, 3), (36, 1)]),
+        (["ज्ञ", "digit_9=1", "0=3", "٣=1"], DEVANAGARI, [(35, 1), (45, 1), (36, 3), (39, 1)]),  # digits, not numbers
         (["45", "क=001", "45=1000000"], DEVANAGARI, [(45, 1), (0, 1), (45, 1000000)]),
         (["3"], tuple(GlyphClass(9 - i, f"digit_{i}", str(i)) for i in range(10))[::-1], [(6, 1)]),  # the glyph 3
         (["a=b=2"], [GlyphClass(0, "a=b", "a=b")], [(0, 2)]),
@@ -94,10 +95,56 @@ def test_a_whole_number_is_a_label_and_text_is_a_glyph(toy_generator: ToyGenerat
     digits = tuple(GlyphClass(i, f"digit_{9 - i}", str(9 - i)) for i in range(10))
     pen = Pen(Generator(toy_generator(tmp_path / "g.onnx", classes=digits), "cpu"), None, "the toy")
     assert pen.generate([3, "3", np.int64(4)]).labels.tolist() == [3, 6, 4]  # type: ignore[list-item]
-    with pytest.raises(UsageError, match="Label 10: no such class"):
-        pen.generate([10])
+    assert pen.generate(3, n=2).labels.tolist() == [3, 3]
+    assert pen.generate("3").labels.tolist() == [6]
+    for labels in ([10], [-1], [True], [1.5], [None]):
+        with pytest.raises(UsageError, match=r"is no label of the toy; .* a whole number from 0 to 9\."):
+            pen.generate(labels)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="nothing to generate"):
-        pen.generate([1], n=0)
+        pen.generate([])
+    for n in (0, 2.5, "2", True, 10**10):
+        with pytest.raises(UsageError, match="it must be a whole number from 1 to 1,000,000,000"):
+            pen.generate([1], n=n)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"1,000,000,000 images are more than 2 GB.* `lekhani generate`"):
+        pen.generate([1], n=10**9)
+    with pytest.raises(UsageError, match=r"The seed is 0\.5; it must be a whole number"):
+        pen.generate([1], seed=0.5)  # type: ignore[arg-type]
+
+
+def test_glyphs_show_themselves(pen: Pen, tmp_path: Path) -> None:
+    glyphs = pen.generate([0, 1, 2], n=2)
+    assert repr(glyphs) == "Glyphs(6 images of 4 x 4 pixels)"
+    assert repr(pen) == "Pen(the toy, flow_matching, 3 classes)"
+    with Image.open(BytesIO(glyphs._repr_png_())) as shown:
+        assert shown.size == (2 * (6 * 5 - 1), 8)
+    glyphs.save(tmp_path / "g.png", columns=3)
+    with Image.open(tmp_path / "g.png") as saved:
+        assert saved.size == (3 * 5 - 1, 2 * 5 - 1)
+
+
+def test_the_package_says_what_there_is() -> None:
+    assert {"load", "load_judge", "translate", "Pen", "Glyphs", "UsageError"} <= set(dir(lekhani))
+    assert all(getattr(lekhani, name) is not None for name in dir(lekhani))
+
+
+def test_an_unknown_model_without_a_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UsageError, match=r"There is no model 'devnagari': .* did you mean devanagari\?"):
+        load("devnagari")
+    assert not list(tmp_path.iterdir()), "no store of MLflow is made"
+
+
+def test_a_number_is_translated_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    load("devanagari").compose("४२", seed=1, height=96, augment="none").save("number.png")
+    done = lekhani.translate("number.png", to="mnist", seed=3)
+    assert (done.read, done.text) == ("४२", "42")
+    done.save("out.png")
+    with Image.open("number.png") as number, Image.open("out.png") as out:
+        np.testing.assert_array_equal(np.asarray(out), done.picture)
+        assert lekhani.translate(number, to="mnist", seed=3).read == "४२"
 
 
 # --- which model ---
@@ -116,7 +163,7 @@ def test_a_model_file_without_labels_needs_a_judge(
     toy_generator: ToyGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = toy_generator(tmp_path / "g.onnx", conditional=False)
-    with pytest.raises(UsageError, match=r"takes no labels, .* pass --judge models/mnist/judge/judge\.onnx"):
+    with pytest.raises(UsageError, match=r"takes no labels, .* name one, such as models/mnist/judge/judge\.onnx"):
         find("whatever", model)
     monkeypatch.setattr(pens, "Reader", lambda _: FakeJudge())
     assert isinstance(load(model, tmp_path / "j.onnx").reader, FakeJudge)
@@ -203,8 +250,8 @@ def test_what_comes_with_the_package_gives_way_to_what_is_registered(
     assert (load("mnist").origin, load("mnist").version) == ("the pretrained model of mnist", None)
     load_judge("mnist")
     assert set(judges) == {tmp_path / "mnist" / "judge.onnx"}
-    assert load("mnist@challenger").version == "lekhani-mnist:3", "an alias asks for a registered one"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example.org")
+    assert load("mnist@challenger").version == "lekhani-mnist:3", "an alias asks for a registered one"
     assert load("mnist").version == "lekhani-mnist:3"
     toy_generator(tmp_path / "mnist" / "toy.onnx")
     assert load("mnist@toy").origin == "the pretrained toy of mnist"

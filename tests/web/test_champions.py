@@ -33,7 +33,7 @@ from lekhani.registry import models
 from lekhani.serve.api import create_app
 from lekhani.serve.champions import ModelSource, find_sources
 from lekhani.serve.limits import Limits
-from lekhani.tracking import runs
+from lekhani.tracking import logged, runs
 from lekhani.tracking.store import connect
 
 DATASET = "served-toys"
@@ -72,8 +72,8 @@ class Registry:
         beside.mkdir()
         files.write_json(beside / "measurements.json", self.card)
         Reference.of(Reader(judge), self.real.images, self.real.labels).save(beside / "reference.npz")
-        with runs.resume(None, "test-serving", name, {}):
-            uri = runs.log_model(path, [judge, *sorted(beside.iterdir())])
+        run_id = runs.create_run("test-serving", name, "test", {})
+        uri = logged.log_model(run_id, path, [judge, *sorted(beside.iterdir())])
         version = models.register(DATASET, uri, {"variant": "toy", "model_sha256": files.sha256(path), **tags})
         self.numbers[name] = str(version.version)
 

@@ -32,25 +32,11 @@ SMALL = 64 << 20
 _MAX_DIRECTORY = 256 << 20  # bytes of a zip's table of contents, which is read as a whole
 _MAX_HEADER = 1 << 20  # bytes of one header in a tar
 _IN_MEMORY = 256 << 20  # a larger tar goes through a temporary file without a name
-_KINDS = {
-    "images": re.compile(r"\.(png|jpe?g|bmp|gif|tiff?)$"),
-    "archive": re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$"),
-    "npz": re.compile(r"\.npz$"),
-    # MNIST's own files, in any of their spellings.
-    "idx": re.compile(r"([-._]idx\d?([-._]?ubyte)?|[-._]ubyte)(\.gz)?$"),
-    "csv": re.compile(r"\.csv(\.gz)?$"),
-}
 _DECOMPRESSORS: dict[bytes, Callable[[BinaryIO], Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ\x00": lzma.open,
 }
-
-
-def kind_of(file: str) -> str:
-    """What a file is by its name: images (one of them), archive, npz, idx, csv, or "" for anything else."""
-    name = file.lower()
-    return next((kind for kind, ending in _KINDS.items() if ending.search(name)), "")
 
 
 @dataclass(frozen=True)
@@ -89,16 +75,24 @@ class Source:
 
     @contextmanager
     def stream(self, file: str) -> Iterator[BinaryIO]:
-        """One file to read piece by piece, decompressed when its name ends in .gz; reading raises UsageError."""
+        """One file to read piece by piece, decompressed where it starts as gzip does; reading raises UsageError."""
         with self.open(file) as stream:
             limit, content = MAX_UNPACKED, stream
-            if file.lower().endswith(".gz"):
-                limit = _limit(self.sizes[file] if self.packed_size is None else self.packed_size)
+            if is_packed := self._is_gzip(file, stream):
+                limit = max_unpacked(self.sizes[file] if self.packed_size is None else self.packed_size)
                 content = cast(BinaryIO, gzip.GzipFile(fileobj=stream))
-            yield _limited(content, limit, self.path / file, lambda error: self.error(file, error))
+            yield _limited(content, limit, self.path / file, lambda error: self.error(file, error, is_packed))
 
-    def error(self, file: str, error: BaseException) -> LekhaniError:
-        """The sentence for an error in reading `file`; one of our own stays as it is."""
+    def _is_gzip(self, file: str, stream: BinaryIO) -> bool:
+        try:
+            start = stream.read(2)
+            stream.seek(0)
+        except Exception as error:
+            raise self.error(file, error) from None
+        return start == b"\x1f\x8b"
+
+    def error(self, file: str, error: BaseException, is_packed: bool = False) -> LekhaniError:
+        """The sentence for an error in reading `file`, which may be `is_packed`; one of our own stays as it is."""
         if isinstance(error, LekhaniError):
             return error
         if self.packed_size is not None:
@@ -108,7 +102,7 @@ class Source:
             else:
                 problem = f"is damaged ({reason(error)}); download or pack the archive again."
             return UsageError(f"{self.path}: the member {file} {problem}")
-        if file.lower().endswith(".gz") and not (isinstance(error, OSError) and error.errno):
+        if is_packed and not (isinstance(error, OSError) and error.errno):
             return UsageError(f"{self.path / file} is damaged ({reason(error)}); download or pack it again.")
         why = (error.strerror if isinstance(error, OSError) else None) or reason(error)
         return UsageError(f"{self.path / file} cannot be read ({why}); check its permissions.")
@@ -192,12 +186,12 @@ def _is_unicode(path: str) -> bool:
 
 def check_size(path: Path, unpacked_size: int, packed_size: int) -> None:
     """Raise UsageError when `unpacked_size` bytes are more than an archive of `packed_size` bytes may hold."""
-    if unpacked_size > _limit(packed_size):
+    if unpacked_size > max_unpacked(packed_size):
         sizes = f"from {packed_size / 1e6:.1f} MB to {unpacked_size / 1e6:,.0f} MB"
         raise UsageError(f"{path} would unpack {sizes}, more than is allowed; leave out what is not needed.")
 
 
-def _limit(packed_size: int) -> int:
+def max_unpacked(packed_size: int) -> int:
     """The bytes that an archive of so many bytes may unpack to."""
     return min(MAX_UNPACKED, max(SMALL, packed_size * MAX_RATIO))
 
@@ -224,7 +218,7 @@ def open_archive(stack: ExitStack, outer: Source, file: str) -> Source:
         if magic.startswith(b"PK") or (path.suffix.lower() == ".zip" and decompress is None):
             return _open_zip(stack, content, path, packed_size)
         if decompress is not None:
-            limit = _limit(packed_size)
+            limit = max_unpacked(packed_size)
             content = _spooled(stack, _limited(decompress(content), limit, path, lambda e: _damaged(path, e)), path)
         return _open_tar(content, path, packed_size)
     except LekhaniError:

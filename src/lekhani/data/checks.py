@@ -21,6 +21,7 @@ from lekhani.text import printable
 # The examples of these checks are pairs: a, b, a, b, ...
 PAIRED = ("exact_duplicates", "near_duplicates", "split_leaks", "label_conflicts")
 
+MIN_IMAGES = 4  # of each split: the evaluation's precision and recall look at 3 neighbours of each image
 _MAD = 1.4826  # makes the median absolute deviation of normal data their standard deviation
 # The least deviation of ink and of its logarithm within a class: none is so even that less would mean anything.
 _MIN_DEVIATION, _MIN_LOG_DEVIATION = 0.01, 0.05
@@ -105,6 +106,21 @@ def integrity(s: Subject) -> Finding:
         faults.append("images or labels do not have the digest in dataset.json")
     fault = f"The prepared files do not belong together: {first_few(faults)}; run `lekhani prepare` again."
     return Finding(len(faults), fault, f"images.npy, labels.npy, the manifest and dataset.json agree on {n:,} images.")
+
+
+def enough_images(s: Subject) -> Finding:
+    """There are two classes or more, and in each split as many images as the evaluation needs."""
+    counts = {split: int((s.table["split"] == split).sum()) for split in ("train", "test")}
+    few = [f"{count:,} {split} images" for split, count in counts.items() if count < MIN_IMAGES]
+    faults = []
+    if s.info.n_classes < 2:
+        faults.append("one class only, where no label can be wrong; bring at least 2 classes")
+    if few:
+        need = f"precision and recall need at least {MIN_IMAGES} in each split"
+        faults.append(f"{' and '.join(few)}, where {need}; add images, or change data.{s.info.name}.test_fraction")
+    fault = f"There is too little to train and judge on: {'; and '.join(faults)}."
+    fine = f"There are {s.info.n_classes} classes, {counts['train']:,} train and {counts['test']:,} test images."
+    return Finding(len(faults), fault, fine)
 
 
 def label_set(s: Subject) -> Finding:

@@ -30,6 +30,13 @@ _SPLIT_WORDS = {
     **dict.fromkeys(("test", "testing", "testset", "testingset", "t10k"), "test"),
     **dict.fromkeys(("val", "valid", "validation", "valset", "validationset"), "val"),
 }
+# Words of file names that do not tell one dataset from another.
+ROLES = {
+    **dict.fromkeys(("image", "images", "img", "imgs", "x", "data", "pixels"), "images"),
+    **dict.fromkeys(("label", "labels", "lbl", "lbls", "y", "target", "targets", "class", "classes"), "labels"),
+}
+_SHARDS = {"part", "shard", "chunk", "batch", "fold", "of", "partial", "default"}
+_ENDINGS = {"idx", "ubyte", "int", "gz", "tra", "tes", "csv", "tsv", "tab", "txt", "npz", "npy", "mat", "parquet"}
 
 
 def one_line(sentence: str) -> str:
@@ -64,6 +71,11 @@ def spellings(classes: Sequence[GlyphClass]) -> dict[str, GlyphClass]:
     return words
 
 
+def word(cell: str) -> str:
+    """A label in a table as text; a whole number that pandas wrote as 7.0 is 7."""
+    return re.sub(r"^(\d+)\.0+$", r"\1", unicodedata.normalize("NFC", cell.strip()))
+
+
 def suggestion(word: str, classes: Sequence[GlyphClass]) -> str:
     """A hint about the unknown class `word`: the nearest valid one, or the first few."""
     words = spellings(classes)
@@ -86,11 +98,27 @@ def split_of_folder(folder: str) -> str:
 
 def split_of_path(path: str) -> str:
     """`train`, `test` or `val` from a file's name, such as `mnist_train.csv`, or else from a folder above it."""
+    if path.lower().endswith((".tra", ".tes")):  # as UCI's repository calls them; tra is also a letter
+        return "train" if path.lower().endswith(".tra") else "test"
     for part in reversed(path.split("/")):
         kinds = {_SPLIT_WORDS[word] for word in re.split(r"[^a-z0-9]+", part.lower()) if word in _SPLIT_WORDS}
         if len(kinds) == 1:
             return kinds.pop()
     return ""
+
+
+def words_of(file_name: str) -> list[str]:
+    """The words of a file's name in small letters, without numbers, endings and a browser's ` (1)`."""
+    words = [re.sub(r"^idx\d(ubyte)?$", "", word) for word in re.split(r"[\W_]+", file_name.lower())]
+    return [word for word in words if word and not word.isdecimal() and word not in _ENDINGS]
+
+
+def dataset_of_path(path: str) -> str:
+    """What tells the dataset of a file from others: its path without words for splits, shards, images and labels."""
+    noise = {*_SPLIT_WORDS, *ROLES, *_SHARDS}
+    parts = [[word for word in words_of(part) if word not in noise] for part in path.split("/")]
+    words = [[re.sub(r"\d+", "", word) for word in part] for part in parts]
+    return "/".join(filter(None, ("-".join(filter(None, part)) for part in words)))
 
 
 class Vocabulary:

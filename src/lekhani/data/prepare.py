@@ -14,6 +14,7 @@ from lekhani.data import duplicates
 from lekhani.data.layouts import read_raw
 from lekhani.data.names import normalised, spellings, suggestion
 from lekhani.data.raw import Images, RawImages, Source
+from lekhani.data.readers.labelled import suggested_rule
 from lekhani.data.spec import Bytes, DatasetInfo, GlyphClass, Labels, digest
 from lekhani.errors import UsageError
 
@@ -33,6 +34,8 @@ def prepare(name: str, data: params.Data, options: params.Prepare, seed: int, ra
     source = files.read_checked(raw / "source.json", Source)
     found = read_raw(raw, name, data)
     notes = list(found.notes)
+    if len(found.classes) < 2:
+        raise _one_class(name, found)
     kept = _kept_classes(f"data.{name}.classes", data.classes, found.classes)
     classes = tuple(GlyphClass(i, c.name, c.glyph) for i, c in enumerate(kept))
     if "test" not in found.splits:
@@ -60,6 +63,15 @@ def prepare(name: str, data: params.Data, options: params.Prepare, seed: int, ra
     info = DatasetInfo(name, data.script, size, classes, counts, source, digest(images, labels, counts), tuple(notes))
     _write(out, info, images, labels, [found.members[row] for row in rows])
     return info
+
+
+def _one_class(name: str, found: RawImages) -> UsageError:
+    only = f"data.{name}: all {len(found.members):,} images are of one class, {found.classes[0].name}"
+    left_out = [note[0].lower() + note[1:-1] for note in found.notes if note.startswith("Left out")]
+    only = f"{only} ({'; '.join(left_out)})" if left_out else only
+    remedy = "put images of each class into a folder of their own, or bring a CSV of file names and labels"
+    rule = f"set data.{name}.label_in_name where the names of files hold the labels{suggested_rule(found.members)}"
+    return UsageError(f"{only}, and a generator needs two or more; {remedy}, or {rule}.")
 
 
 def _write(out: Path, info: DatasetInfo, images: Bytes, labels: Labels, members: Sequence[str]) -> None:

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy.typing as npt
 from pydantic import ConfigDict
 
 from lekhani.data.spec import Bytes, Digest, GlyphClass, Labels, Name
 from lekhani.files import FileModel
 
 Images = Bytes | Sequence[Bytes]  # grey uint8 [N,H,W], or N arrays [H,W] of several sizes
+Values = npt.NDArray[Any] | Sequence[npt.NDArray[Any]]  # the same in any real numbers, as a source holds them
 
 
 class Source(FileModel):

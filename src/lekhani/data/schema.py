@@ -56,7 +56,14 @@ class Manifest(pa.DataFrameModel):
 
 # Those that follow manifest_schema and integrity, in the order of the report.
 _CHECKS: tuple[Callable[[Subject], Finding], ...] = (
-    *(checks.label_set, checks.class_balance, checks.blank_images, checks.full_images, checks.off_centre),
+    *(
+        checks.enough_images,
+        checks.label_set,
+        checks.class_balance,
+        checks.blank_images,
+        checks.full_images,
+        checks.off_centre,
+    ),
     *(checks.ink_outliers, checks.exact_duplicates, checks.near_duplicates, checks.split_leaks),
     *(checks.label_conflicts, checks.drift),
 )

@@ -10,6 +10,7 @@ from lekhani.errors import UsageError
 
 MAX_GLYPHS = 200  # of a line
 SPACE = -1  # stands for a space among labels
+SHOWN = 12  # glyphs, at most, that an error lists one by one
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,9 @@ class Alphabet:
     classes: tuple[GlyphClass, ...]
 
     def __str__(self) -> str:
-        return " ".join(self._label)
+        if len(self.glyphs) <= SHOWN:
+            return " ".join(self.glyphs)
+        return f"{len(self.glyphs)} glyphs such as {' '.join((*self.glyphs[:3], *self.glyphs[-2:]))}"
 
     @cached_property
     def _label(self) -> dict[str, int]:
@@ -35,8 +38,23 @@ class Alphabet:
         """What can be written, in label order, without the space."""
         return tuple(self._label)
 
+    @cached_property
+    def _digits(self) -> dict[int, str]:
+        return {unicodedata.digit(glyph): glyph for glyph in self.glyphs if len(glyph) == 1 and glyph.isdecimal()}
+
+    def transcript(self, text: str) -> str:
+        """`text` as it will stand in transcripts: in NFC, with single spaces between words and none at the ends.
+
+        A digit of another script than the model's becomes the model's: 42 is written as ४२.
+        """
+        words = " ".join(unicodedata.normalize("NFC", text).split())
+        return "".join(
+            self._digits.get(unicodedata.digit(one), one) if one.isdecimal() and one not in self._label else one
+            for one in words
+        )
+
     def labels(self, text: str) -> list[int]:
-        """The labels of a `plain` text, with SPACE for each space; raises UsageError naming what cannot be written."""
+        """The labels of a `transcript`, with SPACE for each space; raises UsageError naming what cannot be written."""
         found: list[int] = []
         unknown: dict[str, None] = {}
         place = 0
@@ -50,18 +68,13 @@ class Alphabet:
                 place = piece.end()
         if unknown:
             named = ", ".join(map(_named, unknown))
-            raise UsageError(f"The model cannot write {named} in {shortened(text)!r}; it writes {self} and spaces.")
+            raise UsageError(f"The model cannot write {named} in {shortened(text)!r}; it writes {self}, and spaces.")
         if not found:
             raise UsageError("There is nothing to write: the text is empty.")
         if len(found) > MAX_GLYPHS:
             problem = f"The text {shortened(text)!r} has {len(found):,} glyphs, and a line holds at most {MAX_GLYPHS}"
             raise UsageError(f"{problem}; break it up.")
         return found
-
-
-def plain(text: str) -> str:
-    """`text` as in transcripts: in Unicode's NFC, with single spaces between words and none at the ends."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def shortened(text: str) -> str:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from lekhani.data.spec import Labels
 from lekhani.errors import LekhaniError, UsageError
-from lekhani.handwriting.alphabet import SPACE, Alphabet, plain
+from lekhani.handwriting.alphabet import SPACE, Alphabet
 from lekhani.handwriting.layout import lay_out
 from lekhani.handwriting.render import EFFECTS, LineStyle, render
 from lekhani.inference.confidence import confidences
@@ -51,7 +51,8 @@ def compose_steps(
     if not generator.conditional:
         problem = f"{model.origin} ({generator.variant}) takes no labels, so it cannot keep one hand for a line"
         raise UsageError(f"{problem}; use a conditional model.")
-    labels = Alphabet(generator.classes).labels(plain(text))
+    alphabet = Alphabet(generator.classes)
+    labels = alphabet.labels(alphabet.transcript(text))
     rng = seeded_rng(generator, seed, number, 0)
     written: Labels = np.array([label for label in labels if label != SPACE], np.int64)
     reader = model.reader if min_confidence else None
@@ -91,4 +92,4 @@ def sample_hand(
             return images
     names = " ".join(dict.fromkeys(generator.classes[label].glyph for label in labels[missing]))
     problem = f"no {names} that the judge reads as such with confidence {min_confidence:g} in {MAX_TRIES} tries"
-    raise LekhaniError(f"{generator.path} wrote {problem}; lower --min-confidence or use a better model.")
+    raise LekhaniError(f"{generator.path} wrote {problem}; ask for less confidence or use a better model.")

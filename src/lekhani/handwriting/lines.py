@@ -1,6 +1,7 @@
 """Folders of handwritten lines with their transcripts, as OCR toolkits read them."""
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,7 @@ from lekhani import __version__
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.files import read_checked, replacing, write_json, write_text
 from lekhani.generate.datasheet import data_licence, describe_model, licence_sentence
-from lekhani.handwriting.alphabet import Alphabet, plain
+from lekhani.handwriting.alphabet import Alphabet
 from lekhani.handwriting.compose import compose, seeded_rng
 from lekhani.handwriting.patterns import parse_pattern
 from lekhani.handwriting.render import LineStyle
@@ -24,32 +25,51 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+log = logging.getLogger("lekhani")
 Layout = Literal["tesseract", "paddleocr", "huggingface"]
 MADE_BY = "lekhani compose"
+NAMED = 5  # lines of a file that cannot be written, of all that there are
 _TEXT = 100  # the stream of random numbers that texts come from, beyond those of `compose`
 
 
-def read_texts(path: Path, alphabet: Alphabet) -> list[str]:
-    """The non-empty lines of a UTF-8 file, `plain`; raises UsageError naming the first that cannot be written."""
+def read_texts(path: Path, alphabet: Alphabet, skip_unwritable: bool = False) -> list[str]:
+    """The non-empty lines of a UTF-8 file, as transcripts.
+
+    What the model cannot write is left out with a warning where `skip_unwritable`; else UsageError names it.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--lines {path} cannot be read as UTF-8 text: {error}.") from None
-    texts = []
-    for number, line in enumerate(map(plain, lines), 1):
+    texts: list[str] = []
+    unwritable: list[str] = []
+    for number, line in enumerate(map(alphabet.transcript, lines), 1):
         if line:
             try:
                 alphabet.labels(line)
+                texts.append(line)
             except UsageError as error:
-                raise UsageError(f"{path}, line {number}: {error}") from None
-            texts.append(line)
+                unwritable.append(f"line {number}: {error}")
+    if unwritable:
+        count = pluralize(len(unwritable), "line")
+        more = " ..." if len(unwritable) > NAMED else ""
+        problem = f"{count} of {path} cannot be written. {' '.join(unwritable[:NAMED])}{more}"
+        if not skip_unwritable:
+            raise UsageError(f"{problem} Correct them, or leave them out with --skip-unwritable.")
+        log.warning("Left out %s", problem)
     if not texts:
-        raise UsageError(f"--lines {path} holds no text.")
+        raise UsageError(f"--lines {path} holds no text{' that can be written' if unwritable else ''}.")
     return texts
 
 
 def choose_texts(
-    generator: Generator, texts: Sequence[str], pattern: str | None, file: Path | None, count: int | None, seed: int
+    generator: Generator,
+    texts: Sequence[str],
+    pattern: str | None,
+    file: Path | None,
+    count: int | None,
+    seed: int,
+    skip_unwritable: bool = False,
 ) -> list[str]:
     """The texts to write, from one of three sources: `texts` themselves, the lines of `file`, or drawn from `pattern`.
 
@@ -61,9 +81,11 @@ def choose_texts(
     alphabet = Alphabet(generator.classes)
     if pattern is not None:
         sample = parse_pattern(pattern, alphabet)
-        chosen = [plain(sample(seeded_rng(generator, seed, number, _TEXT))) for number in range(count or 1)]
+        chosen = [
+            alphabet.transcript(sample(seeded_rng(generator, seed, number, _TEXT))) for number in range(count or 1)
+        ]
     else:
-        known = read_texts(file, alphabet) if file else [plain(text) for text in texts]
+        known = read_texts(file, alphabet, skip_unwritable) if file else list(map(alphabet.transcript, texts))
         chosen = [known[number % len(known)] for number in range(count or len(known))]
     for text in set(chosen):
         alphabet.labels(text)

@@ -53,6 +53,10 @@ class Translation:
         """The digits side by side, uint8 [H, N*W]."""
         return np.hstack(list(self.images))
 
+    def save(self, path: str | Path, scale: int = 1) -> None:
+        """Write the picture as PNG, each pixel `scale` pixels wide; replaces the file `path`."""
+        save_png(self.picture, Path(path), scale)
+
     @property
     def read(self) -> str:
         """The digits as they stood in the picture."""

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from lekhani.data.spec import GlyphClass
@@ -24,16 +25,23 @@ def parse_runs(wanted: Sequence[str], classes: Sequence[GlyphClass]) -> list[tup
     return runs
 
 
+def _decimal(text: str) -> str:
+    """A single digit of any script as 0 to 9; "" for all else."""
+    return str(unicodedata.decimal(text, "")) if len(text) == 1 else ""
+
+
 def label_of(what: str, classes: Sequence[GlyphClass], where: str) -> int:
-    """The label that a glyph, a class name or a number means, in this order of precedence.
+    """The label that a glyph, a class name, a digit of any script or a class number means, in this order of precedence.
 
     Raises UsageError that begins with `where` and names the valid ones.
     """
     by_name: dict[str, int] = {str(c.label): c.label for c in classes}
+    by_name |= {value: c.label for c in classes if (value := _decimal(c.glyph))}
     by_name |= {c.name: c.label for c in classes}
     by_name |= {c.glyph: c.label for c in classes}  # last: the glyph 3 is what a person means by "3"
-    if what in by_name:
-        return by_name[what]
+    for meant in (what, _decimal(what)):
+        if meant in by_name:
+            return by_name[meant]
     close = difflib.get_close_matches(what, by_name, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     glyphs = " ".join(c.glyph for c in classes)

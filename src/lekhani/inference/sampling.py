@@ -7,6 +7,7 @@ import collections.abc
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TypeVar
 
 import numpy as np
@@ -83,8 +84,8 @@ class SamplingOptions:
     truncation: float | None = None
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UsageError(f"The seed is {self.seed}; it must be 0 or more.")
+        if not isinstance(self.seed, Integral) or self.seed < 0:
+            raise UsageError(f"The seed is {self.seed}; it must be a whole number of 0 or more.")
         if self.min_confidence is not None and not 0 <= self.min_confidence < 1:
             raise UsageError(f"The least confidence is {self.min_confidence}; it must be from 0 to below 1.")
         if self.truncation is not None and not 0 < self.truncation < math.inf:
@@ -96,10 +97,10 @@ class SamplingOptions:
         if reader is None and (self.min_confidence is not None or not generator.conditional):
             why = "takes no labels" if not generator.conditional else "is to be filtered"
             problem = f"{generator.path} {why}, so a judge must pick what to keep"
-            raise UsageError(f"{problem}; pass --judge models/{generator.dataset}/judge/judge.onnx.")
+            raise UsageError(f"{problem}; name one, such as models/{generator.dataset}/judge/judge.onnx.")
         if reader is not None and reader.classes != generator.classes:
             problem = f"The judge reads other classes than {generator.path} writes"
-            raise UsageError(f"{problem}; pass the judge of the same dataset.")
+            raise UsageError(f"{problem}; name the judge of the same dataset.")
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def rejection_sample(
 def _too_few(generator: Generator, missing: Labels, tries: int, good: Counts, min_confidence: float) -> LekhaniError:
     sure = f" and is at least {min_confidence:.0%} sure of" if min_confidence else ""
     found = ", ".join(f"{generator.classes[label].glyph} ({good[label]:,})" for label in np.unique(missing))
-    advice = ["a lower --min-confidence"] if min_confidence else []
+    advice = ["a lower confidence"] if min_confidence else []
     advice += [] if generator.conditional else ["a model that takes labels"]
     problem = f"Of {tries:,} images that {generator.variant} drew the judge recognises{sure} too few as {found}"
     return LekhaniError(f"{problem}; ask for fewer of them, or take {' or '.join(advice or ['another model'])}.")

@@ -56,7 +56,7 @@ def open_session(
     or no ONNX model.
     """
     if not path.is_file():
-        raise LekhaniError(f"There is no model at {path}; train one with `dvc repro`, or pass --model FILE.onnx.")
+        raise LekhaniError(f"There is no model at {path}; train one with `dvc repro`, or name another file.")
     providers: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
     if provider == "auto" and "CUDAExecutionProvider" in ort.get_available_providers() and _gpu_present():
         ort.preload_dlls()

@@ -13,6 +13,7 @@ from lekhani.text import code, escaped, markdown_table
 
 Row = Mapping[str, Any]  # of per_class.csv; numbers may be text, as the csv module reads them, and "" is None
 
+_PAGE = 5000  # characters of a version's description that MLflow's database takes
 _SHOWN = 10  # classes above the fold
 _NAMED = 5  # classes that a limit names
 
@@ -61,11 +62,13 @@ def model_card(
     rows: Sequence[Row],
     lineage: Mapping[str, str],
     about: str,
+    registry: str,
 ) -> str:
     """The card of the registered model `name` as Markdown, with the front matter of Hugging Face's model cards.
 
     `facts` are training.json, `card` measurements.json and `rows` per_class.csv of one variant, `lineage` the tags that
-    lead back to code and data, `about` what the variant's file says of it: a first paragraph, then papers and formulas.
+    lead back to code and data, `about` what the variant's file says of it: a first paragraph, then papers and formulas,
+    `registry` MLflow's tracking URI.
     grid.png belongs beside it. Names from data and params are escaped. Raises LekhaniError when the generator was
     trained on other images than `info` describes.
     """
@@ -85,7 +88,7 @@ def model_card(
         f"{info.n_classes} classes.\n{takes}. {escaped(headline(card))}",
         "![Eight glyphs of every class](grid.png)",
         "## How to use it",
-        _usage(name, info, conditional),
+        _usage(name, registry, info, conditional),
         "The same seed and labels give the same images. It needs ONNX Runtime, NumPy and pandas; `mlflow models serve` "
         "serves the same over HTTP.",
         "## Intended use",
@@ -124,6 +127,25 @@ def headline(card: Mapping[str, Any]) -> str:
     if "near_copies" in card:
         parts.append(f"{card['near_copies']:.2%} near copies of training images")
     return "; ".join(parts) + "."
+
+
+def page(card: str, name: str, version: str) -> str:
+    """A card as MLflow's page of a registered version shows it: without front matter, what is folded, and what is last.
+
+    MLflow keeps 5,000 characters. The picture is the version's own.
+    """
+    text = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL)
+    text = re.sub(r"<details>.*?</details>\s*", "", text, flags=re.DOTALL).strip()
+    artifacts = f"model-versions/get-artifact?name={name}&version={version}&path=artifacts%2F"
+    text = text.replace("](grid.png)", f"]({artifacts}grid.png)")
+    if len(text) <= _PAGE:
+        return text
+    rest, shown = f"The whole card is [README.md]({artifacts}README.md).", ""
+    for section in re.split(r"(?=^## )", text, flags=re.MULTILINE):
+        if len(shown) + len(section) + len(rest) > _PAGE:
+            break
+        shown += section
+    return f"{shown}{rest}"
 
 
 def licence_tags(licence: str | None) -> dict[str, str]:
@@ -168,12 +190,13 @@ def _front_matter(info: DatasetInfo, facts: Mapping[str, Any], card: Mapping[str
     }
 
 
-def _usage(name: str, info: DatasetInfo, conditional: bool) -> str:
+def _usage(name: str, registry: str, info: DatasetInfo, conditional: bool) -> str:
     labels = json.dumps([code(c.glyph) for c in info.classes[:3]], ensure_ascii=False)
-    comment = "glyphs, class names or numbers" if conditional else "as many as images; their values are ignored"
+    comment = "glyphs, class names or class numbers" if conditional else "as many as images; their values are ignored"
     return f"""```python
 import mlflow
 
+mlflow.set_tracking_uri({json.dumps(code(registry))})
 model = mlflow.pyfunc.load_model("models:/{code(name)}@champion")
 drawn = model.predict({{"label": {labels}}}, params={{"seed": 7}})  # {comment}
 drawn["image"][0]  # uint8 [H,W]
@@ -333,7 +356,6 @@ def _lineage(
         "judge, SHA-256": card["judge_sha256"],
         "data, digest": info.digest,
         "source, SHA-256": info.source.get("sha256"),
-        "MLflow run": facts.get("mlflow_run_id"),
         **lineage,
     }
     return [(escaped(key), f"`{code(value)}`") for key, value in known.items() if value]

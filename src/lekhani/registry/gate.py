@@ -5,7 +5,7 @@ a scorecard lacks or garbles is a failed check, never an error: a model is promo
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -46,17 +46,32 @@ class Decision:
         """The entries `promote` and `reasons` of decision.json, strict JSON without NaN."""
         return {"promote": self.promote, "reasons": [asdict(check) for check in self.checks]}
 
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that did not pass."""
+        return tuple(check for check in self.checks if not check.passed)
+
+    @property
+    def verdict(self) -> str:
+        """One line, as Markdown."""
+        names = ", ".join(check.name for check in self.failed)
+        if self.promote:
+            return f"**Promote**: all {len(self.checks)} checks passed."
+        return f"**Refuse**: {len(self.failed)} of {len(self.checks)} checks failed ({names})."
+
     def markdown(self) -> str:
         """A line with the verdict, then a table of all checks, failed ones first."""
-        failed = [check.name for check in self.checks if not check.passed]
-        verdict = f"**Refuse**: {len(failed)} of {len(self.checks)} checks failed ({', '.join(failed)})."
-        if self.promote:
-            verdict = f"**Promote**: all {len(self.checks)} checks passed."
-        rows = [
-            ("passed" if c.passed else "**failed**", c.name, _cell(c.value), _cell(c.bound), _cell(c.sentence, 1000))
-            for c in sorted(self.checks, key=lambda check: check.passed)
-        ]
-        return "\n".join([verdict, "", *markdown_table(["", "check", "value", "bound", "reason"], rows), ""])
+        checks = sorted(self.checks, key=lambda check: check.passed)
+        return "\n".join([self.verdict, "", *checks_table(checks), ""])
+
+
+def checks_table(checks: Iterable[Check]) -> list[str]:
+    """The lines of a Markdown table of some checks."""
+    rows = [
+        ("passed" if c.passed else "**failed**", c.name, _cell(c.value), _cell(c.bound), _cell(c.sentence, 1000))
+        for c in checks
+    ]
+    return markdown_table(["", "check", "value", "bound", "reason"], rows)
 
 
 def decide(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, policy: Gate) -> Decision:

@@ -14,11 +14,12 @@ import mlflow
 import yaml
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
 from lekhani.data.names import one_line
 from lekhani.data.spec import DatasetInfo
 from lekhani.errors import LekhaniError, UsageError, first_line
-from lekhani.registry.models import generators, model_name, registry_errors
+from lekhani.registry.models import generators, model_name, registry_errors, tags_of
 from lekhani.tracking.revision import git
 from lekhani.tracking.store import connect, known_or_none
 
@@ -177,7 +178,8 @@ def trained_on(digest: str) -> TrainedOn:
         aliases = {one.name: one.aliases for one in mlflow.search_registered_models(filter_string=_OURS)}
         versions = mlflow.search_model_versions(filter_string=_OURS)
         for version in versions:
-            tags = version.tags if "data_digest" in version.tags else _tags(version, _run(version))
+            own = tags_of(version)
+            tags = own if "data_digest" in own else _tags(version, _run(version))
             unknown += "data_digest" not in tags
             if tags.get("data_digest", "").startswith(wanted):
                 found.append(_trained(version, aliases[version.name], tags))
@@ -247,9 +249,10 @@ def _run(version: ModelVersion) -> Run | None:
 def _tags(version: ModelVersion, run: Run | None) -> dict[str, str]:
     """A version's tags and, where it has none, its run's: MLflow's own pages register versions without tags."""
     tags = dict(run.data.tags) if run else {}
-    if "dataset.digest" in tags:
-        tags["data_digest"] = tags["dataset.digest"]
-    return tags | version.tags
+    for ours, name in (("data_digest", "dataset.digest"), ("git.commit", MLFLOW_GIT_COMMIT)):
+        if name in tags:
+            tags[ours] = tags[name]
+    return tags | tags_of(version)
 
 
 def _fetch(what: str, uri: str, folder: str) -> bytes | str:
@@ -271,7 +274,7 @@ def _version_link(version: ModelVersion, tags: Mapping[str, str], generator: byt
         "aliases": tuple(sorted(version.aliases)),
         "variant": tags.get("variant"),
         "created": _time(version.creation_timestamp),
-        "sha256": version.tags.get("model_sha256"),
+        "sha256": tags_of(version).get("model_sha256"),
     }
     link = Link(facts)
     if isinstance(generator, str):
@@ -279,7 +282,7 @@ def _version_link(version: ModelVersion, tags: Mapping[str, str], generator: byt
     elif facts["sha256"]:
         link.compare("The file that the registry holds", generator, "it was changed or damaged")
     wanted = ("git.commit", "dvc.lock_sha256", "data_digest")
-    if of_run := [key for key in wanted if key in tags and key not in version.tags]:
+    if of_run := [key for key in wanted if key in tags and key not in tags_of(version)]:
         after = "what follows is from its run, after the last stage that was tracked"
         link.note("missing", f"The version has no tags for {', '.join(of_run)}; {after}.")
     return link
@@ -303,7 +306,8 @@ def _run_link(version: ModelVersion, run: Run | None) -> Link:
         link.note("missing", f"The run is deleted; {hint}.")
     else:
         link.note("verified", "MLflow has this run.")
-    scored, registered = run.data.tags.get("model_sha256"), version.tags.get("model_sha256")
+    tags = run.data.tags
+    scored, registered = tags.get("scored.model_sha256", tags.get("model_sha256")), tags_of(version).get("model_sha256")
     if scored and registered and scored == registered:
         link.note("verified", "The generator that the run scored last is the registered one.")
     elif scored and registered:
@@ -318,7 +322,8 @@ def _commit_link(tags: Mapping[str, str]) -> Link:
         link.facts["experiment"] = tags["dvc.experiment"]
     if commit in {"", "none"}:
         link.facts["id"] = None
-        link.note("missing", "It was made outside of git." if commit else "There is no tag git.commit.")
+        untracked = "MLflow did not see the training" if "lekhani.imported" in tags else "There is no tag git.commit"
+        link.note("missing", "It was made outside of git." if commit else f"{untracked}.")
         return link
     if link.facts["dirty"]:
         link.note("missing", "The tree was dirty: what differed from this commit is not recorded.")
@@ -341,19 +346,22 @@ def _lock_link(tags: Mapping[str, str], commit: Link, kept: bytes | str) -> tupl
     if link.facts["sha256"] is None:
         link.note("missing", "There is no tag dvc.lock_sha256, so there is nothing to compare a dvc.lock with.")
         return link, None
-    committed: bytes | str = "The commit is not here, so its dvc.lock cannot be compared with this."
+    where = "The run's artifact lineage/dvc.lock"
+    if isinstance(kept, str):
+        link.note("missing", kept)
+    elif link.compare(where, kept, "one of the two was changed since"):
+        found = where, kept
+    where, committed = "The commit's dvc.lock", None
     if "date" in commit.facts:
-        shown = git("show", f"{commit.facts['id']}:./dvc.lock")
-        committed = shown or "Git shows no dvc.lock of this folder in the commit."
-    is_dirty = "the tree was dirty" if commit.facts["dirty"] else "though the tree is not recorded as dirty"
-    for where, content, otherwise in (
-        ("The run's artifact lineage/dvc.lock", kept, "one of the two was changed since"),
-        ("The commit's dvc.lock", committed, is_dirty),
-    ):
-        if isinstance(content, str):
-            link.note("missing", content)
-        elif link.compare(where, content, otherwise) and found is None:
-            found = where, content
+        committed = git("show", f"{commit.facts['id']}:./dvc.lock")
+    if committed is None:
+        link.note("missing", "The commit is not here, or has no dvc.lock to compare with this.")
+    elif hashlib.sha256(committed).hexdigest() != link.facts["sha256"]:
+        later = "the pipeline wrote this one after it, and a later commit may have it"
+        link.note("missing", f"{where} is another one: {later}.")
+    else:
+        link.note("verified", f"{where} has this SHA-256.")
+        found = found or (where, committed)
     return link, found
 
 

@@ -7,14 +7,15 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from sqlalchemy.exc import SQLAlchemyError
 
-from lekhani.errors import LekhaniError
+from lekhani.errors import LekhaniError, UsageError
 from lekhani.files import sha256
+from lekhani.registry.card import page
 from lekhani.tracking.store import connect, known_or_none, mlflow_errors
 
 ABOUT = (
@@ -22,7 +23,8 @@ ABOUT = (
     "`previous` is what a rollback restores. The gate's decision is in each version's tags `gate.*`, its report in the "
     "version's run. Each version has a model card."
 )
-FILES = "files_sha256"  # a version's tag: the SHA-256 of each file by its path in the model's folder, as JSON
+MADE_FROM = "lekhani.made_from"  # a version's tag: what people need not see on its page, as JSON
+FILES = "files_sha256"  # in there, or a tag of its own as JSON: the SHA-256 of each file by its path in the folder
 JUDGE = "judge.onnx"  # beside the generator
 MEASUREMENTS = ("measurements.json", "scorecard.json")  # as it is called, and as versions of earlier releases have it
 _REMEDY = "restore its artifacts or register the model again"
@@ -63,28 +65,31 @@ def registry_errors(failed: str, hint: str = "") -> AbstractContextManager[None]
     return mlflow_errors(failed, hint, (mlflow.MlflowException, OSError, SQLAlchemyError))
 
 
-def register(dataset: str, model_uri: str, tags: Mapping[str, str], description: str = "") -> ModelVersion:
+def register(
+    dataset: str, model_uri: str, tags: Mapping[str, str], made_from: Mapping[str, str] | None = None, card: str = ""
+) -> ModelVersion:
     """Register the model that a run logged as a new version of `lekhani-<dataset>` under the alias `challenger`.
 
-    Besides `tags` the version keeps the SHA-256 of each file, which `fetch` checks. A model that is registered already
+    Its page shows `tags` and the `card`. What it was made from is kept in one more tag, with the SHA-256 of each file,
+    which `fetch` checks. A model that is registered already
     gives its version back, so that calling twice adds nothing; that version becomes challenger again unless it is
     champion.
     """
     client, name = connect(), model_name(dataset)
     with registry_errors(f"Could not register {name} in"):
-        for known in client.search_model_versions(f"name = '{name}'"):
-            if known.source == model_uri:
-                if aliases(dataset).get("champion") != str(known.version):
-                    client.set_registered_model_alias(name, "challenger", known.version)
-                return known
+        if (known := _version_of(dataset, model_uri)) is not None:
+            if aliases(dataset).get("champion") != str(known.version):
+                client.set_registered_model_alias(name, "challenger", known.version)
+            return known
         with TemporaryDirectory() as folder:
             made = Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=folder))
             recorded = {path: sha256(made / path) for path in _files(made)}
-        version = mlflow.register_model(model_uri, name, tags={**tags, FILES: json.dumps(recorded)})
+        kept = {MADE_FROM: json.dumps({**(made_from or {}), FILES: recorded})}
+        version = mlflow.register_model(model_uri, name, tags={**tags, **kept})
         if not client.get_registered_model(name).description:
             client.update_registered_model(name, ABOUT)
-        if description:
-            client.update_model_version(name, version.version, description)
+        if card:
+            client.update_model_version(name, version.version, page(card, name, str(version.version)))
         client.set_registered_model_alias(name, "challenger", version.version)
     return version
 
@@ -105,6 +110,26 @@ def aliases(dataset: str) -> dict[str, str]:
     return {alias: str(version) for alias, version in model.aliases.items()} if model else {}
 
 
+def tags(dataset: str, number: str) -> dict[str, str]:
+    """The tags of a version, as `tags_of`."""
+    name = model_name(dataset)
+    with registry_errors(f"Could not read {name} version {number} from"):
+        return tags_of(connect().get_model_version(name, number))
+
+
+def tags_of(version: ModelVersion) -> dict[str, str]:
+    """The tags of a version, with what it was made from as if each were a tag, as versions of earlier have it."""
+    made_from = {key: value for key, value in _made_from(version).items() if key != FILES}
+    return made_from | {key: value for key, value in version.tags.items() if key != MADE_FROM}
+
+
+def _made_from(version: ModelVersion) -> dict[str, Any]:
+    try:
+        return dict(json.loads(version.tags.get(MADE_FROM, "{}")))
+    except (TypeError, ValueError):
+        raise LekhaniError(f"The tag {MADE_FROM} of {_named(version)} cannot be read; {_REMEDY}.") from None
+
+
 def newest(dataset: str) -> Version:
     """The champion of a dataset, else its challenger; raises LekhaniError when there is neither."""
     client, name, known = connect(), model_name(dataset), aliases(dataset)
@@ -112,9 +137,9 @@ def newest(dataset: str) -> Version:
         if alias in known:
             with registry_errors(f"Could not read {name} from"):
                 return Version(known[alias], client.get_model_version(name, known[alias]).source or "", alias)
-    hint = "run `make demo` or pass --model FILE.onnx"
+    hint = "run `make demo` or name a file"
     problem = f"Nothing is registered as {model_name(dataset)} in MLflow at {mlflow.get_tracking_uri()}"
-    raise LekhaniError(f"{problem}; {hint}.")
+    raise UsageError(f"{problem}; {hint}.")
 
 
 def find(dataset: str) -> Registered:
@@ -138,7 +163,7 @@ def fetch(dataset: str, number: str, alias: str = "") -> Registered:
     for path, digest in recorded.items():
         _check(folder / path, digest, version)
     generator = _generator(folder, version)
-    _check(generator, version.tags.get("model_sha256"), version)
+    _check(generator, tags_of(version).get("model_sha256"), version)
     judge = generator.with_name(JUDGE) if recorded else _judge_of_run(version)
     cards = (generator.with_name(name) for name in MEASUREMENTS)
     about = version.source or "", alias, version.run_id or "", version.tags.get("variant", "")
@@ -157,17 +182,27 @@ def check_there(dataset: str, number: str) -> None:
         raise LekhaniError(f"{min(missing)} of {_named(version)} is missing; {_REMEDY}.")
 
 
+def is_registered(dataset: str, model_uri: str) -> bool:
+    """Whether a version was registered of this model."""
+    with registry_errors(f"Could not read {model_name(dataset)} from"):
+        return _version_of(dataset, model_uri) is not None
+
+
 def is_intact(dataset: str, model_uri: str) -> bool:
     """Whether the files of the version that was registered of this model, if any, are those that were registered."""
     with registry_errors(f"Could not read {model_name(dataset)} from"):
-        versions = connect().search_model_versions(f"name = '{model_name(dataset)}'")
+        version = _version_of(dataset, model_uri)
     try:
-        for version in versions:
-            if version.source == model_uri:
-                fetch(dataset, str(version.version))
+        if version is not None:
+            fetch(dataset, str(version.version))
     except LekhaniError:
         return False
     return True
+
+
+def _version_of(dataset: str, model_uri: str) -> ModelVersion | None:
+    versions = connect().search_model_versions(f"name = '{model_name(dataset)}'")
+    return next((version for version in versions if version.source == model_uri), None)
 
 
 def generators(folder: Path) -> list[Path]:
@@ -202,6 +237,8 @@ def _files(folder: Path) -> list[str]:
 
 def _recorded(version: ModelVersion) -> dict[str, str]:
     """SHA-256 by path as they were registered, empty where they were not."""
+    if FILES in (made_from := _made_from(version)):
+        return dict(made_from[FILES])
     try:
         return dict(json.loads(version.tags.get(FILES, "{}")))
     except (TypeError, ValueError):

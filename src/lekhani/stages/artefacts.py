@@ -50,7 +50,6 @@ class Training(FileModel):
     findings: tuple[Finding, ...]
     device: str
     torch: str
-    mlflow_run_id: str | None
 
 
 class TrainTiming(FileModel):

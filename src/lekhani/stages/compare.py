@@ -56,11 +56,10 @@ def compare(p: Params, repeats: bool = False) -> None:
     files.write_text(target / "leaderboard.html", leaderboard.leaderboard_html(entries, seconds))
     if p.tracking.backend == "mlflow":
         from lekhani.tracking import runs
-        from lekhani.tracking.revision import revision
 
         made = [target / f"leaderboard.{kind}" for kind in ("csv", "md", "png", "html")]
         pictures = sorted((target / "leaderboard").iterdir())
-        runs.log_leaderboard(p.tracking.experiment, [*made, *pictures], revision())
+        runs.log_leaderboard(p.tracking.experiment, [*made, *pictures])
     log.info("%s", text)
 
 

@@ -12,7 +12,7 @@ from lekhani.evaluate.per_class import collapsed, table
 from lekhani.evaluate.samples import real_sample
 from lekhani.inference.session import Generator
 from lekhani.params import Params
-from lekhani.paths import MODELS, REPORTS, SCORECARDS
+from lekhani.paths import MODELS, PREPARED, REPORTS, SCORECARDS
 from lekhani.pictures import grid, save_png
 from lekhani.stages import timings
 from lekhani.stages.artefacts import Export, Metrics
@@ -53,7 +53,7 @@ def evaluate(p: Params, dataset: str, variant: str) -> None:
     files.write_json(reports / "measurements.json", card)
     files.write_json(reports / "scorecard.json", {name: card[name] for name in HEADLINES if name in card})
     if p.tracking.backend == "mlflow":
-        _track(p, dataset, variant, card, facts)
+        _track(p, data, variant, card, facts)
     for finding in collapsed(classes, data.info.classes):
         log.warning("%s/%s: %s", dataset, variant, finding.sentence)
     agreement = f", label agreement {card['label_agreement']:.1%}" if "label_agreement" in card else ""
@@ -80,14 +80,19 @@ def _from_earlier_stages(p: Params, data: spec.Prepared, variant: str, facts: di
     return card
 
 
-def _track(p: Params, dataset: str, variant: str, card: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Add the scorecard to the MLflow run of the training."""
-    from lekhani.tracking import runs
-    from lekhani.tracking.revision import revision
+def _track(p: Params, data: spec.Prepared, variant: str, card: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Add the scorecard to the MLflow run of the training, with the generator and what lies beside it as a model."""
+    from lekhani.tracking import logged, runs
 
-    reports = REPORTS / dataset / variant
-    made = [reports / name for name in ("grid.png", "per_class.csv", "measurements.json")]
+    dataset = data.info.name
+    reports, models, scored = REPORTS / dataset / variant, MODELS / dataset, SCORECARDS / f"{dataset}-{variant}"
+    run = runs.find_or_import_run(p.tracking.experiment, f"{dataset}/{variant}", facts, reports)
+    generator, beside = models / variant / "generator.onnx", logged.beside(scored, models / "judge" / "judge.onnx")
+    run_id = run.info.run_id
+    uri = logged.logged_model(run_id, generator, beside) or logged.log_model(run_id, generator, beside)
+    grid, made = reports / "grid.png", [reports / name for name in ("per_class.csv", "measurements.json")]
     made += [path for part in ("figures", "usefulness") for path in sorted((reports / part).glob("*"))]
-    judges = [MODELS / dataset / "judge" / name for name in ("judge.onnx", "second.onnx")]
-    with runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", revision(facts)):
-        runs.log_scorecard(card | timings.read(dataset, variant, missing_ok=True), made, judges)
+    judges = [models / "judge" / name for name in ("judge.onnx", "second.onnx")]
+    shown = card | timings.read(dataset, variant, missing_ok=True)
+    kept = {"evaluation": [grid, *made], "judge": judges}
+    runs.log_scorecard(run_id, uri, shown, data, PREPARED / dataset, kept, grid)

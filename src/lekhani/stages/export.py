@@ -9,7 +9,7 @@ from lekhani.params import Params
 from lekhani.paths import MODELS, REPORTS
 from lekhani.stages import timings
 from lekhani.stages.inputs import dataset_info
-from lekhani.stages.trained import load_trained, training_facts, unlogged
+from lekhani.stages.trained import load_trained, training_facts
 
 
 def export(p: Params, dataset: str, variant: str) -> None:
@@ -40,7 +40,3 @@ def export(p: Params, dataset: str, variant: str) -> None:
     }
     files.write_json(REPORTS / dataset / variant / "export.json", report)
     files.write_json(timings.path(dataset, variant, "export"), {"latency_ms": latency_ms(path, inputs)})
-    if (left := unlogged(dataset, variant)).exists():
-        from lekhani.tracking import runs
-
-        runs.log_unlogged(left)

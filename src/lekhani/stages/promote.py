@@ -1,143 +1,173 @@
 """register, promote and rollback: the steps that change the registry."""
 
-import logging
 import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lekhani import files
-from lekhani.data import spec
-from lekhani.errors import LekhaniError, UsageError
-from lekhani.evaluate.ranking import rank
+from lekhani.errors import UsageError
 from lekhani.evaluate.reference import Reference
-from lekhani.evaluate.score import score_generator
-from lekhani.evaluate.usefulness import metrics
-from lekhani.export.onnx_file import generator_inputs, latency_ms
-from lekhani.inference.session import Generator, Reader
+from lekhani.inference.session import Reader
 from lekhani.params import Params
 from lekhani.paths import MODELS, PREPARED, REPORTS, SCORECARDS
 from lekhani.registry import card as cards
-from lekhani.registry import gate, models, promotion
-from lekhani.stages import timings
-from lekhani.stages.artefacts import Scorecard, per_class
-from lekhani.stages.compare import scorecard
+from lekhani.registry import models, promotion
+from lekhani.stages import candidates, timings
+from lekhani.stages.artefacts import per_class
+from lekhani.stages.candidates import Comparison, Contender
 from lekhani.stages.inputs import dataset_info, validated_data
 from lekhani.stages.trained import training_facts
-from lekhani.stages.usefulness import score_usefulness
-from lekhani.tracking import runs
-from lekhani.tracking.revision import revision
-from lekhani.tracking.store import exclusive
-
-log = logging.getLogger("lekhani")
+from lekhani.tracking import logged, runs
+from lekhani.tracking.revision import action_tags, revision
+from lekhani.tracking.store import address, exclusive
 
 
 def register(p: Params, dataset: str, variant: str | None = None) -> str:
     """Register a variant of `dataset`, by default the best of the leaderboard; returns a sentence about it."""
     _need_registry(p)
     p.dataset(dataset)
-    if variant is None:
-        found = [scorecard(dataset, v) for v in p.pipeline.everyone]
-        variant = rank(found)[0].card["variant"]
+    variant = variant or candidates.best_variant(p, dataset)
     folder, beside = MODELS / dataset / variant, SCORECARDS / f"{dataset}-{variant}"
-    facts, card = training_facts(dataset, variant), scorecard(dataset, variant)
-    scored = {"model_sha256": folder / "generator.onnx", "judge_sha256": _judge(dataset).with_suffix(".safetensors")}
-    for key, path in scored.items():
-        if files.sha256(path) != card[key]:
-            raise LekhaniError(f"{path} is not the file that was scored; run `dvc repro` first.")
-    info, name, made_at = dataset_info(dataset), models.model_name(dataset), revision(facts)
+    facts, card = training_facts(dataset, variant), candidates.scored_file(dataset, variant)
+    info, name = dataset_info(dataset), models.model_name(dataset)
+    run = runs.find_or_import_run(p.tracking.experiment, f"{dataset}/{variant}", facts, REPORTS / dataset / variant)
+    made_at = runs.provenance(run) | {key: value for key, value in revision().items() if key == "dvc.lock_sha256"}
+    run_id, generator, judged = run.info.run_id, folder / "generator.onnx", logged.beside(beside, _judge(dataset))
     source = {f"source.{key}": str(info.source[key]) for key in ("name", "version", "sha256") if info.source.get(key)}
     digests = {key: str(card[key]) for key in ("data_digest", "model_sha256", "judge_sha256")}
-    tags = {"variant": variant} | _headline_tags(card) | digests | made_at | source
-    run = runs.resume(facts["mlflow_run_id"], p.tracking.experiment, f"{dataset}/{variant}", made_at)
-    with run as run_id, exclusive(f"{name}.register"):  # or else two at once would make two versions of one model
-        uri = runs.logged_model(run_id, card["model_sha256"], files.sha256(_judge(dataset)))
+    digests["generator_sha256"] = facts["generator_sha256"]
+    made_from, page = digests | made_at | source | action_tags("registered"), ""
+    with exclusive(f"{name}.register"):  # or else two at once would make two versions of one model
+        uri = logged.logged_model(run_id, generator, judged)
         if uri is None or not models.is_intact(dataset, uri):
+            uri = logged.log_model(run_id, generator, judged)
+        if not models.is_registered(dataset, uri):
             kept = (Path("dvc.lock"), Path("params.yaml"), PREPARED / dataset / "dataset.json")
-            runs.log_lineage([path for path in kept if path.exists()])
+            runs.log_files(run_id, {"lineage": [path for path in kept if path.exists()]}, "registered")
             about = import_module(f"lekhani.variants.{variant}").__doc__ or ""
-            classes = per_class(beside / "per_class.csv")
+            classes, lineage = per_class(beside / "per_class.csv"), {"MLflow run": run_id, **made_at}
             timing = timings.read(dataset, variant)
             shown = card | {"latency_ms": timing["latency_ms"]}
-            page = cards.model_card(name, info, facts | timing, shown, classes, made_at, about)
-            uri = _log_model(dataset, variant, page)
-        version = models.register(dataset, uri, tags, cards.headline(card))
+            page = cards.model_card(name, info, facts | timing, shown, classes, lineage, about, address())
+            _complete_model(dataset, uri, page)
+        version = models.register(dataset, uri, {"variant": variant} | _headline_tags(card), made_from, page)
     held = [alias for alias, number in models.aliases(dataset).items() if number == str(version.version)]
     aliases = " and ".join(sorted(held))
     return f"{version.name} version {version.version} is {variant} (judge FID {card['fid']:.2f}), alias {aliases}."
 
 
-def _log_model(dataset: str, variant: str, card: str) -> str:
-    """Log generator.onnx to the active run with all that lies beside it, and return its URI."""
-    scored = SCORECARDS / f"{dataset}-{variant}"
+def _complete_model(dataset: str, uri: str, card: str) -> None:
+    """Put the model card and the reference for monitoring into a logged model."""
     with tempfile.TemporaryDirectory() as temporary:
         page, reference = Path(temporary) / "README.md", Path(temporary) / "reference.npz"
         files.write_text(page, card)
         real = validated_data(dataset).split("test")
         Reference.of(Reader(_judge(dataset)), *real).save(reference)
-        figures = (scored / name for name in ("grid.png", "measurements.json", "per_class.csv"))
-        beside = [page, reference, _judge(dataset), *figures]
-        return runs.log_model(MODELS / dataset / variant / "generator.onnx", beside)
+        logged.add_to_model(uri, [page, reference])
 
 
 def _judge(dataset: str) -> Path:
     return MODELS / dataset / "judge" / "judge.onnx"
 
 
+class Outcome(NamedTuple):
+    """What became of a dataset's candidate; `promote` is None where there is none to decide on."""
+
+    promote: bool | None
+    text: str
+    comparison: Comparison | None = None
+
+
+def check(
+    p: Params, dataset: str, version: str | None = None, workspace: bool = False, variant: str | None = None
+) -> Outcome:
+    """What the gate says of the challenger of `dataset`, the version named, or a model of this workspace.
+
+    Candidate and champion are scored anew, and nothing is changed. The workspace's candidate is the `variant` named or
+    the one that `register` would choose.
+    """
+    _need_registry(p)
+    p.dataset(dataset)
+    known = models.aliases(dataset)
+    champion = known.get("champion")
+    if workspace:
+        candidate = candidates.of_workspace(p, dataset, variant)
+        if candidate is None:
+            which = f"model of {variant}" if variant else "models"
+            return _no_candidate(dataset, champion, f"The dvc.lock here names no {which} for {dataset}.")
+        if champion and models.tags(dataset, champion).get("model_sha256") == candidate.scorecard["model_sha256"]:
+            return _no_candidate(dataset, champion, f"Its generator is that of {candidate.name}.")
+    else:
+        number = version or known.get("challenger")
+        if number in (None, champion):
+            return _no_challenger(dataset, champion)
+        candidate = _challenger(dataset, number)[0]
+    comparison = candidates.compare(p, validated_data(dataset), candidate, champion, force=False)
+    return Outcome(comparison.decision.promote, _table(dataset, comparison, champion), comparison)
+
+
 def promote(
-    p: Params,
-    dataset: str,
-    version: str | None = None,
-    check: bool = False,
-    force: bool = False,
-    reason: str | None = None,
-) -> tuple[bool, str]:
+    p: Params, dataset: str, version: str | None = None, force: bool = False, reason: str | None = None
+) -> Outcome:
     """Compare the challenger of `dataset`, or the version named, with its champion; both are scored anew.
 
-    It becomes champion if the gate allows it. Returns whether it was promoted and the decision as Markdown. With
-    `check` nothing is changed. Otherwise the decision goes to reports/D/decision.{json,md} and to the version's run,
-    whatever it is; `force` promotes in spite of it, for a `reason`.
+    It becomes champion if the gate allows it. The decision goes to reports/D/decision.{json,md} and to the version's
+    run, whatever it is; `force` promotes in spite of it, for a `reason`.
     """
     _need_registry(p)
     if force and not (reason or "").strip():
         raise UsageError("--force overrides the gate, so give a --reason; it is kept with the version.")
-    name, data = models.model_name(dataset), validated_data(dataset)
-    if not check:
-        promotion.complete(dataset)
+    p.dataset(dataset)
+    promotion.complete(dataset)
     known = models.aliases(dataset)
     number, champion = version or known.get("challenger"), known.get("champion")
-    if champion is not None and number in (None, champion):
-        nothing = "There is no challenger; `lekhani register` registers one."
-        return False, f"## {name}: champion {champion} stands\n\n{nothing}\n"
-    if number is None:
-        hint = f"register one with `lekhani register --dataset {dataset}`, or name a version with --version"
-        raise UsageError(f"{name} has no challenger; {hint}.")
-    found = models.fetch(dataset, number)
-    promotion.check_run(dataset, number, found.run_id)
-    candidate = _scored_again(p, data, found, is_candidate=True)
-    incumbent, decision = _decide(p, data, candidate, champion, force)
-    opponent = f"champion {champion}" if champion else "no champion"
-    table = f"## {name}: version {number} ({found.variant}) against {opponent}\n\n{decision.markdown()}"
-    if check:
-        return decision.promote, table
+    if number is None or number == champion:
+        return _no_challenger(dataset, champion)
+    candidate, found = _challenger(dataset, number)
+    data = validated_data(dataset)
+    comparison = candidates.compare(p, data, candidate, champion, force)
+    table, decision = _table(dataset, comparison, champion), comparison.decision
     verdict = "promote" if decision.promote else "forced" if force else "refuse"
     if verdict == "forced":
         table += f"\nPromoted all the same, by force: {reason}\n"
     scored = {
-        "candidate": {"version": number, "scorecard": candidate},
-        "champion": None if champion is None else {"version": champion, "scorecard": incumbent},
+        "candidate": {"version": number, "scorecard": comparison.candidate_card},
+        "champion": None if champion is None else {"version": champion, "scorecard": comparison.champion_card},
     }
     report = _write_decision(
         p, dataset, table, {**decision.as_dict(), "forced": verdict == "forced", "reason": reason, **scored}
     )
-    failed = ", ".join(one.name for one in decision.checks if not one.passed)
+    failed = ", ".join(one.name for one in decision.failed)
     tags = {"gate.verdict": verdict, "gate.failed": failed or "none", "gate.data_digest": data.info.digest}
-    promotion.record(dataset, number, found.run_id, report, tags | _headline_tags(candidate))
+    promotion.record(dataset, number, found.run_id, report, tags | _headline_tags(comparison.candidate_card))
     if verdict != "refuse":
         promotion.promote(dataset, number, champion, reason)
-    return verdict != "refuse", table
+    return Outcome(verdict != "refuse", table, comparison)
+
+
+def _challenger(dataset: str, number: str) -> tuple[Contender, models.Registered]:
+    candidate, found = candidates.registered(dataset, number)
+    promotion.check_run(dataset, number, found.run_id)
+    return candidate, found
+
+
+def _no_challenger(dataset: str, champion: str | None) -> Outcome:
+    hint = f"`lekhani register --dataset {dataset}` registers one"
+    return _no_candidate(dataset, champion, f"There is no challenger; {hint}.")
+
+
+def _no_candidate(dataset: str, champion: str | None, why: str) -> Outcome:
+    stands = f"champion {champion} stands" if champion else "and no champion yet"
+    return Outcome(None, f"## {models.model_name(dataset)}: no candidate, {stands}\n\n{why}\n")
+
+
+def _table(dataset: str, found: Comparison, champion: str | None) -> str:
+    """The decision as Markdown."""
+    opponent = f"champion {champion}" if champion else "no champion"
+    return f"## {models.model_name(dataset)}: {found.candidate.name} against {opponent}\n\n{found.decision.markdown()}"
 
 
 def _write_decision(p: Params, dataset: str, table: str, decision: Mapping[str, Any]) -> tuple[Path, Path]:
@@ -147,51 +177,6 @@ def _write_decision(p: Params, dataset: str, table: str, decision: Mapping[str, 
     files.write_json(report[0], {"dataset": dataset, **decision, "policy": p.gate.model_dump(), **made})
     files.write_text(report[1], table)
     return report
-
-
-def _decide(
-    p: Params, data: spec.Prepared, candidate: dict[str, Any], champion: str | None, force: bool
-) -> tuple[dict[str, Any] | None, gate.Decision]:
-    """The champion's scorecard, if there is one that can be scored, and the gate's decision.
-
-    A champion that cannot be scored is an error, and with `force` a failed check.
-    """
-    incumbent, broken = None, list[gate.Check]()
-    if champion is not None:
-        try:
-            incumbent = _scored_again(p, data, models.fetch(data.info.name, champion), is_candidate=False)
-        except LekhaniError as error:
-            if not force:
-                raise
-            broken.append(gate.Check("champion", champion, None, False, f"The champion cannot be scored: {error}"))
-    decision = gate.decide(candidate, incumbent, p.gate)
-    return incumbent, gate.Decision(decision.promote and not broken, (*broken, *decision.checks))
-
-
-def _scored_again(p: Params, data: spec.Prepared, found: models.Registered, is_candidate: bool) -> dict[str, Any]:
-    """The scorecard of a registered version on the data and by the judge of this folder.
-
-    The difference from torch can only be measured with the weights that it came from, so it is taken from the version's
-    own scorecard; so is usefulness, if it was measured on these data. Only a candidate needs usefulness, which takes as
-    long as everything else.
-    """
-    what, generator = f"{found.name} version {found.version}", Generator(found.generator)
-    if (generator.classes, generator.image_size) != (data.info.classes, data.info.image_size):
-        folder = PREPARED / data.info.name
-        raise LekhaniError(f"{what} draws other classes or sizes than {folder} holds, so the two cannot be compared.")
-    log.info("Scoring %s (%s) on the test images of %s", what, generator.variant, data.info.name)
-    with tempfile.TemporaryDirectory() as figures:
-        card = score_generator(p, data, generator, Path(figures))[0]
-    own = files.read_checked(found.scorecard, Scorecard) if found.scorecard else {}
-    card |= {key: own[key] for key in ("parity_max_abs",) if key in own}
-    card["size_mb"] = found.generator.stat().st_size / 2**20
-    card["latency_ms"] = latency_ms(found.generator, generator_inputs(generator.noise_dim, len(generator.classes)))
-    if is_candidate and p.usefulness.seeds:
-        kept = {}
-        if own.get("data_digest") == data.info.digest:
-            kept = {key: value for key, value in own.items() if key.startswith("usefulness")}
-        card |= kept or metrics(score_usefulness(p, data, generator))
-    return card
 
 
 def rollback(p: Params, dataset: str, reason: str | None = None) -> str:
@@ -210,5 +195,5 @@ def _need_registry(p: Params) -> None:
 
 def _headline_tags(card: Mapping[str, Any]) -> dict[str, str]:
     """What the registry's pages show of a scorecard, as tags; the rest is in the model card."""
-    shown = ("fid", "fid_ratio", "label_agreement", "near_copies", "usefulness")
+    shown = ("fid_ratio", "label_agreement", "usefulness")
     return {name: f"{card[name]:.5g}" for name in shown if name in card}

@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from lekhani.paths import CHECKPOINTS, MODELS, PREPARED, REPORTS, VALIDATION_PAG
 from lekhani.stages import timings
 from lekhani.stages.artefacts import RunNote
 from lekhani.stages.inputs import validated_data
-from lekhani.stages.trained import load_trained, unlogged
+from lekhani.stages.trained import load_trained
 from lekhani.train import distributed
 from lekhani.train.checkpoint import Checkpoints
 from lekhani.train.devices import pick_device
@@ -42,13 +44,14 @@ def train(p: Params, dataset: str, variant: str) -> None:
     choices, teacher = _teacher(p, dataset, variant)
     device = distributed.local_device(pick_device(p.train.device))
     is_main = distributed.ranks().is_main
-    images_seen = round(p.train.images_seen.images(data.info.n_classes) * choice.budget)
+    images_seen = _images_seen(p, variant, data.info)
     made_with = _made_with(p, dataset, variant, data.info, images_seen)
     checkpoints = Checkpoints(CHECKPOINTS / dataset / variant, made_with, p.train.keep_checkpoints)
+    score = _quick_score(p, data, device) if is_main and p.train.score_every else None
     run_id = None
     if is_main and p.tracking.backend == "mlflow":
-        run_id = _tracked_run(p, dataset, variant, images_seen, data.info, checkpoints)
-    reporter = _reporter(dataset, variant, images_seen, run_id, checkpoints.folder) if is_main else Reporter()
+        run_id = _tracked_run(p, data, variant, checkpoints)
+    reporter = _reporter(p, dataset, variant, images_seen, run_id, checkpoints.folder) if is_main else Reporter()
 
     def build(device: torch.device) -> Variant:
         built = VARIANTS[variant].build(choices, data.info.image_size, data.info.n_classes, device)
@@ -70,28 +73,40 @@ def train(p: Params, dataset: str, variant: str) -> None:
         device=device,
         reporter=reporter,
         checkpoints=checkpoints,
-        score=_quick_score(p, data, device) if is_main and p.train.score_every else None,
+        score=score,
     )
-    trained = _fit(config, run_id)
+    with _ending(run_id) as tags:
+        trained = _fit(config)
+        if is_main:
+            tags.update(_save(p, data.info, choices, trained))
     if is_main:
-        _save(p, data.info, choices, trained, run_id)
         for name in CURVES:
             files.copy(checkpoints.folder / name, REPORTS / dataset / variant / name)
         checkpoints.clear()
 
 
-def _fit(config: TrainerConfig, run_id: str | None) -> Trained:
-    """Train to the end; the MLflow run, if there is one, notes an end that came too early."""
+def _fit(config: TrainerConfig) -> Trained:
     try:
         return Trainer(config).fit()
-    except BaseException as error:
-        if run_id:
-            from lekhani.tracking import runs
-
-            runs.end_run(run_id, "KILLED" if isinstance(error, StoppedError | KeyboardInterrupt) else "FAILED")
-        raise
     finally:
         config.reporter.close()
+
+
+@contextmanager
+def _ending(run_id: str | None) -> Iterator[dict[str, str]]:
+    """End the MLflow run, if there is one, with the block: with the tags put into what is yielded, if it ends well."""
+    tags: dict[str, str] = {}
+    if run_id is None:
+        yield tags
+        return
+    from lekhani.tracking import runs
+
+    try:
+        yield tags
+    except BaseException as error:
+        runs.end_run(run_id, "KILLED" if isinstance(error, StoppedError | KeyboardInterrupt) else "FAILED")
+        raise
+    runs.end_run(run_id, "FINISHED", tags)
 
 
 def _teacher(p: Params, dataset: str, variant: str) -> tuple[Variants, nn.Module | None]:
@@ -123,37 +138,43 @@ def _made_with(p: Params, dataset: str, variant: str, info: spec.DatasetInfo, im
     }
 
 
-def _reporter(dataset: str, variant: str, images_seen: int, run_id: str | None, folder: Path) -> Reporter:
+def _reporter(p: Params, dataset: str, variant: str, images_seen: int, run_id: str | None, folder: Path) -> Reporter:
     """The progress bar, the curves and samples in `folder`, and the MLflow run if there is one."""
     reporters: list[Reporter] = [ProgressBar(f"{dataset}/{variant}", images_seen), CurveFiles(folder)]
     if run_id:
-        from lekhani.tracking import runs
+        from lekhani.tracking.reporter import MlflowReporter
 
-        reporters.append(runs.MlflowReporter(run_id, unlogged(dataset, variant)))
+        reporters.append(MlflowReporter(run_id, p.tracking.system_metrics))
     return Fanout(reporters)
 
 
-def _tracked_run(
-    p: Params, dataset: str, variant: str, images_seen: int, info: spec.DatasetInfo, checkpoints: Checkpoints
-) -> str:
-    """The MLflow run of this training: the one that an interrupted session opened, or a new one."""
-    from lekhani.tracking import runs
-    from lekhani.tracking.revision import revision
+def _images_seen(p: Params, variant: str, info: spec.DatasetInfo) -> int:
+    return round(p.train.images_seen.images(info.n_classes) * float(getattr(p.variants, variant).budget))
 
-    note = checkpoints.folder / "mlflow_run.json"
-    if note.exists():
-        run_id: str = files.read_checked(note, RunNote)["run_id"]
-        if checkpoints.load() is not None and runs.reopen_run(p.tracking.experiment, run_id):
-            return run_id
-        runs.kill_run(run_id)  # it was interrupted before its first checkpoint
+
+def _run_params(p: Params, variant: str, info: spec.DatasetInfo) -> dict[str, Any]:
+    """The choices of a training that its MLflow run has as params."""
     choice = getattr(p.variants, variant).model_dump()
     choice = {key: json.dumps(value) if isinstance(value, list | tuple) else value for key, value in choice.items()}
+    return {"profile": p.profile, "seed": p.train_seed, "images_seen": _images_seen(p, variant, info), **choice}
+
+
+def _tracked_run(p: Params, data: spec.Prepared, variant: str, checkpoints: Checkpoints) -> str:
+    """The MLflow run of this training: the one that an interrupted session opened, or a new one."""
+    from lekhani.tracking import revision, runs
+
+    dataset, note = data.info.name, checkpoints.folder / "mlflow_run.json"
+    if note.exists() and checkpoints.load() is not None:
+        run_id: str = files.read_checked(note, RunNote)["run_id"]
+        if runs.reopen_run(p.tracking.experiment, run_id):
+            return run_id
+    params, committed = _run_params(p, variant, data.info), revision.committed_params()
     run_id = runs.start_run(
         p.tracking.experiment,
-        f"{dataset}/{variant}",
-        {"profile": p.profile, "seed": p.train_seed, "images_seen": images_seen, **choice},
-        {"dataset": dataset, "variant": variant, **revision()},
-        info,
+        runs.run_name(f"{dataset}/{variant}", params, _run_params(committed, variant, data.info) if committed else {}),
+        params,
+        {"dataset": dataset, "variant": variant},
+        data,
         PREPARED / dataset,
         [path for path in (REPORTS / dataset / name for name in VALIDATION_PAGES) if path.exists()],
     )
@@ -169,8 +190,8 @@ def _quick_score(p: Params, data: spec.Prepared, device: torch.device) -> QuickS
     return QuickScore(net, data.split("train"), data.info.n_classes, p.train.score_images, p.seed, device)
 
 
-def _save(p: Params, info: spec.DatasetInfo, choices: Variants, trained: Trained, run_id: str | None) -> None:
-    """Write generator.safetensors, training.json and train_timing.json."""
+def _save(p: Params, info: spec.DatasetInfo, choices: Variants, trained: Trained) -> dict[str, str]:
+    """Write generator.safetensors, training.json and train_timing.json; returns what the MLflow run is found by."""
     variant, weights = trained.variant, MODELS / info.name / trained.variant.name / "generator.safetensors"
     save_weights(trained.generator, weights)
     facts = {
@@ -196,7 +217,6 @@ def _save(p: Params, info: spec.DatasetInfo, choices: Variants, trained: Trained
         "findings": [asdict(finding) for finding in trained.findings],
         "device": trained.device,
         "torch": torch.__version__,
-        "mlflow_run_id": run_id,
     }
     files.write_json(weights.with_name("training.json"), facts)
     timing = {
@@ -205,3 +225,4 @@ def _save(p: Params, info: spec.DatasetInfo, choices: Variants, trained: Trained
         "peak_memory_mb": round(trained.peak_memory_mb),
     }
     files.write_json(timings.path(info.name, variant.name, "train"), timing)
+    return {key: str(facts[key]) for key in ("generator_sha256", "parameters")}

@@ -1,7 +1,6 @@
 """What training leaves for the stages after it."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from lekhani import files
 from lekhani.errors import LekhaniError
 from lekhani.export.weights import load_weights
 from lekhani.params import Params, Variants
-from lekhani.paths import CHECKPOINTS, MODELS
+from lekhani.paths import MODELS
 from lekhani.stages.artefacts import Training
 from lekhani.variants import VARIANTS, Variant
 
@@ -43,8 +42,3 @@ def load_trained(p: Params, dataset: str, variant: str) -> tuple[Variants, Varia
         built = VARIANTS[variant].build(choices, facts["image_size"], facts["n_classes"], torch.device("cpu"))
     load_weights(built.generator().eval(), folder / "generator.safetensors")
     return choices, built
-
-
-def unlogged(dataset: str, variant: str) -> Path:
-    """The file with what could not be logged because MLflow did not answer."""
-    return CHECKPOINTS / dataset / f"{variant}.unlogged.json"

@@ -6,6 +6,7 @@ reads no pickle. It travels without us: it imports neither lekhani nor torch.
 
 import hashlib
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,10 @@ BATCH = 128
 class GlyphModel(PythonModel):
     """One exported generator behind MLflow's interface.
 
-    Input is a table with the column `label`, a row per image: a glyph or a class name as text, a class number as an
-    integer or as text (text means the glyph first, then the name, then the number); a dict {"label": [...]} does as
-    well. An optional column `noise` holds a vector of noise_dim floats for each row in place of the noise that is
-    drawn. The parameter `seed`, 0 by default, decides all that is drawn: the same seed and labels give the same
-    images.
+    Input is a table with the column `label`, a row per image: a glyph, a class name or a digit of any script as text
+    (so that "0" draws ०), a class number as an integer; a dict {"label": [...]} does as well. An optional column
+    `noise` holds a vector of noise_dim floats for each row in place of the noise that is drawn. The parameter `seed`, 0
+    by default, decides all that is drawn: the same seed and labels give the same images.
 
     Output has a row per image: `label` int, `class_name` and `glyph` as requested, and `image` uint8 [H,W], white on
     black, which JSON shows as nested lists. A generator that takes no label ignores the column `label`, and its output
@@ -55,7 +55,7 @@ class GlyphModel(PythonModel):
         self.classes: list[dict[str, Any]] = json.loads(metadata["classes"])
         self.noise_dim, self.image_size = int(metadata["noise_dim"]), int(metadata["image_size"])
         self.conditional = metadata["conditional"] == "true"
-        self._numbers = {str(c["label"]): c["label"] for c in self.classes}
+        self._numbers = {value: c["label"] for c in self.classes if (value := decimal(c["glyph"]))}
         self._numbers |= {c["name"]: c["label"] for c in self.classes}
         self._numbers |= {c["glyph"]: c["label"] for c in self.classes}
         self._inputs = {
@@ -93,12 +93,13 @@ class GlyphModel(PythonModel):
     def _label(self, wanted: Any) -> int:
         if isinstance(wanted, int | np.integer) and not isinstance(wanted, bool) and 0 <= wanted < len(self.classes):
             return int(wanted)
-        if isinstance(wanted, str) and wanted in self._numbers:
-            return int(self._numbers[wanted])
+        for meant in (wanted, decimal(wanted)) if isinstance(wanted, str) else ():
+            if meant in self._numbers:
+                return int(self._numbers[meant])
         glyphs = " ".join(c["glyph"] for c in self.classes)
         raise MlflowException.invalid_parameter_value(
             f"There is no class {str(wanted)[:40]!r}; valid are {glyphs}, names such as {self.classes[0]['name']}, "
-            f"and 0 to {len(self.classes) - 1}."
+            f"and the integers 0 to {len(self.classes) - 1}."
         )
 
     def _drawn(self, count: int, seed: int) -> Floats:
@@ -114,6 +115,11 @@ class GlyphModel(PythonModel):
                 f"The column noise must hold {self.noise_dim} finite numbers in each row."
             )
         return noise
+
+
+def decimal(text: str) -> str:
+    """A single digit of any script as 0 to 9; "" for all else."""
+    return str(unicodedata.decimal(text, "")) if len(text) == 1 else ""
 
 
 set_model(GlyphModel())

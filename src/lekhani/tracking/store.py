@@ -15,7 +15,8 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from lekhani.errors import LekhaniError, first_line
+from lekhani.errors import LekhaniError, first_line, redacted
+from lekhani.tracking import view
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
@@ -26,9 +27,15 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
 # By default MLflow makes clients download from S3 directly, which they may be unable to reach; the server can proxy.
 os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
 
-ROOT = Path("mlruns")
 LOCK_SECONDS = 60.0
 _T = TypeVar("_T")
+
+
+def root() -> Path:
+    """The folder mlruns/ of the project, also where DVC runs an experiment in a folder that it removes afterwards."""
+    project = Path(os.environ.get("DVC_ROOT", "")).resolve()
+    is_temporary = project / ".dvc" / "tmp" / "exps" in Path.cwd().parents
+    return project / "mlruns" if is_temporary else Path("mlruns")
 
 
 def connect() -> mlflow.MlflowClient:
@@ -47,8 +54,14 @@ def connect() -> mlflow.MlflowClient:
         return mlflow.MlflowClient(uri)
 
 
+def address() -> str:
+    """The tracking URI in use, without user and password."""
+    connect()
+    return redacted(mlflow.get_tracking_uri())
+
+
 def _default_uri() -> str:
-    return f"sqlite:///{(ROOT / 'mlflow.db').resolve().as_posix()}"
+    return f"sqlite:///{(root() / 'mlflow.db').resolve().as_posix()}"
 
 
 @cache
@@ -61,7 +74,7 @@ def _make(uri: str) -> None:
     # Errors surface where the store is used; a read-only store has its tables already.
     with suppress(OSError, mlflow.MlflowException, SQLAlchemyError):
         if uri == _default_uri():
-            ROOT.mkdir(exist_ok=True)
+            root().mkdir(exist_ok=True)
         try:
             with FileLock(lock, timeout=LOCK_SECONDS):
                 mlflow.MlflowClient(uri).search_experiments(max_results=1)
@@ -96,6 +109,12 @@ def known_or_none(read: Callable[[], _T]) -> _T | None:
         return None
 
 
+def is_active(client: mlflow.MlflowClient, run_id: str) -> bool:
+    """Whether this store has the run, and it is not deleted."""
+    run = known_or_none(lambda: client.get_run(run_id))
+    return run is not None and run.info.lifecycle_stage == "active"
+
+
 @contextmanager
 def exclusive(name: str) -> Iterator[None]:
     """Keep other processes that use the same local store from changing `name`; the lock of one that dies is free again.
@@ -123,9 +142,9 @@ def use_experiment(name: str) -> str:
     client = connect()
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        location = (ROOT / "artifacts").resolve().as_uri() if mlflow.get_tracking_uri() == _default_uri() else None
+        location = (root() / "artifacts").resolve().as_uri() if mlflow.get_tracking_uri() == _default_uri() else None
         try:
-            identity = client.create_experiment(name, artifact_location=location)
+            identity = client.create_experiment(name, artifact_location=location, tags={view.TAG: view.state()})
         except mlflow.MlflowException as error:
             if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
                 raise

@@ -32,6 +32,53 @@ def test_every_mode_becomes_the_same_grey(tmp_path: Path, mode: str) -> None:
     np.testing.assert_array_equal(read_raw(tmp_path, "own").images[0], glyph(255))
 
 
+FORMATS = {
+    "jpg": "JPEG",
+    "jfif": "JPEG",
+    "webp": "WEBP",
+    "avif": "AVIF",
+    "jp2": "JPEG2000",
+    "pgm": "PPM",
+    "ico": "ICO",
+    "tga": "TGA",
+    "dib": "DIB",
+    "pcx": "PCX",
+    "sgi": "SGI",
+    "qoi": "QOI",
+    "bmp": "BMP",
+    "tif": "TIFF",
+    "gif": "GIF",
+}
+
+
+BY_NAME = {"ico", "tga", "dib", "pcx", "sgi"}  # no first bytes tell what they are
+
+
+@pytest.mark.parametrize(
+    ("named", "ending"),
+    [("1.{}", ending) for ending in FORMATS]
+    + [(named, ending) for named in ("1.{}.png", "1") for ending in FORMATS if ending not in BY_NAME],
+)
+def test_what_pillow_reads_is_read_by_its_content(tmp_path: Path, named: str, ending: str) -> None:
+    kind, picture = FORMATS[ending], Image.fromarray(glyph(255, 32))
+    options = {"lossless": True} if kind == "WEBP" else {}
+    picture = picture.convert("RGB") if kind in {"QOI", "AVIF", "WEBP"} else picture
+    write_tree(tmp_path, f"a/{named.format(ending)}", content=encoded(picture, kind, **options))
+    write_tree(tmp_path, "b/1.png", content=encoded(glyph(255, 32)))
+    raw = read_raw(tmp_path, "own")
+    assert len(raw.images) == 2
+    assert np.abs(raw.images[0].astype(int) - glyph(255, 32)).mean() < 4
+
+
+def test_programs_of_others_never_run(tmp_path: Path) -> None:
+    """Pillow hands EPS to Ghostscript; it and all that is no picture are named."""
+    write_tree(tmp_path, "a/1.png", "b/1.png")
+    for name, content in {"1.eps": b"%!PS-Adobe-3.0\n", "x.svg": b"<svg/>", "y.heic": b"\0\0\0\x18ftypheic"}.items():
+        write_tree(tmp_path, f"a/{name}", content=content)
+    notes = " ".join(read_raw(tmp_path, "own").notes)
+    assert all(name in notes for name in ("a/1.eps", "a/x.svg", "a/y.heic"))
+
+
 @pytest.mark.parametrize("ink", ["black", "white"])
 def test_ink_on_transparent_paper(tmp_path: Path, ink: str) -> None:
     image = Image.new("RGBA", (12, 12), (0, 0, 0, 0))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sources import encoded, write_tree
 
 from lekhani import params
 from lekhani.data.prepare import fit, prepare
@@ -75,7 +76,7 @@ def test_the_four_files_agree(raw: Path) -> None:
 def test_ink_statistics(tmp_path: Path) -> None:
     images = np.zeros((2, 16, 16), np.uint8)
     images[0, 0:4, 8:16] = 255
-    write_raw(tmp_path / "raw", [0, 0], images=images)
+    write_raw(tmp_path / "raw", [0, 1], images=images)
     _, table = run(tmp_path / "raw", "mnist", test_fraction=0.5)
     drawn, blank = table.sort_values("ink_mean", ascending=False).itertuples()
     assert (drawn.ink_mean, drawn.ink_fraction) == (0.125, 0.125)
@@ -159,6 +160,47 @@ def test_classes_are_kept_in_the_dataset_s_order(raw: Path, classes: Any, glyphs
 def test_an_unknown_class_names_the_key_and_the_nearest(raw: Path, classes: Any, pattern: str) -> None:
     with pytest.raises(UsageError, match=rf"^data\.devanagari\.classes: {pattern}"):
         run(raw, classes=classes)
+
+
+@pytest.mark.parametrize(
+    ("names", "hint"),
+    [
+        ("7_1.png 7_2.png 3_1.png 3_2.png", r" \(prefix finds 2: 3, 7\)"),
+        ("1.png 2.png", ""),
+    ],
+)
+def test_one_class_is_a_sentence_that_names_the_ways_out(tmp_path: Path, names: str, hint: str) -> None:
+    write_tree(tmp_path / "raw", *(f"images/{name}" for name in names.split()))
+    (tmp_path / "raw" / "source.json").write_text(json.dumps({"name": "local", "version": "1", "sha256": "0" * 64}))
+    with pytest.raises(UsageError, match=rf"are of one class, images, .*names of files hold the labels{hint}\.$"):
+        run(tmp_path / "raw", "own")
+    write_tree(tmp_path / "raw", "labels.xlsx", content=b"PK\3\4")
+    with pytest.raises(UsageError, match=r"images \(left out: 1 file that is no image \(labels\.xlsx\)\),"):
+        run(tmp_path / "raw", "own")
+    if hint:
+        info, _ = run(tmp_path / "raw", "own", label_in_name="prefix")
+        assert [c.name for c in info.classes] == ["3", "7"]
+
+
+def test_prepare_says_what_it_saw_and_did(tmp_path: Path) -> None:
+    shades = [np.full((10, 14), 16, np.uint8) for _ in range(8)]
+    for i, image in enumerate(shades):
+        image[3:6, 4 + i % 4 : 9] = i % 3
+    write_tree(tmp_path / "raw", "a/README.md", content=b"Scanned by hand.\n")
+    write_tree(tmp_path / "raw", "a/notes.pdf", content=b"%PDF-1.4 \x00\x01")
+    for i, image in enumerate(shades):
+        write_tree(tmp_path / "raw", f"{'ab'[i % 2]}/{i}.pgm", content=encoded(image, "PPM"))
+    (tmp_path / "raw" / "source.json").write_text(json.dumps({"name": "local", "version": "1", "sha256": "0" * 64}))
+    info, _ = run(tmp_path / "raw", "own")
+    assert info.notes == (
+        "Read 8 images in 2 class folders of raw.",
+        "Left out: 1 text or table without pixels or labels (a/README.md).",
+        "Left out: 1 file that is no image (a/notes.pdf).",
+        "Pixel values lie between 0 and 16; 0..16 was scaled to 0..255.",
+        "The source is black on white; all images were inverted.",
+        "The source has no split: 20% of each class became the test split, drawn with seed 7.",
+        "8 of 8 images were fitted into 16 x 16 pixels.",
+    )
 
 
 def test_groups_and_classes_without_an_image(tmp_path: Path) -> None:

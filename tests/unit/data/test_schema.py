@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 
 from lekhani import params
+from lekhani.data import checks
 from lekhani.data.prepare import prepare
 from lekhani.data.schema import validate
 from lekhani.data.sources.fetch import fetch
+from lekhani.data.spec import GlyphClass
 from lekhani.data.validation_report import report_text, write_reports
 from lekhani.errors import LekhaniError
 from lekhani.text import printable
@@ -155,6 +157,30 @@ def test_balance_follows_its_two_bounds(write_prepared: WritePrepared) -> None:
     assert check(folder, "class_balance", min_per_class=3, max_imbalance=7.0)["passed"]
     assert not check(folder, "class_balance", min_per_class=4, max_imbalance=7.0)["passed"]
     assert not check(folder, "class_balance", min_per_class=3, max_imbalance=6.9)["passed"]
+
+
+def test_too_little_to_train_on_fails(write_prepared: WritePrepared) -> None:
+    """The evaluation's precision and recall need more than 3 images on each side."""
+
+    def few(images: Any, labels: Any, splits: Any, members: Any) -> None:
+        splits[np.flatnonzero(splits == "test")[3:]] = "train"
+
+    found = check(write_prepared(few), "enough_images")
+    assert (found["passed"], found["policy"], found["count"]) == (False, "error", 1)
+    assert "3 test images, where precision and recall need at least 4 in each split" in found["sentence"]
+
+    def alone(images: Any, labels: Any, splits: Any, members: Any) -> None:
+        labels[:] = 0
+
+    found = check(write_prepared(alone, (GlyphClass(0, "a", "a"),), "alone"), "enough_images")
+    assert (found["passed"], found["count"]) == (False, 1)
+    assert "one class only, where no label can be wrong; bring at least 2 classes" in found["sentence"]
+
+
+def test_the_least_is_what_the_evaluation_needs() -> None:
+    from lekhani.evaluate.fidelity import NEIGHBOURS
+
+    assert NEIGHBOURS + 1 == checks.MIN_IMAGES
 
 
 def test_classes_and_images_that_do_not_fit(write_prepared: WritePrepared) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lekhani.data import spec
 from lekhani.errors import UsageError
-from lekhani.handwriting.alphabet import MAX_GLYPHS, SPACE, Alphabet, plain
+from lekhani.handwriting.alphabet import MAX_GLYPHS, SPACE, Alphabet
 
 ALPHABET = Alphabet(spec.DEVANAGARI)
 
@@ -25,17 +25,20 @@ def test_a_conjunct_is_one_glyph() -> None:
     assert names == ["क्ष", "क्ष", "ज्ञ", "त्र", "त", "र"]
 
 
-def test_texts_are_composed_and_spaces_are_single() -> None:
-    assert plain("  क \t\n ख\u00a0ग ") == "क ख ग"
-    assert plain("e\u0301") == "\u00e9"
+def test_texts_are_composed_spaces_are_single_and_digits_of_the_script() -> None:
+    assert ALPHABET.transcript("  क \t\n ख\u00a0ग ") == "क ख ग"
+    assert ALPHABET.transcript("e\u0301") == "\u00e9"
+    assert ALPHABET.transcript("क 42 ४٢") == "क ४२ ४२"
+    assert Alphabet(spec.MNIST).transcript("४2") == "42"
+    assert Alphabet(spec.DEVANAGARI[:36]).transcript("4") == "4"
 
 
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("Q", r"cannot write Q in 'Q'; it writes क ख .* क्ष त्र ज्ञ ० .* ९ and spaces\.$"),
+        ("Q", r"cannot write Q in 'Q'; it writes 46 glyphs such as क ख ग ८ ९, and spaces\.$"),
         ("कि", r"cannot write ◌ि \(U\+093F\) in 'कि'"),
-        ("क4a4", r"cannot write 4, a in 'क4a4'"),
+        ("कb4a4", r"cannot write b, a in 'कb४a४'"),
         ("क\u200dष", r"cannot write U\+200D in"),
         ("\u0958", r"cannot write ◌़ \(U\+093C\) in"),
         ("क्", r"cannot write ◌् \(U\+094D\)"),
@@ -45,15 +48,15 @@ def test_texts_are_composed_and_spaces_are_single() -> None:
 )
 def test_what_cannot_be_written_is_named(text: str, named: str) -> None:
     with pytest.raises(UsageError, match=named):
-        ALPHABET.labels(plain(text))
+        ALPHABET.labels(ALPHABET.transcript(text))
 
 
 @given(st.text(max_size=30))
 def test_any_text_is_written_or_refused(text: str) -> None:
     try:
-        labels = ALPHABET.labels(plain(text))
+        labels = ALPHABET.labels(ALPHABET.transcript(text))
     except UsageError as error:
         assert str(error).isprintable()  # noqa: PT017
     else:
-        assert unicodedata.is_normalized("NFC", plain(text))
+        assert unicodedata.is_normalized("NFC", ALPHABET.transcript(text))
         assert labels

@@ -41,9 +41,11 @@ def test_lines_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "t.txt"
     file.write_bytes("\ufeffक ख\r\n\r\n  ग४ \n".encode())
     assert choose_texts(GENERATOR, [], None, file, None, 0) == ["क ख", "ग४"]
-    file.write_text("क\n\nकि\n")
-    with pytest.raises(UsageError, match=r"t\.txt, line 3: The model cannot write ◌ि"):
+    file.write_text("क 4\n\nकि\nQ\n")
+    bad = r"2 lines of .*t\.txt cannot be written\. line 3: .* ◌ि .*line 4: .* Q .*--skip-unwritable"
+    with pytest.raises(UsageError, match=bad):
         choose_texts(GENERATOR, [], None, file, None, 0)
+    assert choose_texts(GENERATOR, [], None, file, None, 0, skip_unwritable=True) == ["क ४"]
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="cannot be read as UTF-8"):
         choose_texts(GENERATOR, [], None, file, None, 0)
@@ -196,7 +198,7 @@ def test_the_command(toy_generator: ToyGenerator, tmp_path: Path) -> None:
     assert "Wrote 2 lines for tesseract to out" in done.stdout
     assert all(re.fullmatch("[12]{4}", text) for text in assert_tesseract(tmp_path / "out"))
     for wrong, sentence in (
-        (["--text", "1x2"], "cannot write x in '1x2'; it writes 0 1 2 and spaces."),
+        (["--text", "1x2"], "cannot write x in '1x2'; it writes 0 1 2, and spaces."),
         ([], "Say what to write with one of --text, --pattern and --lines."),
     ):
         done = light_command.run(tmp_path, "compose", "--model", model, "--out", "new", *wrong)

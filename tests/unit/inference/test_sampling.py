@@ -163,7 +163,7 @@ def test_a_class_that_never_comes_is_named(
     sentence = r"Of 1,024 images that dcgan drew the judge recognises too few as 2 \(0\); .*model that takes labels"
     with pytest.raises(LekhaniError, match=sentence):
         shard(unconditional, [0, 1, 2], without_2)
-    sentence = r"at least 90% sure of too few as 2 \(0\); ask for fewer of them, or take a lower --min-confidence"
+    sentence = r"at least 90% sure of too few as 2 \(0\); ask for fewer of them, or take a lower confidence"
     with pytest.raises(LekhaniError, match=sentence):
         shard(conditional, [0, 1, 2], without_2, SamplingOptions(1, 0.9))
 
@@ -195,7 +195,7 @@ def test_without_a_fitting_judge_nothing_can_be_chosen(conditional: Generator, u
         (unconditional, SamplingOptions(), "takes no labels"),
         (conditional, SamplingOptions(0, 0.5), "is to be filtered"),
     ):
-        with pytest.raises(UsageError, match=rf"{why}, so a judge must pick .* --judge models/mnist/judge/judge\.onnx"):
+        with pytest.raises(UsageError, match=rf"{why}, so a judge must .* such as models/mnist/judge/judge\.onnx"):
             options.check(generator, None)
         with pytest.raises(UsageError, match="A judge must pick"):
             shard(generator, [0], None, options)

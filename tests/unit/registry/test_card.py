@@ -12,7 +12,7 @@ import yaml
 from lekhani.data.spec import DEVANAGARI, DatasetInfo, GlyphClass
 from lekhani.errors import LekhaniError
 from lekhani.evaluate.per_class import ClassScore, table, worst
-from lekhani.registry.card import headline, model_card
+from lekhani.registry.card import headline, model_card, page
 
 DIGEST, MODEL = "ab" * 32, "cd" * 32
 CLASSES = DEVANAGARI[:14]
@@ -27,7 +27,7 @@ FACTS: dict[str, Any] = {
     **{"choices": {"turbo": {"lr": 0.001, "steps": 1}}, "profile": "full", "data_digest": DIGEST},
     **{"generator_sha256": "12" * 32, "images_seen": 240000, "steps": 3750, "best_step": 3700, "findings": []},
     **{"train_seconds": 791.4, "images_per_second": 303.2, "peak_memory_mb": 860, "device": "cuda"},
-    **{"torch": "2.13.0", "mlflow_run_id": "b1e08ed5"},
+    **{"torch": "2.13.0"},
 }
 CARD: dict[str, Any] = {
     **{"dataset": "devanagari", "variant": "turbo", "model_sha256": MODEL, "judge_sha256": "34" * 32},
@@ -45,7 +45,7 @@ Pairs: the teacher draws images, as in Song et al. 2023.
 
     L = |x - y|
 """
-LINEAGE = {"git.commit": "71a76fb", "git.dirty": "false", "dvc.lock_sha256": "56" * 32}
+LINEAGE = {"MLflow run": "b1e08ed5", "git.commit": "71a76fb", "git.dirty": "false", "dvc.lock_sha256": "56" * 32}
 
 
 def scores(conditional: bool = True) -> list[ClassScore]:
@@ -75,7 +75,20 @@ def written(
     classes: Sequence[ClassScore] | None = None,
 ) -> str:
     rows = table(scores(bool(facts["conditional"])) if classes is None else classes, info.classes)
-    return model_card("lekhani-devanagari", info, facts, card, rows, LINEAGE, ABOUT)
+    return model_card("lekhani-devanagari", info, facts, card, rows, LINEAGE, ABOUT, "sqlite:////a b/mlflow.db")
+
+
+def test_the_page_of_a_version_is_the_card_without_what_mlflow_cannot_show() -> None:
+    shown, name = page(written(), "lekhani-devanagari", "3"), "name=lekhani-devanagari&version=3&path=artifacts%2F"
+    assert len(shown) <= 5000
+    assert shown.startswith("# lekhani-devanagari: turbo\n")
+    assert "<details>" not in shown
+    assert f"![Eight glyphs of every class](model-versions/get-artifact?{name}grid.png)" in shown
+    assert 'mlflow.set_tracking_uri("sqlite:////a b/mlflow.db")' in shown
+    assert "## Limits" in shown
+    long = page(written() + "\n## More\n\n" + "word " * 2000, "lekhani-devanagari", "3")
+    assert len(long) <= 5000
+    assert long.endswith(f"The whole card is [README.md](model-versions/get-artifact?{name}README.md).")
 
 
 def section(text: str, title: str) -> str:

@@ -21,8 +21,8 @@ from lekhani import files
 from lekhani.data.spec import MNIST, DatasetInfo
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.registry import lineage, models
-from lekhani.tracking import runs
-from lekhani.tracking.revision import revision
+from lekhani.tracking import logged, runs
+from lekhani.tracking.revision import revision, training_tags
 from lekhani.tracking.store import connect
 
 EXPERIMENT = "test-lineage"
@@ -68,6 +68,7 @@ def project(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     (path / ".dvc" / "config").write_text("")
     monkeypatch.chdir(path)
     (path / ".gitignore").write_text(".dvc/\ndata/\nmodels/\n")
+    (path / "params.yaml").write_text("seed: 7\n")
     git("init", "-q")
     git("add", "-A")
     git("commit", "-qm", "start")
@@ -83,9 +84,10 @@ def make(project: Path, toy_generator: Callable[..., Path]) -> Callable[..., Mad
         *,
         about: str = "",
         dirty: bool = False,
+        newer_lock: bool = False,
         tags: bool = True,
         artifacts: bool = True,
-        log_model: Callable[[Path], str] | None = None,
+        log_model: Callable[[str, Path], str] | None = None,
     ) -> Made:
         path = project / "models" / dataset / "turbo" / "generator.onnx"
         model = toy_generator(path, metadata={"lineage": about or dataset})
@@ -104,15 +106,18 @@ def make(project: Path, toy_generator: Callable[..., Path]) -> Callable[..., Mad
         lock.write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
         git("add", "-A")
         git("commit", "-qm", f"Trained {dataset} {about}")
-        if dirty:
+        if newer_lock or dirty:
             lock.write_text(f"{lock.read_text()}# not committed\n")
-        made_at = revision({"generator_sha256": "0" * 64})
-        with runs.resume(None, EXPERIMENT, f"{dataset}/turbo", made_at if tags else {}) as run_id:
-            mlflow.log_artifact(str(model), "generator")
-            mlflow.log_text("", "generator/MLmodel")  # what MLflow knows a model by
-            uri = log_model(model) if log_model else f"runs:/{run_id}/generator"
-            if artifacts:
-                runs.log_lineage([lock, described])
+        if dirty:
+            (project / "params.yaml").write_text("seed: 8\n")
+        made_at, client = revision(), connect()
+        run_id = runs.create_run(EXPERIMENT, f"{dataset}/turbo", "test", training_tags() if tags else {})
+        client.log_artifact(run_id, str(model), "generator")
+        client.log_text(run_id, "", "generator/MLmodel")  # what MLflow knows a model by
+        uri = log_model(run_id, model) if log_model else f"runs:/{run_id}/generator"
+        if artifacts:
+            runs.log_files(run_id, {"lineage": [lock, described]}, "registered")
+        client.set_terminated(run_id)
         all_tags = {"variant": "turbo", "model_sha256": files.sha256(model), "data_digest": info.digest, **made_at}
         all_tags |= {f"source.{key}": str(source[key]) for key in ("name", "version", "sha256")}
         version = models.register(dataset, uri, all_tags if tags else {})
@@ -142,7 +147,7 @@ def sentences(found: lineage.Lineage, name: str) -> str:
 
 
 def test_every_link_is_verified(make: Callable[..., Made], project: Path) -> None:
-    made = make("whole", log_model=runs.log_model)  # as `lekhani register` logs it
+    made = make("whole", log_model=logged.log_model)  # as `lekhani register` logs it
     found = lineage.trace("lekhani-whole")
     assert (found.model, found.version) == ("lekhani-whole", "1")
     lines = found.text().split("\n")
@@ -178,19 +183,24 @@ def test_a_dirty_tree(make: Callable[..., Made]) -> None:
     found = lineage.trace("lekhani-dirty")
     assert found.links["commit"].facts["dirty"] is True
     assert "what differed from this commit is not recorded" in sentences(found, "commit")
-    assert states(found)["lock"] == ["verified", "differs"]
-    committed = hashlib.sha256(f"{git('show', 'HEAD:dvc.lock')}\n".encode()).hexdigest()
-    assert f"The commit's dvc.lock has the SHA-256 {committed}: the tree was dirty." in sentences(found, "lock")
+    assert states(found)["lock"] == ["verified", "missing"]
     assert states(found)["hashes"] == ["verified"], "the artifact is the lock that was in use"
-    connect().set_model_version_tag(made.name, made.number, "git.dirty", "false")
     connect().set_model_version_tag(made.name, made.number, "variant", "tur\nbo\x1b")
     found = lineage.trace("lekhani-dirty")
-    assert "though the tree is not recorded as dirty" in sentences(found, "lock")
     assert r"│    variant     tur\nbo\x1b" in found.text().split("\n"), "what steers a terminal is escaped"
     made.artifact("lineage/dvc.lock").unlink()
     found = lineage.trace("lekhani-dirty")
     assert found.links["hashes"].facts == {}, "another dvc.lock than the recorded one proves nothing"
     assert states(found)["data"] == ["verified"], "so DVC's cache is not read"
+
+
+def test_the_lock_that_the_pipeline_wrote_makes_no_tree_dirty(make: Callable[..., Made]) -> None:
+    make("written", newer_lock=True)
+    found = lineage.trace("lekhani-written")
+    assert found.links["commit"].facts["dirty"] is False
+    assert states(found)["lock"] == ["verified", "missing"]
+    assert "is another one: the pipeline wrote this one after it" in sentences(found, "lock")
+    assert states(found)["hashes"] == ["verified"]
 
 
 def test_a_clone_that_lacks_the_commit(

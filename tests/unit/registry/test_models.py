@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from lekhani.errors import LekhaniError
 from lekhani.files import sha256
 from lekhani.registry import models
-from lekhani.tracking import runs
+from lekhani.tracking import logged, runs
 from lekhani.tracking.store import connect
 
 EXPERIMENT = "test-registry"
@@ -36,8 +36,8 @@ def log(store: Path, toy_generator: ToyGenerator, tmp_path: Path) -> Callable[..
         path = toy_generator(tmp_path / f"{name}.onnx", metadata={"lineage": json.dumps({"logged_as": name})})
         (tmp_path / "judge.onnx").write_text("the judge")
         (tmp_path / card).write_text("{}")
-        with runs.resume(None, EXPERIMENT, name, {}) as run_id:
-            uri = runs.log_model(path, [tmp_path / card, tmp_path / "judge.onnx"] if judge else [])
+        run_id = runs.create_run(EXPERIMENT, name, "test", {})
+        uri = logged.log_model(run_id, path, [tmp_path / card, tmp_path / "judge.onnx"] if judge else [])
         return Logged(run_id, uri, path)
 
     return one
@@ -47,12 +47,16 @@ def test_register_and_find(log: Callable[..., Logged]) -> None:
     client, name = connect(), "lekhani-toys"
     first, second = log("first"), log("second", judge=False)
 
-    version = models.register("toys", first.uri, {"variant": "dcgan", "fid": "3.5"}, "A description.")
+    version = models.register(
+        "toys", first.uri, {"variant": "dcgan", "fid": "3.5"}, {"source.name": "kaggle"}, "A card."
+    )
     assert (version.name, str(version.version)) == (name, "1")
     stored = client.get_model_version(name, "1")
-    assert (stored.run_id, stored.description) == (first.run_id, "A description.")
+    assert (stored.run_id, stored.description) == (first.run_id, "A card.")
     assert stored.tags.items() >= {"variant": "dcgan", "fid": "3.5"}.items()
-    digests = json.loads(stored.tags["files_sha256"])
+    assert set(stored.tags) == {"variant", "fid", models.MADE_FROM}
+    assert models.tags_of(stored) == {"variant": "dcgan", "fid": "3.5", "source.name": "kaggle"}
+    digests = json.loads(stored.tags[models.MADE_FROM])["files_sha256"]
     assert digests["artifacts/first.onnx"] == sha256(first.file)
     assert {"artifacts/judge.onnx", "artifacts/measurements.json", "MLmodel", "pyfunc.py"} <= set(digests)
     assert models.aliases("toys") == {"challenger": "1"}
@@ -118,8 +122,8 @@ def test_a_file_that_was_changed_or_is_gone_is_a_sentence(log: Callable[..., Log
         with pytest.raises(LekhaniError, match=rf"{name} of lekhani-{dataset} version 1 in MLflow at .* is missing;"):
             look()
     path.write_bytes(content)
-    connect().set_model_version_tag(f"lekhani-{dataset}", "1", models.FILES, "{")
-    with pytest.raises(LekhaniError, match=r"The tag files_sha256 of .* cannot be read"):
+    connect().set_model_version_tag(f"lekhani-{dataset}", "1", models.MADE_FROM, "{")
+    with pytest.raises(LekhaniError, match=r"The tag lekhani\.made_from of .* cannot be read"):
         models.find(dataset)
 
 
@@ -129,6 +133,14 @@ def test_a_version_of_earlier_has_its_judge_in_its_run(
     logged, client = log("earlier", judge=False), connect()
     client.log_artifact(logged.run_id, str(tmp_path / "judge.onnx"), "judge")
     models.register("earlier", logged.uri, {"model_sha256": sha256(logged.file)})
+    digests = json.loads(client.get_model_version("lekhani-earlier", "1").tags[models.MADE_FROM])[models.FILES]
+    client.delete_model_version_tag("lekhani-earlier", "1", models.MADE_FROM)
+    client.set_model_version_tag("lekhani-earlier", "1", models.FILES, json.dumps(digests | {"artifacts/none": "0"}))
+    with pytest.raises(LekhaniError, match="none of lekhani-earlier version 1"):
+        models.find("earlier")
+    client.set_model_version_tag("lekhani-earlier", "1", models.FILES, "{")
+    with pytest.raises(LekhaniError, match=r"The tag files_sha256 of .* cannot be read"):
+        models.find("earlier")
     client.delete_model_version_tag("lekhani-earlier", "1", models.FILES)
     found = models.find("earlier")
     assert found.judge is not None

@@ -44,8 +44,7 @@ def _train(root: Path, tiny: params.Variants, info: DatasetInfo) -> None:
     facts |= {"noise_dim": 784, "conditional": True, "parameters": 1, "seed": 7, "profile": "quick"}
     facts |= {"choices": {"flow_matching": tiny.flow_matching.model_dump()}, "data_digest": info.digest}
     facts |= {"generator_sha256": files.sha256(weights), "images_seen": 64, "steps": 8, "best_step": 8}
-    facts |= {"findings": [{"name": "a", "sentence": "b"}]}
-    facts |= {"device": "cpu", "torch": "2", "mlflow_run_id": None}
+    facts |= {"findings": [{"name": "a", "sentence": "b"}], "device": "cpu", "torch": "2"}
     files.write_json(weights.with_name("training.json"), facts)
     timing = {"train_seconds": 1.5, "images_per_second": 2.0, "peak_memory_mb": 100}
     files.write_json(root / "reports/own/flow_matching/train_timing.json", timing)

@@ -15,7 +15,7 @@ from lekhani.stages import timings
 from lekhani.stages import train as train_stage
 from lekhani.stages.inputs import validated_data
 from lekhani.stages.trained import load_trained
-from lekhani.tracking.revision import revision
+from lekhani.tracking.revision import revision, training_tags
 
 ROOT = Path(__file__).parents[3]
 
@@ -31,10 +31,11 @@ def test_a_run_outside_git_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_EXP_NAME", "trial")
     (tmp_path / "dvc.lock").write_text("x")
-    tags = revision({"generator_sha256": "ab"})
+    tags = revision()
     assert tags["git.commit"] == "none"
     assert tags["dvc.experiment"] == "trial"
-    assert tags["generator_sha256"] == "ab"
+    assert tags["pipeline"] == "trial"
+    assert "mlflow.source.git.commit" not in training_tags()
     assert len(tags["dvc.lock_sha256"]) == 64
 
 

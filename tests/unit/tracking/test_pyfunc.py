@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,7 @@ from lekhani.data.spec import DEVANAGARI
 from lekhani.files import sha256
 from lekhani.inference.session import Generator
 from lekhani.registry import models
-from lekhani.tracking import runs
-from lekhani.tracking.store import use_experiment
+from lekhani.tracking import logged, runs
 
 EXPERIMENT = "test-pyfunc"
 ToyGenerator = Callable[..., Path]
@@ -42,8 +42,7 @@ def register(store: Path) -> Callable[[str, Path], str]:
     """Logs and registers a file as `lekhani-<name>` and gives the URI of its challenger."""
 
     def one(name: str, path: Path) -> str:
-        with runs.resume(None, EXPERIMENT, name, {}) as run_id:
-            uri = runs.logged_model(run_id, sha256(path)) or runs.log_model(path)
+        uri = logged.log_model(runs.create_run(EXPERIMENT, name, "test", {}), path)
         models.register(name, uri, {"model_sha256": sha256(path)})
         return f"models:/lekhani-{name}@challenger"
 
@@ -77,7 +76,7 @@ def test_it_draws_what_the_exported_file_draws(model: PyFuncModel, conditional: 
     "asked",
     [
         {"label": ["ग", "क"]},
-        pd.DataFrame({"label": ["character_3_ga", "0"]}),
+        pd.DataFrame({"label": ["character_3_ga", "character_1_ka"]}),
         pd.DataFrame({"label": [2, "क"]}),
     ],
     ids=["dict", "names", "mixed"],
@@ -89,14 +88,24 @@ def test_a_label_is_a_glyph_a_name_or_a_number(model: PyFuncModel, asked: Any) -
     assert bright[0] > bright[1] + 100, "the label reaches the file"
 
 
-NO_CLASS = r"There is no class '.+'; valid are क ख ग, names such as character_1_ka, and 0 to 2\."
+def test_a_digit_as_text_is_the_digit_and_never_a_class_number(
+    register: Callable[[str, Path], str], toy_generator: ToyGenerator, tmp_path: Path
+) -> None:
+    classes = tuple(replace(one, label=label) for label, one in enumerate((DEVANAGARI[0], *DEVANAGARI[36:46])))
+    path = toy_generator(tmp_path / "generator.onnx", classes=classes)
+    loaded = mlflow.pyfunc.load_model(register("digits", path))
+    asked = pd.DataFrame({"label": pd.Series(["0", "९", "٣", 0], dtype=object)})
+    assert loaded.predict(asked)["glyph"].tolist() == ["०", "९", "३", "क"]
+
+
+NO_CLASS = r"There is no class '.+'; valid are क ख ग, names such as character_1_ka, and the integers 0 to 2\."
 NO_NOISE = r"The column noise must hold 16 finite numbers in each row\."
 
 
 @pytest.mark.parametrize(
     ("table", "seed", "sentence"),
     [
-        *(({"label": ["क", wrong]}, 0, NO_CLASS) for wrong in ("Q", -1, 3, 1.5, True, None)),
+        *(({"label": ["क", wrong]}, 0, NO_CLASS) for wrong in ("Q", "0", -1, 3, 1.5, True, None)),
         *(({"label": [0], "noise": [wrong]}, 0, NO_NOISE) for wrong in ([0.0] * 15, [float("nan")] * 16)),
         ({"label": ["क"]}, -1, r"The seed is -1; it must be 0 or more\."),
     ],
@@ -209,9 +218,8 @@ def test_what_is_logged_with_it(store: Path, conditional: Path, tmp_path: Path) 
     for name in ("model_card.md", "grid.png"):
         (folder / name).write_text(name)
     shutil.copy(conditional, folder / "generator.onnx")
-    use_experiment(EXPERIMENT)
-    with mlflow.start_run():
-        uri = runs.log_model(folder / "generator.onnx", [folder / "model_card.md", folder / "grid.png"])
+    run_id = runs.create_run(EXPERIMENT, "with", "test", {})
+    uri = logged.log_model(run_id, folder / "generator.onnx", [folder / "model_card.md", folder / "grid.png"])
     info = mlflow.models.get_model_info(uri)
     assert info.signature.outputs.input_names() == ["label", "class_name", "glyph", "image"]
     assert info.metadata["model_sha256"] == sha256(conditional)

@@ -246,7 +246,7 @@ def test_losses_csv_on_a_full_disk(tmp_path: Path, full_disk: Callable[[], Abstr
 def test_half_precision_where_it_pays(
     monkeypatch: pytest.MonkeyPatch, tiny: params.Variants, precision: str, capable: bool, half: bool
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": capable})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": capable})
     cpu, variant = torch.device("cpu"), FakeVariant()
     speed_up(variant, params.Train.model_validate({"images_seen": {"per_class": 1}, "precision": precision}), cpu)
     with variant.autocast:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lekhani.data.raw import Images
+from lekhani.data.raw import Values
 from lekhani.data.spec import Labels
 
 
@@ -11,12 +11,12 @@ from lekhani.data.spec import Labels
 class ReadResult:
     """N images with the words that label them, which are not classes yet.
 
-    `images` are N grey uint8 [H,W], and none at all where the files named in `members` are still to be decoded;
-    `labels` int64 [N] index into `words`. `splits` says "train", "test", "val" or "" per image. `numbered` words are
-    label numbers; `glyphs`, one per word, come from sources that name them.
+    `images` are N grey [H,W] in any real numbers, and none at all where the files named in `members` are still to be
+    decoded; `labels` int64 [N] index into `words`. `splits` says "train", "test", "val" or "" per image. `numbered`
+    words are label numbers; `glyphs`, one per word, come from sources that name them.
     """
 
-    images: Images
+    images: Values
     words: Sequence[str]
     labels: Labels
     members: Sequence[str]

@@ -1,9 +1,8 @@
-"""CSV files with one image per row: a column per pixel and one for the label, with or without a header."""
+"""Tables with one image per row: a column per pixel and one for the label, with or without a header."""
 
 import csv
 import math
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,31 +11,35 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 
 from lekhani.data.archives import Source
-from lekhani.data.names import natural_key, reason, split_of_path
+from lekhani.data.names import natural_key, reason, split_of_path, word
 from lekhani.data.readers import ReadResult
-from lekhani.data.spec import Bytes, Labels
+from lekhani.data.spec import Labels
 from lekhani.errors import LekhaniError, UsageError
 
 _MAX_LINE = 1 << 20  # bytes of the first line: 256 x 256 pixels of up to 16 letters
 _MAX_COLUMNS = 256 * 256 + 16
 _MIN_PIXELS = 16  # a table with fewer such columns holds something else
 _BLOCK = 4 << 20  # bytes that are parsed at once
+_ROWS_AT_ONCE = 2000
+_HIGHEST = float(np.finfo(np.float32).max)
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
 _PIXEL = re.compile(r"(.*?)(\d{1,6})(?:x(\d{1,6}))?")
-_LABELS = (
+LABELS = (
     *("label", "labels", "class", "classes", "class_name", "character", "char", "target"),
-    *("glyph", "letter", "digit", "name", "y", "category"),
+    *("glyph", "letter", "digit", "name", "y", "category", "class_id", "classid", "label_id", "category_id", "symbol"),
 )
+_Array = npt.NDArray[Any]
 _INDEX = re.compile(r"(unnamed: ?\d+|id|index|idx|no|row|number|#|)")
 
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV of pixels: its columns by name, and which of them hold `pixels`, in raster order.
+    """A table of pixels: its columns by name, and which of them hold `pixels`, in raster order.
 
     `labels` are the columns that may hold the label: one; the first and the last where only values tell; or none.
     """
@@ -51,14 +54,28 @@ class Table:
     ignored: tuple[str, ...] = ()
 
 
-def look(source: Source, files: Sequence[str], name: str, label_column: str | None) -> tuple[list[Table], list[str]]:
-    """Those of `files` that hold pixels, by their first lines, and a note about each of the others.
+def look(
+    source: Source, files: Sequence[str], texts: Sequence[str], name: str, label_column: str | None
+) -> tuple[list[Table], list[str]]:
+    """Those of `files` and `texts` (which need not be tables) that hold pixels, by their first lines; and the others.
 
     Raises UsageError for a table of pixels with a fault, or without a column `label_column`.
     """
-    found = {file: _look(source, file, name, label_column) for file in files}
-    notes = [f"{file} holds no pixels and was left out." for file, table in found.items() if table is None]
-    return [table for table in found.values() if table is not None], notes
+    candidates = [*files, *(file for file in texts if _has_many_columns(source, file))]
+    found = {file: _look(source, file, name, label_column) for file in candidates}
+    tables = [table for table in found.values() if table is not None]
+    return tables, [file for file in (*files, *texts) if found.get(file) is None]
+
+
+def _has_many_columns(source: Source, file: str) -> bool:
+    try:
+        cells, _ = first_line(source, file)
+    except UsageError:
+        return False
+    return len(cells) > _MIN_PIXELS and (
+        sum(bool(_NUMBER.fullmatch(cell)) for cell in cells) > len(cells) / 2
+        or max(map(len, _numbered_columns(cells).values()), default=0) >= _MIN_PIXELS
+    )
 
 
 def read(source: Source, tables: Sequence[Table], name: str) -> ReadResult:
@@ -68,7 +85,7 @@ def read(source: Source, tables: Sequence[Table], name: str) -> ReadResult:
     """
     tables = _with_one_label(source, tables, name)
     number: dict[str, int] = {}  # of each label's word, in the order in which they come
-    blocks: list[_Block] = []
+    blocks: list[_Array] = []
     labels: list[Labels] = []
     members: list[str] = []
     splits: list[str] = []
@@ -86,14 +103,12 @@ def read(source: Source, tables: Sequence[Table], name: str) -> ReadResult:
     if ignored := sorted({column for table in tables for column in table.ignored}):
         shown = _shown(ignored[:5]) + (" and more" if len(ignored) > 5 else "")
         notes.append(f"Columns that are neither pixels nor labels were ignored: {shown}.")
-    pixels, scaled = _joined(blocks)
-    if scaled:
-        notes.append("The pixels lie between 0 and 1 and were scaled to 0..255.")
+    pixels = np.concatenate(blocks)
     side = math.isqrt(pixels.shape[1])
     words = sorted(number, key=natural_key)
     place = np.empty(len(words), np.int64)
     place[[number[word] for word in words]] = np.arange(len(words))
-    images: Bytes = pixels.reshape(-1, side, side)
+    images = pixels.reshape(-1, side, side)
     return ReadResult(images, words, place[np.concatenate(labels)], members, splits, tuple(notes))
 
 
@@ -106,10 +121,12 @@ def _shown(columns: Sequence[str]) -> str:
 
 def _look(source: Source, file: str, name: str, label_column: str | None) -> Table | None:
     """What the first line of a CSV says of it, or None when it is no table of pixels."""
-    cells, delimiter = _first_line(source, file)
+    cells, delimiter = first_line(source, file)
     table = Table(file, source.path / file, tuple(cells), True, delimiter)
     groups = _numbered_columns(cells)
     words = [i for i, cell in enumerate(cells) if cell and not _NUMBER.fullmatch(cell)]
+    if not words and _is_mangled(cells) and _is_square(len(cells) - 1):
+        return _first_or_last(table, name, label_column)
     if len(words) < len(cells) / 2 and not _counts_up(groups.get(("", False), [])):
         columns = tuple(str(i + 1) for i in range(len(cells)))
         return _without_header(replace(table, columns=columns, has_header=False), name, label_column, words)
@@ -123,8 +140,8 @@ def _look(source: Source, file: str, name: str, label_column: str | None) -> Tab
     return _with_header(replace(table, pixels=tuple(column for _, column in group)), name, label_column)
 
 
-def _first_line(source: Source, file: str) -> tuple[list[str], str]:
-    """The cells of the first line, and what stands between them."""
+def first_line(source: Source, file: str) -> tuple[list[str], str]:
+    """The cells of the first line, and what stands between them; a space stands for any number of them."""
     path = source.path / file
     with source.stream(file) as stream:
         head = stream.read(_MAX_LINE)
@@ -134,15 +151,22 @@ def _first_line(source: Source, file: str) -> tuple[list[str], str]:
     if not newline and len(head) == _MAX_LINE:
         raise UsageError(f"{path}: line 1 is longer than {_MAX_LINE:,} bytes; give one image per line.")
     text = line.decode("utf-8-sig", errors="replace").strip("\r")
-    delimiter = max(",;\t", key=text.count)
+    delimiter = max(",;\t|", key=text.count)
+    delimiter = delimiter if delimiter in text else " "
     try:
-        cells = [cell.strip() for cell in next(csv.reader([text], delimiter=delimiter), [])]
+        cells = _cells(text, delimiter)
     except csv.Error as error:
         raise UsageError(f"{path}: line 1 is no CSV ({reason(error)}); save the table again.") from None
     if len(cells) > _MAX_COLUMNS:
         bound = f"more than the {_MAX_COLUMNS:,} of 256 x 256 pixels; shrink the images."
         raise UsageError(f"{path} has {len(cells):,} columns, {bound}")
     return cells, delimiter
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    if delimiter == " ":
+        return line.split()
+    return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
 
 
 def _is_square(count: int) -> bool:
@@ -166,6 +190,16 @@ def _counts_up(group: Sequence[tuple[tuple[int, ...], int]]) -> bool:
     """True for a header of plain numbers, 0 1 2 ... or 1 2 3 ..., which the first row of an image never is."""
     numbers = [key[0] for key, _ in group]
     return len(group) >= _MIN_PIXELS and numbers[0] in {0, 1} and numbers == [numbers[0] + i for i in range(len(group))]
+
+
+def _is_mangled(cells: Sequence[str]) -> bool:
+    """True for a row of pixels that pandas took for a header and saved again, with 0, 0.1, 0.2 ... for equal names."""
+    numbers: dict[str, list[str]] = {}
+    for cell in cells:
+        whole, _, fraction = cell.partition(".")
+        numbers.setdefault(whole, []).append(fraction)
+    longest = max(numbers.values(), key=len, default=[])
+    return len(longest) >= _MIN_PIXELS and longest == ["", *map(str, range(1, len(longest)))]
 
 
 def _without_header(table: Table, name: str, label_column: str | None, words: Sequence[int]) -> Table | None:
@@ -211,7 +245,7 @@ def _with_header(table: Table, name: str, label_column: str | None) -> Table:
     else:
         labels = [i for i in others if not _INDEX.fullmatch(columns[i].lower())]
         if len(labels) > 1:
-            labels = [i for i in labels if re.sub(r"[ -]", "_", columns[i].lower()) in _LABELS] or labels
+            labels = [i for i in labels if re.sub(r"[ -]", "_", columns[i].lower()) in LABELS] or labels
         if len(labels) > 1:
             several = _shown([columns[i] for i in labels[:10]])
             problem = f"several columns that may hold the labels, {several}; set data.{name}.label_column."
@@ -258,7 +292,7 @@ def _by_values(source: Source, table: Table, name: str) -> Table:
             for batch in batches:
                 for i, column in enumerate(table.labels):
                     values[column].update(batch.column(i).to_pylist())
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, ValueError) as error:
         raise _fault(source, table, error) from None
     found = [column for column in table.labels if _look_like_labels(values[column])]
     if len(found) != 1:
@@ -269,35 +303,14 @@ def _by_values(source: Source, table: Table, name: str) -> Table:
 
 def _look_like_labels(values: Counter[str]) -> bool:
     """True for words, and for numbers without gaps from 0 or 1 on; a corner's pixel has one shade or many with gaps."""
-    numbers = {_word(value) for value in values}
+    numbers = {word(value) for value in values}
     if not all(number.isdecimal() and len(number) < 4 for number in numbers):
         return any(not _NUMBER.fullmatch(number) for number in numbers if number)
     counts = sorted(map(int, numbers))
     return len(counts) > 1 and counts[0] in {0, 1} and counts == list(range(counts[0], counts[0] + len(counts)))
 
 
-def _word(cell: str) -> str:
-    """A label as text; a whole number that pandas wrote as 7.0 is 7."""
-    word = unicodedata.normalize("NFC", cell.strip())
-    return re.sub(r"^(\d+)\.0+$", r"\1", word)
-
-
 # --- the rows ---
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Some rows: uint8 [rows, pixels]. `small`: no value is above 1, and `pixels` are 255 times the values."""
-
-    pixels: Bytes
-    small: bool
-
-
-def _joined(blocks: Sequence[_Block]) -> tuple[Bytes, bool]:
-    """The pixels of all blocks, uint8 [rows, pixels], and whether they were scaled from 0..1."""
-    scaled = all(block.small for block in blocks) and any(block.pixels.any() for block in blocks)
-    parts = [b.pixels if scaled or not b.small else (b.pixels >= 128).astype(np.uint8) for b in blocks]
-    return np.concatenate(parts), scaled
 
 
 @contextmanager
@@ -305,22 +318,47 @@ def _opened(source: Source, table: Table, kind: pa.DataType) -> Iterator[Iterato
     """Record batches with the columns for pixels as `kind`, then those for labels as text."""
     columns = [str(i) for i in range(len(table.columns))]
     types = {str(i): kind for i in table.pixels} | {str(i): pa.string() for i in table.labels}
-    with (
-        source.stream(table.file) as stream,
-        pyarrow.csv.open_csv(
+    with source.stream(table.file) as stream:
+        if table.delimiter == " ":
+            yield _spaced(stream, columns, types, int(table.has_header))
+            return
+        with pyarrow.csv.open_csv(
             stream,
             pyarrow.csv.ReadOptions(column_names=columns, skip_rows=int(table.has_header), block_size=_BLOCK),
             pyarrow.csv.ParseOptions(delimiter=table.delimiter),
             pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(types)),
-        ) as batches,
-    ):
-        yield batches
+        ) as batches:
+            yield batches
 
 
-def _rows(source: Source, table: Table, number: dict[str, int]) -> list[tuple[_Block, Labels]]:
+def _spaced(stream: BinaryIO, columns: list[str], types: dict[str, pa.DataType], skipped: int) -> Iterator[Any]:
+    """The same where any number of spaces stands between two cells, which pyarrow does not read."""
+    import pandas as pd
+
+    kinds = {column: str if kind == pa.string() else kind.to_pandas_dtype() for column, kind in types.items()}
+    schema = pa.schema(list(types.items()))
+    parts = pd.read_csv(
+        stream,
+        sep=r"\s+",
+        header=None,
+        names=columns,
+        index_col=False,
+        dtype=kinds,
+        usecols=list(types),
+        skiprows=skipped,
+        chunksize=_ROWS_AT_ONCE,
+        keep_default_na=False,
+        on_bad_lines="error",
+    )
+    for part in parts:
+        yield from pa.Table.from_pandas(part[list(types)], schema, preserve_index=False).combine_chunks().to_batches()
+
+
+def _rows(source: Source, table: Table, number: dict[str, int]) -> list[tuple[_Array, Labels]]:
     """The rows of a table and their labels, whose words get their `number` as they come."""
     problem: Exception = ValueError()
-    for kind in (pa.uint8(), pa.float32()):  # bytes are parsed twice as fast, and most tables hold nothing else
+    # Bytes are parsed twice as fast, and most tables hold nothing else.
+    for kind in (pa.float32(),) if table.delimiter == " " else (pa.uint8(), pa.float32()):
         try:
             with _opened(source, table, kind) as batches:
                 n = len(table.pixels)
@@ -332,7 +370,7 @@ def _rows(source: Source, table: Table, number: dict[str, int]) -> list[tuple[_B
     raise _fault(source, table, problem)
 
 
-def _block(batch: Any, count: int, kind: pa.DataType) -> _Block:
+def _block(batch: Any, count: int, kind: pa.DataType) -> _Array:
     """The first `count` columns of a record batch; raises ValueError for a cell that is no pixel."""
     pixels = np.empty((batch.num_rows, count), kind.to_pandas_dtype())
     for i in range(count):
@@ -340,17 +378,19 @@ def _block(batch: Any, count: int, kind: pa.DataType) -> _Block:
         if column.null_count:
             raise ValueError("a cell is empty")
         pixels[:, i] = column.to_numpy()
-    highest = pixels.max(initial=0)
-    if not (pixels.min(initial=0) >= 0 and highest <= 255):  # false for NaN as well
+    if pixels.dtype == np.uint8:
+        return pixels
+    if not np.isfinite(pixels).all():
         raise ValueError("a cell is no pixel")
-    small = bool(highest <= 1)
-    scaled = pixels * pixels.dtype.type(255 if small else 1)
-    return _Block(scaled if scaled.dtype == np.uint8 else np.rint(scaled).astype(np.uint8), small)
+    if len(pixels) and pixels.min() >= 0 and (pixels == np.rint(pixels)).all():
+        highest = pixels.max()
+        pixels = pixels.astype(np.uint8 if highest < 1 << 8 else np.uint16 if highest < 1 << 16 else pixels.dtype)
+    return pixels
 
 
 def _codes(column: Any, number: dict[str, int]) -> Labels:
     encoded = column.dictionary_encode()
-    words = [_word(word) for word in encoded.dictionary.to_pylist()]
+    words = [word(cell) for cell in encoded.dictionary.to_pylist()]
     if "" in words:
         raise ValueError("a label is empty")
     codes = np.array([number.setdefault(word, len(number)) for word in words], np.int64)
@@ -361,8 +401,8 @@ def _fault(source: Source, table: Table, error: Exception) -> UsageError:
     """The first faulty cell, line by line; pyarrow does not tell where it is."""
     try:
         with source.stream(table.file) as stream:
-            reader = csv.reader(_lines(stream), delimiter=table.delimiter)
-            problem = next(filter(None, (_fault_in(table, reader.line_num, row) for row in reader)), None)
+            rows = _numbered_rows(stream, table.delimiter)
+            problem = next(filter(None, (_fault_in(table, line, row) for line, row in rows)), None)
     except UnicodeDecodeError:
         problem = "is not in UTF-8; save it as CSV UTF-8"
     except csv.Error as malformed:
@@ -371,6 +411,14 @@ def _fault(source: Source, table: Table, error: Exception) -> UsageError:
         return unreadable
     problem = problem or f"cannot be read ({reason(error)[:120]}); save it again as a plain CSV"
     return UsageError(f"{table.path} {problem}.")
+
+
+def _numbered_rows(stream: BinaryIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    if delimiter == " ":
+        yield from enumerate((line.split() for line in _lines(stream)), 1)
+        return
+    reader = csv.reader(_lines(stream), delimiter=delimiter)
+    yield from ((reader.line_num, row) for row in reader)
 
 
 def _fault_in(table: Table, line: int, row: Sequence[str]) -> str | None:
@@ -384,9 +432,9 @@ def _fault_in(table: Table, line: int, row: Sequence[str]) -> str | None:
             where = f"in line {line}, column `{table.columns[i][:40]}`"
             return f"holds no label {where}; fill it in or leave the line out"
     for i in table.pixels:
-        if not (_NUMBER.fullmatch(row[i]) and 0 <= float(row[i]) <= 255):
+        if not (_NUMBER.fullmatch(row[i]) and abs(float(row[i])) <= _HIGHEST):
             where = f"in line {line}, column `{table.columns[i][:40]}`"
-            return f"holds `{row[i][:40]}` {where}; correct it, for pixels are numbers from 0 to 255"
+            return f"holds `{row[i][:40]}` {where}; correct it, for pixels are numbers"
     return None
 
 

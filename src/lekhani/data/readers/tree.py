@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from lekhani.data import archives
+from lekhani.data import kinds
 from lekhani.data.archives import Source
 from lekhani.data.names import Vocabulary, natural_key, split_of_folder
 from lekhani.data.readers import ReadResult
@@ -15,6 +15,10 @@ from lekhani.errors import UsageError
 
 Level = Literal["first", "last", "path"]
 _Folder = tuple[str, ...]
+
+
+class OutsideError(UsageError):
+    """An image lies in no class folder."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def _with_parents(folders: Iterable[_Folder]) -> set[_Folder]:
 
 def _relevant(source: Source, filled: Iterable[_Folder]) -> set[_Folder]:
     """Folders with images below them, and those without any table, which may be empty classes."""
-    tables = {_parts(file)[:-1] for file in source.sizes if archives.kind_of(file) in {"npz", "idx", "csv"}}
+    tables = {_parts(file)[:-1] for file in source.sizes if kinds.by_name(file) in set(kinds.DATA) - {"images"}}
     return set(map(_parts, source.folders)) - (_with_parents(tables) - _with_parents(filled))
 
 
@@ -100,7 +104,7 @@ def _places(
         if not rest or (some and not split_of_folder(path[0])):
             where = " below the train or the test folder" if some or level is not None else ""
             problem = f"lies in no class folder; put it into one{where} or remove it."
-            raise UsageError(f"data.{name}: {by_folder[folder][0]} in {source.path} {problem}")
+            raise OutsideError(f"data.{name}: {by_folder[folder][0]} in {source.path} {problem}")
         places[folder] = _Place(split, tuple(unicodedata.normalize("NFC", part).strip() for part in rest))
     return places, level
 

@@ -62,6 +62,7 @@ def fetch(name: str, data: params.Data, embedded: params.Embedded, seed: int, ou
     classes_csv = _classes_csv(name, data)
     sources: dict[str, Callable[[_Job], _Fetcher]]
     sources = {"embedded": _embedded, "local": _local, "kaggle": _kaggle, "openml": _openml}
+    sources |= {"huggingface": _huggingface}
     fetch_into = sources[data.source](job)
     with suppress(_AlreadyHereError), files.replacing(out) as folder:
         folder.mkdir()
@@ -217,18 +218,51 @@ def _request(name: str, data: params.Data, slug: str, number: int | None = None)
 def _openml(job: _Job) -> _Fetcher:
     assert job.data.openml is not None  # noqa: S101 - params.Data sees to it
     number, earlier = job.data.openml, job.earlier or {}
-    archive = f"openml_{number}.npz"
     is_here = (earlier.get("name"), earlier.get("id")) == ("openml", number)  # a number always means the same version
 
     def fetch_into(folder: Path) -> dict[str, Any]:
         if is_here:
             log.info("%s: OpenML's data set %d is already here", job.name, number)
-            _link(job.out / archive, folder / archive)
+            for archive in job.out.glob("openml_*.npz"):
+                _link(archive, folder / archive.name)
             return {"name": "openml", "id": number, "version": earlier["version"]}
         from lekhani.data.sources import openml
 
-        newest = openml.download(f"data.{job.name}", number, folder / archive)
+        newest = openml.download(f"data.{job.name}", number, folder)
         return {"name": "openml", "id": number, "version": newest}
+
+    return fetch_into
+
+
+def _huggingface(job: _Job) -> _Fetcher:
+    assert job.data.huggingface is not None  # noqa: S101 - params.Data sees to it
+    from lekhani.data.sources import huggingface
+
+    chosen, earlier = job.data.huggingface, job.earlier or {}
+    request = huggingface.Request(f"data.{job.name}", chosen.repo, chosen.revision)
+    is_here = (earlier.get("name"), earlier.get("repo")) == ("huggingface", chosen.repo)
+    here = earlier["version"] if is_here else None
+    commit = here
+    if here is None or chosen.revision != here:
+        try:
+            commit = huggingface.commit_of(request)
+        except LekhaniError as error:
+            if here is None or chosen.revision is not None:
+                raise
+            why = "the hub does not tell whether there is a newer one"
+            log.warning("%s: commit %s of %s stays, for %s. %s", job.name, here, chosen.repo, why, error)
+    inside = chosen.repo.rpartition("/")[2]
+
+    def fetch_into(folder: Path) -> dict[str, Any]:
+        if commit == here:
+            log.info("%s: commit %s of %s is already here", job.name, commit, chosen.repo)
+            for file in filter(Path.is_file, (job.out / inside).rglob("*")):
+                target = folder / file.relative_to(job.out)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _link(file, target)
+        else:
+            huggingface.download(request, str(commit), folder / inside)
+        return {"name": "huggingface", "repo": chosen.repo, "version": str(commit)}
 
     return fetch_into
 
@@ -286,7 +320,7 @@ def _files(key: str, match: Path, out: Path) -> Iterator[tuple[str, Path]]:
     if not match.is_dir():
         from lekhani.data.layouts import looks_readable  # brings the decoders, which a download does not need
 
-        if not match.is_file() or not looks_readable(match.name):
+        if not match.is_file() or not looks_readable(match):
             raise UsageError(f"{key}: {_shown(match)} is not {_ACCEPTED}; give one of these.")
         yield match.name, match
         return

@@ -37,6 +37,7 @@ _KAGGLE = {
     "berlinsweird/devanagari": DHCD,
     "hojjatk/mnist-dataset": MNIST,
 }
+_HUGGINGFACE = {"ylecun/mnist": MNIST}
 _OPENML = {40923: DHCD, 554: MNIST}
 _EMBEDDED = {
     "devanagari": Origin(
@@ -57,6 +58,8 @@ def origin_of(name: str, data: params.Data) -> Origin:
         known = _KAGGLE.get(data.kaggle.slug.lower(), known)
     elif data.source == "openml" and data.openml:
         known = _OPENML.get(data.openml, known)
+    elif data.source == "huggingface" and data.huggingface:
+        known = _HUGGINGFACE.get(data.huggingface.repo.lower(), known)
     elif data.source == "embedded":
         known = _EMBEDDED.get(name, known)
     return Origin(

@@ -9,7 +9,7 @@ from sources import data, glyph, glyphs, gzipped, idx, refused, write_tree, zipp
 
 from lekhani.data.layouts import read_raw
 
-IMAGES, LABELS = idx(np.stack([glyph(100 + i) for i in range(3)])), idx(np.array([7, 0, 7]))
+IMAGES, LABELS = idx(np.stack([glyph(200 + i) for i in range(3)])), idx(np.array([7, 0, 7]))
 SPELLINGS = [
     "{}-images-idx3-ubyte {}-labels-idx1-ubyte",
     "{}-images.idx3-ubyte {}-labels.idx1-ubyte",
@@ -31,7 +31,7 @@ def test_spellings(tmp_path: Path, spelling: str, test: str) -> None:
     raw = read_raw(tmp_path, "mnist")
     assert glyphs(raw) == ["7", "0", "7"] * 2
     assert sorted(raw.splits) == ["test"] * 3 + ["train"] * 3
-    assert raw.images[1].max() == 101
+    assert raw.images[1].max() == 201
 
 
 def test_in_a_zip_that_holds_each_file_twice(tmp_path: Path) -> None:
@@ -49,14 +49,42 @@ def test_in_a_zip_that_holds_each_file_twice(tmp_path: Path) -> None:
     assert len(read_raw(tmp_path, "mnist", data(files="*.idx?-ubyte")).images) == 3
 
 
-def test_emnist_is_turned(tmp_path: Path) -> None:
-    image = np.zeros((1, 8, 8))
-    image[0, 2, 6] = 200
-    save(tmp_path, "emnist-letters-train-images-idx3-ubyte", idx(image))
-    save(tmp_path, "emnist-letters-train-labels-idx1-ubyte", idx(np.array([1])))
-    raw = read_raw(tmp_path, "letters")
-    assert raw.images[0][6, 2] == 200
-    assert any("were turned" in note for note in raw.notes)
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    "names",
+    [
+        "t10k-images-idx3-ubyte t10k-labels-idx1-ubyte",
+        "train-images-idx3-ubyte.gz train-labels-idx1-ubyte.gz",
+        "train-images.idx3-ubyte.gz train-labels.idx1-ubyte.gz",
+        "train-images-idx3-ubyte (1).gz|train-labels-idx1-ubyte (2).gz",
+        "train-images-idx3-ubyte(1) train-labels-idx1-ubyte",
+        "X_train y_train",
+        "x-train.bin y-train.bin",
+        "glyphs what_they_are",
+    ],
+)
+def test_the_first_bytes_tell_whatever_the_name(tmp_path: Path, names: str, packed: bool) -> None:
+    for name, content in zip(names.split("|" if "|" in names else " "), (IMAGES, LABELS), strict=True):
+        write_tree(tmp_path, name, content=gzipped(content) if packed else content)
+    assert glyphs(read_raw(tmp_path, "mnist")) == ["7", "0", "7"]
+
+
+def test_six_datasets_are_not_merged(tmp_path: Path) -> None:
+    """As EMNIST's own archive, where one number stands for another letter in each."""
+    kinds = ("balanced", "byclass", "bymerge", "digits", "letters", "mnist")
+    members = {}
+    for kind in kinds:
+        for split in ("train", "test"):
+            members[f"gzip/emnist-{kind}-{split}-images-idx3-ubyte.gz"] = gzipped(IMAGES)
+            members[f"gzip/emnist-{kind}-{split}-labels-idx1-ubyte.gz"] = gzipped(LABELS)
+    members["gzip/emnist-letters-mapping.txt"] = b"1 65 97\n2 66 98\n"
+    (tmp_path / "gzip.zip").write_bytes(zipped(members))
+    which = r"data\.own\.files, such as gzip/emnist-balanced-\*"
+    refused(tmp_path, "own", f"holds files of 6 datasets, .* and 3 more; name those to read in {which}")
+    for pattern in ("gzip/emnist-letters-*", "*letters*"):
+        raw = read_raw(tmp_path, "own", data(files=pattern))
+        assert (len(raw.images), list(raw.splits)) == (6, ["test"] * 3 + ["train"] * 3)
+        assert any("gzip/emnist-letters-mapping.txt" in note for note in raw.notes)
 
 
 @pytest.mark.parametrize(

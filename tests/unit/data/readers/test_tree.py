@@ -32,7 +32,10 @@ def test_splits_in_any_case_and_below_a_wrapper(tmp_path: Path, wrapper: str, tr
     ("names", "pattern"),
     [
         ("a/1.png b/1.png stray.png", "stray.png in .* lies in no class folder; put it into one or remove it"),
-        ("Train/1.png Test/1.png", "Test/1.png in .* lies in no class folder; put it into one below the train or"),
+        (
+            "Train/1.png Test/1.png",
+            "the 2 images in .*, such as Test/1.png, lie in no class folders, and no table names them; put those",
+        ),
     ],
 )
 def test_an_image_outside_the_class_folders(tmp_path: Path, names: str, pattern: str) -> None:

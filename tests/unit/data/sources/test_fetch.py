@@ -100,10 +100,19 @@ def test_nothing_found_names_the_key(tmp_path: Path, out: Path, path: str, probl
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, out: Path) -> None:
     (tmp_path / "a.pdf").write_text("x")
     os.mkfifo(tmp_path / "a.zip")  # to open it would be to wait
+    (tmp_path / "a.pkl").write_text("x")
+    with pytest.raises(UsageError, match=r"a\.pkl is a pickle, which can run code when it is opened"):
+        fetch(tmp_path / "a.pkl", out)
     for name in ("a.pdf", "a.zip"):
         with pytest.raises(UsageError, match=rf"{name} is not a folder, an archive .*; give one of these\.$"):
             fetch(tmp_path / name, out)
-    names = ["b.zip", "b.NPZ", "b.csv", "b.tar.gz", "b.tgz", "train-images.idx3-ubyte", "train-images-idx3-ubyte.gz"]
+    write_tree(tmp_path, "optdigits.tra", content=b"0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16\n")
+    write_tree(tmp_path, "images", content=b"\0\0\x08\x03")
+    for name in ("optdigits.tra", "images"):
+        fetch(tmp_path / name, out)
+        assert found(out) == {name}
+    names = ["b.parquet", "b.mat", "b.npy", "b.tsv", "b (1).zip", "b.zip", "b.NPZ", "b.csv", "b.tar.gz", "b.tgz"]
+    names += ["train-images.idx3-ubyte", "train-images-idx3-ubyte.gz"]
     write_tree(tmp_path, *names, content=b"x")
     for name in names:
         fetch(tmp_path / name, out)
