@@ -20,7 +20,7 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     params["tracking"]["backend"] = "none"
     space.write_params(params)
     space.commit("start")
-    space.run("dvc", "repro", "-q")
+    space.run("dvc", "repro")
     space.commit("reproduced")
     return space
 

@@ -113,6 +113,14 @@ def test_dvc_finds_every_key_that_its_stages_name(profile: str) -> None:
     assert named > 30
 
 
+def test_every_generator_of_the_pipeline_is_an_artifact_of_dvc() -> None:
+    artifacts = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["artifacts"]
+    pipeline = params.resolve(raw()).pipeline
+    made = [(dataset, variant) for dataset in pipeline.datasets for variant in pipeline.everyone]
+    expected = {f"{dataset}-{variant}": f"models/{dataset}/{variant}/generator.onnx" for dataset, variant in made}
+    assert {name: one["path"] for name, one in artifacts.items()} == expected
+
+
 def test_changing_a_key_in_the_profile_changes_what_is_used() -> None:
     value = changed(("profiles.quick.judge.width", 32), ("profiles.full.judge.width", 48))
     assert params.resolve(value).judge.width == 32
