@@ -104,7 +104,7 @@ def test_a_second_repro_runs_nothing_and_metrics_are_shown(workspace: Workspace)
 def test_another_clone_writes_the_same_lock(workspace: Workspace, tmp_path: Path) -> None:
     clone = Workspace(tmp_path / "clone")
     workspace.run("git", "clone", "-q", ".", str(clone.path))
-    clone.run("git", "checkout", "-q", ":/^start$")
+    clone.run("git", "checkout", "-q", "HEAD^{/^start}")
     clone.run("dvc", "repro", "-q")
     texts = [(space.path / "dvc.lock").read_text(encoding="utf-8") for space in (workspace, clone)]
     locks = [yaml.safe_load(text)["stages"] for text in texts]
