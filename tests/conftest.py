@@ -120,6 +120,16 @@ def full_disk() -> FullDisk:
     return refuse
 
 
+@pytest.fixture(autouse=True)
+def mlflow_environment() -> Iterator[None]:
+    """Take back what mlflow writes into the environment, such as its store, which commands of later tests would use."""
+    before = {key for key in os.environ if key.startswith("MLFLOW_")}
+    yield
+    for key in [key for key in os.environ if key.startswith("MLFLOW_")]:
+        if key not in before:
+            del os.environ[key]
+
+
 @pytest.fixture(scope="session")
 def store_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an empty MLflow database, mlflow.db; making one takes seconds, so there is one for all tests."""
@@ -137,13 +147,9 @@ def store(store_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     """MLflow at the shared store, inside its folder."""
     import mlflow
 
-    before = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")}
     monkeypatch.chdir(store_folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store_folder / 'mlflow.db'}")
     monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)  # of a test with another store
     yield store_folder
     while mlflow.active_run():
         mlflow.end_run()
-    for key in [key for key in os.environ if key.startswith("MLFLOW_")]:  # mlflow writes some of its own
-        if key not in before:
-            del os.environ[key]

@@ -62,4 +62,4 @@ def table(versions: Sequence[Listed]) -> str:
         grid.add_row(*words, *figures, one.created)
     text = io.StringIO()
     Console(file=text, width=160, markup=False).print(grid)
-    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().strip("\n").splitlines())
+    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines() if line.strip())  # rich pads its box
