@@ -198,7 +198,7 @@ def runs(folder: Path) -> list[str]:
         status
         for (status,) in asked(
             folder / "mlruns/mlflow.db",
-            "select status from runs where name = 'mnist/flow_matching' order by start_time",
+            "select status from runs where name like 'mnist/flow_matching%' order by start_time",
         )
     ]
 
@@ -322,7 +322,7 @@ def test_mlflow_is_away_for_a_while(space: Workspace, prefect: Prefect, tmp_path
     database = store / "mlflow.db"
     steps = asked(database, "select distinct step from metrics where key = 'train/loss' order by step")
     assert [step for (step,) in steps] == list(range(1, STEPS + 1))
-    assert asked(database, "select count(*) from metrics where key = 'fid'") == [(1,)]
+    assert asked(database, "select count(*) from metrics where key = 'eval/fid'") == [(1,)]
     assert {status for (status,) in asked(database, "select status from runs")} == {"FINISHED"}
     assert due(space) == set()
     nothing_half_written(space.path)
