@@ -9,6 +9,7 @@ import numpy.typing as npt
 from lekhani.files import replacing
 
 Picture = npt.NDArray[np.uint8]
+FONT = "Noto Sans Devanagari"
 
 
 def to_uint8(images: npt.NDArray[Any]) -> Picture:
@@ -54,5 +55,8 @@ def use_devanagari_font() -> None:
 
     font = resources.files("fontpkg_noto_sans_devanagari") / "files" / "NotoSansDevanagari[wdth,wght].ttf"
     with resources.as_file(font) as path:
-        font_manager.fontManager.addfont(path)
-    mpl.rcParams["font.family"] = ["DejaVu Sans", "Noto Sans Devanagari"]
+        fonts = font_manager.fontManager
+        # A font of the system with the same name would draw other pictures than those of other machines.
+        fonts.ttflist = [one for one in fonts.ttflist if one.name != FONT]
+        fonts.addfont(path)
+    mpl.rcParams["font.family"] = ["DejaVu Sans", FONT]
