@@ -362,6 +362,8 @@ def test_the_worker_dies_with_its_flow(space: Workspace, prefect: Prefect, unbro
         "retrain/nightly-quick",
         "--param",
         'overrides=["train.seed=8"]',
+        "--param",
+        "smoke=false",
         "--flow-run-name",
     )
     with prefect.worker(space) as group:
