@@ -28,8 +28,7 @@ def is_decided(folder: Path, dataset: str) -> bool:
 
     Raises LekhaniError when MLflow does not answer.
     """
-    from lekhani.registry.models import aliases, model_name, tags_of
-    from lekhani.tracking.store import connect
+    from lekhani.registry.models import aliases, tags_of, versions
 
     columns = ("dataset", "model_sha256", "data_digest")
     leaderboard = files.read_csv(folder / "reports/leaderboard.csv", columns)
@@ -38,8 +37,8 @@ def is_decided(folder: Path, dataset: str) -> bool:
         known = aliases(dataset)
         if not known:
             return False
-        versions = connect().search_model_versions(f"name = '{model_name(dataset)}'")
-    for version in versions:
+        registered = versions(dataset)
+    for version in registered:
         tags = tags_of(version)
         if (tags.get("model_sha256"), tags.get("gate.data_digest")) == (best["model_sha256"], best["data_digest"]):
             # A version keeps the alias `challenger` until its promotion is complete.

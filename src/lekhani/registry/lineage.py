@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 from lekhani.data.names import one_line
 from lekhani.data.spec import DatasetInfo
 from lekhani.errors import LekhaniError, UsageError, first_line
-from lekhani.registry.models import generators, model_name, registry_errors, tags_of
+from lekhani.registry.models import generators, iso_time, model_name, registry_errors, tags_of
 from lekhani.tracking.revision import git
 from lekhani.tracking.store import connect, known_or_none
 
@@ -198,7 +197,7 @@ def _trained(version: ModelVersion, aliases: Mapping[str, str], tags: Mapping[st
         "version": number,
         "aliases": tuple(sorted(alias for alias, other in aliases.items() if str(other) == number)),
         "variant": tags.get("variant"),
-        "created": _time(version.creation_timestamp),
+        "created": iso_time(version.creation_timestamp),
         "data_digest": tags["data_digest"],
         "git_commit": None if tags.get("git.commit") == "none" else tags.get("git.commit"),
         "git_dirty": _DIRTY.get(tags.get("git.dirty", "")),
@@ -273,7 +272,7 @@ def _version_link(version: ModelVersion, tags: Mapping[str, str], generator: byt
         "number": str(version.version),
         "aliases": tuple(sorted(version.aliases)),
         "variant": tags.get("variant"),
-        "created": _time(version.creation_timestamp),
+        "created": iso_time(version.creation_timestamp),
         "sha256": tags_of(version).get("model_sha256"),
     }
     link = Link(facts)
@@ -298,7 +297,7 @@ def _run_link(version: ModelVersion, run: Run | None) -> Link:
     link.facts |= {
         "name": info.run_name or None,
         "by": info.user_id or run.data.tags.get("mlflow.user"),
-        "started": _time(info.start_time),
+        "started": iso_time(info.start_time),
         "status": info.status,
     }
     if info.lifecycle_stage == "deleted":
@@ -459,7 +458,3 @@ def _source_link(tags: Mapping[str, str], info: DatasetInfo | None) -> Link:
 
 def _md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-def _time(milliseconds: int) -> str:
-    return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -3,11 +3,9 @@
 import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-from lekhani.registry.models import aliases, datasets, model_name, registry_errors, tags_of
-from lekhani.tracking.store import connect
+from lekhani.registry.models import aliases, datasets, iso_time, model_name, registry_errors, tags_of, versions
 
 _METRICS = {"fid_ratio": "x floor", "label_agreement": "agreement", "usefulness": "usefulness"}
 
@@ -37,25 +35,25 @@ def listed(wanted: Sequence[str] = ()) -> list[Listed]:
     for dataset in wanted or datasets():
         held = aliases(dataset)
         with registry_errors(f"Could not read {model_name(dataset)} from"):
-            versions = connect().search_model_versions(f"name = '{model_name(dataset)}'")
-        for version in sorted(versions, key=lambda one: -int(one.version)):
+            known = versions(dataset)
+        for version in sorted(known, key=lambda one: -int(one.version)):
             tags, number = tags_of(version), str(version.version)
             names = tuple(sorted(alias for alias, other in held.items() if other == number))
             ratio, agreement, usefulness = (float(tags[name]) if name in tags else None for name in _METRICS)
-            created = f"{datetime.fromtimestamp(version.creation_timestamp / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
             about = tags.get("variant"), tags.get("gate.verdict")
+            created = iso_time(version.creation_timestamp)
             found.append(Listed(dataset, number, names, *about, ratio, agreement, usefulness, created))
     return found
 
 
-def table(versions: Sequence[Listed]) -> str:
+def table(rows: Sequence[Listed]) -> str:
     """The versions as a table for a terminal or a pipe."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
     grid = Table("dataset", "version", "aliases", "variant", "gate", *_METRICS.values(), "registered", box=SIMPLE)
-    for one in versions:
+    for one in rows:
         ratio, *shares = one.fid_ratio, one.label_agreement, one.usefulness
         figures = ["-" if ratio is None else f"{ratio:.2f}", *("-" if x is None else f"{x:.1%}" for x in shares)]
         words = (one.dataset, one.version, ", ".join(one.aliases) or "-", one.variant or "-", one.verdict or "-")

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -71,9 +72,8 @@ def register(
     """Register the model that a run logged as a new version of `lekhani-<dataset>` under the alias `challenger`.
 
     Its page shows `tags` and the `card`. What it was made from is kept in one more tag, with the SHA-256 of each file,
-    which `fetch` checks. A model that is registered already
-    gives its version back, so that calling twice adds nothing; that version becomes challenger again unless it is
-    champion.
+    which `fetch` checks. A model that is registered already gives its version back, so that calling twice adds nothing;
+    that version becomes challenger again unless it is champion.
     """
     client, name = connect(), model_name(dataset)
     with registry_errors(f"Could not register {name} in"):
@@ -200,9 +200,18 @@ def is_intact(dataset: str, model_uri: str) -> bool:
     return True
 
 
+def versions(dataset: str) -> list[ModelVersion]:
+    """All registered versions of a dataset; raises what MLflow raises, for `registry_errors` around it."""
+    return list(connect().search_model_versions(f"name = '{model_name(dataset)}'"))
+
+
 def _version_of(dataset: str, model_uri: str) -> ModelVersion | None:
-    versions = connect().search_model_versions(f"name = '{model_name(dataset)}'")
-    return next((version for version in versions if version.source == model_uri), None)
+    return next((version for version in versions(dataset) if version.source == model_uri), None)
+
+
+def iso_time(milliseconds: int) -> str:
+    """A time of MLflow's, which counts from 1970, as ISO 8601 in UTC."""
+    return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def generators(folder: Path) -> list[Path]:

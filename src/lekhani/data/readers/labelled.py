@@ -33,6 +33,20 @@ class Labels:
     files: int
     first_line: int
 
+    @property
+    def normalised(self) -> list[str]:
+        """The columns as `LABELS` and people write them, in small letters with _ for spaces."""
+        return [re.sub(r"[ -]", "_", column.lower()) for column in self.columns]
+
+    @property
+    def others(self) -> list[int]:
+        """The columns that do not name the files."""
+        return [i for i in range(len(self.columns)) if i != self.files]
+
+    def quoted(self, columns: Iterable[int]) -> list[str]:
+        """Columns for people."""
+        return [f"`{self.columns[i][:40]}`" for i in columns]
+
 
 def look(source: Source, tables: Iterable[str], images: Sequence[str], *, needed: bool) -> list[Labels]:
     """Those of `tables` that have a column of names of `images`, with or without their endings.
@@ -192,16 +206,14 @@ def _image(known: _Names, table: Labels, cell: str, name: str) -> str | None:
 
 
 def _label_column(table: Labels, source: Source, name: str, wanted: str | None) -> int:
-    columns = [re.sub(r"[ -]", "_", column.lower()) for column in table.columns]
-    others = [i for i in range(len(columns)) if i != table.files]
-    path = source.path / table.file
-    if wanted is not None:
-        found = [i for i in others if wanted in {table.columns[i], str(i + 1)} or wanted.lower() == columns[i]]
-        if not found:
-            there = ", ".join(f"`{table.columns[i][:40]}`" for i in others[:10])
-            raise UsageError(f"data.{name}.label_column: {path} has no column `{wanted}`; there are: {there}.")
-        return found[0]
-    return choose(table, source, name)
+    if wanted is None:
+        return choose(table, source, name)
+    names = table.normalised
+    found = [i for i in table.others if wanted in {table.columns[i], str(i + 1)} or wanted.lower() == names[i]]
+    if not found:
+        path, there = source.path / table.file, ", ".join(table.quoted(table.others[:10]))
+        raise UsageError(f"data.{name}.label_column: {path} has no column `{wanted}`; there are: {there}.")
+    return found[0]
 
 
 def choose(table: Labels, source: Source, name: str) -> int:
@@ -211,20 +223,16 @@ def choose(table: Labels, source: Source, name: str) -> int:
     """
     from lekhani.data.readers.table import LABELS
 
-    columns = [re.sub(r"[ -]", "_", column.lower()) for column in table.columns]
-    others = [i for i in range(len(columns)) if i != table.files]
-    candidates = [i for i in others if columns[i] in LABELS and _repeat(table, i)]
+    names, others = table.normalised, table.others
+    candidates = [i for i in others if names[i] in LABELS and _repeat(table, i)]
     candidates = candidates or [i for i in others if _repeat(table, i) and _split_column(table, -1) != i]
     if len(candidates) == 1:
         return candidates[0]
     path = source.path / table.file
     if not candidates:
-        there = ", ".join(f"`{table.columns[i][:40]}`" for i in others[:10])
-        problem = f"has no column that looks like labels (there are: {there})"
+        problem = f"has no column that looks like labels (there are: {', '.join(table.quoted(others[:10]))})"
     else:
-        problem = (
-            f"has several columns that may hold the labels, {shown(f'`{table.columns[i][:40]}`' for i in candidates)}"
-        )
+        problem = f"has several columns that may hold the labels, {shown(table.quoted(candidates))}"
     raise UsageError(f"data.{name}: {path} {problem}; set data.{name}.label_column.")
 
 
