@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lekhani.data.spec import GlyphClass
-from lekhani.errors import LekhaniError, UsageError
+from lekhani.errors import LekhaniError, UsageError, first_line
+from lekhani.files import read_input
 from lekhani.generate import on_ray
 from lekhani.generate.datasheet import MADE_BY, Datasheet, ShardRecord, datasheet, readme
 from lekhani.generate.formats import FORMATS
@@ -21,6 +22,7 @@ from lekhani.inference.sampling import Advance
 from lekhani.inference.session import LoadedModel
 from lekhani.text import pluralize
 
+MAX_BYTES = 64 << 20  # of a CSV file with labels
 Engine = Literal["local", "ray"]
 
 
@@ -61,21 +63,20 @@ def _rows(path: Path, classes: Sequence[GlyphClass]) -> list[tuple[int, int]]:
     """A CSV file with the column `label` and optionally `count`; rows of the same label add up."""
     found: dict[int, int] = {}
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if "label" not in (reader.fieldnames or ()):
-                problem = f"--from-csv {path} has no column label; its first line must name the column label,"
-                raise UsageError(f"{problem} and may name the column count.")
-            for row in reader:
-                where = f"--from-csv {path}, line {reader.line_num}"
-                count = (row.get("count") or "1").strip()
-                if not (count.isascii() and count.isdigit() and int(count[:11]) <= MAX_COUNT):
-                    bound = f"must be a whole number from 0 to {MAX_COUNT:,}."
-                    raise UsageError(f"{where}: the count {count[:20]!r} {bound}")
-                label = label_of((row["label"] or "").strip(), classes, where)
-                found[label] = found.get(label, 0) + int(count)
+        reader = csv.DictReader(read_input(path, MAX_BYTES).decode("utf-8-sig").splitlines(keepends=True))
+        if "label" not in (reader.fieldnames or ()):
+            problem = f"--from-csv {path} has no column label; its first line must name the column label,"
+            raise UsageError(f"{problem} and may name the column count.")
+        for row in reader:
+            where = f"--from-csv {path}, line {reader.line_num}"
+            count = (row.get("count") or "1").strip()
+            if not (count.isascii() and count.isdigit() and len(count) <= 20 and int(count) <= MAX_COUNT):
+                bound = f"must be a whole number from 0 to {MAX_COUNT:,}."
+                raise UsageError(f"{where}: the count {count[:20]!r} {bound}")
+            label = label_of((row["label"] or "").strip(), classes, where)
+            found[label] = found.get(label, 0) + int(count)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"--from-csv {path} cannot be read as a CSV file in UTF-8: {error}") from error
+        raise UsageError(f"--from-csv {path} cannot be read as a CSV file in UTF-8: {first_line(error)}.") from error
     return list(found.items())
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from lekhani import __version__
-from lekhani.errors import LekhaniError, UsageError
-from lekhani.files import read_checked, replacing, write_json, write_text
+from lekhani.errors import LekhaniError, UsageError, first_line
+from lekhani.files import read_checked, read_input, replacing, write_json, write_text
 from lekhani.generate.datasheet import data_licence, describe_model, licence_sentence
 from lekhani.handwriting.alphabet import Alphabet
 from lekhani.handwriting.compose import compose, seeded_rng
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("lekhani")
 Layout = Literal["tesseract", "paddleocr", "huggingface"]
 MADE_BY = "lekhani compose"
+MAX_BYTES = 64 << 20  # of a file of texts
 NAMED = 5  # lines of a file that cannot be written, of all that there are
 _TEXT = 100  # the stream of random numbers that texts come from, beyond those of `compose`
 
@@ -38,9 +39,9 @@ def read_texts(path: Path, alphabet: Alphabet, skip_unwritable: bool = False) ->
     What the model cannot write is left out with a warning where `skip_unwritable`; else UsageError names it.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_input(path, MAX_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--lines {path} cannot be read as UTF-8 text: {error}.") from None
+        raise UsageError(f"--lines {path} cannot be read as UTF-8 text: {first_line(error)}.") from None
     texts: list[str] = []
     unwritable: list[str] = []
     for number, line in enumerate(map(alphabet.transcript, lines), 1):
