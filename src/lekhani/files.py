@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from lekhani.errors import LekhaniError, first_line
+from lekhani.errors import LekhaniError, UsageError, first_line
 
 SILENCE = 5.0  # seconds for which a pipe may send nothing
 
@@ -109,6 +109,14 @@ def read_input(path: Path, most: int) -> bytes:
                 return bytes(content)
             content += block
     raise OSError(errno.EFBIG, f"it has more than {most >> 20} MB")
+
+
+def require_room(folder: Path, needed: int, what: str) -> None:
+    """Raise UsageError where the disk of `folder`, which may not be there yet, has no room for so many bytes."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if needed > (free := shutil.disk_usage(there).free):
+        problem = f"{what} would take at least {needed / 2**30:,.1f} GB, and the disk of {folder} has"
+        raise UsageError(f"{problem} {free / 2**30:,.1f} GB left; ask for fewer, or choose another --out.")
 
 
 @contextmanager

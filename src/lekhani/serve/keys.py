@@ -7,7 +7,7 @@ import re
 import secrets
 from pathlib import Path
 
-from lekhani.errors import UsageError, first_line
+from lekhani.errors import UsageError, reason
 from lekhani.files import read_input
 
 MAX_BYTES = 16 << 20  # of a file of keys
@@ -31,7 +31,7 @@ class Keys:
         try:
             lines = read_input(path, MAX_BYTES).decode().splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            problem = f"The keys in {path} cannot be read ({first_line(error)})"
+            problem = f"The keys in {path} cannot be read ({reason(error)})"
             raise UsageError(f"{problem}; make one with `lekhani serve --new-key NAME`.") from error
         self._digests: dict[str, str] = {}
         for number, line in enumerate(lines, 1):
