@@ -383,6 +383,10 @@ def compose(
         list[str] | None, Option(help="An effect to leave out: rotation, ink, paper, blur or noise; repeat.")
     ] = None,
     light_on_dark: Annotated[bool, Option("--light-on-dark", help="As on a blackboard.", show_default=False)] = False,
+    learned_only: Annotated[
+        bool,
+        Option("--learned-only", help="Refuse texts with signs that the model has not learned.", show_default=False),
+    ] = False,
     min_confidence: Annotated[
         float, Option(min=0, max=1, help="Redraw a glyph until the judge, if there is one, is so sure of it.")
     ] = 0.5,
@@ -394,8 +398,8 @@ def compose(
     from lekhani.pen import find
 
     pen = find(dataset, model, judge)
-    texts = choose_texts(pen.generator, text or (), pattern, lines, count, seed, skip_unwritable)
-    style = LineStyle(height, join, variety, augment, tuple(without or ()), light_on_dark)
+    texts = choose_texts(pen.generator, text or (), pattern, lines, count, seed, skip_unwritable, learned_only)
+    style = LineStyle(height, join, variety, augment, tuple(without or ()), light_on_dark, learned_only)
     typer.echo(write_lines(pen, LineRequest(texts, seed, style, min_confidence, layout), out, overwrite))
 
 

@@ -138,13 +138,18 @@ class Pen(LoadedModel):
         augment: "Strength" = "light",
         without: Collection[str] = (),
         light_on_dark: bool = False,
+        learned_only: bool = False,
         min_confidence: float = 0.5,
     ) -> "Image":
-        """A line of handwriting as a Pillow image; see `lekhani.handwriting.render.LineStyle` for the options."""
+        """A line of handwriting as a Pillow image; see `lekhani.handwriting.render.LineStyle` for the options.
+
+        Its `info` holds the transcript as `text`, and as `drawn` what a typeface drew because the model has not
+        learned it.
+        """
         from lekhani.handwriting.compose import compose
         from lekhani.handwriting.render import LineStyle
 
-        style = LineStyle(height, join, variety, augment, without, light_on_dark)
+        style = LineStyle(height, join, variety, augment, without, light_on_dark, learned_only)
         return compose(self, text, seed, style, min_confidence=min_confidence)
 
     def push_to_hub(self, name: str, *, private: bool = False) -> str:

@@ -8,9 +8,10 @@ from PIL import Image
 
 from lekhani.data.spec import Labels
 from lekhani.errors import LekhaniError, UsageError
-from lekhani.handwriting.alphabet import SPACE, Alphabet
-from lekhani.handwriting.layout import lay_out
+from lekhani.handwriting.alphabet import Alphabet
+from lekhani.handwriting.layout import DETAIL, draw_letters, lay_out
 from lekhani.handwriting.render import EFFECTS, LineStyle, render
+from lekhani.handwriting.signs import complete
 from lekhani.inference.confidence import confidences
 from lekhani.inference.sampling import Steps, run_steps
 from lekhani.inference.session import Floats, Generator, LoadedModel, Reader
@@ -51,15 +52,19 @@ def compose_steps(
     if not generator.conditional:
         problem = f"{model.origin} ({generator.variant}) takes no labels, so it cannot keep one hand for a line"
         raise UsageError(f"{problem}; use a conditional model.")
-    alphabet = Alphabet(generator.classes)
-    labels = alphabet.labels(alphabet.transcript(text))
+    alphabet = Alphabet(generator.classes, style.learned_only)
+    transcript = alphabet.transcript(text)
+    parts = [part for one in alphabet.syllables(transcript) for part in (one.parts if one else [None])]
+    labels = [part.label for part in parts if part and part.label is not None]
     rng = seeded_rng(generator, seed, number, 0)
-    written: Labels = np.array([label for label in labels if label != SPACE], np.int64)
     reader = model.reader if min_confidence else None
-    glyphs = iter((yield from sample_hand(generator, written, rng, style.variety, reader, min_confidence)))
-    placed = [None if label == SPACE else (next(glyphs), generator.classes[label]) for label in labels]
-    ink = lay_out(placed, rng, style.join)
-    return render(ink, style, [seeded_rng(generator, seed, number, 1 + i) for i in range(len(EFFECTS))])
+    glyphs = yield from sample_hand(generator, np.array(labels, np.int64), rng, style.variety, reader, min_confidence)
+    slant, side = rng.normal(0, 0.06), DETAIL * generator.image_size
+    letters = draw_letters([*zip(glyphs, (generator.classes[label] for label in labels), strict=True)], slant, rng)
+    ink = lay_out(complete(parts, letters, side, slant, rng), side, rng, style.join)
+    picture = render(ink, style, [seeded_rng(generator, seed, number, 1 + i) for i in range(len(EFFECTS))])
+    picture.info |= {"text": transcript, "drawn": alphabet.drawn(transcript)}
+    return picture
 
 
 def sample_hand(
@@ -79,6 +84,8 @@ def sample_hand(
     hand = rng.standard_normal(generator.noise_dim, dtype=np.float32)
     images = np.zeros((len(labels), generator.image_size, generator.image_size), np.float32)
     missing = np.arange(len(labels))
+    if not len(labels):
+        return images
     for attempt in range(MAX_TRIES):
         own = min(variety + attempt / MAX_TRIES, 1.0)
         noise = rng.standard_normal((len(missing), len(hand)), dtype=np.float32)

@@ -25,7 +25,8 @@ class LineStyle:
 
     `height` of the picture in pixels, 16 to 512; `join` draws the head line from letter to letter; `variety` in [0,1]
     is how much the glyphs of a line differ beyond their letters; `augment` is the strength of all effects but those in
-    `without`. Raises UsageError for others.
+    `without`. With `learned_only`, texts with signs that the model has not learned are refused. Raises UsageError for
+    others.
     """
 
     height: int = 64
@@ -34,6 +35,7 @@ class LineStyle:
     augment: Strength = "light"
     without: Collection[str] = ()
     light_on_dark: bool = False
+    learned_only: bool = False
 
     def __post_init__(self) -> None:
         for name in self.without:

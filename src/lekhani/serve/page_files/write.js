@@ -12,16 +12,22 @@ let shown, answer; // the request of what is shown, which is made again to save 
 const glyphs = () => models.find((one) => one.dataset === model.value).classes.map((one) => one.glyph);
 const plural = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 
+// A text with the digits of the model, as the server writes it.
+function inOwnDigits(written) {
+  const own = glyphs().filter((one) => /^\p{Nd}$/u.test(one)).sort();
+  return own.length === 10 ? written.replace(/[0-9०-९]/g, (one) => own[one.codePointAt(0) - (one < "०" ? 48 : 0x966)]) : written;
+}
+
 // The glyphs of a text, the longest that fit, without spaces.
 function split(written) {
   const longest = glyphs().sort((a, b) => b.length - a.length), found = [], unknown = new Set();
-  for (let rest = written.normalize("NFC").trim(); rest; rest = rest.trimStart()) {
+  for (let rest = inOwnDigits(written.normalize("NFC").trim()); rest; rest = rest.trimStart()) {
     const glyph = longest.find((one) => rest.startsWith(one.normalize("NFC"))), other = String.fromCodePoint(rest.codePointAt(0));
     if (glyph) found.push(glyph);
     else unknown.add(/\p{Mark}/u.test(other) ? `◌${other}` : other);
     rest = rest.slice((glyph?.normalize("NFC") ?? other).length);
   }
-  if (unknown.size) throw new FieldError(text, `The model cannot write ${[...unknown].join(", ")}; it writes the letters that are shown, and spaces.`);
+  if (unknown.size) throw new FieldError(text, `Letter by letter, the model writes only what is shown, not ${[...unknown].join(", ")}; write it as a line instead.`);
   return found;
 }
 
