@@ -120,12 +120,12 @@ def _draw(image: Floats, known: GlyphClass, slant: float, pen: float, rng: np.ra
 def _head(ink: Floats, is_open: bool) -> Head | None:
     """The head line in a letter's ink [H,W], None where it is too short.
 
-    It is the longest stretch of ink along a row of the upper half; of the right part, where the letter's head is open.
+    It is the longest stretch of ink along a row of the upper third; of the right part, where the letter's head is open.
     """
     inked = np.flatnonzero(ink.max(1) > 0.5)
     if not len(inked):
         return None
-    height, width = (inked[0] + inked[-1]) // 2 + 1, ink.shape[1]
+    height, width = (2 * inked[0] + inked[-1]) // 3 + 1, ink.shape[1]
     left = 2 * width // 5 if is_open else 0
     filled = ndimage.maximum_filter1d(ink[:height, left:], DETAIL, axis=0) > 0.5
     stretches = [longest_run(line) for line in filled]
