@@ -380,7 +380,11 @@ def compose(
     join: Annotated[bool, Option("--join/--no-join", help="Draw the head line from letter to letter.")] = True,
     augment: Annotated[Literal["none", "light", "strong"], Option(help="How much paper, ink and camera do.")] = "light",
     without: Annotated[
-        list[str] | None, Option(help="An effect to leave out: rotation, ink, paper, blur or noise; repeat.")
+        list[str] | None, Option(help="An effect to leave out: rotation, perspective, ink, paper, blur, noise; repeat.")
+    ] = None,
+    paper: Annotated[Literal["plain", "ruled", "squared"], Option(help="What to write on.")] = "plain",
+    background: Annotated[
+        Path | None, Option(help="A picture to write on instead, or a folder of them; lines take parts at random.")
     ] = None,
     light_on_dark: Annotated[bool, Option("--light-on-dark", help="As on a blackboard.", show_default=False)] = False,
     min_confidence: Annotated[
@@ -389,13 +393,15 @@ def compose(
     overwrite: Overwrite = False,
 ) -> None:
     """Write lines of text in one hand each, with transcripts as OCR toolkits read them."""
+    from lekhani.handwriting.background import Background
     from lekhani.handwriting.lines import LineRequest, choose_texts, write_lines
     from lekhani.handwriting.render import LineStyle
     from lekhani.pen import find
 
     pen = find(dataset, model, judge)
     texts = choose_texts(pen.generator, text or (), pattern, lines, count, seed, skip_unwritable)
-    style = LineStyle(height, join, variety, augment, tuple(without or ()), light_on_dark)
+    ground = None if background is None else Background(background)
+    style = LineStyle(height, join, variety, augment, tuple(without or ()), light_on_dark, paper, ground)
     typer.echo(write_lines(pen, LineRequest(texts, seed, style, min_confidence, layout), out, overwrite))
 
 

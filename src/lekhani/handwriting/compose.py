@@ -10,7 +10,7 @@ from lekhani.data.spec import Labels
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.handwriting.alphabet import SPACE, Alphabet
 from lekhani.handwriting.layout import lay_out
-from lekhani.handwriting.render import EFFECTS, LineStyle, render
+from lekhani.handwriting.render import STREAMS, Line, LineStyle, render
 from lekhani.inference.confidence import confidences
 from lekhani.inference.sampling import Steps, run_steps
 from lekhani.inference.session import Floats, Generator, LoadedModel, Reader
@@ -33,20 +33,20 @@ def compose(
     number: int = 0,
     min_confidence: float = 0.5,
 ) -> Image.Image:
-    """Line `number` of `seed` as a picture of mode L where `style.augment` is none and RGB otherwise, dark on light.
+    """Line `number` of `seed` as a picture of mode L where `style.is_grey` and RGB otherwise, dark on light.
 
     A glyph that the model's judge, if it has one, does not classify as its label with at least `min_confidence` in
     [0,1] is drawn again; 0 keeps all. Raises UsageError when `text` holds what the model cannot write, and for a
     generator that takes no labels; LekhaniError when a glyph does not come out readable.
     """
     steps = compose_steps(model, text, seed, style or LineStyle(), number, min_confidence)
-    return run_steps(model.generator, steps)
+    return run_steps(model.generator, steps).image
 
 
 def compose_steps(
     model: LoadedModel, text: str, seed: int, style: LineStyle, number: int = 0, min_confidence: float = 0.5
-) -> Steps[Image.Image]:
-    """See `compose`."""
+) -> Steps[Line]:
+    """See `compose`; with the boxes of the glyphs."""
     generator = model.generator
     if not generator.conditional:
         problem = f"{model.origin} ({generator.variant}) takes no labels, so it cannot keep one hand for a line"
@@ -58,8 +58,8 @@ def compose_steps(
     reader = model.reader if min_confidence else None
     glyphs = iter((yield from sample_hand(generator, written, rng, style.variety, reader, min_confidence)))
     placed = [None if label == SPACE else (next(glyphs), generator.classes[label]) for label in labels]
-    ink = lay_out(placed, rng, style.join)
-    return render(ink, style, [seeded_rng(generator, seed, number, 1 + i) for i in range(len(EFFECTS))])
+    rngs = {name: seeded_rng(generator, seed, number, 1 + i) for i, name in enumerate(STREAMS)}
+    return render(lay_out(placed, rng, style.join), style, rngs)
 
 
 def sample_hand(

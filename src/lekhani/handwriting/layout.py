@@ -1,11 +1,14 @@
-"""From the glyphs of a line to a row of ink: enlarged, slanted, spaced and joined by their head line."""
+"""From the glyphs of a line to a row of ink: enlarged, spaced and joined by their head line."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from scipy import ndimage
 
 from lekhani.data.spec import GlyphClass
@@ -14,6 +17,27 @@ from lekhani.inference.session import Floats
 DETAIL = 3  # pixels of the drawing board for one of a glyph's
 _OPEN = frozenset("थधभश")  # their head line begins in the middle; with a closed one ध would be घ, and भ would be म
 _LETTER = re.compile("[\u0915-\u0939\u0958-\u095f]")  # Devanagari's consonants, and conjuncts, which start with one
+
+
+class Box(NamedTuple):
+    """Where a glyph's ink is: from the left and upper edges of its first pixels to the far edges of its last ones."""
+
+    text: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class Row(NamedTuple):
+    """A row of ink float32 [H,W] in [0,1], and the boxes of its glyphs in the pixels of it, from left to right.
+
+    It stands upright; in the hand, what is higher by a pixel lies `slant` pixels further to the right.
+    """
+
+    ink: Floats
+    boxes: list[Box]
+    slant: float
 
 
 @dataclass
@@ -37,20 +61,27 @@ class _Head:
 class _Drawn:
     """A glyph for the drawing board: ink float32 [H,W] in [0,1] cropped at its sides, and its place there."""
 
+    text: str
     ink: Floats
     head: _Head | None  # letters have one, as far as it can be found
     left: int = 0
     top: int = 0
 
+    @property
+    def box(self) -> Box:
+        rows = np.flatnonzero(self.ink.max(1) > 0.5)
+        first, last = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, len(self.ink))
+        return Box(self.text, self.left, self.top + first, self.left + self.ink.shape[1], self.top + last)
 
-def lay_out(glyphs: Sequence[tuple[Floats, GlyphClass] | None], rng: np.random.Generator, join: bool) -> Floats:
-    """Glyphs float32 [H,W] in [0,1], None for a space, side by side as ink float32 [H',W'] in [0,1], cropped.
+
+def lay_out(glyphs: Sequence[tuple[Floats, GlyphClass] | None], rng: np.random.Generator, join: bool) -> Row:
+    """Glyphs float32 [H,W] in [0,1], None for a space, side by side and cropped.
 
     With `join` the head line is drawn from letter to letter.
     """
     side = DETAIL * next(len(glyph[0]) for glyph in glyphs if glyph)
     slant, pen = rng.normal(0, 0.06), rng.uniform(0.36, 0.5)
-    drawn = [glyph and _draw(*glyph, slant, pen, rng) for glyph in glyphs]
+    drawn = [glyph and _draw(*glyph, pen, rng) for glyph in glyphs]
     heads = [one.head.row for one in drawn if one and one.head]
     line = float(np.median(heads)) if heads else 0.0
     room = side // 8  # above and below
@@ -73,22 +104,22 @@ def lay_out(glyphs: Sequence[tuple[Floats, GlyphClass] | None], rng: np.random.G
         if joined and previous is not None:
             _join(board, previous, one)
         previous, x = one, one.left + one.ink.shape[1]
-    return _cropped(board, side)
+    return _cropped(board, side, [one.box for one in drawn if one], slant)
 
 
-def _draw(image: Floats, known: GlyphClass, slant: float, pen: float, rng: np.random.Generator) -> _Drawn:
-    """A glyph [H,W] enlarged for the drawing board, a little turned and slanted, with strokes as wide as the pen's."""
-    turn, grow = rng.normal(0, 0.015), np.exp(rng.normal(0, [0.025, 0.025]))
-    # From the board's pixels to the glyph's: y first.
-    back = np.array([[1, -turn], [slant + turn, 1]]) / (DETAIL * grow[:, None])
+def _draw(image: Floats, known: GlyphClass, pen: float, rng: np.random.Generator) -> _Drawn:
+    """A glyph [H,W] enlarged for the drawing board, with strokes as wide as the pen's."""
     side = len(image) * DETAIL
-    middle = np.array([(side - 1) / 2] * 2)
-    big = ndimage.affine_transform(image, back, (len(image) - 1) / 2 - back @ middle, (side, side))
-    ink = np.clip((big - pen) * 2.5 + 0.5, 0, 1).astype(np.float32)
+    height, width = (round(side * factor) for factor in np.exp(rng.normal(0, 0.025, 2)))
+    enlarged = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - side) // 2, (height - side) // 2
+    big = np.asarray(enlarged.crop((left, top, left + side, top + side)))
+    ink = np.clip((big - np.float32(pen)) * np.float32(2.5) + np.float32(0.5), 0, 1)
     columns = np.flatnonzero(ink.max(0) > 0.5)
     if len(columns):
         ink = ink[:, columns[0] : columns[-1] + 1]
-    return _Drawn(ink, _head(ink, known.glyph in _OPEN) if _LETTER.match(known.glyph) else None)
+    head = _head(ink, known.glyph in _OPEN) if _LETTER.match(known.glyph) else None
+    return _Drawn(unicodedata.normalize("NFC", known.glyph), ink, head)
 
 
 def _head(ink: Floats, is_open: bool) -> _Head | None:
@@ -102,10 +133,10 @@ def _head(ink: Floats, is_open: bool) -> _Head | None:
     height, width = (inked[0] + inked[-1]) // 2 + 1, ink.shape[1]
     left = 2 * width // 5 if is_open else 0
     filled = ndimage.maximum_filter1d(ink[:height, left:], DETAIL, axis=0) > 0.5
-    stretches = [_longest(line) for line in filled]
+    lengths, ends = _longest(filled)
     mass = ndimage.uniform_filter1d(ink[:height].sum(1), DETAIL)  # decides between rows with equal stretches
-    row = int(np.argmax([stop - start + mass[i] / ink.size for i, (start, stop) in enumerate(stretches)]))
-    start, end = left + stretches[row][0], left + stretches[row][1] - 1
+    row = int(np.argmax(lengths + mass / ink.size))
+    start, end = left + int(ends[row] - lengths[row]) + 1, left + int(ends[row])
     if end - start < 0.4 * (width - left):
         return None
     band = slice(max(row - 2 * DETAIL, 0), row + 2 * DETAIL + 1)
@@ -120,13 +151,13 @@ def _head(ink: Floats, is_open: bool) -> _Head | None:
     return _Head(start, end, rows, thickness)
 
 
-def _longest(filled: npt.NDArray[np.bool_]) -> tuple[int, int]:
-    """Where the longest run of True begins and ends (the place after its last)."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], filled, [0]])))
-    if not len(edges):
-        return 0, 0
-    i = int(np.argmax(edges[1::2] - edges[::2]))
-    return int(edges[2 * i]), int(edges[2 * i + 1])
+def _longest(filled: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """The length of the longest run of True in each row of [H,W], and where it ends (the place of its last)."""
+    columns = np.arange(filled.shape[1])
+    gaps = np.maximum.accumulate(np.where(filled, -1, columns), axis=1)  # the last False so far
+    runs = columns - gaps
+    ends = runs.argmax(1)
+    return runs[np.arange(len(runs)), ends], ends
 
 
 def _join(board: Floats, left: _Drawn, right: _Drawn) -> None:
@@ -148,16 +179,18 @@ def _join(board: Floats, left: _Drawn, right: _Drawn) -> None:
     np.maximum(place, stroke.astype(np.float32)[:, : place.shape[1]], out=place)
 
 
-def _cropped(board: Floats, side: int) -> Floats:
+def _cropped(board: Floats, side: int, boxes: Sequence[Box], slant: float) -> Row:
     """The board without the empty columns and rows around the ink.
 
     It keeps two thirds of a glyph's height, or else a single dash would fill the page.
     """
     rows, columns = (np.flatnonzero(board.max(axis) > 0.5) for axis in (1, 0))
     if not len(rows):
-        return board[:side, :side]
-    top, bottom = rows[0], rows[-1] + 1
+        return Row(board[:side, :side], list(boxes), slant)
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
     short = max(2 * side // 3 - (bottom - top), 0)
     top = max(top - (short + 1) // 2, 0)
     bottom = max(bottom, min(top + 2 * side // 3, len(board)))
-    return board[top:bottom, columns[0] : columns[-1] + 1]
+    left = int(columns[0])
+    placed = [Box(one.text, one.left - left, one.top - top, one.right - left, one.bottom - top) for one in boxes]
+    return Row(board[top:bottom, left : int(columns[-1]) + 1], placed, slant)
