@@ -263,7 +263,8 @@ def generate(
     model: Model = None,
     judge: Judge = None,
     format: Annotated[
-        Literal["png", "parquet", "webdataset", "idx", "npz"], Option("--format", "-f", help="What to write.")
+        Literal["png", "imagefolder", "parquet", "webdataset", "idx", "npz"],
+        Option("--format", "-f", help="What to write; imagefolder is a folder of PNGs for each class."),
     ] = "png",
     seed: Seed = 0,
     min_confidence: Annotated[
