@@ -149,6 +149,17 @@ def test_requests_that_are_refused(client: TestClient) -> None:
     assert "nothing at this address" in detail(client.get("/v2/generate"), 404)
 
 
+def test_head_and_options_say_what_an_address_takes(client: TestClient) -> None:
+    for path in ("/healthz", "/v1/models", "/metrics"):
+        got, head, options = client.get(path), client.head(path), client.options(path)
+        assert (head.status_code, head.headers["content-type"]) == (200, got.headers["content-type"]), path
+        assert (options.status_code, options.headers["allow"]) == (204, "GET, HEAD, OPTIONS"), path
+    refused = client.head("/v1/generate")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "OPTIONS, POST")
+    for answer in (refused, client.options("/v2")):
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
 # --- lines, recognition, translation ---
 
 

@@ -41,6 +41,6 @@ def add_page(app: FastAPI) -> None:
     app.mount("/page/font", _Files(packages=[("fontpkg_noto_sans_devanagari", "files")]))
     app.mount("/page", files)
 
-    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    @app.get("/", include_in_schema=False)
     async def page(request: Request) -> Response:
         return await files.get_response("index.html", request.scope)

@@ -10,11 +10,12 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from lekhani.errors import UsageError
 from lekhani.serve.keys import is_loopback
 from lekhani.serve.limits import Limits
+from lekhani.serve.middleware import problem
 
 log = logging.getLogger("lekhani.api")
 DRAIN_SECONDS = 2.0  # between the notice in /readyz and no longer accepting connections
@@ -44,7 +45,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         if self._head is not None:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD:
-                self.send_400_response("The head of the request is too long.")
+                self._refuse_head()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -54,8 +55,25 @@ class TimeoutProtocol(HttpToolsProtocol):
         _cancel(self._head)
         self._head, self._head_bytes = None, 0
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
-            raise ValueError("The head is too long.")  # which uvicorn answers with 400
+            self._refuse_head()
+            raise ValueError("The head is too long.")  # which ends the parser
         super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+        """See uvicorn, which calls it for what is no HTTP."""
+        self._refuse(400, "This is no HTTP/1.1 request; check the method, the headers and the body's length.")
+
+    def _refuse_head(self) -> None:
+        self._refuse(431, f"The request's head is longer than {MAX_HEAD:,} bytes, the most that is taken; send less.")
+
+    def _refuse(self, status: int, sentence: str) -> None:
+        """Answer with a problem, outside of any application, and hang up."""
+        if self.transport.is_closing():
+            return
+        answer = problem(status, sentence, {"Connection": "close", "X-Content-Type-Options": "nosniff"})
+        head = [STATUS_LINE[status], *(b"%s: %s\r\n" % header for header in answer.raw_headers), b"\r\n"]
+        self.transport.write(b"".join([*head, answer.body]))
+        self.transport.close()
 
     def pause_writing(self) -> None:
         """See asyncio: the client takes less than it is sent."""
