@@ -305,7 +305,7 @@ def serve(
     ] = None,
     judge: Annotated[list[Path] | None, Option(help="The judges of --model; repeat.")] = None,
     host: Annotated[str, Option(help="The address to listen on; any but loopback needs --keys.")] = "127.0.0.1",
-    port: Annotated[int, Option(min=1, max=65535)] = 8000,
+    port: Annotated[int, Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
     keys: Annotated[Path | None, Option(help="A file of keys, one of which each request must bring.")] = None,
     new_key: Annotated[
         str | None, Option(metavar="NAME", help="Print a new key and its line for --keys, and end.")
@@ -352,7 +352,9 @@ def serve(
     served = create_app(sources, limits=limits, keys=known, hosts=hosts, cors=cors or (), **settings)
     if page:
         add_page(served)
-    server.serve(served, host, port, limits)
+    server.serve(
+        served, host, port, limits, lambda address: typer.echo(f"Lekhani answers at {address} (Ctrl-C ends it).")
+    )
 
 
 @app.command(rich_help_panel=PEOPLE)
