@@ -10,7 +10,7 @@ from lekhani.data.spec import Labels
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.handwriting.alphabet import Alphabet
 from lekhani.handwriting.layout import DETAIL, draw_letters, lay_out
-from lekhani.handwriting.render import EFFECTS, LineStyle, render
+from lekhani.handwriting.render import STREAMS, Line, LineStyle, render
 from lekhani.handwriting.signs import complete
 from lekhani.inference.confidence import confidences
 from lekhani.inference.sampling import Steps, run_steps
@@ -34,37 +34,39 @@ def compose(
     number: int = 0,
     min_confidence: float = 0.5,
 ) -> Image.Image:
-    """Line `number` of `seed` as a picture of mode L where `style.augment` is none and RGB otherwise, dark on light.
+    """Line `number` of `seed` as a picture of mode L where `style.is_grey` and RGB otherwise, dark on light.
 
     A glyph that the model's judge, if it has one, does not classify as its label with at least `min_confidence` in
     [0,1] is drawn again; 0 keeps all. Raises UsageError when `text` holds what the model cannot write, and for a
     generator that takes no labels; LekhaniError when a glyph does not come out readable.
     """
     steps = compose_steps(model, text, seed, style or LineStyle(), number, min_confidence)
-    return run_steps(model.generator, steps)
+    return run_steps(model.generator, steps).image
 
 
 def compose_steps(
     model: LoadedModel, text: str, seed: int, style: LineStyle, number: int = 0, min_confidence: float = 0.5
-) -> Steps[Image.Image]:
-    """See `compose`."""
+) -> Steps[Line]:
+    """See `compose`; with the boxes of the glyphs."""
     generator = model.generator
     if not generator.conditional:
         problem = f"{model.origin} ({generator.variant}) takes no labels, so it cannot keep one hand for a line"
         raise UsageError(f"{problem}; use a conditional model.")
     alphabet = Alphabet(generator.classes, style.learned_only)
     transcript = alphabet.transcript(text)
-    parts = [part for one in alphabet.syllables(transcript) for part in (one.parts if one else [None])]
+    syllables = alphabet.syllables(transcript)
+    parts = [part for one in syllables for part in (one.parts if one else [None])]
     labels = [part.label for part in parts if part and part.label is not None]
     rng = seeded_rng(generator, seed, number, 0)
     reader = model.reader if min_confidence else None
     glyphs = yield from sample_hand(generator, np.array(labels, np.int64), rng, style.variety, reader, min_confidence)
     slant, side = rng.normal(0, 0.06), DETAIL * generator.image_size
-    letters = draw_letters([*zip(glyphs, (generator.classes[label] for label in labels), strict=True)], slant, rng)
-    ink = lay_out(complete(parts, letters, side, slant, rng), side, rng, style.join)
-    picture = render(ink, style, [seeded_rng(generator, seed, number, 1 + i) for i in range(len(EFFECTS))])
-    picture.info |= {"text": transcript, "drawn": alphabet.drawn(transcript)}
-    return picture
+    letters = draw_letters([*zip(glyphs, (generator.classes[label] for label in labels), strict=True)], rng)
+    texts = [one.text for one in syllables if one]
+    row = lay_out(complete(parts, letters, side, rng), texts, side, slant, rng, style.join)
+    line = render(row, style, {name: seeded_rng(generator, seed, number, 1 + i) for i, name in enumerate(STREAMS)})
+    line.image.info |= {"text": transcript, "drawn": alphabet.drawn(transcript)}
+    return line
 
 
 def sample_hand(

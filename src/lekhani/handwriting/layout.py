@@ -1,11 +1,13 @@
-"""From the glyphs of a line to a row of ink: enlarged, slanted, spaced and joined by their head line."""
+"""From the glyphs of a line to a row of ink: enlarged, spaced and joined by their head line."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from scipy import ndimage
 
 from lekhani.data.spec import GlyphClass
@@ -14,6 +16,27 @@ from lekhani.inference.session import Floats
 DETAIL = 3  # pixels of the drawing board for one of a glyph's
 OPEN = frozenset("थधभश")  # their head line begins in the middle; with a closed one ध would be घ, and भ would be म
 _LETTER = re.compile("[\u0915-\u0939\u0958-\u095f]")  # Devanagari's consonants, and conjuncts, which start with one
+
+
+class Box(NamedTuple):
+    """Where a glyph's ink is: from the left and upper edges of its first pixels to the far edges of its last ones."""
+
+    text: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class Row(NamedTuple):
+    """A row of ink float32 [H,W] in [0,1], and the boxes of its glyphs in the pixels of it, from left to right.
+
+    It stands upright; in the hand, what is higher by a pixel lies `slant` pixels further to the right.
+    """
+
+    ink: Floats
+    boxes: list[Box]
+    slant: float
 
 
 @dataclass
@@ -56,17 +79,26 @@ class Drawn:
         """Of its own columns."""
         return int(self.ink.shape[1]) - self.over_left - self.over_right
 
+    def box(self, text: str) -> Box:
+        """Where its ink is on the board."""
+        rows = np.flatnonzero(self.ink.max(1) > 0.5)
+        first, last = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, len(self.ink))
+        return Box(text, self.left, self.top + first, self.left + self.ink.shape[1], self.top + last)
 
-def draw_letters(glyphs: Sequence[tuple[Floats, GlyphClass]], slant: float, rng: np.random.Generator) -> list[Drawn]:
-    """Glyphs float32 [H,W] in [0,1] as the ink of one pen, which leans to the right by `slant`."""
+
+def draw_letters(glyphs: Sequence[tuple[Floats, GlyphClass]], rng: np.random.Generator) -> list[Drawn]:
+    """Glyphs float32 [H,W] in [0,1] as the ink of one pen."""
     pen = rng.uniform(0.36, 0.5)
-    return [_draw(*glyph, slant, pen, rng) for glyph in glyphs]
+    return [_draw(*glyph, pen, rng) for glyph in glyphs]
 
 
-def lay_out(drawn: Sequence[Drawn | None], side: int, rng: np.random.Generator, join: bool) -> Floats:
-    """What was drawn, None for a space, side by side as ink float32 [H',W'] in [0,1], cropped.
+def lay_out(
+    drawn: Sequence[Drawn | None], texts: Sequence[str], side: int, slant: float, rng: np.random.Generator, join: bool
+) -> Row:
+    """What was drawn, None for a space, side by side and cropped.
 
-    The glyphs of the model are `side` pixels high. With `join` the head line is drawn from letter to letter.
+    `texts` are what it says, one for all that is not `tight`. The glyphs of the model are `side` pixels high. With
+    `join` the head line is drawn from letter to letter.
     """
     heads = [one.head.row + one.shift for one in drawn if one and one.head]
     line = float(np.median(heads)) if heads else 0.0
@@ -93,7 +125,7 @@ def lay_out(drawn: Sequence[Drawn | None], side: int, rng: np.random.Generator, 
         if joined and previous is not None:
             _join(board, previous, one)
         previous, x = one, one.left + one.over_left + one.width
-    return _cropped(board, side)
+    return _cropped(board, side, _boxes([one for one in drawn if one], texts), slant)
 
 
 def _gap(one: Drawn, joined: bool, spacing: float, rng: np.random.Generator) -> float:
@@ -102,19 +134,31 @@ def _gap(one: Drawn, joined: bool, spacing: float, rng: np.random.Generator) -> 
     return rng.uniform(0.02, 0.05) if joined else max(rng.normal(spacing, 0.025), 0.04)
 
 
-def _draw(image: Floats, known: GlyphClass, slant: float, pen: float, rng: np.random.Generator) -> Drawn:
-    """A glyph [H,W] enlarged for the drawing board, a little turned and slanted, with strokes as wide as the pen's."""
-    turn, grow = rng.normal(0, 0.015), np.exp(rng.normal(0, [0.025, 0.025]))
-    # From the board's pixels to the glyph's: y first.
-    back = np.array([[1, -turn], [slant + turn, 1]]) / (DETAIL * grow[:, None])
+def _boxes(drawn: Sequence[Drawn], texts: Sequence[str]) -> list[Box]:
+    """Of each text, around all its parts."""
+    boxes: list[Box] = []
+    for one in drawn:
+        if not one.tight:
+            boxes.append(one.box(texts[len(boxes)]))
+            continue
+        (text, left, top, right, bottom), box = boxes[-1], one.box("")
+        boxes[-1] = Box(text, min(left, box.left), min(top, box.top), max(right, box.right), max(bottom, box.bottom))
+    return boxes
+
+
+def _draw(image: Floats, known: GlyphClass, pen: float, rng: np.random.Generator) -> Drawn:
+    """A glyph [H,W] enlarged for the drawing board, with strokes as wide as the pen's."""
     side = len(image) * DETAIL
-    middle = np.array([(side - 1) / 2] * 2)
-    big = ndimage.affine_transform(image, back, (len(image) - 1) / 2 - back @ middle, (side, side))
-    ink = np.clip((big - pen) * 2.5 + 0.5, 0, 1).astype(np.float32)
+    height, width = (round(side * factor) for factor in np.exp(rng.normal(0, 0.025, 2)))
+    enlarged = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - side) // 2, (height - side) // 2
+    big = np.asarray(enlarged.crop((left, top, left + side, top + side)))
+    ink = np.clip((big - np.float32(pen)) * np.float32(2.5) + np.float32(0.5), 0, 1)
     columns = np.flatnonzero(ink.max(0) > 0.5)
     if len(columns):
         ink = ink[:, columns[0] : columns[-1] + 1]
-    return Drawn(ink, _head(ink, known.glyph in OPEN) if _LETTER.match(known.glyph) else None)
+    head = _head(ink, known.glyph in OPEN) if _LETTER.match(known.glyph) else None
+    return Drawn(ink, head)
 
 
 def _head(ink: Floats, is_open: bool) -> Head | None:
@@ -128,10 +172,10 @@ def _head(ink: Floats, is_open: bool) -> Head | None:
     height, width = (2 * inked[0] + inked[-1]) // 3 + 1, ink.shape[1]
     left = 2 * width // 5 if is_open else 0
     filled = ndimage.maximum_filter1d(ink[:height, left:], DETAIL, axis=0) > 0.5
-    stretches = [longest_run(line) for line in filled]
+    lengths, ends = longest_runs(filled)
     mass = ndimage.uniform_filter1d(ink[:height].sum(1), DETAIL)  # decides between rows with equal stretches
-    row = int(np.argmax([stop - start + mass[i] / ink.size for i, (start, stop) in enumerate(stretches)]))
-    start, end = left + stretches[row][0], left + stretches[row][1] - 1
+    row = int(np.argmax(lengths + mass / ink.size))
+    start, end = left + int(ends[row] - lengths[row]) + 1, left + int(ends[row])
     if end - start < 0.4 * (width - left):
         return None
     band = slice(max(row - 2 * DETAIL, 0), row + 2 * DETAIL + 1)
@@ -146,13 +190,13 @@ def _head(ink: Floats, is_open: bool) -> Head | None:
     return Head(start, end, rows, thickness)
 
 
-def longest_run(filled: npt.NDArray[np.bool_]) -> tuple[int, int]:
-    """Where the longest run of True begins and ends (the place after its last)."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], filled, [0]])))
-    if not len(edges):
-        return 0, 0
-    i = int(np.argmax(edges[1::2] - edges[::2]))
-    return int(edges[2 * i]), int(edges[2 * i + 1])
+def longest_runs(filled: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """The length of the longest run of True in each row of [H,W], and where it ends (the place of its last)."""
+    columns = np.arange(filled.shape[1])
+    gaps = np.maximum.accumulate(np.where(filled, -1, columns), axis=1)  # the last False so far
+    runs = columns - gaps
+    ends = runs.argmax(1)
+    return runs[np.arange(len(runs)), ends], ends
 
 
 def _join(board: Floats, left: Drawn, right: Drawn) -> None:
@@ -174,16 +218,18 @@ def _join(board: Floats, left: Drawn, right: Drawn) -> None:
     np.maximum(place, stroke.astype(np.float32)[:, : place.shape[1]], out=place)
 
 
-def _cropped(board: Floats, side: int) -> Floats:
+def _cropped(board: Floats, side: int, boxes: Sequence[Box], slant: float) -> Row:
     """The board without the empty columns and rows around the ink.
 
     It keeps two thirds of a glyph's height, or else a single dash would fill the page.
     """
     rows, columns = (np.flatnonzero(board.max(axis) > 0.5) for axis in (1, 0))
     if not len(rows):
-        return board[:side, :side]
-    top, bottom = rows[0], rows[-1] + 1
+        return Row(board[:side, :side], list(boxes), slant)
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
     short = max(2 * side // 3 - (bottom - top), 0)
     top = max(top - (short + 1) // 2, 0)
     bottom = max(bottom, min(top + 2 * side // 3, len(board)))
-    return board[top:bottom, columns[0] : columns[-1] + 1]
+    left = int(columns[0])
+    placed = [Box(one.text, one.left - left, one.top - top, one.right - left, one.bottom - top) for one in boxes]
+    return Row(board[top:bottom, left : int(columns[-1]) + 1], placed, slant)

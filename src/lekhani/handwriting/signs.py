@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from lekhani.handwriting.layout import OPEN, Drawn, Head, longest_run
+from lekhani.handwriting.layout import OPEN, Drawn, Head, longest_runs
 from lekhani.handwriting.syllables import HALANT, PROXY, RA, Part, Sign, stem
 from lekhani.inference.session import Floats
 from lekhani.typefaces import SANS, Ints, Outline, contours, fill, open_font, outline, shape
@@ -70,9 +70,9 @@ class _Stem:
     lean: float
 
 
-def measure(letters: Sequence[Drawn], parts: Sequence[Part], strokes: Sequence[float], side: int, slant: float) -> Hand:
+def measure(letters: Sequence[Drawn], parts: Sequence[Part], strokes: Sequence[float], side: int) -> Hand:
     """The hand of a line, from the letters that the model wrote of it; a usual one where there are none."""
-    stroke, head, base, lean = 0.085 * side, 0.13 * side, 0.9 * side, -slant
+    stroke, head, base, lean = 0.085 * side, 0.13 * side, 0.9 * side, 0.0
     if letters:
         stroke = float(np.median(strokes))
         base = float(np.median([_inked_rows(one.ink)[1] for one in letters])) - stroke / 2
@@ -85,7 +85,7 @@ def measure(letters: Sequence[Drawn], parts: Sequence[Part], strokes: Sequence[f
 
 
 def complete(
-    parts: Sequence[Part | None], letters: Sequence[Drawn], side: int, slant: float, rng: np.random.Generator
+    parts: Sequence[Part | None], letters: Sequence[Drawn], side: int, rng: np.random.Generator
 ) -> list[Drawn | None]:
     """All parts of a line as ink, None for a space; `letters` are those that the model wrote, in order."""
     known = [part for part in parts if part and part.label is not None]
@@ -93,7 +93,7 @@ def complete(
     if not any(part and (part.drawn or part.kind == "half") for part in parts):
         return [None if part is None else next(written) for part in parts]
     strokes = [_stroke_width(one.ink) for one in letters]
-    hand = measure(letters, known, strokes, side, slant)
+    hand = measure(letters, known, strokes, side)
     near = iter([hand.stroke, *strokes])
     pen = replace(hand, stroke=(hand.stroke + next(near)) / 2)
     done: list[Drawn | None] = []
@@ -191,8 +191,9 @@ def _from_typeface(part: Part, hand: Hand, rng: np.random.Generator) -> Drawn:
 
 def _column(ink: _Ink, over_left: int, over_right: int, hand: Hand, tight: bool) -> Drawn:
     row = round(hand.head) - ink.top
-    start, stop = longest_run(ink.ink[max(row - 1, 0) : row + 2].max(0) > 0.5)
-    head = Head(start, stop - 1, (float(row), float(row)), hand.stroke) if stop - start > hand.stroke else None
+    (length,), (end,) = longest_runs(ink.ink[max(row - 1, 0) : row + 2].max(0, keepdims=True) > 0.5)
+    is_line = length > hand.stroke
+    head = Head(int(end - length) + 1, int(end), (float(row), float(row)), hand.stroke) if is_line else None
     return Drawn(ink.ink, head, shift=ink.top, over_left=over_left, over_right=over_right, tight=tight)
 
 

@@ -87,7 +87,7 @@ async def compose_line(body: schemas.Compose, request: Request, key: Holder, acc
     def lines() -> Steps[dict[int, Image.Image]]:
         pictures = {}
         for seed in range(body.seed, body.seed + body.n):
-            pictures[seed] = yield from compose.compose_steps(model.pen, text, seed, style)
+            pictures[seed] = (yield from compose.compose_steps(model.pen, text, seed, style)).image
         return pictures
 
     glyphs = body.n * len(text)

@@ -22,10 +22,10 @@ def written(text: str, thicker: int = 0, without_signs: bool = False) -> list[Dr
     """The columns of a text; with `thicker`, its letters were written with a broader pen."""
     parts = [part for one in Alphabet(DEVANAGARI).syllables(text) if one for part in one.parts]
     images = [(thick(GLYPHS[part.shape], thicker), GLYPHS[part.shape]) for part in parts if part.label is not None]
-    letters = draw_letters(images, 0.0, np.random.default_rng(1))
+    letters = draw_letters(images, np.random.default_rng(1))
     if without_signs:
         return letters
-    return [one for one in signs.complete(parts, letters, SIDE, 0.0, np.random.default_rng(2)) if one]
+    return [one for one in signs.complete(parts, letters, SIDE, np.random.default_rng(2)) if one]
 
 
 def thick(known: GlyphClass, by: int) -> Any:
@@ -146,8 +146,8 @@ def test_marks_stand_at_the_height_of_latin_digits() -> None:
     picture = pen("mnist").compose("1,8-0", seed=1, augment="none", height=100)
     assert picture.info == {"text": "1,8-0", "drawn": [",", "-"]}
     parts = [part for one in Alphabet(classes).syllables("8,-") if one for part in one.parts]
-    letters = draw_letters([(shape("8", 28, "mnist"), classes[8])], 0.0, np.random.default_rng(0))
-    eight, comma, hyphen = signs.complete(parts, letters, 28 * DETAIL, 0.0, np.random.default_rng(0))
+    letters = draw_letters([(shape("8", 28, "mnist"), classes[8])], np.random.default_rng(0))
+    eight, comma, hyphen = signs.complete(parts, letters, 28 * DETAIL, np.random.default_rng(0))
     assert eight
     assert comma
     assert hyphen
