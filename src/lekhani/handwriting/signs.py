@@ -23,14 +23,14 @@ ROUND_RA = "ट" + HALANT + RA  # र below a letter without a stem
 BEARERS = {PROXY: STEM, "ट": 280.0}  # where the letters that signs are shaped with have them, from the left
 HOOK = -507.0  # where the stem of ि is, from the end of its hook
 BESIDE_RA = {"रु": 200.0, "रू": 200.0}  # signs that र has at its side, from where on
-STROKE_OF_RAKAR = [0 + 165j, -290 - 100j]
+STROKE_OF_RAKAR = (0 + 165j, -290 - 100j)  # from the stem to the lower left
 WIDE = 1.15  # the letters of the data are wider than the typeface's
 TOP, BOTTOM, DOT = 0.72, 0.56, 0.45  # where signs stand on a letter without a stem, as a share of its width
-FINE = 0.12  # of a letter's height, the widest stroke of letters and conjuncts
+FINE, FINER = 0.13, 0.09  # the widest strokes of what is crowded, as a share of a letter's height
+CROWDED = "ँ"  # is more so
 NARROW = 0.85  # of a letter's width, that half letters have
 SCRAP = 0.12  # of a half letter's ink; what is smaller and apart is a remainder of the stem
 BEND = 0.02  # largest shift of a stroke, as a share of a letter's height
-SUB = 2  # cells of the outline's grid for a pixel of the drawing board
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,10 @@ class Hand:
     def unit(self) -> float:
         """Pixels of a unit of the typeface."""
         return (self.base - self.head) / HEAD
+
+    def at_most(self, stroke: float) -> "Hand":
+        """With a pen no wider than this share of a letter's height, for what is crowded."""
+        return replace(self, stroke=min(self.stroke, stroke * (self.base - self.head)))
 
 
 @dataclass(frozen=True)
@@ -94,17 +98,16 @@ def complete(
         return [None if part is None else next(written) for part in parts]
     strokes = [_stroke_width(one.ink) for one in letters]
     hand = measure(letters, known, strokes, side)
-    near = iter([hand.stroke, *strokes])
-    pen = replace(hand, stroke=(hand.stroke + next(near)) / 2)
+    pens = iter([replace(hand, stroke=(hand.stroke + one) / 2) for one in (hand.stroke, *strokes)])
+    pen = next(pens)
     done: list[Drawn | None] = []
     for part in parts:
-        if part is None:
+        if part is None or part.kind == "before":  # which needs to know the letter
             done.append(None)
         elif part.label is None:
             done.append(_from_typeface(part, pen, rng))
         else:
-            pen = replace(hand, stroke=(hand.stroke + next(near)) / 2)
-            one = next(written)
+            pen, one = next(pens), next(written)
             one = _halved(part.shape, one, pen) if part.kind == "half" else one
             done.append(replace(_with_signs(part, one, pen, rng), tight=part.tight))
     for i, part in enumerate(parts):
@@ -145,11 +148,9 @@ def _ink(xy: Floats, after: Ints, hand: Hand) -> _Ink:
     pad = int(max(reach, 0)) + 3
     left, top = np.floor(xy.min(0)).astype(int) - pad
     width, height = np.ceil(xy.max(0)).astype(int) + pad - (left, top)
-    filled = fill((xy - (left, top)) * SUB, after, height * SUB, width * SUB)
-    away = ndimage.distance_transform_edt(filled == 0) / SUB
-    ink = np.clip((max(reach, 0.3) - away) / 2 + 0.75, 0, 1)
-    small = ink.reshape(height, SUB, width, SUB).mean((1, 3)).astype(np.float32)
-    return _Ink(small, int(left), int(top))
+    away = ndimage.distance_transform_edt(fill(xy - (left, top), after, height, width) == 0)
+    ink = np.clip((max(reach, 0.3) - away) / 2 + 0.75, 0, 1).astype(np.float32)
+    return _Ink(ink, int(left), int(top))
 
 
 def _draw(
@@ -159,7 +160,7 @@ def _draw(
 
     `hook` is the width of a hook in pixels, 0 for the typeface's.
     """
-    drawn = glyph(text)
+    drawn, hand = glyph(text), hand.at_most(FINER) if CROWDED in text else hand
     right, down = (drawn.xy * (1, -1) + (0, base)).T * hand.unit
     right = right * WIDE
     if hook:
@@ -180,8 +181,7 @@ def _draw(
 def _from_typeface(part: Part, hand: Hand, rng: np.random.Generator) -> Drawn:
     """A vowel, a conjunct, a sign after a letter or a mark of punctuation."""
     after = part.kind == "after"
-    if part.kind != "after":  # what is crowded needs a finer pen
-        hand = replace(hand, stroke=min(hand.stroke, FINE * (hand.base - hand.head)))
+    hand = hand if after else hand.at_most(FINE)
     ink = _draw(part.shape, (0.0, hand.head), hand, rng, HEAD)
     if part.kind == "mark":
         return Drawn(ink.ink, None, shift=ink.top, tight=part.tight)
@@ -190,6 +190,7 @@ def _from_typeface(part: Part, hand: Hand, rng: np.random.Generator) -> Drawn:
 
 
 def _column(ink: _Ink, over_left: int, over_right: int, hand: Hand, tight: bool) -> Drawn:
+    """With the head line where the hand has it."""
     row = round(hand.head) - ink.top
     (length,), (end,) = longest_runs(ink.ink[max(row - 1, 0) : row + 2].max(0, keepdims=True) > 0.5)
     is_line = length > hand.stroke
@@ -251,6 +252,7 @@ def _without_scraps(ink: Floats) -> Floats:
 
 
 def _with_signs(part: Part, letter: Drawn, hand: Hand, rng: np.random.Generator) -> Drawn:
+    """A letter with all signs above, below and at it."""
     if not part.signs:
         return letter
     anchors = _anchors(part.shape, letter, hand)
@@ -291,16 +293,13 @@ def _sign(sign: Sign, letter: str, drawn: Drawn, anchors: _Stem, hand: Hand, rng
 
 def _anchors(letter: str, drawn: Drawn, hand: Hand) -> _Stem:
     """Where the signs of a letter stand: at its stem, or else where the typeface has them."""
-    kind, width = stem(letter), drawn.ink.shape[1] - drawn.over_left - drawn.over_right
+    kind, width = stem(letter), drawn.width
     if kind == "right":
         return _stem(drawn, hand.stroke)
     if kind == "middle":
         columns = drawn.ink[:, drawn.over_left :][:, int(0.3 * width) : int(0.75 * width)].sum(0)
-        middle = (
-            drawn.over_left
-            + 0.3 * width
-            + float(np.argmax(ndimage.uniform_filter1d(columns, max(int(hand.stroke), 1))))
-        )
+        most = float(np.argmax(ndimage.uniform_filter1d(columns, max(int(hand.stroke), 1))))
+        middle = drawn.over_left + 0.3 * width + most
         return _Stem(middle, middle, 0.0)
     return _Stem(drawn.over_left + TOP * width, drawn.over_left + BOTTOM * width, 0.0)
 
@@ -325,9 +324,9 @@ def _stem(letter: Drawn, stroke: float) -> _Stem:
 
 
 def _stroke_width(ink: Floats) -> float:
-    """Of a stroke, middles of pixels are a quarter of its width away from its edge on average."""
-    inked = np.pad(ink > 0.5, 1)
-    return float(4 * ndimage.distance_transform_edt(inked)[inked].mean() - 2) if inked.any() else 1.0
+    """A stroke has an edge at either side, so that its width is twice its area over the length of its edges."""
+    edges = float(np.hypot(*np.gradient(ink)).sum())
+    return 2 * float(ink.sum()) / max(edges, 1.0)
 
 
 def _inked_rows(ink: Floats) -> tuple[int, int]:
