@@ -166,7 +166,8 @@ class RequestMiddleware:
         self.metrics.seconds.labels(method, route).observe(seconds)
         facts: dict[str, Any] = {"request_id": request_id, "method": method, "route": route, "status": status}
         facts |= {"milliseconds": round(1000 * seconds, 1), "client": (scope.get("client") or ["unknown"])[0]}
-        log.info("answered", extra=facts | scope.get("lekhani", {}))
+        level = logging.DEBUG if scope.get("lekhani_asset") else logging.INFO  # a page is many files
+        log.log(level, "answered", extra=facts | scope.get("lekhani", {}))
 
 
 class _DisconnectedError(Exception):

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -110,8 +110,16 @@ def _cancel(timer: asyncio.TimerHandle | None) -> None:
 class DrainingServer(uvicorn.Server):
     """On a signal /readyz answers 503, so that a load balancer sends no more, before the server shuts down.
 
-    A second signal takes effect at once.
+    A second signal takes effect at once. Once requests are answered, `ready` is told so.
     """
+
+    ready: Callable[[], None]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn."""
+        await super().startup(sockets)
+        if self.started:
+            self.ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         state = self.config.app.state  # type: ignore[union-attr]
@@ -139,10 +147,17 @@ def allowed_hosts(host: str, names: Sequence[str]) -> frozenset[str] | None:
     return frozenset(name.lower() for name in (*own, *names))
 
 
-def serve(app: FastAPI, host: str, port: int, limits: Limits) -> None:
+def address(host: str, port: int) -> str:
+    """What a browser on this machine opens of a server that listens on `host`, which may be all addresses."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def serve(app: FastAPI, host: str, port: int, limits: Limits, ready: Callable[[str], None] = lambda _: None) -> None:
     """Answer requests until SIGTERM or SIGINT, then finish those in flight; the process then ends by that signal.
 
-    Raises LekhaniError when a model cannot be served, and UsageError when the address cannot be used.
+    Port 0 is any that is free. Once requests are answered, `ready` is called with the server's address. Raises
+    LekhaniError when a model cannot be served, and UsageError when the address cannot be used.
     """
     asyncio.run(app.state.champions.start())
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -151,8 +166,11 @@ def serve(app: FastAPI, host: str, port: int, limits: Limits) -> None:
     except OSError as error:
         problem = f"The server cannot listen on {host}, port {port} ({error.strerror or error})"
         raise UsageError(f"{problem}; choose another --host or --port.") from None
+    port = listener.getsockname()[1]
     log.info("Listening on %s, port %d.", host, port)
     protocol = type("Protocol", (TimeoutProtocol,), {"limits": limits})
     settings: dict[str, Any] = {"http": protocol, "ws": "none", "timeout_graceful_shutdown": SHUTDOWN_SECONDS}
     settings |= {"log_config": None, "access_log": False, "server_header": False}
-    DrainingServer(uvicorn.Config(app, host, port, **settings)).run([listener])
+    server = DrainingServer(uvicorn.Config(app, host, port, **settings))
+    server.ready = lambda: ready(address(host, port))
+    server.run([listener])
