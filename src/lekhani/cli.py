@@ -394,7 +394,8 @@ def compose(
     ] = None,
     paper: Annotated[Literal["plain", "ruled", "squared"], Option(help="What to write on.")] = "plain",
     background: Annotated[
-        Path | None, Option(help="A picture to write on instead, or a folder of them; lines take parts at random.")
+        Path | None,
+        Option(help="A picture to write on instead, or a folder of them; lines take parts at random.", **PATH),
     ] = None,
     light_on_dark: Annotated[bool, Option("--light-on-dark", help="As on a blackboard.", show_default=False)] = False,
     learned_only: Annotated[
