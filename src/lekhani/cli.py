@@ -50,6 +50,9 @@ Judge = Annotated[
 Seed = Annotated[int, Option("--seed", "-s", min=0, help="Same seed, same pictures.")]
 Scale = Annotated[int, Option("--scale", min=1, max=64, help="Size of one pixel.")]
 AsJson = Annotated[bool, Option("--json", help="Print JSON.", show_default=False)]
+Force = Annotated[
+    bool, Option("--force", help="Answer even where the judge is unsure or sees no single glyph.", show_default=False)
+]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace --out when it exists.")]
 
 
@@ -428,19 +431,17 @@ def recognise(
     ] = "devanagari",
     judge: Annotated[Path | None, Option(help="A judge.onnx instead of the registered one.", **PATH)] = None,
     top: Annotated[int, Option(min=1, max=100, help="How many guesses to show.")] = 3,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say which glyph each picture shows, how sure that is, and what else it may be."""
+    """Say which glyph each picture shows, how sure that is, and what else it may be; exit code 2 where it is unsure."""
     from lekhani.errors import UsageError
-    from lekhani.handwriting.recognise import read_files, table
+    from lekhani.handwriting.recognise import as_row, read_files, table
     from lekhani.pen import load_judge
 
-    results = read_files(load_judge(judge or dataset).reader, images, top)
+    results = read_files(load_judge(judge or dataset).reader, images, top, force=force)
     if as_json:
-        rows = [
-            {"file": str(path), **({"error": str(one)} if isinstance(one, UsageError) else one.as_dict())}
-            for path, one in zip(images, results, strict=True)
-        ]
+        rows = [as_row(path, one) for path, one in zip(images, results, strict=True)]
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
         found = zip(images, results, strict=True)
@@ -471,6 +472,7 @@ def translate(
     min_confidence: Annotated[
         float, Option(min=0, max=1, help="Redraw a digit until the judge, if there is one, is so sure of it.")
     ] = 0.95,
+    force: Force = False,
     as_json: AsJson = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -480,7 +482,8 @@ def translate(
 
     readers = load_judge(reader or source or default_source(to))
     pen = find(to, model, judge)
-    done = translate_file(readers.reader, image, pen, out, seed, min_confidence, scale=scale, overwrite=overwrite)
+    choices: dict[str, Any] = {"scale": scale, "overwrite": overwrite, "force": force}
+    done = translate_file(readers.reader, image, pen, out, seed, min_confidence, **choices)
     value = {**done.as_dict(), "file": str(out)}
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False) if as_json else f"{done}, in {out}.")
 

@@ -67,8 +67,8 @@ def _convolution(c_in: int, c_out: int, stride: int) -> tuple[nn.Module, ...]:
 class Generator(nn.Module):
     """noise float32 [N, noise_dim], labels int64 [N] -> images float32 [N,1,H,W] in [0,1].
 
-    Residual blocks from the coarsest resolution to half the image's side, then two convolutions at the whole of it: what
-    is even before them stays even, where shuffled pixels would be free to alternate, which the encoder hardly sees
+    Residual blocks from the coarsest resolution to half the image's side, then two convolutions at the whole of it.
+    What is even before them stays even, where shuffled pixels would be free to alternate, which the encoder hardly sees
     (Odena et al., "Deconvolution and Checkerboard Artifacts", 2016). `channels` has one count per resolution, finest
     first.
     """
