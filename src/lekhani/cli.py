@@ -269,7 +269,8 @@ def generate(
     model: Model = None,
     judge: Judge = None,
     format: Annotated[
-        Literal["png", "parquet", "webdataset", "idx", "npz"], Option("--format", "-f", help="What to write.")
+        Literal["png", "imagefolder", "parquet", "webdataset", "idx", "npz"],
+        Option("--format", "-f", help="What to write; imagefolder is a folder of PNGs for each class."),
     ] = "png",
     seed: Seed = 0,
     min_confidence: Annotated[
@@ -311,7 +312,7 @@ def serve(
     ] = None,
     judge: Annotated[list[Path] | None, Option(help="The judges of --model; repeat.", **PATH)] = None,
     host: Annotated[str, Option(help="The address to listen on; any but loopback needs --keys.")] = "127.0.0.1",
-    port: Annotated[int, Option(min=1, max=65535)] = 8000,
+    port: Annotated[int, Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
     keys: Annotated[Path | None, Option(help="A file of keys, one of which each request must bring.", **PATH)] = None,
     new_key: Annotated[
         str | None, Option(metavar="NAME", help="Print a new key and its line for --keys, and end.")
@@ -358,7 +359,9 @@ def serve(
     served = create_app(sources, limits=limits, keys=known, hosts=hosts, cors=cors or (), **settings)
     if page:
         add_page(served)
-    server.serve(served, host, port, limits)
+    server.serve(
+        served, host, port, limits, lambda address: typer.echo(f"Lekhani answers at {address} (Ctrl-C ends it).")
+    )
 
 
 @app.command(rich_help_panel=PEOPLE)
@@ -387,22 +390,32 @@ def compose(
     join: Annotated[bool, Option("--join/--no-join", help="Draw the head line from letter to letter.")] = True,
     augment: Annotated[Literal["none", "light", "strong"], Option(help="How much paper, ink and camera do.")] = "light",
     without: Annotated[
-        list[str] | None, Option(help="An effect to leave out: rotation, ink, paper, blur or noise; repeat.")
+        list[str] | None, Option(help="An effect to leave out: rotation, perspective, ink, paper, blur, noise; repeat.")
+    ] = None,
+    paper: Annotated[Literal["plain", "ruled", "squared"], Option(help="What to write on.")] = "plain",
+    background: Annotated[
+        Path | None, Option(help="A picture to write on instead, or a folder of them; lines take parts at random.")
     ] = None,
     light_on_dark: Annotated[bool, Option("--light-on-dark", help="As on a blackboard.", show_default=False)] = False,
+    learned_only: Annotated[
+        bool,
+        Option("--learned-only", help="Refuse texts with signs that the model has not learned.", show_default=False),
+    ] = False,
     min_confidence: Annotated[
         float, Option(min=0, max=1, help="Redraw a glyph until the judge, if there is one, is so sure of it.")
     ] = 0.5,
     overwrite: Overwrite = False,
 ) -> None:
     """Write lines of text in one hand each, with transcripts as OCR toolkits read them."""
+    from lekhani.handwriting.background import Background
     from lekhani.handwriting.lines import LineRequest, choose_texts, write_lines
     from lekhani.handwriting.render import LineStyle
     from lekhani.pen import find
 
     pen = find(dataset, model, judge)
-    texts = choose_texts(pen.generator, text or (), pattern, lines, count, seed, skip_unwritable)
-    style = LineStyle(height, join, variety, augment, tuple(without or ()), light_on_dark)
+    texts = choose_texts(pen.generator, text or (), pattern, lines, count, seed, skip_unwritable, learned_only)
+    ground = None if background is None else Background(background)
+    style = LineStyle(height, join, variety, augment, tuple(without or ()), light_on_dark, paper, ground, learned_only)
     typer.echo(write_lines(pen, LineRequest(texts, seed, style, min_confidence, layout), out, overwrite))
 
 

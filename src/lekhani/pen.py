@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from lekhani.handwriting.recognise import Reading
-    from lekhani.handwriting.render import Strength
+    from lekhani.handwriting.render import Paper, Strength
     from lekhani.handwriting.translate import Translation
 
     Label = str | int
@@ -140,13 +140,22 @@ class Pen(LoadedModel):
         augment: "Strength" = "light",
         without: Collection[str] = (),
         light_on_dark: bool = False,
+        paper: "Paper" = "plain",
+        background: str | Path | None = None,
+        learned_only: bool = False,
         min_confidence: float = 0.5,
     ) -> "Image":
-        """A line of handwriting as a Pillow image; see `lekhani.handwriting.render.LineStyle` for the options."""
+        """A line of handwriting as a Pillow image; see `lekhani.handwriting.render.LineStyle` for the options.
+
+        `background` is a picture to write on, or a folder of them. The picture's `info` holds the transcript as
+        `text`, and as `drawn` what a typeface drew because the model has not learned it.
+        """
+        from lekhani.handwriting.background import Background
         from lekhani.handwriting.compose import compose
         from lekhani.handwriting.render import LineStyle
 
-        style = LineStyle(height, join, variety, augment, without, light_on_dark)
+        ground = None if background is None else Background(background)
+        style = LineStyle(height, join, variety, augment, without, light_on_dark, paper, ground, learned_only)
         return compose(self, text, seed, style, min_confidence=min_confidence)
 
     def push_to_hub(self, name: str, *, private: bool = False) -> str:

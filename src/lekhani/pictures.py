@@ -1,5 +1,7 @@
 """Grids of glyphs as arrays, PNG files of them, and the font that plots need."""
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,28 @@ def save_png(picture: Picture, path: Path, scale: int = 1) -> None:
 
     with replacing(path) as temporary:
         Image.fromarray(enlarged(picture, scale)).save(temporary, format="PNG")
+
+
+def png_bytes(picture: Picture, level: int = 1) -> bytes:
+    """A grey picture uint8 [H,W], or one in colour [H,W,3], as the content of a PNG file, without compression at 0.
+
+    Some two to ten times as fast as Pillow, for files that are about as small: RFC 2083 leaves the choice of filters
+    open, and Pillow tries them all.
+    """
+    height, width, *depth = picture.shape
+    lines = np.zeros((height, 1 + picture[0].size), np.uint8)  # the first byte of each says how it is filtered
+    lines[:, 1:] = picture.reshape(height, -1)
+    if depth:
+        lines[:, 0] = 1  # a pixel less the one to its left
+        lines[:, 4:] -= picture.reshape(height, -1)[:, :-3]
+    packer = zlib.compressobj(level, zlib.DEFLATED, 15, 8, zlib.Z_RLE)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2 if depth else 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", packer.compress(lines.tobytes()) + packer.flush()), (b"IEND", b""))
+    packed = [
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
 def use_devanagari_font() -> None:

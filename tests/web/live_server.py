@@ -26,6 +26,7 @@ def server(folder: Path, *words: str, port: int | None = None, **process: Any) -
     with services.running(
         command, lambda: services.answers(f"{address}/readyz"), folder / "server.log", cwd=folder, **process
     ) as pid:
+        until(lambda: f"Lekhani answers at {address} " in (folder / "server.log").read_text())
         yield address, pid
 
 

@@ -30,7 +30,7 @@ from lekhani.serve.keys import Keys, new_key
 from lekhani.serve.limits import Limits
 from lekhani.serve.page import add_page
 from lekhani.serve.responses import GAP
-from lekhani.serve.server import allowed_hosts, serve
+from lekhani.serve.server import address, allowed_hosts, serve
 
 ToyGenerator = Callable[..., Path]
 PNG, ZIP, NPZ = "image/png", "application/zip", "application/x-npz"
@@ -149,6 +149,17 @@ def test_requests_that_are_refused(client: TestClient) -> None:
     assert "nothing at this address" in detail(client.get("/v2/generate"), 404)
 
 
+def test_head_and_options_say_what_an_address_takes(client: TestClient) -> None:
+    for path in ("/healthz", "/v1/models", "/metrics"):
+        got, head, options = client.get(path), client.head(path), client.options(path)
+        assert (head.status_code, head.headers["content-type"]) == (200, got.headers["content-type"]), path
+        assert (options.status_code, options.headers["allow"]) == (204, "GET, HEAD, OPTIONS"), path
+    refused = client.head("/v1/generate")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "OPTIONS, POST")
+    for answer in (refused, client.options("/v2")):
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
 # --- lines, recognition, translation ---
 
 
@@ -162,7 +173,8 @@ def test_lines_in_as_many_hands_come_with_their_transcript(client: TestClient, s
         return client.post("/v1/compose", json=ask, headers={"accept": accept})
 
     value = fetch("application/json").json()
-    assert value["text"] == "12 0"
+    assert (value["text"], value["drawn"]) == ("12 0", [])
+    assert client.post("/v1/compose", json=ask | {"text": "1,2"}).json()["drawn"] == [","]
     assert [line["seed"] for line in value["lines"]] == [3, 4, 5]
     shown = [np.asarray(Image.open(io.BytesIO(base64.b64decode(line["png"])))) for line in value["lines"]]
     sheet = np.asarray(Image.open(io.BytesIO(fetch(PNG).content)))
@@ -179,6 +191,7 @@ def test_lines_in_as_many_hands_come_with_their_transcript(client: TestClient, s
             assert archive.read(f"line_{i:06d}.gt.txt").decode() == "12 0\n"
     for changes, problem in (
         ({"text": "1\u0915"}, "cannot write \u0915"),
+        ({"text": "1,2", "learned_only": True}, "cannot write ,"),
         ({"text": "12" * 10, "n": 26}, "26 lines of 20 characters are more than 500"),
     ):
         assert problem in detail(client.post("/v1/compose", json=ask | changes), 422)
@@ -233,6 +246,26 @@ def test_an_id_follows_a_request_into_the_log(client: TestClient, caplog: pytest
     facts = vars(record)
     assert (facts["route"], facts["status"], facts["images"], facts["dataset"]) == ("/v1/generate", 200, 6, "mnist")
     assert "hunter2" not in str([vars(record) for record in caplog.records])
+
+
+def test_files_of_the_page_are_not_logged_unless_they_are_missing(
+    source: ModelSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = create_app([source])
+    add_page(app)
+    with TestClient(app) as client, caplog.at_level(logging.INFO, "lekhani.api"):
+        paths = ["/", *re.findall(r"/?page/[\w./-]+", client.get("/").text), "/page/missing.js", "/v1/models"]
+        answers = [client.get(path).status_code for path in paths]
+    assert (len(paths) >= 6, answers.count(404)) == (True, 1)
+    assert [vars(one)["status"] for one in caplog.records if one.message == "answered"] == [404, 200]
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("localhost", "localhost")],
+)
+def test_the_address_can_be_opened_on_this_machine(host: str, expected: str) -> None:
+    assert address(host, 8001) == f"http://{expected}:8001"
 
 
 def test_a_bug_is_a_500_that_tells_nothing(

@@ -4,10 +4,10 @@ import io
 import multiprocessing
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,7 @@ _ORIENTED = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp", "trans
 
 _Chunk = tuple[list[str], list[bytes]]
 _Pixels = npt.NDArray[Any]
+_Converted = TypeVar("_Converted")
 
 
 def decode(source: Source, files: Sequence[str]) -> Values:
@@ -110,7 +111,7 @@ def decode_chunk(where: str, files: list[str], contents: list[bytes]) -> _Pixels
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about broken metadata and large images, which have a bound of ours
         pairs = zip(files, contents, strict=True)
-        images = [_decoded(where, file, content, MAX_SIDE, _formats(file)) for file, content in pairs]
+        images = [_decoded(where, file, content, MAX_SIDE, _formats(file), _grey) for file, content in pairs]
     return np.stack(images) if len({(image.shape, image.dtype) for image in images}) == 1 else images
 
 
@@ -124,15 +125,27 @@ def decode_one(where: str, file: str, content: bytes, side: int = MAX_SIDE) -> B
 
     Raises UsageError, naming `file` in `where`, when it cannot be decoded or has more than MAX_PIXELS pixels.
     """
-    return _eight_bits(_decoded(where, file, content, side, FORMATS))
+    return _eight_bits(_decoded(where, file, content, side, FORMATS, _grey))
 
 
-def _decoded(where: str, file: str, content: bytes, side: int, formats: tuple[str, ...]) -> _Pixels:
+def decode_colour(where: str, file: str, content: bytes, side: int) -> Image.Image:
+    """As `decode_one`, an image of mode RGB, on white where it is transparent."""
+    return _decoded(where, file, content, side, FORMATS, _colour)
+
+
+def _decoded(
+    where: str,
+    file: str,
+    content: bytes,
+    side: int,
+    formats: tuple[str, ...],
+    convert: Callable[[Image.Image, int], _Converted],
+) -> _Converted:
     try:
         with Image.open(io.BytesIO(content), formats=formats) as image:
             width, height = image.size
             if width * height <= MAX_PIXELS:
-                return _grey(image, side)
+                return convert(image, side)
             problem = f"it has {width} x {height} pixels, more than {MAX_PIXELS:,}"
     except UnidentifiedImageError:
         problem = "it is in none of the accepted formats" if content else "it is empty"
@@ -146,11 +159,7 @@ def _grey(image: Image.Image, side: int) -> _Pixels:
 
     Deep greys keep their numbers, the others are uint8.
     """
-    if image.format == "JPEG" and min(image.size) >= 4 * side:
-        image.draft(None, (2 * side, 2 * side))  # decodes a photo at a fraction of its size
-    image.load()
-    if image.format != "PNG" or not _ORIENTED.isdisjoint(image.info):
-        image = ImageOps.exif_transpose(image)
+    image = _loaded(image, side)
     if image.mode.startswith(("I", "F")):
         return _deep(image, side)
     if image.has_transparency_data:
@@ -165,6 +174,27 @@ def _grey(image: Image.Image, side: int) -> _Pixels:
     if image.mode == "RGBA":
         image = _without_alpha(image).convert("L")
     return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width)
+
+
+def _colour(image: Image.Image, side: int) -> Image.Image:
+    image = _loaded(image, side)
+    if image.mode.startswith(("I", "F")):
+        image = Image.fromarray(_eight_bits(_deep(image, side)))
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _loaded(image: Image.Image, side: int) -> Image.Image:
+    """An image decoded, turned as its EXIF says, and not much larger than it has to be."""
+    if image.format == "JPEG" and min(image.size) >= 4 * side:
+        image.draft(None, (2 * side, 2 * side))  # decodes a photo at a fraction of its size
+    image.load()
+    if image.format != "PNG" or not _ORIENTED.isdisjoint(image.info):
+        image = ImageOps.exif_transpose(image)
+    return image
 
 
 def _deep(image: Image.Image, side: int) -> _Pixels:

@@ -3,27 +3,27 @@
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+from unicodedata import category
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from lekhani import __version__
 from lekhani.errors import LekhaniError, UsageError, reason
 from lekhani.files import read_checked, read_input, replacing, require_room, write_json, write_text
 from lekhani.generate.datasheet import data_licence, describe_model, licence_sentence
-from lekhani.handwriting.alphabet import Alphabet
-from lekhani.handwriting.compose import compose, seeded_rng
+from lekhani.handwriting.alphabet import SHOWN, Alphabet
+from lekhani.handwriting.compose import compose_steps, seeded_rng
 from lekhani.handwriting.patterns import parse_pattern
-from lekhani.handwriting.render import LineStyle
+from lekhani.handwriting.render import Line, LineStyle
+from lekhani.inference.sampling import run_steps
 from lekhani.inference.session import Generator, LoadedModel
+from lekhani.pictures import png_bytes
 from lekhani.text import escaped, pluralize
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 
 log = logging.getLogger("lekhani")
 Layout = Literal["tesseract", "paddleocr", "huggingface"]
@@ -51,7 +51,7 @@ def read_texts(path: Path, alphabet: Alphabet, skip_unwritable: bool = False) ->
     for number, line in enumerate(map(alphabet.transcript, lines), 1):
         if line:
             try:
-                alphabet.labels(line)
+                alphabet.syllables(line)
                 texts.append(line)
             except UsageError as error:
                 unwritable.append(f"line {number}: {error}")
@@ -75,15 +75,16 @@ def choose_texts(
     count: int | None,
     seed: int,
     skip_unwritable: bool = False,
+    learned_only: bool = False,
 ) -> list[str]:
     """The texts to write, from one of three sources: `texts` themselves, the lines of `file`, or drawn from `pattern`.
 
     Texts are taken in turn until there are `count`. Raises UsageError unless there is exactly one source, and when a
-    text cannot be written.
+    text cannot be written, with `learned_only` without signs that a typeface draws.
     """
     if bool(texts) + (pattern is not None) + (file is not None) != 1:
         raise UsageError("Say what to write with one of --text, --pattern and --lines.")
-    alphabet = Alphabet(generator.classes)
+    alphabet = Alphabet(generator.classes, learned_only)
     if pattern is not None:
         sample = parse_pattern(pattern, alphabet)
         chosen = [
@@ -93,7 +94,7 @@ def choose_texts(
         known = read_texts(file, alphabet, skip_unwritable) if file else list(map(alphabet.transcript, texts))
         chosen = [known[number % len(known)] for number in range(count or len(known))]
     for text in set(chosen):
-        alphabet.labels(text)
+        alphabet.syllables(text)
     return chosen
 
 
@@ -110,10 +111,11 @@ class LineRequest:
     min_confidence: float = 0.5
     layout: Layout = "tesseract"
 
-    def render(self, pen: LoadedModel) -> "Iterator[Image]":
-        """The pictures of the lines, in order."""
+    def render(self, pen: LoadedModel) -> Iterator[Line]:
+        """The lines, in order."""
         for number, text in enumerate(self.texts):
-            yield compose(pen, text, self.seed, self.style, number=number, min_confidence=self.min_confidence)
+            steps = compose_steps(pen, text, self.seed, self.style, number, self.min_confidence)
+            yield run_steps(pen.generator, steps)
 
 
 def write_lines(pen: LoadedModel, request: LineRequest, out: Path, overwrite: bool = False) -> str:
@@ -135,11 +137,25 @@ def write_lines(pen: LoadedModel, request: LineRequest, out: Path, overwrite: bo
     require_room(target, 4096 * len(request.texts), pluralize(len(request.texts), "line"))  # a block for each picture
     with replacing(target) as temporary:
         if single:
-            next(request.render(pen)).save(temporary, format="PNG")
+            next(request.render(pen)).image.save(temporary, format="PNG")
         else:
             _write_folder(pen, request, temporary)
     what = repr(request.texts[0]) if single else f"{pluralize(len(request.texts), 'line')} for {request.layout}"
-    return f"Wrote {what} to {out} with {pen.origin}, seed {request.seed}."
+    drawn = _drawn_sentence(sorted(set().union(*_drawn(pen, request.texts).values())))
+    return f"Wrote {what} to {out} with {pen.origin}, seed {request.seed}.{drawn and ' '}{drawn}"
+
+
+def _drawn(pen: LoadedModel, texts: Sequence[str]) -> dict[str, list[str]]:
+    """What a typeface draws of each text."""
+    alphabet = Alphabet(pen.classes)
+    return {text: alphabet.drawn(text) for text in set(texts)}
+
+
+def _drawn_sentence(signs: Sequence[str]) -> str:
+    """Which signs no model wrote, at most a dozen of them, for people."""
+    shown = " ".join(f"◌{one}" if category(one[0]).startswith("M") else one for one in signs[:SHOWN])
+    more = f" and {len(signs) - SHOWN} more" if len(signs) > SHOWN else ""
+    return f"Drawn from a typeface, not learned: {shown}{more}." if signs else ""
 
 
 class _Written(BaseModel):
@@ -152,8 +168,8 @@ class _Written(BaseModel):
 
 
 _FILES = {  # of each layout, beside dataset.json and README.md
-    "tesseract": r"line_\d+\.(png|gt\.txt)",
-    "paddleocr": r"images|images/line_\d+\.png|rec_gt\.txt|dict\.txt",
+    "tesseract": r"line_\d+\.(png|gt\.txt|box)",
+    "paddleocr": r"images|images/line_\d+\.png|rec_gt\.txt|dict\.txt|Label\.txt",
     "huggingface": r"line_\d+\.png|metadata\.jsonl",
 }
 
@@ -181,33 +197,77 @@ def _write_folder(pen: LoadedModel, request: LineRequest, folder: Path) -> None:
     console, total = Console(stderr=True), len(request.texts)
     pictures = folder / "images" if request.layout == "paddleocr" else folder
     pictures.mkdir(parents=True)
-    images = track(request.render(pen), "Writing", total, console=console, disable=not console.is_terminal)
+    lines = track(request.render(pen), "Writing", total, console=console, disable=not console.is_terminal)
     names = [f"line_{number:06d}" for number in range(total)]
-    for name, image in zip(names, images, strict=True):
-        image.save(pictures / f"{name}.png")
-    _write_transcripts(dict(zip(names, request.texts, strict=True)), request.layout, folder)
-    sheet = _datasheet(pen, request)
+    drawn = _drawn(pen, request.texts)
+    with _Transcripts(request.layout, folder) as transcripts:
+        for name, text, line in zip(names, request.texts, lines, strict=True):
+            (pictures / f"{name}.png").write_bytes(png_bytes(np.asarray(line.image)))
+            transcripts.add(name, text, line)
+    sheet = _datasheet(pen, request, drawn)
     write_json(folder / "dataset.json", sheet)
     write_text(folder / "README.md", _readme(sheet, request.texts))
 
 
-def _write_transcripts(texts: dict[str, str], layout: Layout, folder: Path) -> None:
-    if layout == "tesseract":
-        for name, text in texts.items():
-            (folder / f"{name}.gt.txt").write_text(f"{text}\n", encoding="utf-8")
-    elif layout == "paddleocr":
-        rows = "".join(f"images/{name}.png\t{text}\n" for name, text in texts.items())
-        write_text(folder / "rec_gt.txt", rows)
-        characters = sorted(set("".join(texts.values())) - {" "})
-        write_text(folder / "dict.txt", "".join(f"{character}\n" for character in characters))
-    else:
-        records = ({"file_name": f"{name}.png", "text": text} for name, text in texts.items())
-        rows = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        write_text(folder / "metadata.jsonl", rows)
+class _Transcripts:
+    """The files of a layout that say what the pictures show, written line by line."""
+
+    def __init__(self, layout: Layout, folder: Path) -> None:
+        self.layout, self.folder = layout, folder
+        self.characters: set[str] = set()
+        names = {"tesseract": (), "paddleocr": ("rec_gt.txt", "Label.txt"), "huggingface": ("metadata.jsonl",)}[layout]
+        self.tables = [(folder / name).open("w", encoding="utf-8", newline="") for name in names]
+
+    def __enter__(self) -> "_Transcripts":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for table in self.tables:
+            table.close()
+        if self.layout == "paddleocr":
+            characters = sorted(self.characters - {" "})
+            write_text(self.folder / "dict.txt", "".join(f"{character}\n" for character in characters))
+
+    def add(self, name: str, text: str, line: Line) -> None:
+        """Write what line `name` says and where its glyphs are."""
+        self.characters.update(text)
+        if self.layout == "tesseract":
+            (self.folder / f"{name}.gt.txt").write_text(f"{text}\n", encoding="utf-8")
+            (self.folder / f"{name}.box").write_text(_box_file(text, line), encoding="utf-8")
+            return
+        if self.layout == "paddleocr":
+            glyphs: list[dict[str, Any]] = [
+                {"transcription": box.text, "points": np.rint(box.corners).astype(int).tolist()} for box in line.boxes
+            ]
+            rows = [f"images/{name}.png\t{text}", f"images/{name}.png\t{json.dumps(glyphs, ensure_ascii=False)}"]
+        else:
+            glyphs = [{"text": box.text, **dict(zip("xywh", box.upright, strict=True))} for box in line.boxes]
+            record = {"file_name": f"{name}.png", "text": text, "drawn": line.image.info["drawn"], "glyphs": glyphs}
+            rows = [json.dumps(record, ensure_ascii=False)]
+        for table, row in zip(self.tables, rows, strict=True):
+            table.write(f"{row}\n")
 
 
-def _datasheet(pen: LoadedModel, request: LineRequest) -> dict[str, Any]:
-    model = describe_model(pen)
+def _box_file(text: str, line: Line) -> str:
+    """Where the glyphs are as Tesseract writes it: text, left, bottom, right and top, from the lower left corner.
+
+    A space has the box between its neighbours, and a tab ends the line.
+    """
+    rows, place, end = [], 0, 0
+    height = line.image.height
+    for box in line.boxes:
+        left, top, width, high = box.upright
+        if text.startswith(" ", place):
+            rows.append((" ", end, 0, max(left, end), height))
+            place += 1
+        rows.append((box.text, left, height - top - high, left + width, height - top))
+        place, end = place + len(box.text), left + width
+    rows.append(("\t", line.image.width, 0, line.image.width + 1, height))
+    return "".join(f"{shown} {' '.join(map(str, places))} 0\n" for shown, *places in rows)
+
+
+def _datasheet(pen: LoadedModel, request: LineRequest, drawn: Mapping[str, list[str]]) -> dict[str, Any]:
+    model, style = describe_model(pen), request.style
     judged = pen.reader and request.min_confidence
     return {
         "made_by": MADE_BY,
@@ -215,11 +275,19 @@ def _datasheet(pen: LoadedModel, request: LineRequest) -> dict[str, Any]:
         "lines": len(request.texts),
         "different_texts": len(set(request.texts)),
         "characters": len("".join(request.texts)),
+        "drawn": {  # by a typeface, not by the model
+            "signs": sorted(set().union(*drawn.values())),
+            "lines": sum(bool(drawn[text]) for text in request.texts),
+        },
         "licence": data_licence(pen, model),
         "model": model,
         "judge": {"sha256": pen.reader.sha256, "min_confidence": judged} if pen.reader and judged else None,
         "seed": request.seed,
-        "look": {**asdict(request.style), "without": sorted(request.style.without)},
+        "look": {
+            **asdict(replace(style, background=None)),
+            "without": sorted(style.without),
+            "background": style.background and style.background.facts(),
+        },
         "lekhani": __version__,
     }
 
@@ -238,6 +306,7 @@ def _readme(sheet: dict[str, Any], texts: Sequence[str]) -> str:
             "",
             f"No person wrote them: their glyphs are by {escaped(model['name'])} ({escaped(model['variant'])}, "
             f"SHA-256 {model['sha256'][:12]}).",
+            *([_drawn_sentence(sheet["drawn"]["signs"])] if sheet["drawn"]["signs"] else []),
             f"{read or 'No judge read the glyphs over.'} Transcripts are UTF-8 in NFC. "
             "Train with them, and test on real handwriting.",
             "",

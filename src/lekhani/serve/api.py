@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from fastapi import FastAPI, HTTPException, Request, Security
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -120,8 +121,13 @@ async def _logged(step: Callable[[], Awaitable[None]]) -> None:
 
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(StarletteHTTPException)
-    async def known(_: Request, error: StarletteHTTPException) -> JSONResponse:
-        return problem(error.status_code, SENTENCES.get(str(error.detail), str(error.detail)), error.headers)
+    async def known(request: Request, error: StarletteHTTPException) -> Response:
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = _allowed(headers["Allow"])
+            if request.method == "OPTIONS":
+                return Response(status_code=204, headers=headers)
+        return problem(error.status_code, SENTENCES.get(str(error.detail), str(error.detail)), headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -142,6 +148,12 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def failed(_: Request, error: LekhaniError) -> JSONResponse:
         # Beyond bad input that is a class that the model does not draw, where another request may succeed.
         return problem(422, str(error))
+
+
+def _allowed(methods: str) -> str:
+    """The methods of an address beside those that are listed: RequestMiddleware takes HEAD for GET."""
+    found = {*re.findall(r"[A-Z]+", methods), "OPTIONS"}
+    return ", ".join(sorted(found | ({"HEAD"} if "GET" in found else set())))
 
 
 async def _need_key(holder: routes.Holder) -> None:

@@ -68,11 +68,13 @@ class RequestMiddleware:
             if not status:  # an answer that has begun cannot become another one
                 await problem(code, sentence, headers)(scope, receive, answer)
 
+        # What answers GET answers HEAD; uvicorn, which knows the method that came, leaves the body out.
+        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         self.metrics.in_flight.inc()
         try:
             self._check_host(scope)
             await self._read(body, scope, receive)
-            await self._handle(scope, receive, answer, bytes(body))
+            await self._handle(asked, receive, answer, bytes(body))
         except _RefusedError as refused:
             await refuse(refused.status, refused.sentence, Connection="close", **refused.headers)
         except TimeoutError:
@@ -87,7 +89,8 @@ class RequestMiddleware:
         finally:
             self.held -= len(body)
             self.metrics.in_flight.dec()
-            self._record(scope, status or 499, time.perf_counter() - started, request_id)
+            asked["method"] = scope["method"]
+            self._record(asked, status or 499, time.perf_counter() - started, request_id)
 
     def _check_host(self, scope: Scope) -> None:
         """Raise _RefusedError when the request is to another host; see `hosts`."""
@@ -163,7 +166,8 @@ class RequestMiddleware:
         self.metrics.seconds.labels(method, route).observe(seconds)
         facts: dict[str, Any] = {"request_id": request_id, "method": method, "route": route, "status": status}
         facts |= {"milliseconds": round(1000 * seconds, 1), "client": (scope.get("client") or ["unknown"])[0]}
-        log.info("answered", extra=facts | scope.get("lekhani", {}))
+        level = logging.DEBUG if scope.get("lekhani_asset") else logging.INFO  # a page is many files
+        log.log(level, "answered", extra=facts | scope.get("lekhani", {}))
 
 
 class _DisconnectedError(Exception):

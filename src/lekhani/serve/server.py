@@ -4,17 +4,18 @@ import asyncio
 import logging
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from lekhani.errors import UsageError
 from lekhani.serve.keys import is_loopback
 from lekhani.serve.limits import Limits
+from lekhani.serve.middleware import problem
 
 log = logging.getLogger("lekhani.api")
 DRAIN_SECONDS = 2.0  # between the notice in /readyz and no longer accepting connections
@@ -44,7 +45,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         if self._head is not None:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD:
-                self.send_400_response("The head of the request is too long.")
+                self._refuse_head()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -54,8 +55,25 @@ class TimeoutProtocol(HttpToolsProtocol):
         _cancel(self._head)
         self._head, self._head_bytes = None, 0
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
-            raise ValueError("The head is too long.")  # which uvicorn answers with 400
+            self._refuse_head()
+            raise ValueError("The head is too long.")  # which ends the parser
         super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+        """See uvicorn, which calls it for what is no HTTP."""
+        self._refuse(400, "This is no HTTP/1.1 request; check the method, the headers and the body's length.")
+
+    def _refuse_head(self) -> None:
+        self._refuse(431, f"The request's head is longer than {MAX_HEAD:,} bytes, the most that is taken; send less.")
+
+    def _refuse(self, status: int, sentence: str) -> None:
+        """Answer with a problem, outside of any application, and hang up."""
+        if self.transport.is_closing():
+            return
+        answer = problem(status, sentence, {"Connection": "close", "X-Content-Type-Options": "nosniff"})
+        head = [STATUS_LINE[status], *(b"%s: %s\r\n" % header for header in answer.raw_headers), b"\r\n"]
+        self.transport.write(b"".join([*head, answer.body]))
+        self.transport.close()
 
     def pause_writing(self) -> None:
         """See asyncio: the client takes less than it is sent."""
@@ -92,8 +110,16 @@ def _cancel(timer: asyncio.TimerHandle | None) -> None:
 class DrainingServer(uvicorn.Server):
     """On a signal /readyz answers 503, so that a load balancer sends no more, before the server shuts down.
 
-    A second signal takes effect at once.
+    A second signal takes effect at once. Once requests are answered, `ready` is told so.
     """
+
+    ready: Callable[[], None]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn."""
+        await super().startup(sockets)
+        if self.started:
+            self.ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         state = self.config.app.state  # type: ignore[union-attr]
@@ -121,10 +147,17 @@ def allowed_hosts(host: str, names: Sequence[str]) -> frozenset[str] | None:
     return frozenset(name.lower() for name in (*own, *names))
 
 
-def serve(app: FastAPI, host: str, port: int, limits: Limits) -> None:
+def address(host: str, port: int) -> str:
+    """What a browser on this machine opens of a server that listens on `host`, which may be all addresses."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def serve(app: FastAPI, host: str, port: int, limits: Limits, ready: Callable[[str], None] = lambda _: None) -> None:
     """Answer requests until SIGTERM or SIGINT, then finish those in flight; the process then ends by that signal.
 
-    Raises LekhaniError when a model cannot be served, and UsageError when the address cannot be used.
+    Port 0 is any that is free. Once requests are answered, `ready` is called with the server's address. Raises
+    LekhaniError when a model cannot be served, and UsageError when the address cannot be used.
     """
     asyncio.run(app.state.champions.start())
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -133,8 +166,11 @@ def serve(app: FastAPI, host: str, port: int, limits: Limits) -> None:
     except OSError as error:
         problem = f"The server cannot listen on {host}, port {port} ({error.strerror or error})"
         raise UsageError(f"{problem}; choose another --host or --port.") from None
+    port = listener.getsockname()[1]
     log.info("Listening on %s, port %d.", host, port)
     protocol = type("Protocol", (TimeoutProtocol,), {"limits": limits})
     settings: dict[str, Any] = {"http": protocol, "ws": "none", "timeout_graceful_shutdown": SHUTDOWN_SECONDS}
     settings |= {"log_config": None, "access_log": False, "server_header": False}
-    DrainingServer(uvicorn.Config(app, host, port, **settings)).run([listener])
+    server = DrainingServer(uvicorn.Config(app, host, port, **settings))
+    server.ready = lambda: ready(address(host, port))
+    server.run([listener])

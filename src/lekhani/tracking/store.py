@@ -67,6 +67,11 @@ def connect() -> mlflow.MlflowClient:
         return mlflow.MlflowClient(uri)
 
 
+def is_absent() -> bool:
+    """Whether the project has no store yet, and no other is named: looking for something should not make one."""
+    return "MLFLOW_TRACKING_URI" not in os.environ and not (root() / "mlflow.db").exists()
+
+
 def address() -> str:
     """The tracking URI in use, without user and password."""
     connect()

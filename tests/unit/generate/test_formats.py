@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lekhani.data.spec import DEVANAGARI, MNIST, Bytes, GlyphClass
-from lekhani.generate.formats import FORMATS, Shard
+from lekhani.generate.formats import FORMATS, Shard, class_folders
 
 LABELS = np.array([2, 0, 1, 2, 45], np.int64)
 IMAGES: Bytes = np.random.default_rng(0).integers(0, 256, (5, 6, 6), dtype=np.uint8)
@@ -70,6 +70,46 @@ def test_no_class_name_leads_out_of_the_folder(tmp_path: Path) -> None:
     files = written(tmp_path / "deep" / "out", "png", shard(0, 1, evil))
     assert {path.parent for path in files} == {tmp_path / "deep" / "out"}, "a single shard lies at the top"
     assert [path for path in tmp_path.rglob("*evil*") if path.parent != tmp_path / "deep" / "out"] == []
+
+
+def test_a_folder_of_pictures_for_each_class(tmp_path: Path) -> None:
+    for number in (0, 1):
+        *pictures, table = written(
+            tmp_path / f"{number}", "imagefolder", Shard(number, 2 - number, 70, LABELS, DEVANAGARI)
+        )
+        assert table.name == ("metadata-00000.csv", "metadata.csv")[number]
+    names = ["ग/000070.png", "क/000071.png", "ख/000072.png", "ग/000073.png", "९/000074.png"]
+    assert [path.relative_to(tmp_path / "1").as_posix() for path in pictures] == names
+    # As torchvision.datasets.ImageFolder reads: the sorted folders are the classes.
+    classes = sorted(path.name for path in (tmp_path / "1").iterdir() if path.is_dir())
+    assert classes == ["क", "ख", "ग", "९"]
+    for name, label, image in zip(names, LABELS, IMAGES, strict=True):
+        assert Path(name).parent.name == DEVANAGARI[label].glyph
+        np.testing.assert_array_equal(opened((tmp_path / "1" / name).read_bytes()), image)
+
+
+def test_hugging_face_loads_folders_with_and_without_their_table(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    for shards, columns in ((1, {"image", "label", "name", "glyph", "confidence"}), (2, {"image", "label"})):
+        folder = tmp_path / f"{shards}"
+        written(folder, "imagefolder", Shard(0, shards, 70, LABELS, DEVANAGARI))
+        loaded = datasets.load_dataset(
+            "imagefolder", data_dir=str(folder), split="train", cache_dir=str(tmp_path / "c")
+        )
+        assert set(loaded.features) == columns
+        assert len(loaded) == len(LABELS)
+        if shards == 1:
+            assert loaded["label"][:] == LABELS.tolist()
+            np.testing.assert_array_equal(np.stack([np.asarray(one) for one in loaded["image"][:]]), IMAGES)
+        else:
+            assert loaded.features["label"].names == ["क", "ख", "ग", "९"]
+
+
+def test_every_class_has_a_folder_of_its_own_that_leads_nowhere_else() -> None:
+    glyphs = ["क्ष", "A", "a", "ß", "SS", "ss", "é", "../x", ".", "..", "", "a b", "CON", "/", "x" * 300, "\u202e"]
+    names = class_folders([GlyphClass(i, f"c{i}", glyph) for i, glyph in enumerate(glyphs)])
+    assert names[:7] == ["क्ष", "A_1", "a_2", "ß_3", "SS_4", "ss_5", "é"]
+    assert names[7:] == [f"class_{i}" for i in range(7, len(glyphs))]
 
 
 def test_parquet(tmp_path: Path) -> None:

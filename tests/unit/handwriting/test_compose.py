@@ -1,5 +1,7 @@
 """A line is written in one hand: glyphs share their noise, scale and head line, and the seed decides the picture."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,8 @@ from typeface import TypefaceGenerator, TypefaceJudge, pen, unconditional
 
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.handwriting import compose
-from lekhani.handwriting.render import EFFECTS, LineStyle
+from lekhani.handwriting.background import Background
+from lekhani.handwriting.render import EFFECTS, Line, LineStyle
 from lekhani.inference.sampling import run_steps
 from lekhani.pen import Pen
 
@@ -36,10 +39,14 @@ def test_a_model_that_takes_no_labels_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "choices", [{"without": ("rain",)}, {"augment": "heavy"}, {"height": 15}, {"height": 513}, {"variety": 1.1}]
+    "choices",
+    [
+        *({"without": ("rain",)}, {"augment": "heavy"}, {"paper": "blue"}),
+        *({"height": 15}, {"height": 513}, {"variety": 1.1}),
+    ],
 )
 def test_a_style_out_of_range(choices: dict[str, Any]) -> None:
-    sentence = r"no (effect 'rain'|strength 'heavy')|16 to 512 pixels high, not (15|513|64), and its variety"
+    sentence = r"no (effect 'rain'|strength 'heavy'|paper)|16 to 512 pixels high, not (15|513|64), and its variety"
     with pytest.raises(UsageError, match=sentence):
         LineStyle(**choices)
 
@@ -151,6 +158,32 @@ def test_an_open_head_stays_open() -> None:
     assert runs_of_ink("मभ") == 2
 
 
+def line_of(text: str, number: int, **style: Any) -> Line:
+    writer = pen()
+    return run_steps(writer.generator, compose.compose_steps(writer, text, 5, LineStyle(**style), number))
+
+
+@pytest.mark.parametrize("height", [32, 128])
+@pytest.mark.parametrize("text", ["नमक घर ४२", "१" * 12])
+def test_the_box_of_a_glyph_is_where_its_ink_is(text: str, height: int) -> None:
+    """Also where the line is turned, slanted and seen from the side: all ink is in boxes, and reaches their edges."""
+    for number in range(4):
+        effects = tuple(set(EFFECTS) - {"rotation", "perspective"})
+        line = line_of(text, number, augment="strong", without=effects, height=height)
+        dark, inside = ink(line.image), np.zeros((line.image.height, line.image.width), bool)
+        assert [box.text for box in line.boxes] == list(text.replace(" ", ""))
+        for box in line.boxes:
+            x, y, width, high = box.upright
+            inside[y : y + high, x : x + width] = True
+            part = dark[y : y + high, x : x + width]
+            slack = 1 + height / 10  # a slanted glyph does not fill the corners of its box
+            assert min(part.any(1).argmax(), part.any(1)[::-1].argmax()) < slack
+            assert min(part.any(0).argmax(), part.any(0)[::-1].argmax()) < slack
+        assert (dark & ~inside).sum() < 0.02 * dark.sum(), "but for the head line between two letters"
+        lefts = [box.upright[0] for box in line.boxes]
+        assert lefts == sorted(lefts)
+
+
 # --- paper and ink ---
 
 
@@ -169,3 +202,58 @@ def test_ink_is_darker_than_paper_in_every_line() -> None:
     for number in range(12):
         image = pixels(line_image(pen(), "नमक ४२", 3, number=number, augment="strong"))
         assert np.percentile(image, 80) - np.percentile(image, 2) > 60
+
+
+def test_rules_are_drawn_between_the_letters_too() -> None:
+    for paper, axes in (("ruled", 1), ("squared", 2)):
+        empty = [line_of("१", number, paper=paper, augment="none", height=256) for number in range(4)]
+        for line in empty:
+            page = np.asarray(line.image.convert("L"))
+            margin = page[:, : line.boxes[0].upright[0] - 8]  # left of the ink
+            crossed = [(margin < 250).mean(axis).max() > 0.9 for axis in (1, 0)]
+            assert crossed[:axes] == [True] * axes
+            assert (margin == 255).mean() > 0.5
+    plain = line_of("१", 0, augment="none")
+    assert (plain.image.mode, empty[0].image.mode) == ("L", "RGB")
+
+
+def test_a_background_is_cropped_at_random_and_stays_light_enough(tmp_path: Path) -> None:
+    gradient = np.linspace(0, 120, 900)[:, None] * np.ones((900, 1200))
+    Image.fromarray(gradient.astype(np.uint8)).save(tmp_path / "dark.png")
+    Image.new("RGB", (20, 10), "lightgreen").save(tmp_path / "small.jpg")
+    (tmp_path / "notes.txt").write_text("no picture")
+    background = Background(tmp_path)
+    assert background.facts()["pictures"] == 2
+    lines = [line_of("नमक", number, augment="none", background=background).image for number in range(8)]
+    again = [line_of("नमक", number, augment="none", background=Background(tmp_path)).image for number in range(8)]
+    assert [one.tobytes() for one in lines] == [one.tobytes() for one in again]
+    assert len({one.tobytes() for one in lines}) == 8
+    for line in lines:
+        assert line.mode == "RGB"
+        assert np.percentile(pixels(line), 90) > 130, "dark ink shows"
+    assert any(np.asarray(line)[0, 0].tolist() == [144, 238, 144] for line in lines), "the small one is enlarged"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("missing", None, "neither a picture nor a folder"),
+        ("empty", "folder", "a folder without pictures"),
+        ("pipe", "pipe", "neither a picture nor a folder"),
+        ("broken.png", b"\x89PNG\r\n\x1a\n junk", "broken.png in .* cannot be read"),
+        ("endless.png", 60_000_000, "larger than 50,000,000 bytes"),
+    ],
+)
+def test_what_is_no_background(tmp_path: Path, name: str, content: Any, sentence: str) -> None:
+    path = tmp_path / name
+    if content == "folder":
+        path.mkdir()
+    elif content == "pipe":
+        os.mkfifo(path)
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        with path.open("wb") as file:
+            file.truncate(content)
+    with pytest.raises(UsageError, match=sentence):
+        line_of("१", 0, background=Background(path))

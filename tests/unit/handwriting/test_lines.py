@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import light_command
+import numpy as np
 import pytest
 from PIL import Image
 from typeface import TypefaceGenerator, pen
@@ -41,8 +42,8 @@ def test_lines_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "t.txt"
     file.write_bytes("\ufeffक ख\r\n\r\n  ग४ \n".encode())
     assert choose_texts(GENERATOR, [], None, file, None, 0) == ["क ख", "ग४"]
-    file.write_text("क 4\n\nकि\nQ\n")
-    bad = r"2 lines of .*t\.txt cannot be written\. line 3: .* ◌ि .*line 4: .* Q .*--skip-unwritable"
+    file.write_text("क 4\n\nकिb\nQ\n")
+    bad = r"2 lines of .*t\.txt cannot be written\. line 3: .* b in 'किb'.*line 4: .* Q .*--skip-unwritable"
     with pytest.raises(UsageError, match=bad):
         choose_texts(GENERATOR, [], None, file, None, 0)
     assert choose_texts(GENERATOR, [], None, file, None, 0, skip_unwritable=True) == ["क ४"]
@@ -100,6 +101,11 @@ def test_paddleocr(tmp_path: Path) -> None:
     assert [text for _, text in rows] == list(TEXTS)
     for name, _ in rows:
         Image.open(tmp_path / "out" / name).verify()
+    labels = [line.split("\t") for line in (tmp_path / "out" / "Label.txt").read_text(encoding="utf-8").splitlines()]
+    assert [name for name, _ in labels] == [name for name, _ in rows]
+    glyphs = json.loads(labels[0][1])
+    assert [glyph["transcription"] for glyph in glyphs] == list("नमक४२")
+    assert np.shape([glyph["points"] for glyph in glyphs]) == (5, 4, 2)
     alphabet = (tmp_path / "out" / "dict.txt").read_text(encoding="utf-8").splitlines()
     assert set("".join(TEXTS)) - {" "} == set(alphabet)
 
@@ -110,6 +116,20 @@ def test_hugging_face_loads_it(tmp_path: Path) -> None:
     loaded = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
     assert loaded["text"][:] == list(TEXTS)
     assert loaded[0]["image"].size[1] == 64
+    assert [sorted(glyph) for glyph in loaded[2]["glyphs"]] == [["h", "text", "w", "x", "y"]]
+    assert [glyph["text"] for glyph in loaded[2]["glyphs"]] == ["क्ष"]
+
+
+def test_tesseracts_boxes_stand_on_the_lower_edge(tmp_path: Path) -> None:
+    write_lines(pen(), LineRequest(TEXTS[:1], 7), tmp_path / "out")
+    write_lines(pen(), LineRequest(TEXTS[:1], 7, layout="huggingface"), tmp_path / "other")
+    content = (tmp_path / "out" / "line_000000.box").read_text(encoding="utf-8")
+    rows = [line.rsplit(" ", 5) for line in content.split("\n")]
+    assert [row[0] for row in rows] == [*TEXTS[0], "\t", ""], "a tab ends the line"
+    places = {text: [int(number) for number in numbers] for text, *numbers in rows[:-1]}
+    for glyph in json.loads((tmp_path / "other" / "metadata.jsonl").read_text(encoding="utf-8"))["glyphs"]:
+        left, bottom, right, top, page = places[glyph["text"]]
+        assert (left, 64 - top, right - left, top - bottom, page) == (*(glyph[key] for key in "xywh"), 0)
 
 
 def test_the_same_request_gives_the_same_bytes_and_lines_do_not_depend_on_others(tmp_path: Path) -> None:
@@ -136,6 +156,24 @@ def test_the_datasheet(tmp_path: Path) -> None:
     assert "No judge read the glyphs over" in (tmp_path / "bare" / "README.md").read_text(encoding="utf-8")
 
 
+def test_what_was_drawn_and_not_learned_is_marked(tmp_path: Path) -> None:
+    request = LineRequest(["घर", "नमकि", "घि।", "घर"], 7, layout="huggingface")
+    sentence = write_lines(pen(), request, tmp_path / "out")
+    assert sentence.endswith("Drawn from a typeface, not learned: ◌ि ।.")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metadata.jsonl").read_text("utf-8").splitlines()]
+    assert [row["drawn"] for row in rows] == [[], ["ि"], ["ि", "।"], []]
+    assert [[glyph["text"] for glyph in row["glyphs"]] for row in rows[1:3]] == [["न", "म", "कि"], ["घि", "।"]]
+    sheet = json.loads((tmp_path / "out" / "dataset.json").read_text("utf-8"))
+    assert sheet["drawn"] == {"signs": ["ि", "।"], "lines": 2}
+    assert "Drawn from a typeface, not learned: ◌ि ।." in (tmp_path / "out" / "README.md").read_text("utf-8")
+    picture = pen().compose("घि।", seed=7)
+    assert picture.info == {"text": "घि।", "drawn": ["ि", "।"]}
+    with pytest.raises(UsageError, match="cannot write ◌ि"):
+        pen().compose("घि।", learned_only=True)
+    with pytest.raises(UsageError, match="cannot write ◌ि"):
+        choose_texts(GENERATOR, ["घि।"], None, None, None, 0, learned_only=True)
+
+
 def test_a_single_picture(tmp_path: Path) -> None:
     sentence = write_lines(pen(), LineRequest(["घर"], 7), tmp_path / "new" / "a.png")
     assert sentence.startswith("Wrote 'घर' to ")
@@ -154,7 +192,7 @@ def test_an_existing_folder_is_kept_unless_it_may_be_overwritten(tmp_path: Path)
         write_lines(pen(), LineRequest(TEXTS[:1], 7), out)
     assert files(out) == before
     write_lines(pen(), LineRequest(TEXTS[:1], 7), out, overwrite=True)
-    assert len(files(out)) == 4
+    assert len(files(out)) == 5
     for name in ("notes.txt", "images/mine.png"):
         (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_text("precious")
@@ -166,7 +204,7 @@ def test_an_existing_folder_is_kept_unless_it_may_be_overwritten(tmp_path: Path)
         (out / "dataset.json").write_text(content)
         with pytest.raises(UsageError, match="`lekhani compose` did not write, so it stays"):
             write_lines(pen(), LineRequest(TEXTS, 7), out, overwrite=True)
-    assert len(files(out)) == 4
+    assert len(files(out)) == 5
 
 
 @pytest.mark.parametrize("layout", get_args(Layout))
@@ -198,7 +236,8 @@ def test_the_command(toy_generator: ToyGenerator, tmp_path: Path) -> None:
     assert "Wrote 2 lines for tesseract to out" in done.stdout
     assert all(re.fullmatch("[12]{4}", text) for text in assert_tesseract(tmp_path / "out"))
     for wrong, sentence in (
-        (["--text", "1x2"], "cannot write x in '1x2'; it writes 0 1 2, and spaces."),
+        (["--text", "1x2"], "cannot write x in '1x2'; it writes 0 1 2, punctuation, and spaces."),
+        (["--text", "1,2", "--learned-only"], "cannot write , in '1,2'; it writes 0 1 2, and spaces."),
         ([], "Say what to write with one of --text, --pattern and --lines."),
     ):
         done = light_command.run(tmp_path, "compose", "--model", model, "--out", "new", *wrong)
