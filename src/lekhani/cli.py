@@ -556,12 +556,14 @@ def main() -> None:
     atexit.register(gc.freeze)
     from lekhani.errors import LekhaniError, RedactingFormatter, outside_failure
     from lekhani.extras import how_to_install
+    from lekhani.machine import name_user
     from lekhani.params import ParamsError
 
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter("%(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("lekhani").setLevel(logging.INFO)
+    name_user()
     try:
         app()
     except (LekhaniError, ParamsError) as error:
