@@ -38,7 +38,7 @@ MAX_BYTES = 64 << 20
 MIN_CONFIDENCE = 0.9
 """Below this a reading is refused; judges are calibrated, so it means the same for each. See docs/lines.md."""
 ANGLES = (0, -10, 10, -20, 20, -30, 30)  # degrees by which ink is turned; judges are trained on what lies between
-TURNING = 0.08  # what a degree costs, in logits
+TURNING = 0.05  # what a degree costs, in logits
 REMOVING = 1.0  # what it costs to take out a line that may be a stroke
 TURNED_SIDE = 128  # pixels of a glyph that is turned, which suffice and are quick
 WIDE = 1.6  # in parts of the height: wider ink is more than one glyph, where it comes apart

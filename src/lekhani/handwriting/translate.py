@@ -133,11 +133,12 @@ def read_digits(reader: Reader, picture: Bytes, *, force: bool = False) -> list[
     found = readings(reader, among / likely[:, None])
     for place, (reading, share) in enumerate(zip(found, likely, strict=True)):
         if not force and (share < 0.5 or reading.best.confidence < read.needed):
-            (whole,) = readings(reader, shares[place, None])
             where = f"Glyph {place + 1} of {len(found)}" if len(found) > 1 else "The image"
-            raise UnsureError(
-                f"{where} is no digit for sure: {unsure(reading if share >= 0.5 else whole, read.needed)}.", found
-            )
+            why = f"shows no digit for sure: {unsure(reading, read.needed)}"
+            if share < 0.5:
+                (whole,) = readings(reader, shares[place, None])
+                why = f"looks like {whole.best}, which is no digit; cut it off, or use force to take the likeliest"
+            raise UnsureError(f"{where} {why}.", found)
     return found
 
 
