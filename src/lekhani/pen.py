@@ -27,6 +27,7 @@ from lekhani.errors import LekhaniError, UsageError
 from lekhani.inference.labels import MAX_COUNT, label_of
 from lekhani.inference.sampling import Plan, SamplingOptions, sample_shard
 from lekhani.inference.session import MEMORY_LIMIT, Generator, LoadedModel, Reader
+from lekhani.paths import local_path, project
 from lekhani.pictures import enlarged, grid, save_png
 from lekhani.text import pluralize
 
@@ -111,13 +112,14 @@ class Pen(LoadedModel):
             raise UsageError(f"{problem}; ask for fewer, or write them to files with `lekhani generate`.")
         options.check(self.generator, self.reader)
         batch_size = self.generator.batch_size_for(plan.total)
-        shards = [
-            sample_shard(self.generator, self.reader, plan.labels(number), options, number, batch_size)
-            for number in range(plan.shards)
-        ]
-        order = np.argsort(np.concatenate([plan.rows(number) for number in range(plan.shards)]), kind="stable")
-        images = np.concatenate([shard.images for shard in shards])
-        return Glyphs(images[order], np.concatenate([shard.labels for shard in shards])[order])
+        numbers = range(plan.shards)
+        shards = (  # of each the images alone are kept: the noise takes more room than they do
+            sample_shard(self.generator, self.reader, plan.labels(number), options, number, batch_size).images
+            for number in numbers
+        )
+        images = np.concatenate(list(shards))
+        order = np.argsort(np.concatenate([plan.rows(number) for number in numbers]), kind="stable")
+        return Glyphs(images[order], np.concatenate([plan.labels(number) for number in numbers])[order])
 
     def _label(self, wanted: "Label") -> int:
         if isinstance(wanted, str):
@@ -195,14 +197,14 @@ def load(name: str | Path, judge: str | Path | None = None) -> Pen:
     or replaces the registered one. Raises LekhaniError when there is no such model, and UsageError for a malformed
     name.
     """
-    judge = None if judge is None else Path(judge)
-    return find("", Path(name), judge) if _is_file(name) else find(str(name), None, judge)
+    judge = None if judge is None else local_path(judge)
+    return find("", local_path(name), judge) if _is_file(name) else find(str(name), None, judge)
 
 
 def load_judge(name: str | Path) -> Judge:
     """The judge in a file, or of a registered generator named as in `load`; raises LekhaniError when there is none."""
     if _is_file(name):
-        return Judge(Reader(Path(name)))
+        return Judge(Reader(local_path(name)))
     known = look_up(str(name))
     if known.judge is None:
         raise LekhaniError(f"{known.origin} was registered without its judge; name a judge.onnx instead.")
@@ -240,7 +242,7 @@ def _picture(image: "AnyPicture", side: int) -> Bytes:
     from lekhani.handwriting.recognise import load_picture
 
     if isinstance(image, str | Path):
-        return load_picture(Path(image), side)
+        return load_picture(local_path(image), side)
     if isinstance(image, np.ndarray):
         if image.ndim != 2 or image.dtype != np.uint8 or not image.size:
             found = f"{image.dtype} of shape {list(image.shape)}"
@@ -349,7 +351,7 @@ def find_pretrained(dataset: str, variant: str | None = None) -> Found | None:
 
 def has_registry() -> bool:
     """Whether there can be registered models: importing MLflow and making a store of it takes seconds."""
-    return find_spec("mlflow") is not None and ("MLFLOW_TRACKING_URI" in os.environ or Path("mlruns").exists())
+    return find_spec("mlflow") is not None and ("MLFLOW_TRACKING_URI" in os.environ or (project() / "mlruns").exists())
 
 
 def _is_registered(dataset: str) -> bool:
