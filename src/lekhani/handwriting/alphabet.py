@@ -6,7 +6,7 @@ from functools import cached_property
 
 from lekhani.data.spec import GlyphClass
 from lekhani.errors import UsageError
-from lekhani.handwriting.syllables import Syllable, Writing
+from lekhani.handwriting.syllables import PUNCTUATION, Syllable, Writing
 
 MAX_GLYPHS = 200  # of a line
 SHOWN = 12  # glyphs, at most, that an error lists one by one
@@ -38,6 +38,11 @@ class Alphabet:
     def glyphs(self) -> tuple[str, ...]:
         """What can be written, in label order, without the space."""
         return tuple(self._label)
+
+    @property
+    def marks(self) -> str:
+        """The punctuation that can be written and that no class is."""
+        return "" if self.learned_only else "".join(mark for mark in PUNCTUATION if mark not in self._label)
 
     @cached_property
     def _digits(self) -> dict[int, str]:
