@@ -47,7 +47,7 @@ CMD ["lekhani", "--help"]
 
 FROM runtime AS gpu
 # train.compile: Triton builds its launchers with a C compiler.
-USER root
+USER 0
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 USER 1000
