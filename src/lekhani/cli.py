@@ -435,7 +435,7 @@ def recognise(
         typer.echo(table([(path, one) for path, one in found if not isinstance(one, UsageError)]), nl=False)
     errors = [one for one in results if isinstance(one, UsageError)]
     for error in errors:
-        typer.echo(f"lekhani: {error}", err=True)
+        typer.echo(f"lekhani: {error.for_command_line}", err=True)
     if errors:
         raise typer.Exit(2)
 
@@ -548,7 +548,7 @@ def main() -> None:
     try:
         app()
     except (LekhaniError, ParamsError) as error:
-        typer.echo(f"lekhani: {error}", err=True)
+        typer.echo(f"lekhani: {getattr(error, 'for_command_line', error)}", err=True)
         sys.exit(getattr(error, "exit_code", 2))
     except ModuleNotFoundError as error:
         sentence = how_to_install(error)

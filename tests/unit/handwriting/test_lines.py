@@ -43,7 +43,7 @@ def test_lines_of_a_file(tmp_path: Path) -> None:
     file.write_bytes("\ufeffक ख\r\n\r\n  ग४ \n".encode())
     assert choose_texts(GENERATOR, [], None, file, None, 0) == ["क ख", "ग४"]
     file.write_text("क 4\n\nकि\nQ\n")
-    bad = r"2 lines of .*t\.txt cannot be written\. line 3: .* ◌ि .*line 4: .* Q .*--skip-unwritable"
+    bad = r"2 lines of .*t\.txt cannot be written\. line 3: .* ◌ि .*line 4: .* Q .*`skip_unwritable`"
     with pytest.raises(UsageError, match=bad):
         choose_texts(GENERATOR, [], None, file, None, 0)
     assert choose_texts(GENERATOR, [], None, file, None, 0, skip_unwritable=True) == ["क ४"]
@@ -170,7 +170,7 @@ def test_an_existing_folder_is_kept_unless_it_may_be_overwritten(tmp_path: Path)
     out = tmp_path / "out"
     write_lines(pen(), LineRequest(TEXTS, 7), out)
     before = files(out)
-    with pytest.raises(UsageError, match=r"exists already; .* --overwrite"):
+    with pytest.raises(UsageError, match=r"exists already; .* `overwrite`"):
         write_lines(pen(), LineRequest(TEXTS[:1], 7), out)
     assert files(out) == before
     write_lines(pen(), LineRequest(TEXTS[:1], 7), out, overwrite=True)
@@ -178,7 +178,7 @@ def test_an_existing_folder_is_kept_unless_it_may_be_overwritten(tmp_path: Path)
     for name in ("notes.txt", "images/mine.png"):
         (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_text("precious")
-        with pytest.raises(UsageError, match=r"is not by `lekhani compose`, and --overwrite replaces .*; move it away"):
+        with pytest.raises(UsageError, match=r"is not by `lekhani compose`, and `overwrite` replaces .*; move it away"):
             write_lines(pen(), LineRequest(TEXTS, 7), out, overwrite=True)
         (out / name).unlink()
     ours, theirs = '{"made_by": "lekhani compose", "layout": 5}', '{"made_by": "lekhani prepare"}'
