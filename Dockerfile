@@ -42,6 +42,11 @@ HEALTHCHECK --interval=5m --timeout=20s CMD ["lekhani", "--version"]
 CMD ["lekhani", "--help"]
 
 FROM runtime AS gpu
+# train.compile: Triton builds its launchers with a C compiler.
+USER root
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+USER 1000
 COPY --from=build-gpu /opt/venv /opt/venv
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 

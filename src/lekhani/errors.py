@@ -71,6 +71,11 @@ def first_line(error: BaseException) -> str:
     return _shortened(redacted(cause[1] if cause else line))
 
 
+def reason(error: BaseException) -> str:
+    """As `first_line`; of the system's own errors the reason alone, without number and path."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+
+
 def _shortened(text: str) -> str:
     """At most 300 characters of it, cut between two words."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 2].rpartition(' ')[0] or text[: _LONGEST - 2]} …"

@@ -1,12 +1,15 @@
 """Whole files or none: everything is written beside its target and renamed when it is complete."""
 
 import csv
+import errno
 import hashlib
 import io
 import json
 import math
 import os
+import select
 import shutil
+import stat
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,7 +18,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from lekhani.errors import LekhaniError, first_line
+from lekhani.errors import LekhaniError, UsageError, first_line
+
+SILENCE = 5.0  # seconds for which a pipe may send nothing
 
 
 class FileModel(BaseModel):
@@ -85,6 +90,33 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return value.as_posix()
     raise TypeError(f"{type(value).__name__} does not go into JSON")
+
+
+def read_input(path: Path, most: int) -> bytes:
+    """The content of a file that a user named, or what a pipe such as /dev/stdin brings, of at most `most` bytes.
+
+    Raises OSError where there is more, where a pipe sends nothing for SILENCE seconds, and for what cannot be read.
+    """
+    content = bytearray()
+    # A pipe that nobody writes to would otherwise not even open.
+    with open(path, "rb", 0, opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        is_plain = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+        while len(content) <= most:
+            if not is_plain and not select.select([file], [], [], SILENCE)[0]:
+                raise TimeoutError(errno.ETIMEDOUT, f"nothing came for {SILENCE:.0f} seconds")
+            block = file.read(min(1 << 20, most + 1 - len(content)))
+            if not block:
+                return bytes(content)
+            content += block
+    raise OSError(errno.EFBIG, f"it has more than {most >> 20} MB")
+
+
+def require_room(folder: Path, needed: int, what: str) -> None:
+    """Raise UsageError where the disk of `folder`, which may not be there yet, has no room for so many bytes."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if needed > (free := shutil.disk_usage(there).free):
+        problem = f"{what} would take at least {needed / 2**30:,.1f} GB, and the disk of {folder} has"
+        raise UsageError(f"{problem} {free / 2**30:,.1f} GB left; ask for fewer, or choose another --out.")
 
 
 @contextmanager

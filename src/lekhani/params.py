@@ -27,6 +27,7 @@ from pydantic import (
 
 from lekhani import strict_yaml
 
+MAX_BYTES = 4 << 20  # of params.yaml, which strict_yaml bounds in characters
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=10**12)]
@@ -663,6 +664,8 @@ def load(path: Path = Path("params.yaml")) -> Params:
 def read(path: Path) -> dict[str, Any]:
     """What params.yaml holds, its profiles apart and nothing checked yet; raises ParamsError for what is no mapping."""
     try:
+        if path.exists() and (not path.is_file() or path.stat().st_size > MAX_BYTES):
+            raise ParamsError(f"{path} is no file of at most {MAX_BYTES >> 20} MB; pass another one as --params.")
         raw = strict_yaml.load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ParamsError(f"{path} does not exist here; run from the project's folder or pass --params.") from None

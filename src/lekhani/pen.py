@@ -111,13 +111,14 @@ class Pen(LoadedModel):
             raise UsageError(f"{problem}; ask for fewer, or write them to files with `lekhani generate`.")
         options.check(self.generator, self.reader)
         batch_size = self.generator.batch_size_for(plan.total)
-        shards = [
-            sample_shard(self.generator, self.reader, plan.labels(number), options, number, batch_size)
-            for number in range(plan.shards)
-        ]
-        order = np.argsort(np.concatenate([plan.rows(number) for number in range(plan.shards)]), kind="stable")
-        images = np.concatenate([shard.images for shard in shards])
-        return Glyphs(images[order], np.concatenate([shard.labels for shard in shards])[order])
+        numbers = range(plan.shards)
+        shards = (  # of each the images alone are kept: the noise takes more room than they do
+            sample_shard(self.generator, self.reader, plan.labels(number), options, number, batch_size).images
+            for number in numbers
+        )
+        images = np.concatenate(list(shards))
+        order = np.argsort(np.concatenate([plan.rows(number) for number in numbers]), kind="stable")
+        return Glyphs(images[order], np.concatenate([plan.labels(number) for number in numbers])[order])
 
     def _label(self, wanted: "Label") -> int:
         if isinstance(wanted, str):

@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -138,3 +140,33 @@ def test_sha256_of_a_folder_is_of_names_and_contents(tmp_path: Path) -> None:
     (tmp_path / "one" / "sub").mkdir()
     (tmp_path / "one" / "a").rename(tmp_path / "one" / "sub" / "a")
     assert files.sha256(tmp_path / "one") != first
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("folder", "Is a directory"),
+        ("pipe", "nothing came"),
+        ("huge", "more than 1 MB"),
+        ("/dev/zero", "more than 1 MB"),
+        ("none", "No such file"),
+    ],
+)
+def test_what_a_user_names_is_read_to_its_end_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, why: str
+) -> None:
+    monkeypatch.setattr(files, "SILENCE", 0.1)
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(10 << 30)
+    with pytest.raises(OSError, match=why):
+        files.read_input(tmp_path / name, 1 << 20)
+
+
+def test_a_pipe_brings_all_that_is_written_to_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    content = bytes(1 << 20)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit((tmp_path / "pipe").write_bytes, content)
+        assert files.read_input(tmp_path / "pipe", len(content)) == content

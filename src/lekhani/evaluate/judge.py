@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lekhani import params
 from lekhani.data.spec import Bytes, Labels
 from lekhani.inference.confidence import confidences
-from lekhani.train.batches import batches
+from lekhani.train.batches import batches, on_device
 from lekhani.variants.nets import channels_last
 
 Floats = npt.NDArray[np.float32]
@@ -172,13 +172,14 @@ def _fit(
     batch_size = min(choice.batch_size, len(images))
     steps = math.ceil(choice.images(n_classes) / batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, choice.lr, total_steps=steps)
-    rows, odd = batches(len(images), batch_size, seed), round(choice.nonsense * batch_size)
+    rows = on_device(batches(len(images), batch_size, seed), device)
+    odd = round(choice.nonsense * batch_size)
     calmer = choice.model_copy(update={name: CALM * getattr(choice, name) for name in AUGMENTATIONS})
     calm_from = steps - math.floor(choice.calm * steps)
     tenth, loss_sum = math.ceil(steps / 10), torch.zeros((), device=device)
     net.train()
     for step in range(1, steps + 1):
-        chosen = torch.from_numpy(next(rows)).to(device)
+        chosen = next(rows)
         x = augment(images[chosen], calmer if step > calm_from else choice)
         target = F.one_hot(labels[chosen], n_classes).float()
         if odd:  # rows come in random order, so the first are as good as any

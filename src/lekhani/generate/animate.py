@@ -41,9 +41,9 @@ def write_animation(
     plan = Plan(tuple(parse_runs(labels, pen.classes)))
     if plan.total > MAX_GLYPHS:
         raise UsageError(f"{plan.total:,} glyphs are too many to watch; ask for at most {MAX_GLYPHS:,}.")
-    columns = columns or min(plan.total, 10)
+    columns = min(columns or 10, plan.total)
     cell, rows = pen.generator.image_size + 1, -(-plan.total // columns)
-    width, height = (scale * (cell * cells - 1) for cells in (min(columns, plan.total), rows))
+    width, height = (scale * (cell * cells - 1) for cells in (columns, rows))
     if max(width, height) > MAX_SIDE:
         problem = f"The picture would be {width:,} x {height:,} pixels, and {MAX_SIDE:,} is the most"
         raise UsageError(f"{problem}; choose another --columns or --scale.")

@@ -13,14 +13,12 @@ from pydantic import Field, model_validator
 from lekhani.data.spec import Digest, GlyphClass
 from lekhani.files import FileModel
 from lekhani.generate.formats import FORMATS, FormatName, Shard
-from lekhani.inference.labels import MAX_COUNT
 from lekhani.inference.sampling import Plan
 from lekhani.inference.session import LoadedModel
 from lekhani.text import code, escaped, markdown_table
 
 MADE_BY = "lekhani generate"
-Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-Tries = Annotated[int, Field(ge=0, le=1 << 53)]
+Count = Annotated[int, Field(ge=0, le=1 << 53)]
 _LINEAGE = {  # the facts of each link of a registered model's lineage that a dataset repeats
     "run": ("id",),
     "commit": ("id", "dirty"),
@@ -69,8 +67,8 @@ class ShardRecord(ShardFacts):
     """A finished shard of an unfinished dataset: of which request, and what the judge saw and kept of each class."""
 
     request: Digest
-    seen: tuple[Tries, ...] | None
-    good: tuple[Tries, ...] | None
+    seen: tuple[Count, ...] | None
+    good: tuple[Count, ...] | None
 
     @model_validator(mode="after")
     def _consistent(self) -> "ShardRecord":
@@ -111,7 +109,7 @@ class Datasheet(FileModel):
     def _planned(self) -> list[tuple[int, int]]:
         plan = self.plan
         sizes = range(min(plan.shards, len(self.shards) + 1))  # enough to see that there are more
-        return [(number, len(plan.labels(number))) for number in sizes]
+        return [(number, plan.size(number)) for number in sizes]
 
     @property
     def plan(self) -> Plan:

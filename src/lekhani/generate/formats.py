@@ -46,12 +46,14 @@ class Shard:
 class Format:
     """A file format: the `names` of a shard's files, relative to the output, and the function that writes them.
 
-    `write` takes a folder, the shard, its images uint8 [n,H,W] and the judge's confidences [n], or None.
+    `write` takes a folder, the shard, its images uint8 [n,H,W] and the judge's confidences [n], or None. `room` tells
+    how many bytes of a disk an image of so many pixels takes at least.
     """
 
     names: Callable[[Shard], list[str]]
     write: Callable[[Path, Shard, Bytes, Floats | None], None]
     about: str
+    room: Callable[[int], int] = lambda _: 4096  # a file of its own
 
 
 # --- folders of PNG ---
@@ -216,10 +218,25 @@ FORMATS: dict[str, Format] = {
         _imagefolder,
         "PNG files in a folder for each class, with file_name, label, name and glyph of each in metadata.csv",
     ),
-    "parquet": Format(_parquet_names, _parquet, "Parquet files in data/ with the columns image (PNG), label and glyph"),
-    "webdataset": Format(
-        _webdataset_names, _webdataset, "tar files with a .png, a .cls (the label) and a .json for each image"
+    "parquet": Format(
+        _parquet_names,
+        _parquet,
+        "Parquet files in data/ with the columns image (PNG), label and glyph",
+        lambda pixels: pixels // 8,
     ),
-    "idx": Format(_idx_names, _idx, "IDX files, as MNIST comes: images uint8 [N,H,W], and their labels"),
-    "npz": Format(_npz_names, _npz, "NumPy files with the arrays images uint8 [N,H,W] and labels int64 [N]"),
+    "webdataset": Format(
+        _webdataset_names,
+        _webdataset,
+        "tar files with a .png, a .cls (the label) and a .json for each image",
+        lambda _: 3072,
+    ),
+    "idx": Format(
+        _idx_names, _idx, "IDX files, as MNIST comes: images uint8 [N,H,W], and their labels", lambda pixels: pixels + 1
+    ),
+    "npz": Format(
+        _npz_names,
+        _npz,
+        "NumPy files with the arrays images uint8 [N,H,W] and labels int64 [N]",
+        lambda pixels: pixels + 8,
+    ),
 }

@@ -68,7 +68,7 @@ def write_shards(job: Job, pen: LoadedModel, missing: Sequence[int], advance: Ad
         for row in done.iter_rows():
             if row["error"]:
                 raise LekhaniError(row["error"])
-            advance(len(job.request.plan.labels(row["id"])))
+            advance(job.request.plan.size(row["id"]))
 
 
 @contextmanager

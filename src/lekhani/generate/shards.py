@@ -86,7 +86,7 @@ def read_record(store: Store, job: Job, number: int, n_classes: int) -> ShardRec
     """The record of a shard; None where it is missing, damaged, or of another request."""
     with suppress(UsageError):
         record = store.read(record_name(number), ShardRecord)
-        expected = (number, len(job.request.plan.labels(number)), job.digest)
+        expected = (number, job.request.plan.size(number), job.digest)
         if (
             record
             and (record.number, record.images, record.request) == expected

@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import get_protocol
 from pydantic import BaseModel, ValidationError
 
-from lekhani.errors import LekhaniError, UsageError, first_line, first_problem
+from lekhani.errors import LekhaniError, UsageError, first_line, first_problem, reason
 from lekhani.files import FileModel
 
 KINDS = {"file", "local", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"}  # memory: for tests
@@ -68,10 +68,9 @@ class Store:
         except Exception as error:
             if not isinstance(error, OSError) and not type(error).__module__.startswith(("botocore", "aiohttp")):
                 raise
-            why = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
             remote = "check the address, the credentials and the bucket"
             advice = "free space or check permissions" if self.local else remote
-            problem = f"Could not write {self.out}: {why}"
+            problem = f"Could not write {self.out}: {reason(error)}"
             raise LekhaniError(f"{problem}; {advice}, then run the same again: what is finished is kept.") from error
 
     @contextmanager
@@ -83,7 +82,7 @@ class Store:
         if not self.local:
             yield
             return
-        path = Path(self._path(_LOCK))
+        path, is_new = Path(self._path(_LOCK)), not Path(self.root).exists()
         with self._acquired(path):
             try:
                 since = datetime.now(UTC).isoformat(timespec="seconds")
@@ -94,6 +93,8 @@ class Store:
                     Path(self._path(_WRITER)).unlink(missing_ok=True)
                     path.unlink(missing_ok=True)
                     path.parent.rmdir()  # where an unfinished dataset is in it, it stays
+                    if is_new:
+                        Path(self.root).rmdir()  # nothing was written
 
     def _acquired(self, path: Path) -> AbstractContextManager[object]:
         for attempt in range(10):

@@ -5,22 +5,26 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from lekhani.data.spec import GlyphClass
-from lekhani.errors import LekhaniError, UsageError
+from lekhani.errors import LekhaniError, UsageError, reason
+from lekhani.files import read_input, require_room
 from lekhani.generate import on_ray
 from lekhani.generate.datasheet import MADE_BY, Datasheet, ShardRecord, datasheet, readme
 from lekhani.generate.formats import FORMATS
-from lekhani.generate.shards import DatasetRequest, Job, digest, read_record, write_shard
+from lekhani.generate.shards import DatasetRequest, Job, digest, read_record, record_name, write_shard
 from lekhani.generate.store import UNFINISHED, Store
 from lekhani.generate.swap import PAGE, REPLACEMENT, REQUEST, SHEET, check_room, finish_swap, swap
 from lekhani.inference.labels import MAX_COUNT, label_of, parse_runs
-from lekhani.inference.sampling import Advance
+from lekhani.inference.sampling import Advance, Plan
 from lekhani.inference.session import LoadedModel
 from lekhani.text import pluralize
 
+MAX_BYTES = 64 << 20  # of a CSV file with labels
+MAX_SHARDS = 100_000  # their names have five digits
+SHARD_MEMORY = 4 << 30  # bytes that the noise and the images of a shard may take
 Engine = Literal["local", "ray"]
 
 
@@ -61,21 +65,20 @@ def _rows(path: Path, classes: Sequence[GlyphClass]) -> list[tuple[int, int]]:
     """A CSV file with the column `label` and optionally `count`; rows of the same label add up."""
     found: dict[int, int] = {}
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if "label" not in (reader.fieldnames or ()):
-                problem = f"--from-csv {path} has no column label; its first line must name the column label,"
-                raise UsageError(f"{problem} and may name the column count.")
-            for row in reader:
-                where = f"--from-csv {path}, line {reader.line_num}"
-                count = (row.get("count") or "1").strip()
-                if not (count.isascii() and count.isdigit() and int(count[:11]) <= MAX_COUNT):
-                    bound = f"must be a whole number from 0 to {MAX_COUNT:,}."
-                    raise UsageError(f"{where}: the count {count[:20]!r} {bound}")
-                label = label_of((row["label"] or "").strip(), classes, where)
-                found[label] = found.get(label, 0) + int(count)
+        reader = csv.DictReader(read_input(path, MAX_BYTES).decode("utf-8-sig").splitlines(keepends=True))
+        if "label" not in (reader.fieldnames or ()):
+            problem = f"--from-csv {path} has no column label; its first line must name the column label,"
+            raise UsageError(f"{problem} and may name the column count.")
+        for row in reader:
+            where = f"--from-csv {path}, line {reader.line_num}"
+            count = (row.get("count") or "1").strip()
+            if not (count.isascii() and count.isdigit() and len(count) <= 20 and int(count) <= MAX_COUNT):
+                bound = f"must be a whole number from 0 to {MAX_COUNT:,}."
+                raise UsageError(f"{where}: the count {count[:20]!r} {bound}")
+            label = label_of((row["label"] or "").strip(), classes, where)
+            found[label] = found.get(label, 0) + int(count)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"--from-csv {path} cannot be read as a CSV file in UTF-8: {error}") from error
+        raise UsageError(f"--from-csv {path} cannot be read as a CSV file in UTF-8: {reason(error)}.") from error
     return list(found.items())
 
 
@@ -86,10 +89,11 @@ def write_dataset(
 
     dataset.json is written last, so where it exists, the dataset is complete. The same request again resumes a run that
     was stopped. With `overwrite`, another dataset stays until this one is complete, and then gives way to it; what else
-    lies there stays. Raises UsageError when `out` holds anything else and is not to be overwritten, and LekhaniError
-    when writing fails or another process is writing there.
+    lies there stays. Raises UsageError when `out` holds anything else and is not to be overwritten, or the disk has no
+    room for so many images, and LekhaniError when writing fails or another process is writing there.
     """
     request.options.check(pen.generator, pen.reader)
+    _check_shards(pen, request.plan)
     store, described = Store(out), request.describe(pen)
     with store.errors(), store.lock():
         store.fs.invalidate_cache()
@@ -108,6 +112,24 @@ def write_dataset(
             kept = _write(pen, request, store, earlier or begun, engine)
             store.clear_unfinished()
     return _sentence(pen, request, out, kept)
+
+
+def _check_shards(pen: LoadedModel, plan: Plan) -> None:
+    """Raise UsageError where there are too many shards to keep account of, or one is too large for the memory."""
+    if plan.shards > MAX_SHARDS:
+        problem = f"{plan.total:,} images would be {plan.shards:,} shards, and {MAX_SHARDS:,} is the most"
+        raise UsageError(f"{problem}; pass --shard-size {-(-plan.total // MAX_SHARDS)} or ask for fewer images.")
+    needed = plan.size(0) * (4 * pen.generator.noise_dim + pen.generator.image_size**2)
+    if needed > SHARD_MEMORY:
+        problem = f"A shard of {plan.size(0):,} images takes {needed / 2**30:,.1f} GB of memory"
+        raise UsageError(f"{problem}, and {SHARD_MEMORY >> 30} GB is the most; pass a smaller --shard-size.")
+
+
+def _check_room(pen: LoadedModel, request: DatasetRequest, store: Store, images: int) -> None:
+    """Raise UsageError where the disk cannot take so many images."""
+    if store.local:
+        needed = images * FORMATS[request.format].room(pen.generator.image_size**2)
+        require_room(Path(store.root), needed, f"{images:,} images as {request.format}")
 
 
 def _begun(pen: LoadedModel, described: dict[str, Any]) -> Datasheet:
@@ -152,13 +174,21 @@ def _write(pen: LoadedModel, request: DatasetRequest, store: Store, sheet: Datas
     `sheet` is what is known of this dataset.
     """
     plan, described = request.plan, request.describe(pen)
-    if not sheet.shards:
-        store.write(REQUEST, sheet.model_dump_json(exclude_unset=True))
     batch_size = pen.generator.batch_size_for(plan.total)
     job = Job(request, digest(described), store.root if store.local else store.out, batch_size)
+    recorded = set(store.entries(UNFINISHED))
+    missing = [
+        number
+        for number in range(plan.shards)
+        if not (sheet.shards or PurePath(record_name(number)).name in recorded)
+        or not _intact(store, job, pen, number, sheet)
+    ]
+    left = sum(plan.size(number) for number in missing)
+    _check_room(pen, request, store, left)
+    if not sheet.shards:
+        store.write(REQUEST, sheet.model_dump_json(exclude_unset=True))
     with _progress(plan.total) as advance:
-        missing = [number for number in range(plan.shards) if not _intact(store, job, pen, number, sheet)]
-        advance(plan.total - sum(len(plan.labels(number)) for number in missing))
+        advance(plan.total - left)
         if missing and engine == "ray":
             on_ray.write_shards(job, pen, missing, advance)
         else:
@@ -174,8 +204,9 @@ def _write(pen: LoadedModel, request: DatasetRequest, store: Store, sheet: Datas
 def _intact(store: Store, job: Job, pen: LoadedModel, number: int, sheet: Datasheet) -> bool:
     """Whether a shard's files are as recorded in dataset.json, or while that is missing in the shard's own record."""
     record = sheet.shards[number] if sheet.shards else read_record(store, job, number, len(pen.classes))
-    names = FORMATS[job.request.format].names(job.shard(number, pen.classes))
-    return record is not None and store.digest(names) == record.sha256
+    if record is None:
+        return False
+    return store.digest(FORMATS[job.request.format].names(job.shard(number, pen.classes))) == record.sha256
 
 
 def _records(store: Store, job: Job, pen: LoadedModel) -> list[ShardRecord]:

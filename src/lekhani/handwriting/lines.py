@@ -12,8 +12,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from lekhani import __version__
-from lekhani.errors import LekhaniError, UsageError
-from lekhani.files import read_checked, replacing, write_json, write_text
+from lekhani.errors import LekhaniError, UsageError, reason
+from lekhani.files import read_checked, read_input, replacing, require_room, write_json, write_text
 from lekhani.generate.datasheet import data_licence, describe_model, licence_sentence
 from lekhani.handwriting.alphabet import Alphabet
 from lekhani.handwriting.compose import compose_steps, seeded_rng
@@ -27,6 +27,8 @@ from lekhani.text import escaped, pluralize
 log = logging.getLogger("lekhani")
 Layout = Literal["tesseract", "paddleocr", "huggingface"]
 MADE_BY = "lekhani compose"
+MAX_BYTES = 64 << 20  # of a file of texts
+MAX_LINES = 1_000_000
 NAMED = 5  # lines of a file that cannot be written, of all that there are
 _TEXT = 100  # the stream of random numbers that texts come from, beyond those of `compose`
 
@@ -37,9 +39,12 @@ def read_texts(path: Path, alphabet: Alphabet, skip_unwritable: bool = False) ->
     What the model cannot write is left out with a warning where `skip_unwritable`; else UsageError names it.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_input(path, MAX_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--lines {path} cannot be read as UTF-8 text: {error}.") from None
+        raise UsageError(f"--lines {path} cannot be read as UTF-8 text: {reason(error)}.") from None
+    if len(lines) > MAX_LINES:
+        problem = f"--lines {path} has {len(lines):,} lines, and {MAX_LINES:,} is the most"
+        raise UsageError(f"{problem}; split it.")
     texts: list[str] = []
     unwritable: list[str] = []
     for number, line in enumerate(map(alphabet.transcript, lines), 1):
@@ -127,6 +132,7 @@ def write_lines(pen: LoadedModel, request: LineRequest, out: Path, overwrite: bo
             raise UsageError(f"{out} exists already; choose another --out or pass --overwrite.")
         if target.is_dir():
             _check_replaceable(target, out, single)
+    require_room(target, 4096 * len(request.texts), pluralize(len(request.texts), "line"))  # a block for each picture
     with replacing(target) as temporary:
         if single:
             next(request.render(pen)).image.save(temporary, format="PNG")

@@ -14,6 +14,7 @@ from lekhani.data.images import decode_one
 from lekhani.data.names import one_line
 from lekhani.data.spec import Bytes
 from lekhani.errors import UsageError
+from lekhani.files import read_input
 from lekhani.inference.confidence import softmax
 from lekhani.inference.session import Floats, Reader
 from lekhani.text import printable
@@ -54,14 +55,11 @@ def load_picture(path: Path, side: int = SIDE) -> Bytes:
     Raises UsageError naming the file when it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        content = read_input(path, MAX_BYTES)
     except OSError as error:
         why = error.strerror or error
         sentence = f"The image {path} cannot be read ({why}); give a PNG, JPEG, BMP, GIF or TIFF file."
         raise UsageError(one_line(sentence)) from None
-    if len(content) > MAX_BYTES:
-        raise UsageError(one_line(f"The image {path} has more than {MAX_BYTES >> 20} MB; shrink it."))
     return decode_one(str(path.parent), path.name, content, side)
 
 

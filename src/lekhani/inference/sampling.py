@@ -54,6 +54,10 @@ class Plan:
         """How many shards there are."""
         return -(-self.total // self.shard_size)
 
+    def size(self, number: int) -> int:
+        """How many images a shard holds."""
+        return self.total // self.shards + (number < self.total % self.shards)
+
     def start(self, number: int) -> int:
         """The index of a shard's first image among all images."""
         return number * (self.total // self.shards) + min(number, self.total % self.shards)

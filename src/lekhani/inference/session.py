@@ -162,7 +162,8 @@ def _threads() -> int:
 
 def _gpu_present() -> bool:
     # onnxruntime-gpu lists CUDA on machines without a GPU too, and logs an error when it is then requested.
-    return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidia0").exists()
+    # /dev/dxg is how Linux within Windows (WSL 2) reaches one.
+    return any(Path(place).exists() for place in ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/dxg"))
 
 
 def fastest_batch_size(

@@ -7,8 +7,10 @@ import re
 import secrets
 from pathlib import Path
 
-from lekhani.errors import UsageError
+from lekhani.errors import UsageError, reason
+from lekhani.files import read_input
 
+MAX_BYTES = 16 << 20  # of a file of keys
 _LINE = re.compile(r"(?P<name>[\w.-]{1,64}) sha256:(?P<digest>[0-9a-f]{64})")
 
 
@@ -27,9 +29,9 @@ class Keys:
     def __init__(self, path: Path) -> None:
         """Read the file; raises UsageError when it cannot be read, holds no key, a malformed line or a name twice."""
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = read_input(path, MAX_BYTES).decode().splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            problem = f"The keys in {path} cannot be read ({error})"
+            problem = f"The keys in {path} cannot be read ({reason(error)})"
             raise UsageError(f"{problem}; make one with `lekhani serve --new-key NAME`.") from error
         self._digests: dict[str, str] = {}
         for number, line in enumerate(lines, 1):

@@ -2,14 +2,20 @@
 
 import logging
 import os
+import re
+import shlex
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote, unquote, urlsplit
 
 import mlflow
 import requests
+from alembic.util.exc import CommandError
 from filelock import FileLock, Timeout
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from sqlalchemy.engine import make_url
@@ -28,6 +34,14 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
 os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
 
 LOCK_SECONDS = 60.0
+_ADDRESSES = (  # MLflow's columns that hold the address of a file or a folder
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+    ("model_versions", "source"),
+)
+log = logging.getLogger("lekhani")
 _T = TypeVar("_T")
 
 
@@ -45,11 +59,11 @@ def connect() -> mlflow.MlflowClient:
         # A pool would keep a file open that was moved away, and never see the one in its place.
         os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
         _make(uri)
-        if not Path(make_url(uri).database or "").exists():  # SQLite would make an empty one
+        if not _database(uri).exists():  # SQLite would make an empty one
             raise LekhaniError(f"The database of MLflow at {uri} is not there; restore it, or see MLFLOW_TRACKING_URI.")
     # ImportError where a database needs a driver that is not installed, ValueError for what is no address.
     kinds = (mlflow.MlflowException, SQLAlchemyError, ImportError, ValueError)
-    with mlflow_errors("Could not connect to", "; see MLFLOW_TRACKING_URI.", kinds):
+    with mlflow_errors("Could not connect to", "; see MLFLOW_TRACKING_URI.", kinds), _schema_errors(uri):
         mlflow.set_tracking_uri(uri)
         return mlflow.MlflowClient(uri)
 
@@ -61,7 +75,15 @@ def address() -> str:
 
 
 def _default_uri() -> str:
-    return f"sqlite:///{(root() / 'mlflow.db').resolve().as_posix()}"
+    path = (root() / "mlflow.db").resolve().as_posix()
+    # SQLAlchemy ends a path at its question mark; SQLite itself takes one that is quoted.
+    return f"sqlite:///file:{quote(path)}?uri=true" if "?" in path else f"sqlite:///{path}"
+
+
+def _database(uri: str) -> Path:
+    """The file of an SQLite database."""
+    path = make_url(uri).database or ""
+    return Path(unquote(path.removeprefix("file:")) if path.startswith("file:") else path)
 
 
 @cache
@@ -70,9 +92,9 @@ def _make(uri: str) -> None:
 
     Once only: a store that is moved away later is missed, not made anew.
     """
-    lock = f"{make_url(uri).database}.lock"
+    lock = f"{_database(uri)}.lock"
     # Errors surface where the store is used; a read-only store has its tables already.
-    with suppress(OSError, mlflow.MlflowException, SQLAlchemyError):
+    with suppress(OSError, mlflow.MlflowException, SQLAlchemyError), _schema_errors(uri):
         if uri == _default_uri():
             root().mkdir(exist_ok=True)
         try:
@@ -80,6 +102,46 @@ def _make(uri: str) -> None:
                 mlflow.MlflowClient(uri).search_experiments(max_results=1)
         except Timeout:
             raise LekhaniError(f"Another process holds {lock}; end it, or run again later.") from None
+    if uri == _default_uri():
+        _follow_folder(_database(uri))
+
+
+@contextmanager
+def _schema_errors(uri: str) -> Iterator[None]:
+    """Say what to do about a database that another version of MLflow made."""
+    try:
+        yield
+    except (CommandError, mlflow.MlflowException) as error:
+        if "database schema" not in str(error) and not isinstance(error, CommandError):
+            raise
+        problem = f"The database of MLflow at {uri} was made by another version of it than {mlflow.__version__} here"
+        remedy = f"if it is an older one, keep a copy and run `mlflow db upgrade {shlex.quote(uri)}`"
+        raise LekhaniError(f"{problem}; {remedy}, else install the version that made it.") from None
+
+
+def _follow_folder(database: Path) -> None:
+    """Let the addresses of artifacts, which MLflow keeps as whole paths, follow a project folder that was moved."""
+    here = database.parent
+    if not (database.is_file() and (here / "artifacts").is_dir()):
+        return
+    try:
+        with closing(sqlite3.connect(database)) as connection, connection:
+            rows = connection.execute("SELECT artifact_location FROM experiments")
+            ours = (row[0] for row in rows if re.fullmatch("file:.*/mlruns/artifacts", row[0] or ""))
+            before = {address.removesuffix("/artifacts") for address in ours} - {here.as_uri()}
+            moves = [move for old in before for move in ((old, here.as_uri()), (_plain(old), here.as_posix()))]
+            for (table, column), (old, new) in product(_ADDRESSES, moves):
+                where = f"WHERE substr({column}, 1, ?) = ?"
+                change = f"UPDATE {table} SET {column} = ? || substr({column}, ?) {where}"  # noqa: S608 - names of ours
+                connection.execute(change, (new, len(old) + 1, len(old) + 1, f"{old}/"))
+            for old in sorted(before):
+                log.info("The folder %s was moved to %s; MLflow's artifacts are found there now.", _plain(old), here)
+    except sqlite3.Error as error:
+        log.warning("The artifacts in %s may not be found: %s cannot be changed (%s).", here, database, error)
+
+
+def _plain(uri: str) -> str:
+    return unquote(urlsplit(uri).path)
 
 
 @contextmanager
@@ -126,7 +188,7 @@ def exclusive(name: str) -> Iterator[None]:
     with ExitStack() as locks:
         if uri.startswith("sqlite:///"):
             try:
-                locks.enter_context(FileLock(f"{make_url(uri).database}.{name}.lock", timeout=LOCK_SECONDS))
+                locks.enter_context(FileLock(f"{_database(uri)}.{name}.lock", timeout=LOCK_SECONDS))
             except Timeout:
                 raise LekhaniError(f"Another process is changing {name} in MLflow at {uri}; run again later.") from None
         yield

@@ -1,8 +1,8 @@
 """Several processes, each with a share of every batch; torchrun starts them and says which one this is.
 
-Gradients are averaged as they arrive, parameter by parameter, instead of by wrapping networks in
-DistributedDataParallel: a GAN's step runs a network several times and differentiates through gradients, which that
-wrapper does not allow. The result is the same.
+`variants.optimise` averages gradients before each step, instead of DistributedDataParallel around the networks: a GAN's
+step runs a network several times and differentiates through gradients, which that wrapper does not allow. The result is
+the same.
 """
 
 import os
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from lekhani.errors import LekhaniError
 from lekhani.variants.base import Variant
@@ -55,8 +54,8 @@ def shutdown() -> None:
         dist.destroy_process_group()
 
 
-def average_gradients(variant: Variant, here: Ranks) -> None:
-    """Make every gradient of `variant` the mean over all processes, from weights that are equal in all of them.
+def share_weights(variant: Variant, here: Ranks) -> None:
+    """Give all processes the first one's weights, from which equal gradients lead to equal ones.
 
     Raises LekhaniError for a variant without gradients of torch.
     """
@@ -66,12 +65,12 @@ def average_gradients(variant: Variant, here: Ranks) -> None:
     if not parameters:
         problem = f"{variant.name} computes its gradients without torch, so it trains in one process"
         raise LekhaniError(f"{problem}; start it without torchrun.")
-
-    def average(parameter: Tensor) -> None:
-        if parameter.grad is not None:  # always so here, which torch's types do not say
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= here.world
-
     for parameter in parameters:
-        parameter.register_post_accumulate_grad_hook(average)
         dist.broadcast(parameter.data, 0)
+
+
+def any_of(mine: bool, device: torch.device) -> bool:
+    """Whether that is true in any of the processes; all of them have to ask."""
+    flag = torch.tensor(float(mine), device=device)
+    dist.all_reduce(flag)
+    return bool(flag)

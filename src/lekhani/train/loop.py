@@ -24,7 +24,7 @@ from lekhani.errors import LekhaniError, UsageError, first_line
 from lekhani.machine import peak_memory
 from lekhani.pictures import grid, to_uint8
 from lekhani.train import distributed
-from lekhani.train.batches import batches
+from lekhani.train.batches import batches, on_device
 from lekhani.train.checkpoint import Checkpoints
 from lekhani.train.devices import takes_bf16
 from lekhani.train.diagnosis import Finding, diagnose
@@ -130,7 +130,7 @@ class Trainer:
         torch.set_flush_denormal(True)  # a step over subnormal numbers is many times slower and no better
         self.variant = config.build(config.device)
         self.ema = Ema(self.variant.generator(), config.ema_decay)
-        distributed.average_gradients(self.variant, self.ranks)
+        distributed.share_weights(self.variant, self.ranks)
         speed_up(self.variant, config.settings, config.device)
         self.images = torch.from_numpy(config.images).to(config.device)
         self.labels = torch.from_numpy(config.labels).to(config.device)
@@ -154,12 +154,19 @@ class Trainer:
                 self.step()
                 self.report()
                 if self.progress.step < self.steps:
-                    self.save(now=bool(received))
-                    if received:
+                    stopping = self._stopping(bool(received))
+                    self.save(now=stopping)
+                    if stopping:
                         distributed.shutdown()
-                        raise StoppedError(self.variant.name, self.progress.step, received[0])
+                        raise StoppedError(self.variant.name, self.progress.step, (received or [signal.SIGTERM])[0])
         distributed.shutdown()
         return self._result()
+
+    def _stopping(self, told: bool) -> bool:
+        """Whether to stop here; processes that train together agree, since one alone would wait for ever."""
+        if self.ranks.world == 1:
+            return told
+        return self.progress.step % self.settings.log_every == 0 and distributed.any_of(told, self.device)
 
     def restore(self) -> None:
         """Go on from the newest checkpoint, if there is one, on whatever device it was saved."""
@@ -230,11 +237,9 @@ class Trainer:
         self.progress.step += 1
 
     def _rows(self) -> Iterator[Tensor]:
-        """Row numbers of each batch from here on, int64 on the device; 64 batches per transfer, as each one waits."""
+        """Row numbers of each batch from here on, int64 on the device."""
         order = islice(batches(len(self.images), self.batch_size, self.config.seed), self.progress.step, None)
-        while True:
-            some = np.stack(list(islice(order, 64)))[:, self.ranks.rank :: self.ranks.world]
-            yield from torch.from_numpy(some.copy()).to(self.device)
+        return on_device((rows[self.ranks.rank :: self.ranks.world] for rows in order), self.device)
 
     def report(self) -> None:
         """Report metrics, scores, samples and findings when they are due."""

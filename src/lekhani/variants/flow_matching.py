@@ -154,7 +154,8 @@ class Sampler(Stepwise):
         n = state.shape[0]
         both = torch.cat([labels, torch.full_like(labels, self.n_classes)])
         velocity = self.velocity(torch.cat([state, state]), position.expand(2 * n), both)
-        cond, uncond = velocity[:n], velocity[n:]
+        # In ONNX two constant indices, where slices would have bounds that depend on n.
+        cond, uncond = velocity.unflatten(0, (2, -1))
         return uncond + self.guidance * (cond - uncond)  # type: ignore[no-any-return]
 
     def finish(self, state: Tensor) -> Tensor:

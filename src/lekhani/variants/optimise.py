@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 
@@ -25,13 +26,27 @@ def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
 def optimise(loss: Tensor, optimiser: torch.optim.Optimizer, max_norm: float = 0.0) -> Tensor:
     """One step of `optimiser` on `loss`, the gradient's norm clipped to `max_norm` unless that is 0.
 
-    Returns the norm before clipping, a scalar.
+    Where several processes train together, the gradient is the mean of theirs. Returns the norm before clipping, a
+    scalar.
     """
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     weights = [weight for group in optimiser.param_groups for weight in group["params"]]
-    norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    if dist.is_initialized():
+        _average(gradients)
+    norm = nn.utils.get_total_norm(gradients)
     if max_norm:
         nn.utils.clip_grads_with_norm_(weights, max_norm, norm)
     optimiser.step()
     return norm
+
+
+def _average(gradients: list[Tensor]) -> None:
+    """Make each the mean over all processes, which have them in the same order, in one exchange."""
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))

@@ -117,9 +117,12 @@ class R3gan(Gan):
 
     def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor) -> DiscriminatorLoss:
         """See Gan.discriminator_loss; the penalties are taken on images as D sees them, so after augmentation."""
-        real, fake = real.detach().requires_grad_(), fake.detach().requires_grad_()
-        on_real, on_fake = self.d(real, labels), self.d(fake, labels)
-        r1, r2 = squared_gradient_norm(on_real, real).mean(), squared_gradient_norm(on_fake, fake).mean()
+        both = (
+            torch.cat([real, fake]).detach().requires_grad_()
+        )  # one batch: half the launches, and D has no statistics
+        logits = self.d(both, labels.repeat(2))
+        on_real, on_fake = logits.reshape(2, -1)
+        r1, r2 = squared_gradient_norm(logits, both).reshape(2, -1).mean(1)
         loss = F.softplus(on_fake - on_real).mean() + self.settings.gamma / 2 * (r1 + r2)
         middle = (on_real + on_fake).detach().mean() / 2  # logits have no zero of their own
         return DiscriminatorLoss(loss, on_real - middle, on_fake - middle, {"r1": r1.detach(), "r2": r2.detach()})

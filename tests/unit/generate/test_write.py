@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import fsspec
@@ -532,3 +533,27 @@ def test_memory_does_not_grow_with_the_number_of_images(pen: Pen, tmp_path: Path
     peak(500)
     small, large = peak(1000), peak(20_000)
     assert large < 1.5 * small, f"{small:,} and {large:,} bytes"
+
+
+@pytest.mark.parametrize(
+    ("labels", "format", "shard_size", "words"),
+    [
+        (["0=1000000000", "1=1000000000"], "png", 20_000, r"as png would take at least 7,629\.4 GB, .* 1\.0 GB left"),
+        (["0=1000000000"], "idx", 10_000, "as idx would take"),
+        (["0=1000000000"], "npz", 2**63, "A shard of .* images takes .* GB of memory"),
+        (["0=1000000000"], "npz", 9_999, "would be 100,011 shards, .*; pass `shard_size` 10000"),
+    ],
+)
+def test_a_count_that_cannot_be_written_is_refused_at_once(
+    pen: Pen,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    labels: list[str],
+    format: str,
+    shard_size: int,
+    words: str,
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 30))
+    with pytest.raises(UsageError, match=words):
+        write_dataset(pen, request(*labels, shard_size=shard_size, format=format), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

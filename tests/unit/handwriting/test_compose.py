@@ -241,7 +241,7 @@ def test_a_background_is_cropped_at_random_and_stays_light_enough(tmp_path: Path
         ("empty", "folder", "a folder without pictures"),
         ("pipe", "pipe", "neither a picture nor a folder"),
         ("broken.png", b"\x89PNG\r\n\x1a\n junk", "broken.png in .* cannot be read"),
-        ("endless.png", 60_000_000, "larger than 50,000,000 bytes"),
+        ("endless.png", 60_000_000, "more than 50 MB"),
     ],
 )
 def test_what_is_no_background(tmp_path: Path, name: str, content: Any, sentence: str) -> None:

@@ -1,10 +1,13 @@
 """A store at its very beginning, and one that goes away."""
 
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
+import mlflow
 import pytest
 from filelock import FileLock
 
@@ -73,3 +76,37 @@ def test_a_store_whose_lock_is_held_is_a_sentence(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(stores, "LOCK_SECONDS", 0.1)
     with FileLock(tmp_path / "held.db.lock"), pytest.raises(LekhaniError, match=r"Another process holds .*held\.db"):
         stores.connect()
+
+
+@pytest.mark.parametrize("changes", [(), ("DROP TABLE trace_tags",)])
+def test_a_store_that_another_version_made_is_a_sentence(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: tuple[str, ...]
+) -> None:
+    path = shutil.copy(store / "mlflow.db", tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+    with closing(sqlite3.connect(path)) as database, database:
+        for change in (*changes, "UPDATE alembic_version SET version_num = 'ffffffffffff'"):
+            database.execute(change)
+    with pytest.raises(LekhaniError, match=r"was made by another version of it .* run `mlflow db upgrade sqlite:"):
+        stores.connect()
+
+
+@pytest.mark.parametrize("name", ["plain", "a?b#c%41 क"])
+def test_artifacts_are_found_after_the_folder_was_moved(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    here, there = tmp_path / name, tmp_path / f"{name} moved"
+    (here / "mlruns").mkdir(parents=True)
+    shutil.copy(store / "mlflow.db", here / "mlruns")
+    monkeypatch.chdir(here)
+    run = connect().create_run(stores.use_experiment("lekhani")).info.run_id
+    connect().log_text(run, "kept", "a/b.txt")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # MLflow sets it
+    here.rename(there)
+    monkeypatch.chdir(there)
+    assert mlflow.artifacts.load_text(connect().get_run(run).info.artifact_uri + "/a/b.txt") == "kept"
+    new = connect().create_run(stores.use_experiment("lekhani")).info.artifact_uri
+    assert new is not None
+    assert new.startswith((there / "mlruns/artifacts").as_uri())
+    assert not here.exists()

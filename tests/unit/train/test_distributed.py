@@ -1,6 +1,7 @@
-"""Two processes on halves of a batch do what one does on the whole."""
+"""Two processes on halves of a batch do what one does on the whole, and stop together."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -54,7 +55,7 @@ class FakeGenerator(nn.Module):
         return self.net(noise).reshape(-1, 1, 4, 4).sigmoid()  # type: ignore[no-any-return]
 
 
-def trained() -> dict[str, Tensor]:
+def trained(stopped: bool = False) -> dict[str, Tensor]:
     settings = params.Train(images_seen=params.Budget(per_class=1), log_every=5, sample_every=10_000, precision="fp32")
     config = TrainerConfig(
         build=lambda _: SharedNoiseGan(),
@@ -67,26 +68,45 @@ def trained() -> dict[str, Tensor]:
         settings=settings,
         device=torch.device("cpu"),
     )
-    return dict(Trainer(config).fit().generator.state_dict())
+    trainer = Trainer(config)
+    if stopped:
+        step = trainer.step
+
+        def step_once_told() -> None:
+            step()
+            if trainer.progress.step == 7:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        trainer.step = step_once_told  # type: ignore[method-assign]
+    return dict(trainer.fit().generator.state_dict())
 
 
-def test_two_processes_match_one(tmp_path: Path) -> None:
+def pair(*words: list[str]) -> list[tuple[int, str]]:
+    """The exit code and stderr of two processes of one training, started with these words."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path / f"{rank}.pt")],
+            [sys.executable, __file__, *own],
             env={**shared, "OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        for rank in (0, 1)
+        for rank, own in enumerate(words)
     ]
     try:
-        assert [process.wait(timeout=240) for process in processes] == [0, 0]
+        said = [process.communicate(timeout=240)[1] for process in processes]
+        return [(process.returncode, err) for process, err in zip(processes, said, strict=True)]
     finally:
         for process in processes:
             process.kill()
+
+
+def test_two_processes_match_one(tmp_path: Path) -> None:
+    ended = pair(*([str(tmp_path / f"{rank}.pt")] for rank in (0, 1)))
+    assert [code for code, _ in ended] == [0, 0], ended
     alone, *ranks = trained(), *(torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     for weights in ranks:
         for name, value in alone.items():
@@ -94,11 +114,16 @@ def test_two_processes_match_one(tmp_path: Path) -> None:
     assert all(torch.equal(ranks[0][name], ranks[1][name]) for name in alone)
 
 
+def test_a_signal_to_one_process_stops_both(tmp_path: Path) -> None:
+    for _, said in pair([str(tmp_path / "0.pt")], [str(tmp_path / "1.pt"), "stopped"]):
+        assert "shared_noise_gan stopped after step 10 and saved" in said, "the next step after a report"
+
+
 def test_a_variant_without_optimisers_trains_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SharedNoiseGan, "optimisers", lambda self: [])
     with pytest.raises(LekhaniError, match="trains in one process"):
-        distributed.average_gradients(SharedNoiseGan(), distributed.Ranks(0, 2))
+        distributed.share_weights(SharedNoiseGan(), distributed.Ranks(0, 2))
 
 
 if __name__ == "__main__":
-    torch.save(trained(), sys.argv[1])
+    torch.save(trained("stopped" in sys.argv), sys.argv[1])
