@@ -112,7 +112,6 @@ def workspace(root: Path, overrides: Sequence[str], miniature: bool = False) -> 
         draft = Path(temporary) / "params.yaml"
         files.write_text(draft, (root / "params.yaml").read_text(encoding="utf-8"))
         _apply(draft, overrides)
-        _apply(draft, _absolute_paths(params.read(draft), root))
         text, profile = draft.read_text(encoding="utf-8"), params.resolve(params.read(draft)).profile
     name, unlike = ("miniature", secrets.token_hex(4)) if miniature else (profile, "\n".join(overrides))
     folder, commit = _worktree(root, name, unlike), _git(root, "rev-parse", "HEAD")
@@ -216,15 +215,6 @@ def _apply(path: Path, overrides: Sequence[str]) -> None:
         reason = first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error).rstrip(".")
         hint = "write KEY=VALUE with a key of params.yaml, such as train.seed=8"
         raise UsageError(f"overrides: {reason}; {hint}.") from None
-
-
-def _absolute_paths(raw: dict[str, Any], root: Path) -> list[str]:
-    """Overrides that make the relative paths in params.yaml absolute, since they start in `root`."""
-    found = {"evaluate.inception_weights": (raw.get("evaluate") or {}).get("inception_weights")}
-    for name, data in (raw.get("data") or {}).items():
-        found |= {f"data.{name}.{key}": data.get(key) for key in ("path", "classes_csv")}
-    relative = {key: path for key, path in found.items() if path and not Path(path).expanduser().is_absolute()}
-    return [f"{key}='{root / path}'" for key, path in relative.items()]
 
 
 def _worktree(root: Path, name: str, choices: str) -> Path:

@@ -13,6 +13,7 @@ import typer
 from typer import Argument, Option
 
 from lekhani import __version__
+from lekhani.paths import local_path
 
 if TYPE_CHECKING:
     from lekhani.params import Params
@@ -25,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 MAX_COUNT = 10**9  # images
+PATH: dict[str, Any] = {"parser": local_path, "metavar": "PATH"}
 STAGES, PEOPLE, REGISTRY = "Stages (dvc.yaml runs them in order)", "For people", "The registry"
 
 Dataset = Annotated[str, Option("--dataset", "-d", help="A dataset described under `data` in params.yaml.")]
@@ -39,11 +41,11 @@ Registered = Annotated[
     str, Option("--dataset", "-d", help="Whose registered generator to use: D, D@ALIAS or D:VERSION.")
 ]
 Model = Annotated[
-    Path | None, Option("--model", "-m", help="An exported generator.onnx instead of the registered one.")
+    Path | None, Option("--model", "-m", help="An exported generator.onnx instead of the registered one.", **PATH)
 ]
 Judge = Annotated[
     Path | None,
-    Option("--judge", help="judge.onnx, needed by --model to filter, or when the generator takes no label."),
+    Option("--judge", help="judge.onnx, needed by --model to filter, or when the generator takes no label.", **PATH),
 ]
 Seed = Annotated[int, Option("--seed", "-s", min=0, help="Same seed, same pictures.")]
 Scale = Annotated[int, Option("--scale", min=1, max=64, help="Size of one pixel.")]
@@ -63,7 +65,7 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def options(
-    params: Annotated[Path, Option("--params", "-p", help="The params file.")] = Path("params.yaml"),
+    params: Annotated[Path, Option("--params", "-p", help="The params file.", **PATH)] = Path("params.yaml"),
     version: Annotated[
         bool, Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
@@ -165,10 +167,12 @@ def promote(
         str | None, Option("--variant", "-v", help="This one of --workspace instead of the best.")
     ] = None,
     report: Annotated[
-        Path | None, Option(metavar="FOLDER", help="Write what --check says as a page with pictures too.")
+        Path | None,
+        Option(metavar="FOLDER", help="Write what --check says as a page with pictures too.", parser=local_path),
     ] = None,
     base: Annotated[
-        Path | None, Option(metavar="CSV", help="A leaderboard.csv that the page of --report compares with.")
+        Path | None,
+        Option(metavar="CSV", help="A leaderboard.csv that the page of --report compares with.", parser=local_path),
     ] = None,
     force: Annotated[
         bool, Option("--force", help="Promote whatever the gate says; needs --reason.", show_default=False)
@@ -258,7 +262,9 @@ def generate(
         int | None,
         Option(min=1, max=MAX_COUNT, help="So many in all; what --label leaves is spread over the other classes."),
     ] = None,
-    from_csv: Annotated[Path | None, Option(help="A CSV file with the columns label and, if wanted, count.")] = None,
+    from_csv: Annotated[
+        Path | None, Option(help="A CSV file with the columns label and, if wanted, count.", **PATH)
+    ] = None,
     dataset: Registered = "devanagari",
     model: Model = None,
     judge: Judge = None,
@@ -301,12 +307,13 @@ def serve(
         list[str] | None, Option("--dataset", "-d", help="Repeat for several; all that are registered when left out.")
     ] = None,
     model: Annotated[
-        list[Path] | None, Option("--model", "-m", help="Exported generators instead of the registered ones; repeat.")
+        list[Path] | None,
+        Option("--model", "-m", help="Exported generators instead of the registered ones; repeat.", **PATH),
     ] = None,
-    judge: Annotated[list[Path] | None, Option(help="The judges of --model; repeat.")] = None,
+    judge: Annotated[list[Path] | None, Option(help="The judges of --model; repeat.", **PATH)] = None,
     host: Annotated[str, Option(help="The address to listen on; any but loopback needs --keys.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
-    keys: Annotated[Path | None, Option(help="A file of keys, one of which each request must bring.")] = None,
+    keys: Annotated[Path | None, Option(help="A file of keys, one of which each request must bring.", **PATH)] = None,
     new_key: Annotated[
         str | None, Option(metavar="NAME", help="Print a new key and its line for --keys, and end.")
     ] = None,
@@ -323,7 +330,7 @@ def serve(
         list[str] | None, Option(metavar="NAME=VALUE", help="Change a limit (docs/serve.md); repeat.")
     ] = None,
     poll: Annotated[float, Option(min=0.1, help="Seconds between two looks for a new champion.")] = 30.0,
-    reports: Annotated[Path, Option(help="Where the daily report goes.")] = Path("reports/serving"),
+    reports: Annotated[Path, Option(help="Where the daily report goes.", **PATH)] = Path("reports/serving"),
     page: Annotated[bool, Option("--page/--no-page", help="A page to try it, at /.")] = True,
 ) -> None:
     """Serve generators over HTTP: glyphs, lines, recognition and translation, and a page to try them."""
@@ -359,12 +366,12 @@ def serve(
 
 @app.command(rich_help_panel=PEOPLE)
 def compose(
-    out: Annotated[Path, Option("--out", "-o", help="A new folder, or a new .png for a single line.")],
+    out: Annotated[Path, Option("--out", "-o", help="A new folder, or a new .png for a single line.", **PATH)],
     text: Annotated[list[str] | None, Option("--text", "-t", help="What to write; repeat for several lines.")] = None,
     pattern: Annotated[
         str | None, Option(help="Draw texts from a regular expression, or pin_code, amount, date, phone.")
     ] = None,
-    lines: Annotated[Path | None, Option(help="A UTF-8 file with a text a line.")] = None,
+    lines: Annotated[Path | None, Option(help="A UTF-8 file with a text a line.", **PATH)] = None,
     skip_unwritable: Annotated[
         bool, Option("--skip-unwritable", help="Leave out what the model cannot write of --lines.", show_default=False)
     ] = False,
@@ -390,6 +397,10 @@ def compose(
         Path | None, Option(help="A picture to write on instead, or a folder of them; lines take parts at random.")
     ] = None,
     light_on_dark: Annotated[bool, Option("--light-on-dark", help="As on a blackboard.", show_default=False)] = False,
+    learned_only: Annotated[
+        bool,
+        Option("--learned-only", help="Refuse texts with signs that the model has not learned.", show_default=False),
+    ] = False,
     min_confidence: Annotated[
         float, Option(min=0, max=1, help="Redraw a glyph until the judge, if there is one, is so sure of it.")
     ] = 0.5,
@@ -402,19 +413,19 @@ def compose(
     from lekhani.pen import find
 
     pen = find(dataset, model, judge)
-    texts = choose_texts(pen.generator, text or (), pattern, lines, count, seed, skip_unwritable)
+    texts = choose_texts(pen.generator, text or (), pattern, lines, count, seed, skip_unwritable, learned_only)
     ground = None if background is None else Background(background)
-    style = LineStyle(height, join, variety, augment, tuple(without or ()), light_on_dark, paper, ground)
+    style = LineStyle(height, join, variety, augment, tuple(without or ()), light_on_dark, paper, ground, learned_only)
     typer.echo(write_lines(pen, LineRequest(texts, seed, style, min_confidence, layout), out, overwrite))
 
 
 @app.command(rich_help_panel=PEOPLE)
 def recognise(
-    images: Annotated[list[Path], Argument(help="Pictures of one glyph each.", show_default=False)],
+    images: Annotated[list[Path], Argument(help="Pictures of one glyph each.", show_default=False, **PATH)],
     dataset: Annotated[
         str, Option("--dataset", "-d", help="Whose registered judge to use: D, D@ALIAS or D:VERSION.")
     ] = "devanagari",
-    judge: Annotated[Path | None, Option(help="A judge.onnx instead of the registered one.")] = None,
+    judge: Annotated[Path | None, Option(help="A judge.onnx instead of the registered one.", **PATH)] = None,
     top: Annotated[int, Option(min=1, max=100, help="How many guesses to show.")] = 3,
     as_json: AsJson = False,
 ) -> None:
@@ -442,16 +453,18 @@ def recognise(
 
 @app.command(rich_help_panel=PEOPLE)
 def translate(
-    image: Annotated[Path, Argument(help="A picture of one digit, or of a row of them.", show_default=False)],
+    image: Annotated[Path, Argument(help="A picture of one digit, or of a row of them.", show_default=False, **PATH)],
     to: Annotated[str, Option(help="Whose registered generator writes: D, D@ALIAS or D:VERSION.")],
-    out: Annotated[Path, Option("--out", "-o", help="A new .png: the digits side by side, white on black.")],
+    out: Annotated[Path, Option("--out", "-o", help="A new .png: the digits side by side, white on black.", **PATH)],
     source: Annotated[
         str | None,
         Option("--from", help="Whose registered judge reads; devanagari, or mnist where --to is devanagari."),
     ] = None,
-    reader: Annotated[Path | None, Option(help="A judge.onnx that reads instead of the registered one.")] = None,
+    reader: Annotated[
+        Path | None, Option(help="A judge.onnx that reads instead of the registered one.", **PATH)
+    ] = None,
     model: Model = None,
-    judge: Annotated[Path | None, Option(help="A judge.onnx that reads over what --model wrote.")] = None,
+    judge: Annotated[Path | None, Option(help="A judge.onnx that reads over what --model wrote.", **PATH)] = None,
     seed: Seed = 0,
     scale: Scale = 1,
     min_confidence: Annotated[
@@ -473,7 +486,7 @@ def translate(
 
 @app.command(rich_help_panel=PEOPLE)
 def animate(
-    out: Annotated[Path, Option("--out", "-o", help="A new .gif or .webp file.")],
+    out: Annotated[Path, Option("--out", "-o", help="A new .gif or .webp file.", **PATH)],
     label: Annotated[list[str], Option("--label", "-l", help=WANTED)],
     dataset: Registered = "devanagari",
     model: Model = None,

@@ -3,11 +3,12 @@
 EXTRAS = {
     "onnxruntime": "cpu",
     "pyarrow": "parquet",
-    **dict.fromkeys(("fastapi", "httptools", "prometheus_client", "pythonjsonlogger", "starlette", "uvicorn"), "serve"),
-    **dict.fromkeys(("werkzeug", "fontpkg_noto_sans_devanagari"), "serve"),
+    **dict.fromkeys(
+        ("fastapi", "httptools", "prometheus_client", "pythonjsonlogger", "starlette", "uvicorn", "werkzeug"), "serve"
+    ),
     **dict.fromkeys(("matplotlib", "onnxscript", "safetensors", "sklearn", "torch", "torch_fidelity"), "train"),
     **dict.fromkeys(("dvc", "dvc_data", "kaggle", "kagglesdk", "mlflow", "pandas", "pandera", "prefect"), "pipeline"),
-    **dict.fromkeys(("psutil", "requests", "sqlalchemy", "tenacity", "uharfbuzz", "urllib3"), "pipeline"),
+    **dict.fromkeys(("psutil", "requests", "sqlalchemy", "tenacity", "urllib3"), "pipeline"),
     "huggingface_hub": "hub",
     "ray": "ray",
 }

@@ -27,6 +27,7 @@ from lekhani.errors import LekhaniError, UsageError
 from lekhani.inference.labels import MAX_COUNT, label_of
 from lekhani.inference.sampling import Plan, SamplingOptions, sample_shard
 from lekhani.inference.session import MEMORY_LIMIT, Generator, LoadedModel, Reader
+from lekhani.paths import local_path, project
 from lekhani.pictures import enlarged, grid, save_png
 from lekhani.text import pluralize
 
@@ -141,18 +142,20 @@ class Pen(LoadedModel):
         light_on_dark: bool = False,
         paper: "Paper" = "plain",
         background: str | Path | None = None,
+        learned_only: bool = False,
         min_confidence: float = 0.5,
     ) -> "Image":
         """A line of handwriting as a Pillow image; see `lekhani.handwriting.render.LineStyle` for the options.
 
-        `background` is a picture to write on, or a folder of them.
+        `background` is a picture to write on, or a folder of them. The picture's `info` holds the transcript as
+        `text`, and as `drawn` what a typeface drew because the model has not learned it.
         """
         from lekhani.handwriting.background import Background
         from lekhani.handwriting.compose import compose
         from lekhani.handwriting.render import LineStyle
 
         ground = None if background is None else Background(background)
-        style = LineStyle(height, join, variety, augment, without, light_on_dark, paper, ground)
+        style = LineStyle(height, join, variety, augment, without, light_on_dark, paper, ground, learned_only)
         return compose(self, text, seed, style, min_confidence=min_confidence)
 
     def push_to_hub(self, name: str, *, private: bool = False) -> str:
@@ -194,14 +197,14 @@ def load(name: str | Path, judge: str | Path | None = None) -> Pen:
     or replaces the registered one. Raises LekhaniError when there is no such model, and UsageError for a malformed
     name.
     """
-    judge = None if judge is None else Path(judge)
-    return find("", Path(name), judge) if _is_file(name) else find(str(name), None, judge)
+    judge = None if judge is None else local_path(judge)
+    return find("", local_path(name), judge) if _is_file(name) else find(str(name), None, judge)
 
 
 def load_judge(name: str | Path) -> Judge:
     """The judge in a file, or of a registered generator named as in `load`; raises LekhaniError when there is none."""
     if _is_file(name):
-        return Judge(Reader(Path(name)))
+        return Judge(Reader(local_path(name)))
     known = look_up(str(name))
     if known.judge is None:
         raise LekhaniError(f"{known.origin} was registered without its judge; name a judge.onnx instead.")
@@ -239,7 +242,7 @@ def _picture(image: "AnyPicture", side: int) -> Bytes:
     from lekhani.handwriting.recognise import load_picture
 
     if isinstance(image, str | Path):
-        return load_picture(Path(image), side)
+        return load_picture(local_path(image), side)
     if isinstance(image, np.ndarray):
         if image.ndim != 2 or image.dtype != np.uint8 or not image.size:
             found = f"{image.dtype} of shape {list(image.shape)}"
@@ -348,7 +351,7 @@ def find_pretrained(dataset: str, variant: str | None = None) -> Found | None:
 
 def has_registry() -> bool:
     """Whether there can be registered models: importing MLflow and making a store of it takes seconds."""
-    return find_spec("mlflow") is not None and ("MLFLOW_TRACKING_URI" in os.environ or Path("mlruns").exists())
+    return find_spec("mlflow") is not None and ("MLFLOW_TRACKING_URI" in os.environ or (project() / "mlruns").exists())
 
 
 def _is_registered(dataset: str) -> bool:

@@ -173,7 +173,8 @@ def test_lines_in_as_many_hands_come_with_their_transcript(client: TestClient, s
         return client.post("/v1/compose", json=ask, headers={"accept": accept})
 
     value = fetch("application/json").json()
-    assert value["text"] == "12 0"
+    assert (value["text"], value["drawn"]) == ("12 0", [])
+    assert client.post("/v1/compose", json=ask | {"text": "1,2"}).json()["drawn"] == [","]
     assert [line["seed"] for line in value["lines"]] == [3, 4, 5]
     shown = [np.asarray(Image.open(io.BytesIO(base64.b64decode(line["png"])))) for line in value["lines"]]
     sheet = np.asarray(Image.open(io.BytesIO(fetch(PNG).content)))
@@ -190,6 +191,7 @@ def test_lines_in_as_many_hands_come_with_their_transcript(client: TestClient, s
             assert archive.read(f"line_{i:06d}.gt.txt").decode() == "12 0\n"
     for changes, problem in (
         ({"text": "1\u0915"}, "cannot write \u0915"),
+        ({"text": "1,2", "learned_only": True}, "cannot write ,"),
         ({"text": "12" * 10, "n": 26}, "26 lines of 20 characters are more than 500"),
     ):
         assert problem in detail(client.post("/v1/compose", json=ask | changes), 422)

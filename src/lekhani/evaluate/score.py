@@ -16,7 +16,7 @@ from lekhani.evaluate.samples import real_sample, requested_labels, sample
 from lekhani.evaluate.scorecard import fidelity_card, read_real, score, second_opinion
 from lekhani.inference.session import Generator, Reader
 from lekhani.params import Params
-from lekhani.paths import CACHE, MODELS
+from lekhani.paths import CACHE, MODELS, in_project
 from lekhani.pictures import Picture, grid
 from lekhani.train.devices import pick_device
 
@@ -75,7 +75,7 @@ def _inception_card(
     p: Params, sets: Sequence[spec.Bytes], test: spec.Bytes, train: spec.Bytes, cache: Path
 ) -> dict[str, Any]:
     weights, subset = p.evaluate.inception_weights, p.evaluate.kid_subset_size
-    inception = Inception(Path(weights) if weights else None, pick_device(p.train.device))
+    inception = Inception(in_project(Path(weights).expanduser()) if weights else None, pick_device(p.train.device))
     real = read_real(inception.read, test, train, subset, p.seed, cache / "inception.npz", inception.sha256)
     card = fidelity_card([inception.read(images) for images in sets], real, subset, p.seed, "_inception")
     return card | {"inception_sha256": inception.sha256}

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from lekhani.errors import LekhaniError, UsageError, first_line, first_problem, reason
 from lekhani.files import FileModel
+from lekhani.paths import local_path
 
 KINDS = {"file", "local", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"}  # memory: for tests
 UNFINISHED = ".unfinished"  # a folder that is removed when the dataset is complete
@@ -41,12 +42,14 @@ class Store:
         """Raise UsageError for an unknown kind of address, and for a path that is a file."""
         self.out = out
         kind = get_protocol(out)
+        if kind in {"file", "local"}:
+            out = str(local_path(out))
         if kind not in KINDS:
             raise UsageError(
                 f"--out {out}: {kind}:// is no place to write to; take a folder, or s3://, gs:// or az://."
             )
         try:
-            self.fs, self.root = fsspec.url_to_fs(str(Path(out).expanduser()) if "://" not in out else out)
+            self.fs, self.root = fsspec.url_to_fs(out)
         except ImportError as error:
             problem = f"--out {out} needs a package that is missing"
             raise UsageError(f"{problem}; for s3:// install lekhani[s3]: {first_line(error)}") from error

@@ -1,37 +1,38 @@
-"""What a model can write, and texts as its labels."""
+"""What can be written with a model, and texts as its syllables."""
 
-import re
 import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
 
 from lekhani.data.spec import GlyphClass
 from lekhani.errors import UsageError
+from lekhani.handwriting.syllables import Syllable, Writing
 
 MAX_GLYPHS = 200  # of a line
-SPACE = -1  # stands for a space among labels
 SHOWN = 12  # glyphs, at most, that an error lists one by one
 
 
 @dataclass(frozen=True)
 class Alphabet:
-    """The glyphs of a model's classes."""
+    """The glyphs of a model's classes, and unless `learned_only` the signs that a typeface adds to them."""
 
     classes: tuple[GlyphClass, ...]
+    learned_only: bool = False
 
     def __str__(self) -> str:
-        if len(self.glyphs) <= SHOWN:
-            return " ".join(self.glyphs)
-        return f"{len(self.glyphs)} glyphs such as {' '.join((*self.glyphs[:3], *self.glyphs[-2:]))}"
+        learned = " ".join(self.glyphs)
+        if len(self.glyphs) > SHOWN:
+            learned = f"{len(self.glyphs)} glyphs such as {' '.join((*self.glyphs[:3], *self.glyphs[-2:]))}"
+        vowels = ["vowels and vowel signs"] if self._writing.has_letters else []
+        return ", ".join([learned, *vowels, *([] if self.learned_only else ["punctuation"])])
 
     @cached_property
     def _label(self) -> dict[str, int]:
         return {unicodedata.normalize("NFC", c.glyph): c.label for c in self.classes}
 
     @cached_property
-    def _pieces(self) -> re.Pattern[str]:
-        longest_first = sorted(self._label, key=len, reverse=True)  # the class ज्ञ comes before ज
-        return re.compile("|".join(map(re.escape, [*longest_first, " "])))
+    def _writing(self) -> Writing:
+        return Writing(self._label, not self.learned_only)
 
     @property
     def glyphs(self) -> tuple[str, ...]:
@@ -53,28 +54,24 @@ class Alphabet:
             for one in words
         )
 
-    def labels(self, text: str) -> list[int]:
-        """The labels of a `transcript`, with SPACE for each space; raises UsageError naming what cannot be written."""
-        found: list[int] = []
-        unknown: dict[str, None] = {}
-        place = 0
-        while place < len(text):
-            piece = self._pieces.match(text, place)
-            if piece is None:
-                unknown[text[place]] = None
-                place += 1
-            else:
-                found.append(self._label.get(piece.group(), SPACE))
-                place = piece.end()
+    def syllables(self, text: str) -> list[Syllable | None]:
+        """A `transcript` as syllables, None for each space; raises UsageError naming what cannot be written."""
+        pieces = list(self._writing.split(text))
+        found = [piece for piece in pieces if not isinstance(piece, str)]
+        unknown = dict.fromkeys(piece for piece in pieces if isinstance(piece, str))
         if unknown:
             named = ", ".join(map(_named, unknown))
             raise UsageError(f"The model cannot write {named} in {shortened(text)!r}; it writes {self}, and spaces.")
         if not found:
             raise UsageError("There is nothing to write: the text is empty.")
-        if len(found) > MAX_GLYPHS:
-            problem = f"The text {shortened(text)!r} has {len(found):,} glyphs, and a line holds at most {MAX_GLYPHS}"
+        if (count := sum(len(one.parts) if one else 1 for one in found)) > MAX_GLYPHS:
+            problem = f"The text {shortened(text)!r} has {count:,} glyphs, and a line holds at most {MAX_GLYPHS}"
             raise UsageError(f"{problem}; break it up.")
         return found
+
+    def drawn(self, text: str) -> list[str]:
+        """What a typeface draws of a `transcript`, each once."""
+        return list(dict.fromkeys(one for syllable in self.syllables(text) if syllable for one in syllable.drawn))
 
 
 def shortened(text: str) -> str:

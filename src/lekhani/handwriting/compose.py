@@ -8,9 +8,10 @@ from PIL import Image
 
 from lekhani.data.spec import Labels
 from lekhani.errors import LekhaniError, UsageError
-from lekhani.handwriting.alphabet import SPACE, Alphabet
-from lekhani.handwriting.layout import lay_out
+from lekhani.handwriting.alphabet import Alphabet
+from lekhani.handwriting.layout import DETAIL, draw_letters, lay_out
 from lekhani.handwriting.render import STREAMS, Line, LineStyle, render
+from lekhani.handwriting.signs import complete
 from lekhani.inference.confidence import confidences
 from lekhani.inference.sampling import Steps, run_steps
 from lekhani.inference.session import Floats, Generator, LoadedModel, Reader
@@ -51,15 +52,21 @@ def compose_steps(
     if not generator.conditional:
         problem = f"{model.origin} ({generator.variant}) takes no labels, so it cannot keep one hand for a line"
         raise UsageError(f"{problem}; use a conditional model.")
-    alphabet = Alphabet(generator.classes)
-    labels = alphabet.labels(alphabet.transcript(text))
+    alphabet = Alphabet(generator.classes, style.learned_only)
+    transcript = alphabet.transcript(text)
+    syllables = alphabet.syllables(transcript)
+    parts = [part for one in syllables for part in (one.parts if one else [None])]
+    labels = [part.label for part in parts if part and part.label is not None]
     rng = seeded_rng(generator, seed, number, 0)
-    written: Labels = np.array([label for label in labels if label != SPACE], np.int64)
     reader = model.reader if min_confidence else None
-    glyphs = iter((yield from sample_hand(generator, written, rng, style.variety, reader, min_confidence)))
-    placed = [None if label == SPACE else (next(glyphs), generator.classes[label]) for label in labels]
-    rngs = {name: seeded_rng(generator, seed, number, 1 + i) for i, name in enumerate(STREAMS)}
-    return render(lay_out(placed, rng, style.join), style, rngs)
+    glyphs = yield from sample_hand(generator, np.array(labels, np.int64), rng, style.variety, reader, min_confidence)
+    slant, side = rng.normal(0, 0.06), DETAIL * generator.image_size
+    letters = draw_letters([*zip(glyphs, (generator.classes[label] for label in labels), strict=True)], rng)
+    texts = [one.text for one in syllables if one]
+    row = lay_out(complete(parts, letters, side, rng), texts, side, slant, rng, style.join)
+    line = render(row, style, {name: seeded_rng(generator, seed, number, 1 + i) for i, name in enumerate(STREAMS)})
+    line.image.info |= {"text": transcript, "drawn": alphabet.drawn(transcript)}
+    return line
 
 
 def sample_hand(
@@ -79,6 +86,8 @@ def sample_hand(
     hand = rng.standard_normal(generator.noise_dim, dtype=np.float32)
     images = np.zeros((len(labels), generator.image_size, generator.image_size), np.float32)
     missing = np.arange(len(labels))
+    if not len(labels):
+        return images
     for attempt in range(MAX_TRIES):
         own = min(variety + attempt / MAX_TRIES, 1.0)
         noise = rng.standard_normal((len(missing), len(hand)), dtype=np.float32)

@@ -1,7 +1,6 @@
 """From the glyphs of a line to a row of ink: enlarged, spaced and joined by their head line."""
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from lekhani.data.spec import GlyphClass
 from lekhani.inference.session import Floats
 
 DETAIL = 3  # pixels of the drawing board for one of a glyph's
-_OPEN = frozenset("थधभश")  # their head line begins in the middle; with a closed one ध would be घ, and भ would be म
+OPEN = frozenset("थधभश")  # their head line begins in the middle; with a closed one ध would be घ, and भ would be म
 _LETTER = re.compile("[\u0915-\u0939\u0958-\u095f]")  # Devanagari's consonants, and conjuncts, which start with one
 
 
@@ -41,7 +40,7 @@ class Row(NamedTuple):
 
 
 @dataclass
-class _Head:
+class Head:
     """A head line within a glyph: first and last column, the row of its middle there, and its thickness.
 
     All in pixels of the drawing board.
@@ -54,39 +53,60 @@ class _Head:
 
     @property
     def row(self) -> float:
+        """The row of its middle."""
         return sum(self.rows) / 2
 
 
 @dataclass
-class _Drawn:
-    """A glyph for the drawing board: ink float32 [H,W] in [0,1] cropped at its sides, and its place there."""
+class Drawn:
+    """A glyph for the drawing board: ink float32 [H,W] in [0,1] cropped at its sides, and its place there.
 
-    text: str
+    Its first row lies `shift` below the top of the frame that a glyph of the model fills. `over_left` and `over_right`
+    of its columns lie above or below its neighbours. A `tight` one follows the one before it directly.
+    """
+
     ink: Floats
-    head: _Head | None  # letters have one, as far as it can be found
+    head: Head | None  # letters have one, as far as it can be found
     left: int = 0
     top: int = 0
+    shift: int = 0
+    over_left: int = 0
+    over_right: int = 0
+    tight: bool = False
 
     @property
-    def box(self) -> Box:
+    def width(self) -> int:
+        """Of its own columns."""
+        return int(self.ink.shape[1]) - self.over_left - self.over_right
+
+    def box(self, text: str) -> Box:
+        """Where its ink is on the board."""
         rows = np.flatnonzero(self.ink.max(1) > 0.5)
         first, last = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, len(self.ink))
-        return Box(self.text, self.left, self.top + first, self.left + self.ink.shape[1], self.top + last)
+        return Box(text, self.left, self.top + first, self.left + self.ink.shape[1], self.top + last)
 
 
-def lay_out(glyphs: Sequence[tuple[Floats, GlyphClass] | None], rng: np.random.Generator, join: bool) -> Row:
-    """Glyphs float32 [H,W] in [0,1], None for a space, side by side and cropped.
+def draw_letters(glyphs: Sequence[tuple[Floats, GlyphClass]], rng: np.random.Generator) -> list[Drawn]:
+    """Glyphs float32 [H,W] in [0,1] as the ink of one pen."""
+    pen = rng.uniform(0.36, 0.5)
+    return [_draw(*glyph, pen, rng) for glyph in glyphs]
 
-    With `join` the head line is drawn from letter to letter.
+
+def lay_out(
+    drawn: Sequence[Drawn | None], texts: Sequence[str], side: int, slant: float, rng: np.random.Generator, join: bool
+) -> Row:
+    """What was drawn, None for a space, side by side and cropped.
+
+    `texts` are what it says, one for all that is not `tight`. The glyphs of the model are `side` pixels high. With
+    `join` the head line is drawn from letter to letter.
     """
-    side = DETAIL * next(len(glyph[0]) for glyph in glyphs if glyph)
-    slant, pen = rng.normal(0, 0.06), rng.uniform(0.36, 0.5)
-    drawn = [glyph and _draw(*glyph, pen, rng) for glyph in glyphs]
-    heads = [one.head.row for one in drawn if one and one.head]
+    heads = [one.head.row + one.shift for one in drawn if one and one.head]
     line = float(np.median(heads)) if heads else 0.0
     room = side // 8  # above and below
+    above = max(-one.shift if one else 0 for one in drawn)
+    below = max(len(one.ink) + one.shift - side if one else 0 for one in drawn)
     width = sum(one.ink.shape[1] + side // 3 if one else side for one in drawn) + side
-    board = np.zeros((side + 2 * room, width), np.float32)
+    board = np.zeros((side + 2 * room + max(above, 0) + max(below, 0), width), np.float32)
     x, previous = float(side // 3), None
     spacing = rng.uniform(0.09, 0.14)
     for one in drawn:
@@ -95,19 +115,38 @@ def lay_out(glyphs: Sequence[tuple[Floats, GlyphClass] | None], rng: np.random.G
             continue
         joined = join and previous is not None and previous.head and one.head
         if previous is not None:
-            x += side * (rng.uniform(0.02, 0.05) if joined else max(rng.normal(spacing, 0.025), 0.04))
-        lift = line - one.head.row if one.head else 0.0
+            x += side * _gap(one, bool(joined), spacing, rng)
+        lift = line - one.head.row - one.shift if one.head else 0.0
         wobble = side * rng.normal(0, 0.004 if join and one.head else 0.012)
-        one.left, one.top = round(x), int(np.clip(room + round(lift + wobble), 0, 2 * room))
-        place = board[one.top : one.top + side, one.left : one.left + one.ink.shape[1]]
+        one.left = max(round(x) - one.over_left, 0)
+        one.top = max(above, 0) + int(np.clip(room + round(lift + wobble), 0, 2 * room)) + one.shift
+        place = board[one.top : one.top + len(one.ink), one.left : one.left + one.ink.shape[1]]
         np.maximum(place, one.ink, out=place)
         if joined and previous is not None:
             _join(board, previous, one)
-        previous, x = one, one.left + one.ink.shape[1]
-    return _cropped(board, side, [one.box for one in drawn if one], slant)
+        previous, x = one, one.left + one.over_left + one.width
+    return _cropped(board, side, _boxes([one for one in drawn if one], texts), slant)
 
 
-def _draw(image: Floats, known: GlyphClass, pen: float, rng: np.random.Generator) -> _Drawn:
+def _gap(one: Drawn, joined: bool, spacing: float, rng: np.random.Generator) -> float:
+    if one.tight:
+        return rng.uniform(0, 0.02)
+    return rng.uniform(0.02, 0.05) if joined else max(rng.normal(spacing, 0.025), 0.04)
+
+
+def _boxes(drawn: Sequence[Drawn], texts: Sequence[str]) -> list[Box]:
+    """Of each text, around all its parts."""
+    boxes: list[Box] = []
+    for one in drawn:
+        if not one.tight:
+            boxes.append(one.box(texts[len(boxes)]))
+            continue
+        (text, left, top, right, bottom), box = boxes[-1], one.box("")
+        boxes[-1] = Box(text, min(left, box.left), min(top, box.top), max(right, box.right), max(bottom, box.bottom))
+    return boxes
+
+
+def _draw(image: Floats, known: GlyphClass, pen: float, rng: np.random.Generator) -> Drawn:
     """A glyph [H,W] enlarged for the drawing board, with strokes as wide as the pen's."""
     side = len(image) * DETAIL
     height, width = (round(side * factor) for factor in np.exp(rng.normal(0, 0.025, 2)))
@@ -118,22 +157,22 @@ def _draw(image: Floats, known: GlyphClass, pen: float, rng: np.random.Generator
     columns = np.flatnonzero(ink.max(0) > 0.5)
     if len(columns):
         ink = ink[:, columns[0] : columns[-1] + 1]
-    head = _head(ink, known.glyph in _OPEN) if _LETTER.match(known.glyph) else None
-    return _Drawn(unicodedata.normalize("NFC", known.glyph), ink, head)
+    head = _head(ink, known.glyph in OPEN) if _LETTER.match(known.glyph) else None
+    return Drawn(ink, head)
 
 
-def _head(ink: Floats, is_open: bool) -> _Head | None:
+def _head(ink: Floats, is_open: bool) -> Head | None:
     """The head line in a letter's ink [H,W], None where it is too short.
 
-    It is the longest stretch of ink along a row of the upper half; of the right part, where the letter's head is open.
+    It is the longest stretch of ink along a row of the upper third; of the right part, where the letter's head is open.
     """
     inked = np.flatnonzero(ink.max(1) > 0.5)
     if not len(inked):
         return None
-    height, width = (inked[0] + inked[-1]) // 2 + 1, ink.shape[1]
+    height, width = (2 * inked[0] + inked[-1]) // 3 + 1, ink.shape[1]
     left = 2 * width // 5 if is_open else 0
     filled = ndimage.maximum_filter1d(ink[:height, left:], DETAIL, axis=0) > 0.5
-    lengths, ends = _longest(filled)
+    lengths, ends = longest_runs(filled)
     mass = ndimage.uniform_filter1d(ink[:height].sum(1), DETAIL)  # decides between rows with equal stretches
     row = int(np.argmax(lengths + mass / ink.size))
     start, end = left + int(ends[row] - lengths[row]) + 1, left + int(ends[row])
@@ -148,10 +187,10 @@ def _head(ink: Floats, is_open: bool) -> _Head | None:
     reach = 2 * DETAIL
     thickness = float(np.median(ink[band, start : end + 1].sum(0)))
     rows = (middle(slice(start, start + reach)), middle(slice(max(end - reach, 0), end + 1)))
-    return _Head(start, end, rows, thickness)
+    return Head(start, end, rows, thickness)
 
 
-def _longest(filled: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+def longest_runs(filled: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """The length of the longest run of True in each row of [H,W], and where it ends (the place of its last)."""
     columns = np.arange(filled.shape[1])
     gaps = np.maximum.accumulate(np.where(filled, -1, columns), axis=1)  # the last False so far
@@ -160,14 +199,14 @@ def _longest(filled: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.intp], npt.N
     return runs[np.arange(len(runs)), ends], ends
 
 
-def _join(board: Floats, left: _Drawn, right: _Drawn) -> None:
+def _join(board: Floats, left: Drawn, right: Drawn) -> None:
     """Draw the head line on from one letter to the next.
 
     Nothing is drawn into a letter whose head is open, or out of one whose head ends early.
     """
     if left.head is None or right.head is None:
         return
-    if right.head.start > 0.2 * right.ink.shape[1] or left.head.end < 0.8 * left.ink.shape[1]:
+    if right.head.start - right.over_left > 0.2 * right.width or left.head.end - left.over_left < 0.8 * left.width:
         return
     start, end = left.left + left.head.end - DETAIL, right.left + right.head.start + DETAIL
     columns = np.arange(start, end + 1)

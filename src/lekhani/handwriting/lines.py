@@ -3,10 +3,11 @@
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+from unicodedata import category
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -15,7 +16,7 @@ from lekhani import __version__
 from lekhani.errors import LekhaniError, UsageError, reason
 from lekhani.files import read_checked, read_input, replacing, require_room, write_json, write_text
 from lekhani.generate.datasheet import data_licence, describe_model, licence_sentence
-from lekhani.handwriting.alphabet import Alphabet
+from lekhani.handwriting.alphabet import SHOWN, Alphabet
 from lekhani.handwriting.compose import compose_steps, seeded_rng
 from lekhani.handwriting.patterns import parse_pattern
 from lekhani.handwriting.render import Line, LineStyle
@@ -50,7 +51,7 @@ def read_texts(path: Path, alphabet: Alphabet, skip_unwritable: bool = False) ->
     for number, line in enumerate(map(alphabet.transcript, lines), 1):
         if line:
             try:
-                alphabet.labels(line)
+                alphabet.syllables(line)
                 texts.append(line)
             except UsageError as error:
                 unwritable.append(f"line {number}: {error}")
@@ -74,15 +75,16 @@ def choose_texts(
     count: int | None,
     seed: int,
     skip_unwritable: bool = False,
+    learned_only: bool = False,
 ) -> list[str]:
     """The texts to write, from one of three sources: `texts` themselves, the lines of `file`, or drawn from `pattern`.
 
     Texts are taken in turn until there are `count`. Raises UsageError unless there is exactly one source, and when a
-    text cannot be written.
+    text cannot be written, with `learned_only` without signs that a typeface draws.
     """
     if bool(texts) + (pattern is not None) + (file is not None) != 1:
         raise UsageError("Say what to write with one of --text, --pattern and --lines.")
-    alphabet = Alphabet(generator.classes)
+    alphabet = Alphabet(generator.classes, learned_only)
     if pattern is not None:
         sample = parse_pattern(pattern, alphabet)
         chosen = [
@@ -92,7 +94,7 @@ def choose_texts(
         known = read_texts(file, alphabet, skip_unwritable) if file else list(map(alphabet.transcript, texts))
         chosen = [known[number % len(known)] for number in range(count or len(known))]
     for text in set(chosen):
-        alphabet.labels(text)
+        alphabet.syllables(text)
     return chosen
 
 
@@ -139,7 +141,21 @@ def write_lines(pen: LoadedModel, request: LineRequest, out: Path, overwrite: bo
         else:
             _write_folder(pen, request, temporary)
     what = repr(request.texts[0]) if single else f"{pluralize(len(request.texts), 'line')} for {request.layout}"
-    return f"Wrote {what} to {out} with {pen.origin}, seed {request.seed}."
+    drawn = _drawn_sentence(sorted(set().union(*_drawn(pen, request.texts).values())))
+    return f"Wrote {what} to {out} with {pen.origin}, seed {request.seed}.{drawn and ' '}{drawn}"
+
+
+def _drawn(pen: LoadedModel, texts: Sequence[str]) -> dict[str, list[str]]:
+    """What a typeface draws of each text."""
+    alphabet = Alphabet(pen.classes)
+    return {text: alphabet.drawn(text) for text in set(texts)}
+
+
+def _drawn_sentence(signs: Sequence[str]) -> str:
+    """Which signs no model wrote, at most a dozen of them, for people."""
+    shown = " ".join(f"◌{one}" if category(one[0]).startswith("M") else one for one in signs[:SHOWN])
+    more = f" and {len(signs) - SHOWN} more" if len(signs) > SHOWN else ""
+    return f"Drawn from a typeface, not learned: {shown}{more}." if signs else ""
 
 
 class _Written(BaseModel):
@@ -183,11 +199,12 @@ def _write_folder(pen: LoadedModel, request: LineRequest, folder: Path) -> None:
     pictures.mkdir(parents=True)
     lines = track(request.render(pen), "Writing", total, console=console, disable=not console.is_terminal)
     names = [f"line_{number:06d}" for number in range(total)]
+    drawn = _drawn(pen, request.texts)
     with _Transcripts(request.layout, folder) as transcripts:
         for name, text, line in zip(names, request.texts, lines, strict=True):
             (pictures / f"{name}.png").write_bytes(png_bytes(np.asarray(line.image)))
             transcripts.add(name, text, line)
-    sheet = _datasheet(pen, request)
+    sheet = _datasheet(pen, request, drawn)
     write_json(folder / "dataset.json", sheet)
     write_text(folder / "README.md", _readme(sheet, request.texts))
 
@@ -225,7 +242,8 @@ class _Transcripts:
             rows = [f"images/{name}.png\t{text}", f"images/{name}.png\t{json.dumps(glyphs, ensure_ascii=False)}"]
         else:
             glyphs = [{"text": box.text, **dict(zip("xywh", box.upright, strict=True))} for box in line.boxes]
-            rows = [json.dumps({"file_name": f"{name}.png", "text": text, "glyphs": glyphs}, ensure_ascii=False)]
+            record = {"file_name": f"{name}.png", "text": text, "drawn": line.image.info["drawn"], "glyphs": glyphs}
+            rows = [json.dumps(record, ensure_ascii=False)]
         for table, row in zip(self.tables, rows, strict=True):
             table.write(f"{row}\n")
 
@@ -248,7 +266,7 @@ def _box_file(text: str, line: Line) -> str:
     return "".join(f"{shown} {' '.join(map(str, places))} 0\n" for shown, *places in rows)
 
 
-def _datasheet(pen: LoadedModel, request: LineRequest) -> dict[str, Any]:
+def _datasheet(pen: LoadedModel, request: LineRequest, drawn: Mapping[str, list[str]]) -> dict[str, Any]:
     model, style = describe_model(pen), request.style
     judged = pen.reader and request.min_confidence
     return {
@@ -257,6 +275,10 @@ def _datasheet(pen: LoadedModel, request: LineRequest) -> dict[str, Any]:
         "lines": len(request.texts),
         "different_texts": len(set(request.texts)),
         "characters": len("".join(request.texts)),
+        "drawn": {  # by a typeface, not by the model
+            "signs": sorted(set().union(*drawn.values())),
+            "lines": sum(bool(drawn[text]) for text in request.texts),
+        },
         "licence": data_licence(pen, model),
         "model": model,
         "judge": {"sha256": pen.reader.sha256, "min_confidence": judged} if pen.reader and judged else None,
@@ -284,6 +306,7 @@ def _readme(sheet: dict[str, Any], texts: Sequence[str]) -> str:
             "",
             f"No person wrote them: their glyphs are by {escaped(model['name'])} ({escaped(model['variant'])}, "
             f"SHA-256 {model['sha256'][:12]}).",
+            *([_drawn_sentence(sheet["drawn"]["signs"])] if sheet["drawn"]["signs"] else []),
             f"{read or 'No judge read the glyphs over.'} Transcripts are UTF-8 in NFC. "
             "Train with them, and test on real handwriting.",
             "",

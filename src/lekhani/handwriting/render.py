@@ -30,8 +30,8 @@ class LineStyle:
 
     `height` of the picture in pixels, 16 to 512; `join` draws the head line from letter to letter; `variety` in [0,1]
     is how much the glyphs of a line differ beyond their letters; `augment` is the strength of all effects but those in
-    `without`; `paper` is plain, ruled or squared, and `background` is there instead of white or tinted paper.
-    Raises UsageError for others.
+    `without`; `paper` is plain, ruled or squared, and `background` is there instead of white or tinted paper. With
+    `learned_only`, texts with signs that the model has not learned are refused. Raises UsageError for others.
     """
 
     height: int = 64
@@ -42,6 +42,7 @@ class LineStyle:
     light_on_dark: bool = False
     paper: Paper = "plain"
     background: Background | None = None
+    learned_only: bool = False
 
     def __post_init__(self) -> None:
         for name in self.without:

@@ -20,7 +20,7 @@ from lekhani.data.spec import DatasetInfo
 from lekhani.errors import LekhaniError, UsageError, first_line
 from lekhani.registry.models import generators, iso_time, model_name, registry_errors, tags_of
 from lekhani.tracking.revision import git
-from lekhani.tracking.store import connect, known_or_none
+from lekhani.tracking.store import connect, is_absent, known_or_none
 
 _TITLES = {
     "version": "model version",
@@ -138,6 +138,7 @@ def trace(model: str) -> Lineage:
     alias or version, and LekhaniError when MLflow does not answer. Whatever else is missing is noted in the link that
     misses it.
     """
+    _need_store()
     with registry_errors(*_UNREADABLE), TemporaryDirectory() as folder:
         version = _find(connect(), model)
         run, of_run = _run(version), f"runs:/{version.run_id or 'none'}/lineage"
@@ -171,6 +172,7 @@ def trained_on(digest: str) -> TrainedOn:
     if not re.fullmatch(r"[0-9a-f]{8,64}", wanted):
         hint = "give 8 to 64 characters of 0-9 and a-f, as in the field `digest` of dataset.json"
         raise UsageError(f"{one_line(digest)!r} is no digest; {hint}.")
+    _need_store()
     found, unknown = [], 0
     with registry_errors(*_UNREADABLE):
         connect()
@@ -217,6 +219,11 @@ def _shown(value: Any) -> str:
 
 
 # ---- what MLflow has
+
+
+def _need_store() -> None:
+    if is_absent():
+        raise UsageError("Nothing is registered here; run `lekhani register`, or set MLFLOW_TRACKING_URI.")
 
 
 def _find(client: mlflow.MlflowClient, model: str) -> ModelVersion:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.files import sha256
 from lekhani.registry.card import page
-from lekhani.tracking.store import connect, known_or_none, mlflow_errors
+from lekhani.tracking.store import connect, is_absent, known_or_none, mlflow_errors
 
 ABOUT = (
     "Generators of one dataset's glyphs. Use the alias `champion`; `challenger` has yet to pass the gate, and "
@@ -96,6 +96,8 @@ def register(
 
 def datasets() -> list[str]:
     """The datasets that have a registered model, by name."""
+    if is_absent():
+        return []
     prefix = model_name("")
     with registry_errors("Could not list the models in"):
         found = connect().search_registered_models(f"name LIKE '{prefix}%'", max_results=1000)
@@ -104,6 +106,8 @@ def datasets() -> list[str]:
 
 def aliases(dataset: str) -> dict[str, str]:
     """Version by alias, as the registry has them now; empty when nothing is registered."""
+    if is_absent():
+        return {}
     client, name = connect(), model_name(dataset)
     with registry_errors(f"Could not read {name} from"):
         model = known_or_none(lambda: client.get_registered_model(name))
@@ -202,6 +206,8 @@ def is_intact(dataset: str, model_uri: str) -> bool:
 
 def versions(dataset: str) -> list[ModelVersion]:
     """All registered versions of a dataset; raises what MLflow raises, for `registry_errors` around it."""
+    if is_absent():
+        return []
     return list(connect().search_model_versions(f"name = '{model_name(dataset)}'"))
 
 

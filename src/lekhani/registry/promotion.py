@@ -51,14 +51,14 @@ def rollback(
     called with the version to restore and raises LekhaniError if it is unfit for use. Raises UsageError when there is
     nothing to go back to.
     """
-    client, name = connect(), model_name(dataset)
-    known = aliases(dataset)
+    name, known = model_name(dataset), aliases(dataset)
     champion, previous = known.get("champion"), known.get("previous")
     if champion is None or previous is None:
         what = "no previous champion" if champion else "no champion"
         hint = "promote a version with `lekhani promote --version N`"
         raise UsageError(f"{name} has {what}, so there is nothing to go back to; {hint}.")
     check(previous)
+    client = connect()
     with _moving(dataset, previous, champion):
         if previous != champion:
             why = {"rolled_back_to": previous, "rolled_back_because": reason or "no reason was given"}

@@ -80,9 +80,9 @@ async def compose_line(body: schemas.Compose, request: Request, key: Holder, acc
     kind, model = _kind(accept), _model(request, body.model)
     _check_size(body, request.app.state.limits)
     style = LineStyle(height=body.height, join=body.join, variety=body.variety, augment=body.augment)
-    alphabet = Alphabet(model.pen.classes)
+    alphabet = Alphabet(model.pen.classes, body.learned_only)
     text = alphabet.transcript(body.text)
-    alphabet.labels(text)  # raises before the request waits
+    about = {"model": model.describe(), "drawn": alphabet.drawn(text)}  # raises before the request waits
 
     def lines() -> Steps[dict[int, Image.Image]]:
         pictures = {}
@@ -94,7 +94,7 @@ async def compose_line(body: schemas.Compose, request: Request, key: Holder, acc
     with _own_share(request, key, model.queue, glyphs, model.queue.images_per_second):
         pictures = await model.queue.run(lines(), glyphs)
     _count(request, model, glyphs)
-    return await _respond(kind, glyphs, responses.lines, kind, pictures, text, {"model": model.describe()})
+    return await _respond(kind, glyphs, responses.lines, kind, pictures, text, about)
 
 
 def _check_size(body: schemas.Compose, limits: Limits) -> None:

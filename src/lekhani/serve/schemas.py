@@ -63,6 +63,7 @@ class Compose(_Body):
     augment: Literal["none", "light", "strong"] = Field(
         "light", description="how strong paper, ink, rotation, blur and noise are"
     )
+    learned_only: bool = Field(False, description="refuse texts with signs that the model has not learned")
 
 
 class Recognise(_Body):

@@ -22,6 +22,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from lekhani.errors import LekhaniError, first_line, redacted
+from lekhani.paths import project
 from lekhani.tracking import view
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -47,9 +48,7 @@ _T = TypeVar("_T")
 
 def root() -> Path:
     """The folder mlruns/ of the project, also where DVC runs an experiment in a folder that it removes afterwards."""
-    project = Path(os.environ.get("DVC_ROOT", "")).resolve()
-    is_temporary = project / ".dvc" / "tmp" / "exps" in Path.cwd().parents
-    return project / "mlruns" if is_temporary else Path("mlruns")
+    return project() / "mlruns"
 
 
 def connect() -> mlflow.MlflowClient:
@@ -66,6 +65,11 @@ def connect() -> mlflow.MlflowClient:
     with mlflow_errors("Could not connect to", "; see MLFLOW_TRACKING_URI.", kinds), _schema_errors(uri):
         mlflow.set_tracking_uri(uri)
         return mlflow.MlflowClient(uri)
+
+
+def is_absent() -> bool:
+    """Whether the project has no store yet, and no other is named: looking for something should not make one."""
+    return "MLFLOW_TRACKING_URI" not in os.environ and not (root() / "mlflow.db").exists()
 
 
 def address() -> str:

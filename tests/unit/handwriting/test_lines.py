@@ -42,8 +42,8 @@ def test_lines_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "t.txt"
     file.write_bytes("\ufeffक ख\r\n\r\n  ग४ \n".encode())
     assert choose_texts(GENERATOR, [], None, file, None, 0) == ["क ख", "ग४"]
-    file.write_text("क 4\n\nकि\nQ\n")
-    bad = r"2 lines of .*t\.txt cannot be written\. line 3: .* ◌ि .*line 4: .* Q .*`skip_unwritable`"
+    file.write_text("क 4\n\nकिb\nQ\n")
+    bad = r"2 lines of .*t\.txt cannot be written\. line 3: .* b in 'किb'.*line 4: .* Q .*`skip_unwritable`"
     with pytest.raises(UsageError, match=bad):
         choose_texts(GENERATOR, [], None, file, None, 0)
     assert choose_texts(GENERATOR, [], None, file, None, 0, skip_unwritable=True) == ["क ४"]
@@ -156,6 +156,24 @@ def test_the_datasheet(tmp_path: Path) -> None:
     assert "No judge read the glyphs over" in (tmp_path / "bare" / "README.md").read_text(encoding="utf-8")
 
 
+def test_what_was_drawn_and_not_learned_is_marked(tmp_path: Path) -> None:
+    request = LineRequest(["घर", "नमकि", "घि।", "घर"], 7, layout="huggingface")
+    sentence = write_lines(pen(), request, tmp_path / "out")
+    assert sentence.endswith("Drawn from a typeface, not learned: ◌ि ।.")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metadata.jsonl").read_text("utf-8").splitlines()]
+    assert [row["drawn"] for row in rows] == [[], ["ि"], ["ि", "।"], []]
+    assert [[glyph["text"] for glyph in row["glyphs"]] for row in rows[1:3]] == [["न", "म", "कि"], ["घि", "।"]]
+    sheet = json.loads((tmp_path / "out" / "dataset.json").read_text("utf-8"))
+    assert sheet["drawn"] == {"signs": ["ि", "।"], "lines": 2}
+    assert "Drawn from a typeface, not learned: ◌ि ।." in (tmp_path / "out" / "README.md").read_text("utf-8")
+    picture = pen().compose("घि।", seed=7)
+    assert picture.info == {"text": "घि।", "drawn": ["ि", "।"]}
+    with pytest.raises(UsageError, match="cannot write ◌ि"):
+        pen().compose("घि।", learned_only=True)
+    with pytest.raises(UsageError, match="cannot write ◌ि"):
+        choose_texts(GENERATOR, ["घि।"], None, None, None, 0, learned_only=True)
+
+
 def test_a_single_picture(tmp_path: Path) -> None:
     sentence = write_lines(pen(), LineRequest(["घर"], 7), tmp_path / "new" / "a.png")
     assert sentence.startswith("Wrote 'घर' to ")
@@ -218,7 +236,8 @@ def test_the_command(toy_generator: ToyGenerator, tmp_path: Path) -> None:
     assert "Wrote 2 lines for tesseract to out" in done.stdout
     assert all(re.fullmatch("[12]{4}", text) for text in assert_tesseract(tmp_path / "out"))
     for wrong, sentence in (
-        (["--text", "1x2"], "cannot write x in '1x2'; it writes 0 1 2, and spaces."),
+        (["--text", "1x2"], "cannot write x in '1x2'; it writes 0 1 2, punctuation, and spaces."),
+        (["--text", "1,2", "--learned-only"], "cannot write , in '1,2'; it writes 0 1 2, and spaces."),
         ([], "Say what to write with one of --text, --pattern and --lines."),
     ):
         done = light_command.run(tmp_path, "compose", "--model", model, "--out", "new", *wrong)

@@ -40,7 +40,7 @@ def test_texts_match_the_expression_and_can_be_written(expression: str) -> None:
     for text in texts:
         assert re.fullmatch(expression, text), text
         if text.strip():
-            ALPHABET.labels(ALPHABET.transcript(text))
+            ALPHABET.syllables(ALPHABET.transcript(text))
     assert len(texts) > 1
 
 
@@ -62,7 +62,7 @@ def test_plus_and_star_are_bounded() -> None:
 def test_named_patterns_in_both_scripts(name: str, alphabet: Alphabet) -> None:
     for text in drawn(name, alphabet):
         assert re.fullmatch(NAMED[name], "".join(c if c == " " else str(unicodedata.digit(c)) for c in text)), text
-        alphabet.labels(text)
+        alphabet.syllables(text)
         if name == "date":
             day, month, year = map(int, text.split())
             date(year, month, day)

@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from lekhani import cli
-from lekhani.registry import listing, models
+from lekhani.errors import UsageError
+from lekhani.registry import lineage, listing, models, promotion
 from lekhani.tracking import logged, runs
 from lekhani.tracking.store import connect
 
@@ -41,3 +42,17 @@ def test_versions_with_aliases_verdicts_and_scores(registered: str) -> None:
     told = json.loads(CliRunner().invoke(cli.app, ["models", "-d", registered, "--json"]).stdout)
     assert [one["version"] for one in told] == ["2", "1"]
     assert "Nothing is registered" in CliRunner().invoke(cli.app, ["models", "-d", "nothing"]).stdout
+
+
+def test_looking_makes_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert (listing.listed(), listing.listed(["mnist"]), models.aliases("mnist")) == ([], [], {})
+    for look in (
+        lambda: lineage.trace("lekhani-d"),
+        lambda: lineage.trained_on("0" * 8),
+        lambda: promotion.rollback("d"),
+    ):
+        with pytest.raises(UsageError, match=r"Nothing is registered here|has no champion"):
+            look()
+    assert not list(tmp_path.iterdir())

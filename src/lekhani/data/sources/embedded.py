@@ -7,39 +7,22 @@ then thickened to the width of a pen, so that the pen stays round however much t
 import math
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import uharfbuzz as hb
 
 from lekhani.data.raw import RawImages
 from lekhani.data.spec import DEVANAGARI, MNIST, Bytes
 from lekhani.errors import LekhaniError
+from lekhani.typefaces import SANS, SERIF, Family, Floats, Ints, contours, fill, open_font, outline, shape
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 Range = tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Family:
-    """A variable font: the package that ships it, its Python module, and the file in there."""
-
-    package: str
-    module: str
-    file: str
-
-
-# A monoline and a contrasted design, so that a class is more than one shape. Both are under the SIL Open Font License.
-FAMILIES = (
-    Family("fontpkg-noto-sans-devanagari", "fontpkg_noto_sans_devanagari", "files/NotoSansDevanagari[wdth,wght].ttf"),
-    Family("pylopdf-fonts-hi", "pylopdf_fonts_hi", "NotoSerifDevanagari-Variable.ttf"),
-)
+FAMILIES = (SANS, SERIF)  # two designs, so that a class is more than one shape
 WEIGHTS = (100, 200, 300)  # light only: the pen adds the rest, and heavy outlines close up under it
 WIDTHS = (75, 100)  # changes the proportions inside a letter, which stretching the whole cannot
-LANGUAGE = "ne"  # DHCD was written in Nepal: this picks the Nepali forms of five, eight and jha, where a font has them
 
 # Ranges of variation. Lengths are in pixels of a 32x32 image and scale with `size`.
 FRAME = 32.0
@@ -55,7 +38,6 @@ PRESSURE = 0.4  # how much the pen's width varies along a letter, at a knot of i
 BLUR: Range = (0.38, 0.56)  # deviation of the scanner's spot
 GAIN: Range = (0.95, 1.4)  # below 1 strokes stay grey, above 1 their edges harden
 
-STEP = 30.0  # longest piece of an outline in font units, about a pixel: short enough to bend smoothly
 # Of the bending field on each axis; two thirds apart they bend whole strokes and roughen none.
 KNOTS = np.linspace(-5 / 3, 5 / 3, 6)
 SUPERSAMPLE = 4
@@ -77,81 +59,20 @@ class _Glyph:
     aspect: float
 
 
-class _Pen:
-    """Collects contours from HarfBuzz as polylines whose pieces are no longer than STEP."""
-
-    def __init__(self) -> None:
-        self.contours: list[list[complex]] = []
-
-    def moveTo(self, to: tuple[float, float]) -> None:  # this and the names below are the pen protocol's
-        self.contours.append([complex(*to)])
-
-    def lineTo(self, to: tuple[float, float]) -> None:
-        self.qCurveTo(to)
-
-    def qCurveTo(self, *points: tuple[float, float]) -> None:
-        self.curveTo(*points)
-
-    def curveTo(self, *points: tuple[float, float]) -> None:
-        control = np.array([self.contours[-1][-1], *(complex(*p) for p in points)])
-        pieces = max(1 if len(points) == 1 else 3, math.ceil(np.abs(np.diff(control)).sum() / STEP))
-        t = np.arange(1, pieces + 1) / pieces
-        degree = len(points)
-        curve = sum(math.comb(degree, k) * t**k * (1 - t) ** (degree - k) * control[k] for k in range(degree + 1))
-        self.contours[-1].extend(np.asarray(curve).tolist())
-
-    def closePath(self) -> None:
-        contour = self.contours[-1]
-        if contour[0] != contour[-1]:
-            self.lineTo((contour[0].real, contour[0].imag))
-        contour.pop()  # the outline closes by itself
-
-
-@cache
-def _face(family: Family) -> "hb.Face":
-    try:
-        data = resources.files(family.module).joinpath(family.file).read_bytes()
-    except (ModuleNotFoundError, FileNotFoundError):
-        problem = f"The font {family.file} is missing, which drawing Devanagari needs"
-        raise LekhaniError(f"{problem}; run `pip install {family.package}`.") from None
-    return hb.Face(data)
-
-
-def _font(family: Family, weight: int, width: int) -> "hb.Font":
-    font = hb.Font(_face(family))
-    font.set_variations({"wght": weight, "wdth": width})
-    return font
-
-
-def _shape(font: "hb.Font", text: str) -> list[int]:
-    """The glyphs that `text` becomes; by HarfBuzz itself, for Pillow shapes only where the system has libfribidi."""
-    buffer = hb.Buffer()
-    buffer.add_str(text)
-    # Said outright: guessing would take the language from the machine's locale.
-    buffer.direction, buffer.script, buffer.language = "ltr", "Deva", LANGUAGE
-    hb.shape(font, buffer)
-    return [info.codepoint for info in buffer.glyph_infos]
-
-
 @cache
 def _glyph(family: Family, weight: int, width: int, text: str) -> _Glyph:
-    font, pen = _font(family, weight, width), _Pen()
-    shaped = _shape(font, text)
-    if len(shaped) != 1 or shaped[0] == 0:  # a visible halant, a dotted circle, or no such letter at all
+    font = open_font(family, weight, width)
+    shaped = shape(font, text)
+    if len(shaped) != 1 or shaped[0][0] == 0:  # a visible halant, a dotted circle, or no such letter at all
         problem = f"The font {family.file} has no single glyph for {text}"
         raise LekhaniError(f"{problem}; run `pip install --upgrade {family.package}`.")
-    font.draw_glyph_with_pen(shaped[0], pen)
-    starts = np.cumsum([0, *(len(contour) for contour in pen.contours)])
-    index = np.arange(starts[-1])
-    after, before = index + 1, index - 1
-    after[starts[1:] - 1], before[starts[:-1]] = starts[:-1], starts[1:] - 1
-    points = np.array([point for contour in pen.contours for point in contour])
-    xy = np.stack([points.real, -points.imag], axis=1)
+    drawn = outline(contours(font, shaped[0][0]))
+    xy = drawn.xy * (1, -1)
     low, high = xy.min(axis=0), xy.max(axis=0)
     xy = (xy - (low + high) / 2) / ((high - low) / 2)
     along_x, along_y = (_spline(xy[:, axis, None] - KNOTS) for axis in (0, 1))
     basis = (along_x[:, :, None] * along_y[:, None, :]).reshape(len(xy), -1)
-    return _Glyph(xy, after, before, basis, float((high - low)[0] / (high - low)[1]))
+    return _Glyph(xy, drawn.after, drawn.before, basis, float((high - low)[0] / (high - low)[1]))
 
 
 def _spline(distance: Floats) -> Floats:
@@ -202,34 +123,12 @@ def _draw(random: np.random.Generator, text: str, size: int) -> Bytes:
     xy = xy + offset[:, None] * np.stack([tangent[:, 1], -tangent[:, 0]], axis=1)
 
     cells = size * SUPERSAMPLE
-    filled = _fill(np.clip(xy * (cells / FRAME), 0, cells), glyph.after, cells)
+    filled = fill(np.clip(xy * (cells / FRAME), 0, cells), glyph.after, cells, cells)
     # Weights and cells are small whole numbers, so these products are exact in whatever order a BLAS adds them up.
     soften = _soften(size, int(u[12] * BLUR_LEVELS))
     grey = (soften @ filled @ soften.T).astype(np.float64) * (_between(GAIN, u[13]) * 255 / 2**16)
     image: Bytes = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
     return image
-
-
-def _fill(xy: Floats, after: Ints, cells: int) -> npt.NDArray[np.float32]:
-    """1 where the outline winds around a cell's centre, else 0: float32 [cells,cells].
-
-    By the nonzero rule, for fonts let contours overlap.
-    """
-    # Each edge crosses the scanlines between its ends; every crossing changes the winding of all cells to its right.
-    scan = np.ceil(xy[:, 1] - 0.5).astype(np.int64)
-    count = scan[after] - scan
-    times = np.abs(count)
-    edge = np.repeat(np.arange(len(xy)), times)
-    step = np.arange(len(edge)) - np.repeat(np.cumsum(times) - times, times)
-    row = np.minimum(scan, scan[after])[edge] + step
-    rise = xy[after] - xy
-    slope = np.divide(rise[:, 0], rise[:, 1], out=np.zeros(len(xy)), where=times > 0)
-    cross = xy[edge, 0] + (row + 0.5 - xy[edge, 1]) * slope[edge]
-    column = np.ceil(cross - 0.5).astype(np.int64)
-    change = np.bincount(row * (cells + 1) + column, np.sign(count)[edge], cells * (cells + 1))
-    winding = change.reshape(cells, cells + 1).cumsum(axis=1)
-    filled: npt.NDArray[np.float32] = (winding[:, :cells] != 0).astype(np.float32)
-    return filled
 
 
 @cache

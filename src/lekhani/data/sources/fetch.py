@@ -17,6 +17,7 @@ from lekhani.data.names import one_line
 from lekhani.data.raw import Source
 from lekhani.data.sources.origins import origin_of
 from lekhani.errors import LekhaniError, UsageError
+from lekhani.paths import in_project
 
 if TYPE_CHECKING:
     from lekhani.data.sources import kaggle
@@ -114,7 +115,7 @@ def _classes_csv(name: str, data: params.Data) -> Path | None:
         return None
     problem = "does not exist"
     try:
-        path = Path(data.classes_csv).expanduser()
+        path = in_project(Path(data.classes_csv).expanduser())
         if path.is_file():
             return path.absolute()
         if path.exists():
@@ -308,7 +309,7 @@ def _find(key: str, path: str, out: Path) -> dict[str, Path]:
 
 def _matches(pattern: str) -> list[Path]:
     """What a path or pattern names; raises RuntimeError for an unknown home folder, OSError for what cannot be read."""
-    path = Path(pattern).expanduser()
+    path = in_project(Path(pattern).expanduser())
     if path.exists():  # meant as it stands, even when it holds a bracket
         # A link keeps its own name, whose ending tells what it is.
         return [path.resolve() if path.name in {"", ".."} else path.absolute()]

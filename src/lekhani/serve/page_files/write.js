@@ -10,18 +10,28 @@ let offered = ""; // the text that the page begins with
 let shown, answer; // the request of what is shown, which is made again to save it, and its answer
 
 const glyphs = () => models.find((one) => one.dataset === model.value).classes.map((one) => one.glyph);
+const named = (one) => (/^\p{Mark}/u.test(one) ? `◌${one}` : one);
 const plural = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
+
+// The value of a digit in either script; NaN for anything else.
+const valueOf = (one) => (/^[०-९]$/.test(one) ? one.charCodeAt(0) - 0x966 : /^[0-9]$/.test(one) ? Number(one) : NaN);
+
+// A text with the digits of the model, as the server writes it.
+function inOwnDigits(written) {
+  const own = glyphs();
+  return written.replace(/[0-9०-९]/g, (one) => (own.includes(one) ? one : own.find((other) => valueOf(other) === valueOf(one)) ?? one));
+}
 
 // The glyphs of a text, the longest that fit, without spaces.
 function split(written) {
   const longest = glyphs().sort((a, b) => b.length - a.length), found = [], unknown = new Set();
-  for (let rest = written.normalize("NFC").trim(); rest; rest = rest.trimStart()) {
+  for (let rest = inOwnDigits(written.normalize("NFC").trim()); rest; rest = rest.trimStart()) {
     const glyph = longest.find((one) => rest.startsWith(one.normalize("NFC"))), other = String.fromCodePoint(rest.codePointAt(0));
     if (glyph) found.push(glyph);
-    else unknown.add(/\p{Mark}/u.test(other) ? `◌${other}` : other);
+    else unknown.add(named(other));
     rest = rest.slice((glyph?.normalize("NFC") ?? other).length);
   }
-  if (unknown.size) throw new FieldError(text, `The model cannot write ${[...unknown].join(", ")}; it writes the letters that are shown, and spaces.`);
+  if (unknown.size) throw new FieldError(text, `Letter by letter, the model writes only what is shown, not ${[...unknown].join(", ")}; write it as a line instead.`);
   return found;
 }
 
@@ -42,7 +52,8 @@ const write = task(status, [text, count, seed], "Writing …", async (signal) =>
   answer = JSON.stringify(done);
   if (answer === before) return "Written again, and the same: another seed gives another hand.";
   const seeds = lines && body.n > 1 ? `seeds ${body.seed} to ${body.seed + body.n - 1}` : `seed ${body.seed}`;
-  return `Wrote ${plural(images.length, lines ? "line" : "letter")} with ${body.model}, ${seeds}.`;
+  const drawn = lines && done.drawn.length ? ` Drawn from a typeface, not learned: ${done.drawn.map(named).join(" ")}.` : "";
+  return `Wrote ${plural(images.length, lines ? "line" : "letter")} with ${body.model}, ${seeds}.${drawn}`;
 });
 
 const save = task(status, [text], "Saving …", async (signal, kind) => {

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lekhani import typefaces
 from lekhani.data.raw import RawImages
 from lekhani.data.sources import embedded
 from lekhani.data.spec import DEVANAGARI, MNIST, Bytes
@@ -52,18 +53,17 @@ def test_first_images_stay_when_more_are_asked_for(drawn: RawImages, stack: Byte
 
 @pytest.mark.parametrize("family", embedded.FAMILIES, ids=lambda family: family.module)
 @pytest.mark.parametrize("conjunct", CONJUNCTS)
-def test_conjuncts_are_one_glyph_of_their_own(family: embedded.Family, conjunct: str) -> None:
-    font = embedded._font(family, 100, 100)
-    shaped = embedded._shape(font, conjunct)
-    assert len(shaped) == 1
-    assert shaped[0] not in (0, *(embedded._shape(font, part)[0] for part in (*conjunct, HALANT, DOTTED_CIRCLE)))
+def test_conjuncts_are_one_glyph_of_their_own(family: typefaces.Family, conjunct: str) -> None:
+    font = typefaces.open_font(family, 100, 100)
+    ((shaped, _),) = typefaces.shape(font, conjunct)
+    assert shaped not in (0, *(typefaces.shape(font, part)[0][0] for part in (*conjunct, HALANT, DOTTED_CIRCLE)))
     plain = embedded._glyph(family, 100, 100, CONJUNCTS[conjunct])
     assert embedded._glyph(family, 100, 100, conjunct).xy.shape != plain.xy.shape
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:
     with pytest.raises(LekhaniError, match="pip install some-font"):
-        embedded._face(embedded.Family("some-font", "lekhani", "none.ttf"))
+        typefaces.open_font(typefaces.Family("some-font", "lekhani", "none.ttf"), 100, 100)
     for text in ("कख", "\U0001f600"):
         with pytest.raises(LekhaniError, match="no single glyph"):
             embedded._glyph(embedded.FAMILIES[0], 100, 100, text)
