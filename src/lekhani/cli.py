@@ -378,7 +378,15 @@ def compose(
     count: Annotated[
         int | None, Option("--count", "-n", min=1, max=1_000_000, help="How many lines; texts are taken in turn.")
     ] = None,
-    dataset: Registered = "devanagari",
+    dataset: Annotated[
+        str | None,
+        Option(
+            "--dataset",
+            "-d",
+            help="Whose registered generator to use: D, D@ALIAS or D:VERSION. When left out it is devanagari, "
+            "or devanagari@drifting where none is registered.",
+        ),
+    ] = None,
     model: Model = None,
     judge: Judge = None,
     layout: Annotated[
@@ -404,19 +412,23 @@ def compose(
     min_confidence: Annotated[
         float, Option(min=0, max=1, help="Redraw a glyph until the judge, if there is one, is so sure of it.")
     ] = 0.5,
+    hands: Annotated[
+        int | None,
+        Option(min=1, max=1000, help="So many people write in turn: faster, less varied; one a line when left out."),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write lines of text in one hand each, with transcripts as OCR toolkits read them."""
     from lekhani.handwriting.background import Background
     from lekhani.handwriting.lines import LineRequest, choose_texts, write_lines
     from lekhani.handwriting.render import LineStyle
-    from lekhani.pen import find
+    from lekhani.pen import find, for_lines
 
-    pen = find(dataset, model, judge)
+    pen = find(dataset or ("" if model else for_lines("devanagari")), model, judge)
     texts = choose_texts(pen.generator, text or (), pattern, lines, count, seed, skip_unwritable, learned_only)
     ground = None if background is None else Background(background)
     style = LineStyle(height, join, variety, augment, tuple(without or ()), light_on_dark, paper, ground, learned_only)
-    typer.echo(write_lines(pen, LineRequest(texts, seed, style, min_confidence, layout), out, overwrite))
+    typer.echo(write_lines(pen, LineRequest(texts, seed, style, min_confidence, layout, hands), out, overwrite))
 
 
 @app.command(rich_help_panel=PEOPLE)

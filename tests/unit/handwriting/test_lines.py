@@ -15,8 +15,11 @@ from PIL import Image
 from typeface import TypefaceGenerator, pen
 
 from lekhani.errors import LekhaniError, UsageError
+from lekhani.handwriting.compose import FORMS, Hands, compose_steps
 from lekhani.handwriting.lines import Layout, LineRequest, choose_texts, write_lines
 from lekhani.handwriting.render import LineStyle
+from lekhani.inference.sampling import run_steps
+from lekhani.pen import find
 
 ToyGenerator = Callable[..., Path]
 GENERATOR: Any = TypefaceGenerator()
@@ -139,6 +142,26 @@ def test_the_same_request_gives_the_same_bytes_and_lines_do_not_depend_on_others
     write_lines(pen(), LineRequest(TEXTS[:2], 7), tmp_path / "c")
     assert files(tmp_path / "c")["line_000001.png"] == files(tmp_path / "a")["line_000001.png"]
     assert files(tmp_path / "a")["line_000000.png"] != files(tmp_path / "a")["line_000001.png"]
+
+
+def test_a_few_hands_write_in_turn_each_with_few_forms_of_a_letter(
+    toy_generator: ToyGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, drawn = find("", toy_generator(tmp_path / "g.onnx")), []
+    run = writer.generator.run
+    monkeypatch.setattr(writer.generator, "run", lambda noise, labels: drawn.extend(labels) or run(noise, labels))
+    request = LineRequest(["0120", "2101"] * 15, 7, hands=2, layout="huggingface")
+    write_lines(writer, request, tmp_path / "out")
+    assert len(drawn) <= 2 * 3 * FORMS, "2 hands, 3 digits"
+    table = (tmp_path / "out" / "metadata.jsonl").read_text(encoding="utf-8")
+    assert [json.loads(row)["hand"] for row in table.splitlines()] == [0, 1] * 15
+    pages = files(tmp_path / "out")
+    assert len({pages[f"line_{number:06d}.png"] for number in range(30)}) == 30
+    *_, last = request.render(writer)
+    alone = run_steps(writer.generator, compose_steps(writer, "2101", 7, request.style, 29, hands=Hands(2)))
+    assert alone.image.tobytes() == last.image.tobytes(), "whatever was written before"
+    with pytest.raises(UsageError, match=r"`hands` 0: 1 to 1,000 people can write"):
+        LineRequest(["0"], hands=0)
 
 
 def test_the_datasheet(tmp_path: Path) -> None:
