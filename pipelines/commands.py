@@ -31,8 +31,10 @@ from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Failed
 
 from lekhani.errors import UsageError
+from lekhani.machine import name_user
 from lekhani.params import ParamsError
 
+name_user()  # for DVC
 ROOT = Path(__file__).resolve().parent.parent
 
 _RUNNING: set["subprocess.Popen[str]"] = set()

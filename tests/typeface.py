@@ -84,7 +84,7 @@ class TypefaceJudge:
 
     def read(self, images: Bytes) -> tuple[Any, Any]:
         likeness = np.einsum("mkp,np->nkm", self.known, _unit(images.astype(np.float32)))
-        return np.zeros((len(images), 128), np.float32), 40 * likeness.max(-1).astype(np.float32)
+        return np.zeros((len(images), 128), np.float32), 100 * np.maximum(likeness.max(-1) - 0.4, 0).astype(np.float32)
 
 
 def _unit(images: Floats) -> Floats:

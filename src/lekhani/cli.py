@@ -50,6 +50,9 @@ Judge = Annotated[
 Seed = Annotated[int, Option("--seed", "-s", min=0, help="Same seed, same pictures.")]
 Scale = Annotated[int, Option("--scale", min=1, max=64, help="Size of one pixel.")]
 AsJson = Annotated[bool, Option("--json", help="Print JSON.", show_default=False)]
+Force = Annotated[
+    bool, Option("--force", help="Answer even where the judge is unsure or sees no single glyph.", show_default=False)
+]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace --out when it exists.")]
 
 
@@ -402,7 +405,8 @@ def compose(
     ] = None,
     paper: Annotated[Literal["plain", "ruled", "squared"], Option(help="What to write on.")] = "plain",
     background: Annotated[
-        Path | None, Option(help="A picture to write on instead, or a folder of them; lines take parts at random.")
+        Path | None,
+        Option(help="A picture to write on instead, or a folder of them; lines take parts at random.", **PATH),
     ] = None,
     light_on_dark: Annotated[bool, Option("--light-on-dark", help="As on a blackboard.", show_default=False)] = False,
     learned_only: Annotated[
@@ -439,19 +443,17 @@ def recognise(
     ] = "devanagari",
     judge: Annotated[Path | None, Option(help="A judge.onnx instead of the registered one.", **PATH)] = None,
     top: Annotated[int, Option(min=1, max=100, help="How many guesses to show.")] = 3,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say which glyph each picture shows, how sure that is, and what else it may be."""
+    """Say which glyph each picture shows, how sure that is, and what else it may be; exit code 2 where it is unsure."""
     from lekhani.errors import UsageError
-    from lekhani.handwriting.recognise import read_files, table
+    from lekhani.handwriting.recognise import as_row, read_files, table
     from lekhani.pen import load_judge
 
-    results = read_files(load_judge(judge or dataset).reader, images, top)
+    results = read_files(load_judge(judge or dataset).reader, images, top, force=force)
     if as_json:
-        rows = [
-            {"file": str(path), **({"error": str(one)} if isinstance(one, UsageError) else one.as_dict())}
-            for path, one in zip(images, results, strict=True)
-        ]
+        rows = [as_row(path, one) for path, one in zip(images, results, strict=True)]
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
         found = zip(images, results, strict=True)
@@ -482,6 +484,7 @@ def translate(
     min_confidence: Annotated[
         float, Option(min=0, max=1, help="Redraw a digit until the judge, if there is one, is so sure of it.")
     ] = 0.95,
+    force: Force = False,
     as_json: AsJson = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -491,7 +494,8 @@ def translate(
 
     readers = load_judge(reader or source or default_source(to))
     pen = find(to, model, judge)
-    done = translate_file(readers.reader, image, pen, out, seed, min_confidence, scale=scale, overwrite=overwrite)
+    choices: dict[str, Any] = {"scale": scale, "overwrite": overwrite, "force": force}
+    done = translate_file(readers.reader, image, pen, out, seed, min_confidence, **choices)
     value = {**done.as_dict(), "file": str(out)}
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False) if as_json else f"{done}, in {out}.")
 
@@ -564,12 +568,14 @@ def main() -> None:
     atexit.register(gc.freeze)
     from lekhani.errors import LekhaniError, RedactingFormatter, outside_failure
     from lekhani.extras import how_to_install
+    from lekhani.machine import name_user
     from lekhani.params import ParamsError
 
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter("%(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("lekhani").setLevel(logging.INFO)
+    name_user()
     try:
         app()
     except (LekhaniError, ParamsError) as error:

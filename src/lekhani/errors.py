@@ -2,6 +2,8 @@
 
 import logging
 import re
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
@@ -93,12 +95,16 @@ def first_problem(error: "ValidationError") -> str:
 
 
 LIBRARIES = {"aiohttp", "botocore", "dvc", "httpx", "httpx2", "huggingface_hub", "kaggle", "mlflow", "prefect"}
-LIBRARIES |= {"requests", "sqlalchemy", "urllib3"}
+LIBRARIES |= {"pygit2", "requests", "sqlalchemy", "urllib3"}
 
 
 def outside_failure(error: BaseException) -> str | None:
     """A sentence for what the machine or a server did not do, whichever library noticed it; None for a bug."""
-    library = type(error).__module__.split(".")[0]
+    library = type(error).__module__.split(".")[0].removeprefix("_")
+    if library == "pygit2" and "not owned" in str(error):
+        folder = shlex.quote(str(Path.cwd()))
+        trust = f"if you trust it, run `git config --global --add safe.directory {folder}`"
+        return f"Git refuses to read this folder, which belongs to another user; {trust}."
     if library in LIBRARIES:
         return f"{library} could not do its part: {first_line(error).rstrip('.')}; see to that and run again."
     if isinstance(error, MemoryError):

@@ -1,12 +1,33 @@
 """What the operating system says of this process, on Linux, macOS and Windows."""
 
+import getpass
 import os
 import sys
+from pathlib import Path
+from tempfile import gettempdir
 
 try:
     import resource
 except ModuleNotFoundError:  # Windows
     resource = None  # type: ignore[assignment]
+
+
+def name_user() -> None:
+    """Give this process a user's name and a home folder where the system knows none, as in a container.
+
+    MLflow, DVC and Prefect end in an error without them.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"user-{os.getuid()}"
+    try:
+        Path.home()
+    except RuntimeError:
+        home = Path(gettempdir(), f"lekhani-home-{os.getuid()}")
+        home.mkdir(mode=0o700, exist_ok=True)
+        if home.stat().st_uid == os.getuid():  # and not a folder that somebody else has prepared
+            os.environ["HOME"] = str(home)
 
 
 def cpu_count() -> int:

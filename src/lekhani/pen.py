@@ -180,14 +180,15 @@ class Judge:
         """What it can read, in label order."""
         return self.reader.classes
 
-    def recognise(self, image: "AnyPicture", top: int = 3) -> "Reading":
+    def recognise(self, image: "AnyPicture", top: int = 3, *, force: bool = False) -> "Reading":
         """Read one glyph from a file, a Pillow image or grey uint8 [H,W], dark on light or light on dark.
 
-        Raises UsageError for a picture that cannot be read or shows nothing; see `lekhani.handwriting.recognise`.
+        Raises UsageError for a picture that cannot be read or shows nothing, and its subclass UnsureError where it
+        shows several glyphs or none for sure, unless `force` is set; see `lekhani.handwriting.recognise`.
         """
         from lekhani.handwriting import recognise
 
-        return recognise.recognise(self.reader, [_picture(image, recognise.SIDE)], top)[0]
+        return recognise.recognise(self.reader, [_picture(image, recognise.SIDE)], top, force=force)[0]
 
 
 def load(name: str | Path, judge: str | Path | None = None) -> Pen:
@@ -219,17 +220,19 @@ def translate(
     seed: int = 0,
     *,
     min_confidence: float = 0.95,
+    force: bool = False,
 ) -> "Translation":
     """Read a number from a picture and write it in another handwriting, as `lekhani translate` does.
 
     `image` is as for `Judge.recognise`, with one row of digits. `to` names the pen that writes as in `load`, `source`
-    the judge that reads as in `load_judge`: by default devanagari, or mnist where `to` is devanagari. For the errors
-    see `lekhani.handwriting.translate`.
+    the judge that reads as in `load_judge`: by default devanagari, or mnist where `to` is devanagari. A digit that is
+    not read for sure raises UnsureError unless `force` is set; for all errors see `lekhani.handwriting.translate`.
     """
     from lekhani.handwriting import translate as translation
 
     judge = load_judge(source or default_source(to))
-    return translation.translate(judge.reader, _picture(image, translation.MAX_WIDTH), load(to), seed, min_confidence)
+    picture = _picture(image, translation.MAX_WIDTH)
+    return translation.translate(judge.reader, picture, load(to), seed, min_confidence, force=force)
 
 
 def default_source(to: str | Path) -> str:

@@ -280,7 +280,7 @@ def test_a_judge_by_name(registry: FakeRegistry, judges: list[Path], tmp_path: P
 
 
 def test_a_judge_reads_files_pictures_and_arrays_alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("lekhani.handwriting.recognise.recognise", lambda _, pictures, top: [(pictures[0], top)])
+    monkeypatch.setattr("lekhani.handwriting.recognise.recognise", lambda _, pictures, top, force: [(pictures[0], top)])
     grey = np.random.default_rng(0).integers(0, 256, (9, 7), dtype=np.uint8)
     picture, file = Image.fromarray(grey), tmp_path / "a.png"
     picture.save(file)

@@ -207,6 +207,16 @@ def test_a_glyph_is_recognised_and_written_again(client: TestClient) -> None:
     again = client.post("/v1/translate", json={"model": "mnist", "to": "mnist", "image": picture(glyph)})
     assert again.status_code == 200, again.text
     assert again.json()["written"] == value["glyph"]
+    # Five thirds of a pixel more lie between two of the classes of the toy judge.
+    glyph[0, 0], glyph[3, 3] = 255, 85
+    for path, body in (("recognise", {"model": "mnist"}), ("translate", {"model": "mnist", "to": "mnist"})):
+        refused = client.post(f"/v1/{path}", json={**body, "image": picture(glyph)})
+        assert refused.status_code == 422
+        assert "for sure" in refused.json()["detail"]
+        (reading,) = refused.json()["readings"]
+        assert {reading["glyph"], reading["alternatives"][0]["glyph"]} == {"0", "1"}
+        forced = client.post(f"/v1/{path}", json={**body, "image": picture(glyph), "force": True}).json()
+        assert forced.get("read", forced.get("glyph")) == reading["glyph"]
 
 
 # --- around them ---

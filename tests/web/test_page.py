@@ -246,6 +246,27 @@ def test_errors_are_sentences_at_the_field(page: "Page", server: str) -> None:
     page.locator("#pad-error").get_by_text(said, exact=True).wait_for()
 
 
+def test_what_is_not_read_for_sure_is_shown_and_taken_on_demand(browser: "Browser", server: str) -> None:
+    page, _, _ = opened(browser, server)
+    guesses = [{"glyph": glyph, "confidence": share} for glyph, share in (("६", 0.22), ("ङ", 0.1))]
+    reading = {**guesses[0], "alternatives": guesses[1:]}
+    sent: list[Any] = []
+
+    def answered(route: Any) -> None:
+        sent.append(route.request.post_data_json)
+        forced = "force" in sent[-1]
+        route.fulfill(status=200 if forced else 422, json=reading if forced else {"detail": "", "readings": [reading]})
+
+    page.route("**/v1/recognise", answered)
+    page.get_by_role("tab", name="Read and write again").click()
+    button(page, "Read one character").click()
+    page.locator("#read-status", has_text="not sure").wait_for()
+    assert [one.strip() for one in page.locator(".guess b").all_inner_texts()] == ["६", "ङ"]
+    button(page, "Take it anyway").click()
+    page.locator("#read-status b", has_text="६").wait_for()
+    assert [one.get("force") for one in sent] == [None, True]
+
+
 def test_whatever_the_server_says_is_shown_as_text(browser: "Browser", server: str) -> None:
     page, _, complaints = opened(browser, "about:blank")
     page.on("dialog", lambda dialog: complaints.append(dialog.message))

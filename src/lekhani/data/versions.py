@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lekhani.data.spec import DatasetInfo
-from lekhani.errors import UsageError, first_line
+from lekhani.errors import UsageError, first_line, outside_failure
 from lekhani.paths import PREPARED
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def version_at(dataset: str, revision: str) -> Version:
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
     from dvc.scm import NoSCM, SCMError
+    from pygit2 import GitError
 
     try:
         with Repo() as here:
@@ -67,6 +68,8 @@ def version_at(dataset: str, revision: str) -> Version:
         return _read_version(dataset, revision, {**config, "core": {**config["core"], "remote": ""}})
     except _NotInCacheError:
         return _read_version(dataset, revision, config)
+    except GitError as error:  # as where the folder is another user's
+        raise NoVersionError(outside_failure(error) or first_line(error)) from error
 
 
 def current_version(dataset: str) -> Version:

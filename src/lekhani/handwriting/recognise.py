@@ -1,30 +1,49 @@
-"""Read glyphs from pictures: photos of paper, scans, drawings, dark on light or light on dark, of any size."""
+"""Read glyphs from pictures: photos of paper, scans, drawings, dark on light or light on dark, of any size.
 
-from collections.abc import Collection, Sequence
+What is no glyph of the judge's, or several, is refused with an UnsureError.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
-from scipy import ndimage
+from scipy.special import logsumexp
 
 from lekhani.data.images import decode_one
 from lekhani.data.names import one_line
 from lekhani.data.spec import Bytes
 from lekhani.errors import UsageError
 from lekhani.files import read_input
+from lekhani.handwriting.ink import (
+    Page,
+    count_joined,
+    frame_ink,
+    frame_picture,
+    ink_of,
+    is_frame,
+    shrunk,
+    split_glyphs,
+    turned,
+    width,
+)
 from lekhani.inference.confidence import softmax
 from lekhani.inference.session import Floats, Reader
 from lekhani.text import printable
 
 SIDE = 1024  # larger pictures are shrunk to this
 MAX_BYTES = 64 << 20
-FAINTEST = 12  # grey levels between ink and paper below which a picture counts as blank
-# The share of the frame that ink takes in its longer direction: in MNIST by definition, elsewhere as in DHCD.
-SHARES = {"mnist": 20 / 28}
-SHARE = 28 / 32
+MIN_CONFIDENCE = 0.95
+"""Below this a reading is refused. Judges are calibrated, so it means the same for each of them; see docs/lines.md."""
+ANGLES = (0, -10, 10, -20, 20, -30, 30)  # degrees by which ink is turned; judges are trained on what lies between
+TURNING = 0.03  # what a degree costs, in logits
+REMOVING = 1.0  # what it costs to take out a line that may be a stroke
+TURNED_SIDE = 128  # pixels of a glyph that is turned, which suffice and are quick
+WIDE = 1.6  # in parts of the height: wider ink is more than one glyph, where it comes apart
+
+Shares = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -36,6 +55,9 @@ class Guess:
     label: int
     confidence: float
 
+    def __str__(self) -> str:
+        return f"{self.glyph} {self.confidence:.1%}"
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -44,9 +66,20 @@ class Reading:
     best: Guess
     alternatives: tuple[Guess, ...]
 
+    def __str__(self) -> str:
+        return f"{self.best}{', or ' if self.alternatives else ''}{', '.join(map(str, self.alternatives))}"
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return {**vars(self.best), "alternatives": [vars(guess) for guess in self.alternatives]}
+
+
+class UnsureError(UsageError):
+    """A picture that shows no glyph for sure, or another number of them; `readings` is what `force` would return."""
+
+    def __init__(self, message: str, readings: Sequence[Reading]) -> None:
+        super().__init__(message)
+        self.readings = tuple(readings)
 
 
 def load_picture(path: Path, side: int = SIDE) -> Bytes:
@@ -63,41 +96,123 @@ def load_picture(path: Path, side: int = SIDE) -> Bytes:
     return decode_one(str(path.parent), path.name, content, side)
 
 
-def read_files(reader: Reader, paths: Sequence[Path], top: int = 3) -> list[Reading | UsageError]:
+def read_files(
+    reader: Reader, paths: Sequence[Path], top: int = 3, *, force: bool = False
+) -> list[Reading | UsageError]:
     """What each file shows, or why that cannot be said, in a sentence that names the file."""
     found: list[Reading | UsageError] = []
     for path in paths:
         try:
-            found += recognise(reader, [load_picture(path)], top)
+            found += recognise(reader, [load_picture(path)], top, force=force)
+        except UnsureError as error:
+            found.append(UnsureError(one_line(f"{path}: {error}"), error.readings))
         except UsageError as error:
             found.append(error if str(path.name) in str(error) else UsageError(one_line(f"{path}: {error}")))
     return found
 
 
-def recognise(
-    reader: Reader, pictures: Sequence[Bytes], top: int = 3, only: Collection[int] | None = None
-) -> list[Reading]:
-    """Read one glyph from each grey picture uint8 [H,W], with `top` guesses in all, among the labels `only` if given.
+def recognise(reader: Reader, pictures: Sequence[Bytes], top: int = 3, *, force: bool = False) -> list[Reading]:
+    """Read one glyph from each grey picture uint8 [H,W], with `top` guesses in all.
 
-    Raises UsageError for a picture that shows nothing.
+    Raises UsageError for a picture that shows nothing, and UnsureError where it shows several glyphs, or the judge's
+    confidence is below MIN_CONFIDENCE; with `force`, the likeliest class is returned then.
     """
-    if not len(pictures):
-        return []
-    return read_frames(reader, np.stack([frame_picture(picture, reader) for picture in pictures]), top, only)
+    return [_read_picture(reader, picture, top, force) for picture in pictures]
 
 
-def read_frames(reader: Reader, frames: Bytes, top: int = 3, only: Collection[int] | None = None) -> list[Reading]:
-    """Read glyphs uint8 [N,S,S], white on black, in the judge's own size."""
-    logits = reader.read(frames)[1].astype(np.float64)
-    if only is not None:
-        logits[:, [known.label not in only for known in reader.classes]] = -np.inf
-    count = min(top, int(np.isfinite(logits[0]).sum()))
-    readings = []
-    for shares in softmax(logits):
-        likeliest = [(reader.classes[label], shares[label]) for label in (-shares).argsort(kind="stable")[:count]]
-        first, *others = (Guess(c.glyph, c.name, c.label, round(float(share), 4)) for c, share in likeliest)
-        readings.append(Reading(first, tuple(others)))
-    return readings
+def _read_picture(reader: Reader, picture: Bytes, top: int, force: bool) -> Reading:
+    if is_frame(picture, reader):
+        count, shares = 1, read_frame(reader, picture)
+    else:
+        page = ink_of(picture)
+        (ink,), shares = read_upright(reader, page, lambda one: [one])
+        count = 1 if force else count_glyphs(reader, page.ink, ink, float(shares.max()))
+    (reading,) = readings(reader, shares, top)
+    if count > 1 and not force:
+        cut = "cut them apart, use translate for a row of digits, or use force to read them as one"
+        raise UnsureError(f"The image shows about {count} glyphs, not one; {cut}.", [reading])
+    if reading.best.confidence < MIN_CONFIDENCE and not force:
+        raise UnsureError(f"The image shows no glyph of {reader.dataset} for sure: {unsure(reading)}.", [reading])
+    return reading
+
+
+def unsure(reading: Reading) -> str:
+    """Why a reading is refused, and what to do."""
+    remedy = "write it larger on plain paper, or use force to take the likeliest"
+    return f"{reading}, and below {MIN_CONFIDENCE:.0%} that is a guess; {remedy}"
+
+
+def count_glyphs(reader: Reader, page: Floats, upright: Floats, confidence: float) -> int:
+    """About how many glyphs a picture shows, as ink [H,W] as it is and upright.
+
+    Several where they are far apart, or wide and joined at most by a head line; and where each is read more surely than
+    the whole with its `confidence`, since some letters are of parts that do not touch. Raises UsageError for several
+    rows.
+    """
+    counts = []
+    for ink in (page,) if upright is page else (page, upright):
+        parts, wide = split_glyphs(ink), width(ink) > WIDE
+        if len(parts) == 1:
+            counts.append(count_joined(ink) if wide else 1)
+        elif wide or softmax(read_parts(reader, parts)).max(1).min() > confidence:
+            counts.append(len(parts))
+    return max(counts, default=1)
+
+
+def read_upright(reader: Reader, page: Page, split: Callable[[Floats], list[Floats]]) -> tuple[list[Floats], Shares]:
+    """A page's glyphs as `split` parts its ink [H,W], and the judge's confidence in each class [N,K] of each.
+
+    Ink that is not known to be level is turned, and lines in doubt stay or go, to where the judge's logits are highest,
+    by their log-sum-exp: that tells glyphs from what is none (Liu et al. 2020). Raises what `split` does when it always
+    does so.
+    """
+    ways: list[tuple[list[Floats], float]] = []  # with what each costs
+    refused: UsageError | None = None
+    for one, cost in ((page, 0.0), (page.doubt, REMOVING)):
+        for angle in (0,) if one is None or one.is_level else ANGLES:
+            try:
+                if one is not None:
+                    ways.append((split(_turned(one.ink, angle)), cost + TURNING * abs(angle)))
+            except UsageError as error:
+                refused = refused or error
+    if refused and not ways:
+        raise refused
+    logits = read_parts(reader, [part for parts, _ in ways for part in parts])
+    read = np.split(logits, np.cumsum([len(parts) for parts, _ in ways])[:-1])
+    best = int(np.argmax([logsumexp(found, 1).mean() - cost for found, (_, cost) in zip(read, ways, strict=True)]))
+    return ways[best][0], softmax(read[best])
+
+
+def _turned(ink: Floats, angle: int) -> Floats:
+    return turned(shrunk(ink, TURNED_SIDE), angle) if angle else ink
+
+
+def read_frame(reader: Reader, picture: Bytes) -> Shares:
+    """The judge's confidence in each class [1,K] of a picture in its own size."""
+    return softmax(reader.read(frame_picture(picture, reader)[None])[1].astype(np.float64))
+
+
+def read_parts(reader: Reader, parts: Sequence[Floats]) -> Shares:
+    """The judge's logits [N,K] of glyphs as ink [H,W]."""
+    return reader.read(np.stack([frame_ink(part, reader) for part in parts]))[1].astype(np.float64)
+
+
+def readings(reader: Reader, shares: Shares, top: int = 3) -> list[Reading]:
+    """The `top` likeliest classes of each glyph, of those that are possible at all."""
+    found = []
+    for row in shares:
+        likeliest = [(reader.classes[label], row[label]) for label in (-row).argsort(kind="stable")[:top]]
+        first, *others = (Guess(c.glyph, c.name, c.label, round(float(s), 4)) for c, s in likeliest if s > 0)
+        found.append(Reading(first, tuple(others)))
+    return found
+
+
+def as_row(path: Path, found: Reading | UsageError) -> dict[str, Any]:
+    """What was found in a file, or why nothing was, as plain values, ready for JSON."""
+    if isinstance(found, Reading):
+        return {"file": str(path), **found.as_dict()}
+    guesses = {"readings": [one.as_dict() for one in found.readings]} if isinstance(found, UnsureError) else {}
+    return {"file": str(path), "error": str(found), **guesses}
 
 
 def table(rows: Sequence[tuple[Path, Reading]]) -> str:
@@ -105,89 +220,7 @@ def table(rows: Sequence[tuple[Path, Reading]]) -> str:
     width = max((len(printable(path)) for path, _ in rows), default=0)
     lines = []
     for path, reading in rows:
-        best, others = reading.best, ", ".join(f"{one.glyph} {one.confidence:.1%}" for one in reading.alternatives)
+        best, others = reading.best, ", ".join(map(str, reading.alternatives))
         line = f"{printable(path):{width}}  {best.glyph}  {best.confidence:6.1%}  {others and f'or {others}'}"
         lines.append(f"{line.rstrip()}\n")
     return "".join(lines)
-
-
-# --- from a picture to the judge's frame ---
-
-
-def frame_picture(picture: Bytes, reader: Reader) -> Bytes:
-    """A grey picture [H,W] of one glyph as in the judge's data: uint8 [S,S], white on black, in its size and place.
-
-    A picture in the judge's own size is taken to be such a frame already, but for its polarity. Raises UsageError for a
-    blank one.
-    """
-    size = reader.image_size
-    if picture.shape == (size, size):
-        ink_of(picture)
-        return 255 - picture if _paper(picture) > 127 else picture
-    return frame_ink(_without_specks(ink_of(picture)), reader)
-
-
-def ink_of(picture: Bytes) -> Floats:
-    """How much ink lies on each pixel, float32 [H,W] from 0 to 1, of a grey picture, dark on light or light on dark.
-
-    Ink is what differs from the paper around it, so that shadows and the paper's shade do not count; raises UsageError
-    when nothing does.
-    """
-    grey = picture.astype(np.float32)
-    if max(grey.shape) >= 64:
-        grey = ndimage.gaussian_filter(grey, max(grey.shape) / 400)  # the grain of paper and camera
-    low, high = np.percentile(grey, [0.5, 99.5])
-    paper = _paper(picture)
-    if high - paper > paper - low:
-        grey, paper = 255 - grey, 255 - paper
-    # Wider than any stroke, so that closing leaves the paper alone: its shade at each place.
-    reach = max(min(grey.shape) // 3, 3) | 1
-    small = max(reach // 15, 1)
-    coarse = grey[::small, ::small]
-    shade = ndimage.grey_closing(coarse, max(reach // small, 3), mode="nearest")
-    shade = np.asarray(Image.fromarray(shade).resize(grey.shape[::-1], Image.Resampling.BILINEAR))
-    ink = np.clip(shade - grey, 0, None)
-    top = float(np.percentile(ink[ink > 0.25 * ink.max()], 75)) if ink.max() > 0 else 0.0
-    if top < FAINTEST:
-        raise UsageError("The image shows nothing: ink and paper hardly differ.")
-    # Paper's own unevenness stays below a fifth of the ink; what is above four fifths is full ink.
-    stretched: Floats = np.clip((ink / top - 0.2) / 0.6, 0, 1)
-    return stretched
-
-
-def _paper(picture: Bytes) -> float:
-    """The shade of the paper, which is what most of the outermost pixels show."""
-    return float(np.median(np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])))
-
-
-def _without_specks(ink: Floats) -> Floats:
-    """Ink [H,W] without spots of less than a hundredth of the largest stroke's ink."""
-    spots, count = ndimage.label(ink > 0.5, np.ones((3, 3)))
-    if count < 2:
-        return ink
-    mass = ndimage.sum_labels(ink, spots, np.arange(count + 1))
-    dust = np.flatnonzero(mass < 0.01 * mass[1:].max())
-    return np.where(ndimage.binary_dilation(np.isin(spots, dust[dust > 0]), iterations=2), 0, ink).astype(np.float32)
-
-
-def frame_ink(ink: Floats, reader: Reader) -> Bytes:
-    """Ink [H,W] in [0,1] cropped and fitted into the judge's frame, uint8 [S,S].
-
-    MNIST's digits are centred by mass, others by their box.
-    """
-    size = reader.image_size
-    rows, columns = (np.flatnonzero(ink.max(axis) > 0.5) for axis in (1, 0))
-    cut = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    scale = SHARES.get(reader.dataset, SHARE) * size / max(cut.shape)
-    height, width = (max(round(side * scale), 1) for side in cut.shape)
-    resampling = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
-    small = np.asarray(Image.fromarray(cut).resize((width, height), resampling))
-    small = np.clip(small / max(float(np.percentile(small, 98)), 0.3), 0, 1)  # thin strokes fade when they shrink
-    top, left = (size - height) / 2, (size - width) / 2
-    if reader.dataset == "mnist":
-        down, across = ndimage.center_of_mass(small)
-        top, left = (size - 1) / 2 - down, (size - 1) / 2 - across
-    y, x = (int(np.clip(round(place), 0, size - side)) for place, side in ((top, height), (left, width)))
-    placed: npt.NDArray[np.float32] = np.zeros((size, size), np.float32)
-    placed[y : y + height, x : x + width] = small
-    return np.rint(255 * placed).astype(np.uint8)

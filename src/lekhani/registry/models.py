@@ -160,7 +160,8 @@ def fetch(dataset: str, number: str, alias: str = "") -> Registered:
     client, name = connect(), model_name(dataset)
     with registry_errors(f"{name} version {number} cannot be fetched from"):
         version = client.get_model_version(name, number)
-        folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{number}"))
+        # Where they lie, since for models:/ MLflow writes a file beside them, which another user may not do.
+        folder = Path(mlflow.artifacts.download_artifacts(client.get_model_version_download_uri(name, number)))
     recorded = _recorded(version)
     if not recorded:
         log.warning("%s version %s has a SHA-256 of its generator alone to check; register it again.", name, number)

@@ -103,7 +103,7 @@ def author() -> str:
     """Who makes the change: the account that started a GitHub workflow, else the user of this machine."""
     try:
         return os.environ.get("GITHUB_ACTOR") or getpass.getuser()
-    except OSError:  # a container's user without a name
+    except (KeyError, OSError):  # a container's user without a name
         return f"user {os.getuid()}"
 
 

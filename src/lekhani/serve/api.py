@@ -17,6 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from lekhani import __version__
 from lekhani.errors import LekhaniError
+from lekhani.handwriting.recognise import UnsureError
 from lekhani.serve import routes
 from lekhani.serve.batching import BoundedPool, BusyError
 from lekhani.serve.champions import Champions, ModelSource
@@ -143,6 +144,10 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(BusyError)
     async def busy(_: Request, error: BusyError) -> JSONResponse:
         return problem(429, str(error), {"Retry-After": str(error.seconds)})
+
+    @app.exception_handler(UnsureError)
+    async def unsure(_: Request, error: UnsureError) -> JSONResponse:
+        return problem(422, str(error), readings=[one.as_dict() for one in error.readings])
 
     @app.exception_handler(LekhaniError)
     async def failed(_: Request, error: LekhaniError) -> JSONResponse:

@@ -23,10 +23,10 @@ _PORT = re.compile(r":\d*$")
 _METHODS = {method.value for method in http.HTTPMethod}
 
 
-def problem(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """An error as RFC 9457 wants it, with one sentence for people."""
+def problem(status: int, sentence: str, headers: Mapping[str, str] | None = None, **more: Any) -> JSONResponse:
+    """An error as RFC 9457 wants it, with one sentence for people and `more` members."""
     value = {"type": "about:blank", "title": http.HTTPStatus(status).phrase, "status": status, "detail": sentence}
-    return JSONResponse(value, status, headers, "application/problem+json")
+    return JSONResponse({**value, **more}, status, headers, "application/problem+json")
 
 
 class _RefusedError(Exception):

@@ -116,7 +116,7 @@ async def recognise_glyph(body: schemas.Recognise, request: Request, key: Holder
     reader, state = _reader(request, body.model), request.app.state
 
     def read() -> Reading:
-        return recognise.recognise(reader, [_picture(body.image, state.limits)])[0]
+        return recognise.recognise(reader, [_picture(body.image, state.limits)], force=body.force)[0]
 
     with _own_share(request, key, state.pictures, 1):
         found = await state.pictures.run(read)
@@ -129,9 +129,13 @@ async def translate_number(body: schemas.Translate, request: Request, key: Holde
     kind, reader, state = _kind(accept), _reader(request, body.model), request.app.state
     model = _model(request, body.to)
     pen = model.pen
+
+    def read() -> list[Reading]:
+        return translate.read_digits(reader, _picture(body.image, state.limits), force=body.force)
+
     with _own_share(request, key, state.pictures, 1):
-        digits = await state.pictures.run(lambda: translate.read_digits(reader, _picture(body.image, state.limits)))
-    steps = translate.write_number(pen, digits, body.seed, translate.MIN_CONFIDENCE)
+        digits = await state.pictures.run(read)
+    steps = translate.write_number(pen, digits, body.seed, translate.MIN_WRITTEN)
     with _own_share(request, key, model.queue, len(digits), model.queue.images_per_second):
         done = await model.queue.run(steps, len(digits))
     _count(request, model, len(digits))

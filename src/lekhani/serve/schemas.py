@@ -66,11 +66,15 @@ class Compose(_Body):
     learned_only: bool = Field(False, description="refuse texts with signs that the model has not learned")
 
 
+Force = Annotated[bool, Field(description="answer even where the judge is unsure or sees no single glyph")]
+
+
 class Recognise(_Body):
     """A picture of one glyph."""
 
     model: Dataset = "devanagari"
     image: Picture
+    force: Force = False
 
 
 class Translate(_Body):
@@ -80,6 +84,7 @@ class Translate(_Body):
     to: Dataset = Field("mnist", description="whose champion writes what was read")
     image: Picture
     seed: Seed = 0
+    force: Force = False
 
 
 class Problem(BaseModel):
@@ -89,6 +94,7 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
+    readings: list[dict[str, Any]] = Field([], description="what `force` would take, where a picture is not sure")
 
 
 def _documented(*kinds: str) -> dict[str, Any]:
@@ -107,7 +113,7 @@ def _documented(*kinds: str) -> dict[str, Any]:
         413: "too large",
         415: "no JSON",
         421: "another host",
-        422: "not what the schema says",
+        422: "not what the schema says, or a picture that shows no glyph for sure",
         429: "too much waits; see Retry-After",
         503: "not in time, or not ready",
     }

@@ -24,7 +24,7 @@ from lekhani.variants.optimise import cosine, optimise, set_lr, warm_up
 
 TEMPERATURES = (0.02, 0.05, 0.2)  # in parts of the mean distance between generated and real features
 PLACES = 4  # features of a convolution are compared at 4x4 places of the image
-SHUFFLED = 8  # channels at the image's own size
+WHOLE = 16  # channels at the image's own size
 MAX_SHIFT = 2  # pixels by which the encoder's train images are moved
 
 
@@ -67,8 +67,10 @@ def _convolution(c_in: int, c_out: int, stride: int) -> tuple[nn.Module, ...]:
 class Generator(nn.Module):
     """noise float32 [N, noise_dim], labels int64 [N] -> images float32 [N,1,H,W] in [0,1].
 
-    Residual blocks from the coarsest resolution to half the image's side, then pixels are shuffled to the whole, and a
-    last convolution joins them. `channels` has one count per resolution, finest first.
+    Residual blocks from the coarsest resolution to half the image's side, then two convolutions at the whole of it.
+    What is even before them stays even, where shuffled pixels would be free to alternate, which the encoder hardly sees
+    (Odena et al., "Deconvolution and Checkerboard Artifacts", 2016). `channels` has one count per resolution, finest
+    first.
     """
 
     def __init__(self, noise_dim: int, n_classes: int, channels: tuple[int, ...], image_size: int) -> None:
@@ -87,8 +89,8 @@ class Generator(nn.Module):
         self.enter = nn.Linear(noise_dim + embedding, self.widest * self.sides[-1] ** 2)
         wide_to_narrow = [self.widest, *reversed(channels)]
         self.blocks = nn.ModuleList(ResBlock(c_in, c_out, embedding) for c_in, c_out in pairwise(wide_to_narrow))
-        self.norm, self.leave = group_norm(channels[0]), nn.Conv2d(channels[0], 4 * SHUFFLED, 3, padding=1)
-        self.join = nn.Conv2d(SHUFFLED, 1, 3, padding=1)
+        self.norm, self.leave = group_norm(channels[0]), nn.Conv2d(channels[0], WHOLE, 3, padding=1)
+        self.join = nn.Conv2d(WHOLE, 1, 3, padding=1)
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
         """See the class."""
@@ -100,8 +102,8 @@ class Generator(nn.Module):
             if h.shape[-1] != side:
                 h = F.interpolate(h, size=(side, side), mode="nearest")
             h = block(h, embedding)
-        whole = F.pixel_shuffle(self.leave(F.silu(self.norm(h))), 2)
-        return torch.sigmoid(2 * self.join(F.silu(whole)).float())  # tanh, moved to [0, 1]
+        whole = F.interpolate(F.silu(self.norm(h)), scale_factor=2.0, mode="nearest")
+        return torch.sigmoid(2 * self.join(F.silu(self.leave(whole))).float())  # tanh, moved to [0, 1]
 
 
 class Bank(nn.Module):

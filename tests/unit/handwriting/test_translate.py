@@ -11,7 +11,9 @@ from typeface import DEVANAGARI, pen, reader, shape, unconditional
 
 from lekhani.data.spec import MNIST, Bytes
 from lekhani.errors import UsageError
-from lekhani.handwriting.translate import read_digits, split_glyphs, translate, translate_file
+from lekhani.handwriting.ink import split_glyphs
+from lekhani.handwriting.recognise import UnsureError
+from lekhani.handwriting.translate import read_digits, translate, translate_file
 
 
 def row(text: str, dataset: str = "devanagari", size: int = 80, gap: int = 10) -> Bytes:
@@ -97,6 +99,14 @@ def test_pictures_and_models_that_are_refused() -> None:
     few.generator.classes = MNIST[:3]
     with pytest.raises(UsageError, match="the typeface does not write the digits 4 7"):
         translate(reader(), row("७४२"), few)
+
+
+def test_a_glyph_that_is_no_digit_is_named_by_its_place() -> None:
+    with pytest.raises(UnsureError, match=r"^Glyph 2 of 3 is no digit for sure: क .*, and below 95%") as refused:
+        translate(reader(), row("४क२"), pen("mnist"))
+    done = translate(reader(), row("४क२"), pen("mnist"), force=True)
+    assert done.readings == refused.value.readings
+    assert (done.read[0], done.read[2], len(done.text)) == ("४", "२", 3)
 
 
 def test_many_small_spots_are_refused_soon() -> None:

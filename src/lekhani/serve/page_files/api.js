@@ -1,7 +1,7 @@
 // Calls of the API. Where the server has keys, one is kept in this tab and sent with each call.
 const KEY = "lekhani-key";
 
-export class Refusal extends Error {} // its message is a sentence for people
+export class Refusal extends Error {} // its message is a sentence for people; readings are what was not sure
 
 export const keepKey = (key) => sessionStorage.setItem(KEY, key);
 
@@ -15,10 +15,11 @@ export async function ask(route, body, { accept = "application/json", signal } =
     throw error.name === "AbortError" ? error : new Refusal("The server does not answer; try again later.");
   });
   if (answer.ok) return accept === "application/json" ? answer.json() : answer.blob();
-  const sentence = (await answer.json().catch(() => ({}))).detail ?? `The server answered with the status ${answer.status}; try again later.`;
+  const problem = await answer.json().catch(() => ({}));
+  const sentence = problem.detail ?? `The server answered with the status ${answer.status}; try again later.`;
   if (answer.status === 401) {
     sessionStorage.removeItem(KEY);
     document.dispatchEvent(new CustomEvent("keyless", { detail: key ? sentence : "" }));
   }
-  throw new Refusal(sentence);
+  throw Object.assign(new Refusal(sentence), { readings: problem.readings });
 }

@@ -14,10 +14,27 @@ function reading(found) {
   return make("li", {}, ...guesses);
 }
 
-const read = task(byId("read-status"), [pad, chance], "Reading …", async (signal, again) => {
+let unsure; // whether the digits or the character of what was not read for sure were asked for
+
+// What was not read for sure is shown all the same, with a button that takes it.
+function doubtful(error, again) {
+  unsure = again;
+  const what = again ? "These may not be digits, or not clear ones." : "This may be no character, not a clear one, or several at once.";
+  const remedy = `Write it ${again ? "with space between the digits" : "alone"} and larger, or take the likeliest:`;
+  const take = make("button", { type: "submit", textContent: "Take it anyway", value: "force" });
+  take.setAttribute("form", "read");
+  byId("reading").replaceChildren(make("p", { textContent: `${what} ${remedy}` }), make("ul", { className: "readings" }, ...error.readings.map(reading)), take);
+  return make("span", { textContent: "I am not sure what this shows." });
+}
+
+const read = task(byId("read-status"), [pad, chance], "Reading …", async (signal, again, force) => {
   const image = pictureOnPad(), model = byId("source").value, to = byId("target").value;
-  const body = again ? { model, to, image, seed: wholeNumber(chance, "The seed") } : { model, image };
-  const done = await ask(again ? "translate" : "recognise", body, { signal });
+  const body = { model, image, ...(again && { to, seed: wholeNumber(chance, "The seed") }), ...(force && { force }) };
+  const done = await ask(again ? "translate" : "recognise", body, { signal }).catch((error) => {
+    if (!error.readings) throw error;
+    return error;
+  });
+  if (done.readings) return doubtful(done, again);
   const shown = [make("ul", { className: "readings" }, ...(again ? done.digits : [done]).map(reading))];
   if (again) shown.push(make("h2", { textContent: `Written again in ${to}` }), make("div", { className: "generate" }, ...done.images.map((one) => captioned(one.png, one.glyph))));
   byId("reading").replaceChildren(...shown);
@@ -26,5 +43,6 @@ const read = task(byId("read-status"), [pad, chance], "Reading …", async (sign
 
 byId("read").addEventListener("submit", (event) => {
   event.preventDefault();
-  read(event.submitter?.value !== "recognise");
+  const force = event.submitter?.value === "force";
+  read(force ? unsure : event.submitter?.value !== "recognise", force);
 });
