@@ -15,7 +15,7 @@ from lekhani.handwriting.layout import DETAIL, draw_letters, lay_out
 from lekhani.handwriting.render import STREAMS, Line, LineStyle, render
 from lekhani.handwriting.signs import complete
 from lekhani.inference.confidence import confidences
-from lekhani.inference.sampling import Steps, run_steps
+from lekhani.inference.sampling import SamplingOptions, Steps, run_steps
 from lekhani.inference.session import Floats, Generator, LoadedModel, Reader
 from lekhani.pictures import to_uint8
 
@@ -25,8 +25,11 @@ _HANDS = 101  # their stream of random numbers, beyond those of a line
 
 
 def seeded_rng(generator: Generator, seed: int, *numbers: int) -> np.random.Generator:
-    """A random generator that depends on the model's bytes, the seed and these numbers alone."""
-    return np.random.default_rng([int(generator.sha256[:16], 16), seed, *numbers])
+    """A random generator that depends on the model's bytes, the seed and these numbers alone.
+
+    Raises UsageError for a seed that is no whole number of 0 or more.
+    """
+    return np.random.default_rng([int(generator.sha256[:16], 16), SamplingOptions(seed).seed, *numbers])
 
 
 def compose(

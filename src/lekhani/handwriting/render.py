@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -52,7 +53,8 @@ class LineStyle:
             raise UsageError(f"There is no strength {self.augment!r}; there are {', '.join(STRENGTHS)}.")
         if self.paper not in get_args(Paper):
             raise UsageError(f"There is no paper {self.paper!r}; there are {', '.join(get_args(Paper))}.")
-        if not 16 <= self.height <= 512 or not 0 <= self.variety <= 1:
+        is_number = isinstance(self.height, Integral) and isinstance(self.variety, Real)
+        if not is_number or not 16 <= self.height <= 512 or not 0 <= self.variety <= 1:
             problem = f"A line is 16 to 512 pixels high, not {self.height},"
             raise UsageError(f"{problem} and its variety is from 0 to 1, not {self.variety}.")
 

@@ -42,11 +42,11 @@ def test_a_model_that_takes_no_labels_is_refused() -> None:
     "choices",
     [
         *({"without": ("rain",)}, {"augment": "heavy"}, {"paper": "blue"}),
-        *({"height": 15}, {"height": 513}, {"variety": 1.1}),
+        *({"height": 15}, {"height": 513}, {"height": 64.5}, {"variety": 1.1}, {"variety": "x"}),
     ],
 )
 def test_a_style_out_of_range(choices: dict[str, Any]) -> None:
-    sentence = r"no (effect 'rain'|strength 'heavy'|paper)|16 to 512 pixels high, not (15|513|64), and its variety"
+    sentence = r"no (effect 'rain'|strength 'heavy'|paper)|16 to 512 pixels high, not (15|513|64|64.5), and its variety"
     with pytest.raises(UsageError, match=sentence):
         LineStyle(**choices)
 
