@@ -29,9 +29,13 @@ FROM python AS runtime
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends git \
     && rm -rf /var/lib/apt/lists/* \
+    && git config --system --add safe.directory /project \
     && useradd --create-home --uid 1000 lekhani \
     && install --directory --owner=1000 /reports
+# A user of another number has neither a name nor a home of its own, and the project may be another user's.
 ENV PATH=/opt/venv/bin:$PATH \
+    HOME=/tmp \
+    LOGNAME=lekhani \
     PYTHONUNBUFFERED=1 \
     DVC_NO_ANALYTICS=1 \
     MLFLOW_DISABLE_TELEMETRY=true \
@@ -43,7 +47,7 @@ CMD ["lekhani", "--help"]
 
 FROM runtime AS gpu
 # train.compile: Triton builds its launchers with a C compiler.
-USER root
+USER 0
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 USER 1000

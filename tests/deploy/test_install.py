@@ -94,7 +94,7 @@ def test_what_is_imported_is_declared() -> None:
     ("words", "said"),
     [
         (("train", "-d", "mnist", "-v", "dcgan"), r"needs torch, .*pip install 'lekhani\[train\]'"),
-        (("fetch", "-d", "mnist"), r"needs \w+, .*pip install 'lekhani\[pipeline\]'"),
+        (("fetch", "-d", "mnist"), r"needs \w+, .*pip install 'lekhani\[(train|pipeline)\]'"),
         (("promote",), r"needs \w+, .*pip install 'lekhani\[(train|pipeline)\]'"),
         (("serve", "--model", "toy.onnx"), r"needs \w+, .*pip install 'lekhani\[serve\]'"),
     ],

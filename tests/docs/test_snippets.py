@@ -74,6 +74,8 @@ def here(project: Path, tmp_path: Path) -> Path:
     for path in project.iterdir():
         if path.is_file():
             shutil.copy(path, folder)
+    (folder / "scans").mkdir()
+    shutil.copy(project / "scan.png", folder / "scans")
     return folder
 
 

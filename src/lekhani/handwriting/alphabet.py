@@ -6,7 +6,7 @@ from functools import cached_property, lru_cache
 
 from lekhani.data.spec import GlyphClass
 from lekhani.errors import UsageError
-from lekhani.handwriting.syllables import Syllable, Writing
+from lekhani.handwriting.syllables import PUNCTUATION, SIGNS, Syllable, Writing
 
 MAX_GLYPHS = 200  # of a line
 SHOWN = 12  # glyphs, at most, that an error lists one by one
@@ -39,6 +39,11 @@ class Alphabet:
         """What can be written, in label order, without the space."""
         return tuple(self._label)
 
+    @property
+    def marks(self) -> str:
+        """The punctuation that can be written and that no class is."""
+        return "" if self.learned_only else "".join(mark for mark in PUNCTUATION if mark not in self._label)
+
     @cached_property
     def _digits(self) -> dict[int, str]:
         return {unicodedata.digit(glyph): glyph for glyph in self.glyphs if len(glyph) == 1 and glyph.isdecimal()}
@@ -60,7 +65,8 @@ class Alphabet:
         found = [piece for piece in pieces if not isinstance(piece, str)]
         unknown = dict.fromkeys(piece for piece in pieces if isinstance(piece, str))
         if unknown:
-            named = ", ".join(map(_named, unknown))
+            alone = SIGNS if self._writing.has_letters else ""
+            named = ", ".join(f"{_named(one)}{' without its letter' * (one in alone)}" for one in unknown)
             raise UsageError(f"The model cannot write {named} in {shortened(text)!r}; it writes {self}, and spaces.")
         if not found:
             raise UsageError("There is nothing to write: the text is empty.")

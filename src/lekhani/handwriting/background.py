@@ -61,7 +61,8 @@ class Background:
         picture = self._picture(self.files[rng.integers(len(self.files))])
         fit = min(picture.width / size[0], picture.height / size[1])
         scale = fit ** rng.uniform(0, 0.5) if fit > 1 else fit
-        width, height = scale * size[0], scale * size[1]
+        # Rounding may give a hair more than there is.
+        width, height = (min(scale * one, most) for one, most in zip(size, picture.size, strict=True))
         left, top = rng.uniform(0, picture.width - width), rng.uniform(0, picture.height - height)
         box = (left, top, min(left + width, picture.width), min(top + height, picture.height))
         part = picture.resize(size, Image.Resampling.BILINEAR, box)

@@ -62,7 +62,7 @@ def read_texts(path: Path, alphabet: Alphabet, skip_unwritable: bool = False) ->
         problem = f"{count} of {path} cannot be written. {' '.join(unwritable[:NAMED])}{more}"
         if not skip_unwritable:
             raise UsageError(f"{problem} Correct them, or leave them out with --skip-unwritable.")
-        log.warning("Left out %s", problem)
+        log.warning("%s They are left out.", problem)
     if not texts:
         raise UsageError(f"--lines {path} holds no text{' that can be written' if unwritable else ''}.")
     return texts

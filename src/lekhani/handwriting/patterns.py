@@ -98,7 +98,8 @@ def _alternatives(tokens: Iterator[re.Match[str]], alphabet: Alphabet) -> _Part:
 def _one_of(characters: str, alphabet: Alphabet) -> _Part:
     belongs = re.compile(characters).fullmatch
     spaces = [] if characters.startswith(("[^", ".")) else [" "]
-    choices = [glyph for glyph in [*alphabet.glyphs, *spaces] if belongs(glyph)]
+    marks = alphabet.marks if characters.startswith("[") and not characters.startswith("[^") else ""
+    choices = [glyph for glyph in [*alphabet.glyphs, *spaces, *marks] if belongs(glyph)]
     if not choices:
         raise UsageError(f"{characters} holds nothing that the model writes, which is {alphabet}.")
     return lambda rng: choices[rng.integers(len(choices))], 1

@@ -6,7 +6,7 @@ What is no glyph of the judge's, or several, is refused with an UnsureError.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,10 +35,10 @@ from lekhani.text import printable
 
 SIDE = 1024  # larger pictures are shrunk to this
 MAX_BYTES = 64 << 20
-MIN_CONFIDENCE = 0.95
-"""Below this a reading is refused. Judges are calibrated, so it means the same for each of them; see docs/lines.md."""
+MIN_CONFIDENCE = 0.9
+"""Below this a reading is refused; judges are calibrated, so it means the same for each. See docs/lines.md."""
 ANGLES = (0, -10, 10, -20, 20, -30, 30)  # degrees by which ink is turned; judges are trained on what lies between
-TURNING = 0.03  # what a degree costs, in logits
+TURNING = 0.05  # what a degree costs, in logits
 REMOVING = 1.0  # what it costs to take out a line that may be a stroke
 TURNED_SIDE = 128  # pixels of a glyph that is turned, which suffice and are quick
 WIDE = 1.6  # in parts of the height: wider ink is more than one glyph, where it comes apart
@@ -122,24 +122,25 @@ def recognise(reader: Reader, pictures: Sequence[Bytes], top: int = 3, *, force:
 
 def _read_picture(reader: Reader, picture: Bytes, top: int, force: bool) -> Reading:
     if is_frame(picture, reader):
-        count, shares = 1, read_frame(reader, picture)
+        count, read = 1, read_frame(reader, picture)
     else:
         page = ink_of(picture)
-        (ink,), shares = read_upright(reader, page, lambda one: [one])
-        count = 1 if force else count_glyphs(reader, page.ink, ink, float(shares.max()))
-    (reading,) = readings(reader, shares, top)
+        read = read_upright(reader, page, lambda one: [one])
+        count = 1 if force else count_glyphs(reader, page.ink, read.parts[0], float(read.shares.max()))
+    (reading,) = readings(reader, read.shares, top)
     if count > 1 and not force:
         cut = "cut them apart, use translate for a row of digits, or use force to read them as one"
         raise UnsureError(f"The image shows about {count} glyphs, not one; {cut}.", [reading])
-    if reading.best.confidence < MIN_CONFIDENCE and not force:
-        raise UnsureError(f"The image shows no glyph of {reader.dataset} for sure: {unsure(reading)}.", [reading])
+    if reading.best.confidence < read.needed and not force:
+        problem = f"The image shows no glyph of {reader.dataset} for sure: {unsure(reading, read.needed)}"
+        raise UnsureError(f"{problem}.", [reading])
     return reading
 
 
-def unsure(reading: Reading) -> str:
+def unsure(reading: Reading, needed: float) -> str:
     """Why a reading is refused, and what to do."""
     remedy = "write it larger on plain paper, or use force to take the likeliest"
-    return f"{reading}, and below {MIN_CONFIDENCE:.0%} that is a guess; {remedy}"
+    return f"{reading}, and below {needed:.1%} that is a guess; {remedy}"
 
 
 def count_glyphs(reader: Reader, page: Floats, upright: Floats, confidence: float) -> int:
@@ -159,37 +160,49 @@ def count_glyphs(reader: Reader, page: Floats, upright: Floats, confidence: floa
     return max(counts, default=1)
 
 
-def read_upright(reader: Reader, page: Page, split: Callable[[Floats], list[Floats]]) -> tuple[list[Floats], Shares]:
-    """A page's glyphs as `split` parts its ink [H,W], and the judge's confidence in each class [N,K] of each.
+class Upright(NamedTuple):
+    """Glyphs as ink [H,W], the judge's confidence in each class [N,K] of each, and the least that is to be trusted."""
 
-    Ink that is not known to be level is turned, and lines in doubt stay or go, to where the judge's logits are highest,
-    by their log-sum-exp: that tells glyphs from what is none (Liu et al. 2020). Raises what `split` does when it always
-    does so.
+    parts: list[Floats]
+    shares: Shares
+    needed: float
+
+
+def read_upright(reader: Reader, page: Page, split: Callable[[Floats], list[Floats]]) -> Upright:
+    """Read a page's glyphs, as `split` parts its ink [H,W].
+
+    The ink is turned, by 10 degrees at most where rules showed what is upright, and lines in doubt stay or go, to where
+    the judge's logits are highest, by their log-sum-exp: that tells glyphs from what is none (Liu et al. 2020). What is
+    no glyph often resembles one at some angle, so the doubt that may remain halves with each 10 degrees. Raises what
+    `split` does when it always does so.
     """
-    ways: list[tuple[list[Floats], float]] = []  # with what each costs
+    ways: list[tuple[list[Floats], int, float]] = []  # with the angle, and what removing costs
     refused: UsageError | None = None
     for one, cost in ((page, 0.0), (page.doubt, REMOVING)):
-        for angle in (0,) if one is None or one.is_level else ANGLES:
+        for angle in ANGLES if one else ():
             try:
-                if one is not None:
-                    ways.append((split(_turned(one.ink, angle)), cost + TURNING * abs(angle)))
+                if one and abs(angle) <= (10 if one.is_level else 30):
+                    ways.append((split(_turned(one.ink, angle)), angle, cost))
             except UsageError as error:
                 refused = refused or error
     if refused and not ways:
         raise refused
-    logits = read_parts(reader, [part for parts, _ in ways for part in parts])
-    read = np.split(logits, np.cumsum([len(parts) for parts, _ in ways])[:-1])
-    best = int(np.argmax([logsumexp(found, 1).mean() - cost for found, (_, cost) in zip(read, ways, strict=True)]))
-    return ways[best][0], softmax(read[best])
+    logits = read_parts(reader, [part for parts, _, _ in ways for part in parts])
+    read = np.split(logits, np.cumsum([len(parts) for parts, _, _ in ways])[:-1])
+    scores = [logsumexp(one, 1).mean() - TURNING * abs(way[1]) - way[2] for one, way in zip(read, ways, strict=True)]
+    best = int(np.argmax(scores))
+    parts, angle, _ = ways[best]
+    return Upright(parts, softmax(read[best]), 1 - (1 - MIN_CONFIDENCE) * 0.5 ** (abs(angle) / 10))
 
 
 def _turned(ink: Floats, angle: int) -> Floats:
     return turned(shrunk(ink, TURNED_SIDE), angle) if angle else ink
 
 
-def read_frame(reader: Reader, picture: Bytes) -> Shares:
-    """The judge's confidence in each class [1,K] of a picture in its own size."""
-    return softmax(reader.read(frame_picture(picture, reader)[None])[1].astype(np.float64))
+def read_frame(reader: Reader, picture: Bytes) -> Upright:
+    """Read a picture in the judge's own size."""
+    frame = frame_picture(picture, reader)[None]
+    return Upright([], softmax(reader.read(frame)[1].astype(np.float64)), MIN_CONFIDENCE)
 
 
 def read_parts(reader: Reader, parts: Sequence[Floats]) -> Shares:

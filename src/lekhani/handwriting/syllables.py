@@ -19,6 +19,7 @@ LIGATURES = {
 }
 BEFORE, AFTER, ABOVE, BELOW = "ि", "ाीोौॉ", "ेैॅ", "ुूृॄ"
 NASAL, VISARGA, NUKTA, HALANT, RA, JOINER, PARTER = "ँं", "ः", "़", "्", "र", "\u200d", "\u200c"
+SIGNS = BEFORE + AFTER + ABOVE + BELOW + NASAL + VISARGA + NUKTA + HALANT
 VOWELS = "अआइईउऊऋऍएऐऑओऔ"
 DRAWN_LETTERS = "ळॐऽ"  # that no dataset has
 PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~।॥॰₹‘’“”–—…×÷"

@@ -13,7 +13,6 @@ from lekhani.errors import UsageError
 from lekhani.handwriting.compose import sample_hand, seeded_rng
 from lekhani.handwriting.ink import ink_of, is_frame, split_glyphs
 from lekhani.handwriting.recognise import (
-    MIN_CONFIDENCE,
     Reading,
     UnsureError,
     load_picture,
@@ -124,18 +123,22 @@ def read_digits(reader: Reader, picture: Bytes, *, force: bool = False) -> list[
     if not digits:
         raise UsageError(f"The judge of {reader.dataset} reads no digits, so there is no number to translate.")
     if is_frame(picture, reader):
-        shares = read_frame(reader, picture)
+        read = read_frame(reader, picture)
     else:
-        shares = read_upright(reader, ink_of(picture), split_glyphs)[1]
+        read = read_upright(reader, ink_of(picture), split_glyphs)
+    shares = read.shares
     among = np.zeros_like(shares)
     among[:, digits] = shares[:, digits]
     likely = among.sum(1)
     found = readings(reader, among / likely[:, None])
     for place, (reading, share) in enumerate(zip(found, likely, strict=True)):
-        if not force and (share < 0.5 or reading.best.confidence < MIN_CONFIDENCE):
-            (whole,) = readings(reader, shares[place, None])
+        if not force and (share < 0.5 or reading.best.confidence < read.needed):
             where = f"Glyph {place + 1} of {len(found)}" if len(found) > 1 else "The image"
-            raise UnsureError(f"{where} is no digit for sure: {unsure(reading if share >= 0.5 else whole)}.", found)
+            why = f"shows no digit for sure: {unsure(reading, read.needed)}"
+            if share < 0.5:
+                (whole,) = readings(reader, shares[place, None])
+                why = f"looks like {whole.best}, which is no digit; cut it off, or use force to take the likeliest"
+            raise UnsureError(f"{where} {why}.", found)
     return found
 
 

@@ -83,7 +83,7 @@ SIGNS = "vowels and vowel signs, punctuation"
     ("alphabet", "text", "named"),
     [
         (ALPHABET, "Q", rf"cannot write Q in 'Q'; it writes 46 glyphs such as क ख ग ८ ९, {SIGNS}, and spaces\.$"),
-        (ALPHABET, "िक", r"cannot write ◌ि \(U\+093F\) in 'िक'"),
+        (ALPHABET, "िक", r"cannot write ◌ि \(U\+093F\) without its letter in 'िक'"),
         (ALPHABET, "कb4a4", r"cannot write b, a in 'कb४a४'"),
         (ALPHABET, "क\u200dष", r"cannot write U\+200D in"),
         (ALPHABET, "काे", r"cannot write ◌े \(U\+0947\)"),

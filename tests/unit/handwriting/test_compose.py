@@ -234,6 +234,13 @@ def test_a_background_is_cropped_at_random_and_stays_light_enough(tmp_path: Path
     assert any(np.asarray(line)[0, 0].tolist() == [144, 238, 144] for line in lines), "the small one is enlarged"
 
 
+def test_a_picture_of_any_size_is_enlarged_to_any_line(tmp_path: Path) -> None:
+    Image.new("RGB", (49, 31)).save(tmp_path / "small.png")
+    background, rng = Background(tmp_path), np.random.default_rng(0)
+    for width in range(50, 300):
+        assert background.cropped((width, 41), rng).shape == (3, 41, width)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [

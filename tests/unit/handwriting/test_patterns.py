@@ -48,6 +48,8 @@ def test_classes_hold_only_what_the_model_writes_and_all_of_it() -> None:
     assert drawn(r"\d", times=500) == set("०१२३४५६७८९")
     assert drawn(r"[क-ङi]", times=300) == set("कखगघङ")
     assert drawn(r"[क ]") == {"क", " "}
+    assert drawn(r"[/।Q]", times=50) == {"/", "।"}
+    assert drawn(r"₹ [१-९],\d{3}\.[०५]०")
     assert drawn("[^क]").isdisjoint({"क", " "})
 
 

@@ -27,7 +27,7 @@ from lekhani.handwriting.recognise import (
     recognise,
     table,
 )
-from lekhani.pen import load_judge
+from lekhani.pen import PRETRAINED, load_judge
 
 READER = reader()
 
@@ -277,9 +277,10 @@ def test_any_picture_is_framed_or_refused(height: int, width: int, seed: int, de
 
 
 def test_the_judge_of_the_package_refuses_noise() -> None:
+    judge = load_judge(PRETRAINED / "devanagari" / "judge.onnx")
     for seed in range(3):
         with pytest.raises(UsageError, match=r"for sure|rows of glyphs|not one"):
-            load_judge("devanagari").recognise(np.random.default_rng(seed).integers(0, 255, (90, 120), dtype=np.uint8))
+            judge.recognise(np.random.default_rng(seed).integers(0, 255, (90, 120), dtype=np.uint8))
 
 
 # --- the command ---
@@ -303,7 +304,7 @@ def test_the_command_reads_on_after_a_bad_image(tmp_path: Path) -> None:
     forced = json.loads(light_command.run(tmp_path, *command, "--force").stdout)
     assert [forced[1], forced[2]] == [{"file": "three.png", **three["readings"][0]}, read]
     assert (read["file"], read["glyph"], read["label"]) == ("0.png", "0", 0)
-    assert read["confidence"] > 0.95
+    assert read["confidence"] > 0.9
     assert len(read["alternatives"]) == 2
 
 

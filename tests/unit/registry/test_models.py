@@ -70,6 +70,7 @@ def test_register_and_find(log: Callable[..., Logged]) -> None:
     assert found.scorecard.read_text() == "{}"
     assert found.judge is not None
     assert found.judge.read_text() == "the judge"
+    assert not list(found.generator.parents[1].glob("registered_model_meta")), "reading writes nothing"
 
     client.set_registered_model_alias(name, "champion", "1")
     assert str(models.register("toys", second.uri, {}).version) == "2"

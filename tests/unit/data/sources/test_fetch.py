@@ -86,6 +86,16 @@ def test_paths_and_patterns(tmp_path: Path, out: Path, monkeypatch: pytest.Monke
         fetch("../?/x.npz", out)
 
 
+@pytest.mark.parametrize("path", ["../own_*.npz", "../own_train.npz"])
+def test_a_relative_path_starts_in_the_project_also_in_a_copy_for_an_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    write_tree(tmp_path, "own_train.npz", "names.csv", "project/.dvc/tmp/exps/tmp1/params.yaml", content=b"x")
+    monkeypatch.chdir(tmp_path / "project/.dvc/tmp/exps/tmp1")
+    fetch(path, Path("data/raw/own"), classes_csv="../names.csv")
+    assert found(Path("data/raw/own")) == {"own_train.npz", "classes.csv"}
+
+
 @pytest.mark.parametrize(
     ("path", "problem"),
     [("*.npz", "does not exist"), ("empty", "holds no files"), (".", "lie one inside the other")],
