@@ -57,7 +57,7 @@ def test_labels_by_glyph_name_and_number(
 def test_a_bad_count(count: str) -> None:
     with pytest.raises(UsageError, match=r"the count after = must be a whole number from 1 to 1,000,000,000") as caught:
         parse_runs([f"क={count}"], DEVANAGARI)
-    assert f"--label क={count}" in str(caught.value)
+    assert f"`label` क={count}" in str(caught.value)
 
 
 @pytest.mark.parametrize(

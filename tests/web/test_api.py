@@ -425,7 +425,7 @@ def test_cors_only_for_named_origins(source: ModelSource, client: TestClient) ->
 
 def test_another_address_than_loopback_needs_keys(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["serve", "--host", "0.0.0.0", "--model", "g.onnx"])
-    assert "On 0.0.0.0 others can reach the API, so it needs --keys FILE" in str(done.exception)
+    assert "On 0.0.0.0 others can reach the API, so it needs `keys` FILE" in str(done.exception)
     assert getattr(done.exception, "exit_code", None) == 2
     done = CliRunner().invoke(cli, ["serve", "--model", "g.onnx", "--limit", "imagse=3"])
     assert re.match(r"`limit` imagse: .*; there are: images, text, ", str(done.exception))
