@@ -1,7 +1,7 @@
 """Milliseconds of one core for a line of `lekhani compose`, with paper, ink and transcripts.
 
-    python benchmarks/compose.py [--models devanagari devanagari@drifting] [--against ../earlier/src] [--lines 100]
-        [--out FILE.json]
+    python benchmarks/compose.py [--models devanagari devanagari@drifting] [--hands 50] [--against ../earlier/src]
+        [--lines 100] [--out FILE.json]
 
 Every figure is of a process of its own with one thread. They run by turns, so that the ratios hold whatever else the
 machine does; `--against` is the folder `src` of another checkout, whose lines the ratios are then to.
@@ -27,21 +27,21 @@ from tempfile import TemporaryDirectory
 import lekhani
 from lekhani.handwriting.lines import LineRequest, choose_texts, write_lines
 from lekhani.handwriting.render import LineStyle
-model, pattern, lines = sys.argv[1], sys.argv[2], int(sys.argv[3])
-pen, style = lekhani.load(model), LineStyle(augment="strong")
+model, pattern, lines, hands = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+pen, style, more = lekhani.load(model), LineStyle(augment="strong"), {"hands": hands} if hands else {}
 texts = choose_texts(pen.generator, (), pattern, None, lines, 7)
 with TemporaryDirectory() as folder:
     write_lines(pen, LineRequest(texts[:5], 7, style), Path(folder) / "first")
     start = time.process_time()
-    write_lines(pen, LineRequest(texts, 7, style), Path(folder) / "lines")
+    write_lines(pen, LineRequest(texts, 7, style, **more), Path(folder) / "lines")
     print(1000 * (time.process_time() - start) / lines)
 """
 
 
-def milliseconds(source: Path, model: str, pattern: str, lines: int) -> float:
-    """Of one core, for a line, with the code in `source`."""
+def milliseconds(source: Path, model: str, hands: int, pattern: str, lines: int) -> float:
+    """Of one core, for a line, with the code in `source`; 0 `hands` are one a line."""
     environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-c", ONE, model, pattern, str(lines)]
+    words = [sys.executable, "-c", ONE, model, pattern, str(lines), str(hands)]
     return float(subprocess.run(words, env=environment, stdout=subprocess.PIPE, check=True, text=True).stdout)
 
 
@@ -49,20 +49,23 @@ def main() -> None:
     """Measure, print a table and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["devanagari", "devanagari@drifting"])
+    parser.add_argument("--hands", type=int)
     parser.add_argument("--against", type=Path)
     parser.add_argument("--lines", type=int, default=100)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    ways = {model: (SRC, model) for model in given.models}
+    ways = {model: (SRC, model, 0) for model in given.models}
+    if given.hands:
+        ways |= {f"{model}, {given.hands} hands": (SRC, model, given.hands) for model in given.models}
     if given.against:
-        ways = {f"{model}, earlier": (given.against.resolve(), model) for model in given.models} | ways
+        ways = {f"{model}, earlier": (given.against.resolve(), model, 0) for model in given.models} | ways
     results = {}
     for text, pattern in PATTERNS.items():
         taken: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(given.turns):
-            for name, (source, model) in ways.items():
-                taken[name].append(milliseconds(source, model, pattern, given.lines))
+            for name, (source, model, hands) in ways.items():
+                taken[name].append(milliseconds(source, model, hands, pattern, given.lines))
         results[text] = {name: round(statistics.median(values), 2) for name, values in taken.items()}
         first = next(iter(results[text].values()))
         for name, value in results[text].items():

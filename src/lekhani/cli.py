@@ -381,7 +381,15 @@ def compose(
     count: Annotated[
         int | None, Option("--count", "-n", min=1, max=1_000_000, help="How many lines; texts are taken in turn.")
     ] = None,
-    dataset: Registered = "devanagari",
+    dataset: Annotated[
+        str | None,
+        Option(
+            "--dataset",
+            "-d",
+            help="Whose registered generator to use: D, D@ALIAS or D:VERSION. When left out it is devanagari, "
+            "or devanagari@drifting where none is registered.",
+        ),
+    ] = None,
     model: Model = None,
     judge: Judge = None,
     layout: Annotated[
@@ -408,19 +416,23 @@ def compose(
     min_confidence: Annotated[
         float, Option(min=0, max=1, help="Redraw a glyph until the judge, if there is one, is so sure of it.")
     ] = 0.5,
+    hands: Annotated[
+        int | None,
+        Option(min=1, max=1000, help="So many people write in turn: faster, less varied; one a line when left out."),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write lines of text in one hand each, with transcripts as OCR toolkits read them."""
     from lekhani.handwriting.background import Background
     from lekhani.handwriting.lines import LineRequest, choose_texts, write_lines
     from lekhani.handwriting.render import LineStyle
-    from lekhani.pen import find
+    from lekhani.pen import find, for_lines
 
-    pen = find(dataset, model, judge)
+    pen = find(dataset or ("" if model else for_lines("devanagari")), model, judge)
     texts = choose_texts(pen.generator, text or (), pattern, lines, count, seed, skip_unwritable, learned_only)
     ground = None if background is None else Background(background)
     style = LineStyle(height, join, variety, augment, tuple(without or ()), light_on_dark, paper, ground, learned_only)
-    typer.echo(write_lines(pen, LineRequest(texts, seed, style, min_confidence, layout), out, overwrite))
+    typer.echo(write_lines(pen, LineRequest(texts, seed, style, min_confidence, layout, hands), out, overwrite))
 
 
 @app.command(rich_help_panel=PEOPLE)
@@ -448,7 +460,7 @@ def recognise(
         typer.echo(table([(path, one) for path, one in found if not isinstance(one, UsageError)]), nl=False)
     errors = [one for one in results if isinstance(one, UsageError)]
     for error in errors:
-        typer.echo(f"lekhani: {error}", err=True)
+        typer.echo(f"lekhani: {error.for_command_line}", err=True)
     if errors:
         raise typer.Exit(2)
 
@@ -567,7 +579,7 @@ def main() -> None:
     try:
         app()
     except (LekhaniError, ParamsError) as error:
-        typer.echo(f"lekhani: {error}", err=True)
+        typer.echo(f"lekhani: {getattr(error, 'for_command_line', error)}", err=True)
         sys.exit(getattr(error, "exit_code", 2))
     except ModuleNotFoundError as error:
         sentence = how_to_install(error)

@@ -17,13 +17,29 @@ _CAUSE = re.compile(r"""\(Caused by \w+\(.*\bport=\d+\): (.+?)\.?["']\)\)$""")
 _LONGEST = 300
 
 
+# Not in what stands between backticks, which is a command.
+_OPTION = re.compile(r"(`[^`]*`)|(?<![\w-])--([a-z][a-z-]*)")
+
+
 class LekhaniError(Exception):
-    """The work failed; its message, without secrets, is what people read, and the command exits with `exit_code`."""
+    """The work failed; its message, without secrets, is what people read, and the command exits with `exit_code`.
+
+    A message names choices as the command line does, `--min-confidence`. Everywhere else, where it is turned to text,
+    they have the names of Python's arguments, `min_confidence`.
+    """
 
     exit_code = 1
 
     def __init__(self, message: str) -> None:
         super().__init__(redacted(message))
+
+    def __str__(self) -> str:
+        return _OPTION.sub(lambda found: found[1] or f"`{found[2].replace('-', '_')}`", self.for_command_line)
+
+    @property
+    def for_command_line(self) -> str:
+        """The message for people who typed a command."""
+        return str(self.args[0])
 
 
 class UsageError(LekhaniError):

@@ -65,3 +65,9 @@ def test_logs_hold_none(formatter: Callable[[], logging.Formatter]) -> None:
     assert "Failed at postgresql://host/db" in said
     if formatter is telemetry.json_formatter:
         assert json.loads(said)["uri"] == "https://host"
+
+
+def test_options_have_the_names_of_arguments_where_no_command_was_typed() -> None:
+    error = UsageError("choose another --out, or --min-confidence 0: `git fetch --all` --- x--y")
+    assert str(error) == "choose another `out`, or `min_confidence` 0: `git fetch --all` --- x--y"
+    assert error.for_command_line == error.args[0]

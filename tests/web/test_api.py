@@ -428,9 +428,9 @@ def test_another_address_than_loopback_needs_keys(tmp_path: Path) -> None:
     assert "On 0.0.0.0 others can reach the API, so it needs --keys FILE" in str(done.exception)
     assert getattr(done.exception, "exit_code", None) == 2
     done = CliRunner().invoke(cli, ["serve", "--model", "g.onnx", "--limit", "imagse=3"])
-    assert re.match(r"--limit imagse: .*; there are: images, text, ", str(done.exception))
+    assert re.match(r"`limit` imagse: .*; there are: images, text, ", str(done.exception))
     done = CliRunner().invoke(cli, ["serve", "--model", "g.onnx", "--allowed-host", "http://a.example"])
-    assert "--allowed-host 'http://a.example' is no name; write one as" in str(done.exception)
+    assert "`allowed_host` 'http://a.example' is no name; write one as" in str(done.exception)
 
 
 def test_a_port_in_use(source: ModelSource) -> None:

@@ -176,6 +176,7 @@ OPTIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "--paper": of("plain", "ruled", "squared"),
         "--background": file,
         "--learned-only": FLAG,
+        "--hands": number,
         "--overwrite": FLAG,
     },
     "recognise": {"--force": FLAG, "--dataset": dataset, "--judge": judge, "--top": number, "--json": FLAG},

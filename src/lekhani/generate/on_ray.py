@@ -42,7 +42,7 @@ class ShardWriter:
                 write_shard(self.job, self.generator, self.reader, number)
                 errors.append("")
             except LekhaniError as error:
-                errors.append(str(error))
+                errors.append(error.for_command_line)
         return {"id": batch["id"], "error": np.array(errors, dtype=object)}
 
 

@@ -2,7 +2,7 @@
 
 import unicodedata
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from lekhani.data.spec import GlyphClass
 from lekhani.errors import UsageError
@@ -78,6 +78,12 @@ class Alphabet:
     def drawn(self, text: str) -> list[str]:
         """What a typeface draws of a `transcript`, each once."""
         return list(dict.fromkeys(one for syllable in self.syllables(text) if syllable for one in syllable.drawn))
+
+
+@lru_cache(8)
+def alphabet_of(classes: tuple[GlyphClass, ...], learned_only: bool = False) -> Alphabet:
+    """An alphabet, whose tables are made once for all lines."""
+    return Alphabet(classes, learned_only)
 
 
 def shortened(text: str) -> str:

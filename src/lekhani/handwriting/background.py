@@ -9,13 +9,14 @@ import numpy as np
 from PIL import Image
 
 from lekhani.data.images import decode_colour
-from lekhani.errors import UsageError
+from lekhani.errors import UsageError, reason
+from lekhani.files import read_input
 from lekhani.inference.session import Floats
 from lekhani.text import printable
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
 MAX_PICTURES = 10_000
-MAX_BYTES = 50_000_000  # of one file
+MAX_BYTES = 50 << 20  # of one file
 SIDE = 1600  # pixels; larger pictures are shrunk
 KEPT = 16  # pictures in memory
 LEAST_MEAN = 150  # a darker part is made as light as this, or dark ink would not show on it
@@ -77,10 +78,6 @@ def _picture(path: Path) -> Image.Image:
 
 def _content(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        return read_input(path, MAX_BYTES)
     except OSError as error:
-        raise UsageError(f"The background {printable(path)} cannot be read: {error.strerror}.") from None
-    if len(content) > MAX_BYTES:
-        raise UsageError(f"The background {printable(path)} is larger than {MAX_BYTES:,} bytes; shrink it.")
-    return content
+        raise UsageError(f"The background {printable(path)} cannot be read: {reason(error)}.") from None

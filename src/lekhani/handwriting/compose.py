@@ -3,12 +3,14 @@
 All glyphs of a line share their noise, but for a little of their own, and so the style of one hand.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from PIL import Image
 
-from lekhani.data.spec import Labels
+from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import LekhaniError, UsageError
-from lekhani.handwriting.alphabet import Alphabet
+from lekhani.handwriting.alphabet import alphabet_of
 from lekhani.handwriting.layout import DETAIL, draw_letters, lay_out
 from lekhani.handwriting.render import STREAMS, Line, LineStyle, render
 from lekhani.handwriting.signs import complete
@@ -18,6 +20,8 @@ from lekhani.inference.session import Floats, Generator, LoadedModel, Reader
 from lekhani.pictures import to_uint8
 
 MAX_TRIES = 30  # for a glyph that the judge does not accept
+FORMS = 3  # of each letter in the hand of one who writes several lines
+_HANDS = 101  # their stream of random numbers, beyond those of a line
 
 
 def seeded_rng(generator: Generator, seed: int, *numbers: int) -> np.random.Generator:
@@ -45,21 +49,31 @@ def compose(
 
 
 def compose_steps(
-    model: LoadedModel, text: str, seed: int, style: LineStyle, number: int = 0, min_confidence: float = 0.5
+    model: LoadedModel,
+    text: str,
+    seed: int,
+    style: LineStyle,
+    number: int = 0,
+    min_confidence: float = 0.5,
+    hands: "Hands | None" = None,
 ) -> Steps[Line]:
-    """See `compose`; with the boxes of the glyphs."""
+    """See `compose`; with the boxes of the glyphs. One of `hands` writes, or else one that writes nothing else."""
     generator = model.generator
     if not generator.conditional:
         problem = f"{model.origin} ({generator.variant}) takes no labels, so it cannot keep one hand for a line"
         raise UsageError(f"{problem}; use a conditional model.")
-    alphabet = Alphabet(generator.classes, style.learned_only)
+    alphabet = alphabet_of(generator.classes, style.learned_only)
     transcript = alphabet.transcript(text)
     syllables = alphabet.syllables(transcript)
     parts = [part for one in syllables for part in (one.parts if one else [None])]
     labels = [part.label for part in parts if part and part.label is not None]
     rng = seeded_rng(generator, seed, number, 0)
     reader = model.reader if min_confidence else None
-    glyphs = yield from sample_hand(generator, np.array(labels, np.int64), rng, style.variety, reader, min_confidence)
+    wanted, how = np.array(labels, np.int64), (style.variety, reader, min_confidence)
+    if hands is None:
+        glyphs = yield from sample_hand(generator, wanted, rng, *how)
+    else:
+        glyphs = yield from hands.write(generator, wanted, seed, number, rng, *how)
     slant, side = rng.normal(0, 0.06), DETAIL * generator.image_size
     letters = draw_letters([*zip(glyphs, (generator.classes[label] for label in labels), strict=True)], rng)
     texts = [one.text for one in syllables if one]
@@ -84,14 +98,71 @@ def sample_hand(
     LekhaniError when that does not help in MAX_TRIES tries.
     """
     hand = rng.standard_normal(generator.noise_dim, dtype=np.float32)
+
+    def own(places: Labels) -> Floats:
+        return rng.standard_normal((len(places), len(hand)), dtype=np.float32)
+
+    return (yield from _sample(generator, labels, hand, own, variety, reader, min_confidence))
+
+
+class Hands:
+    """So many people who write lines in turn; each has FORMS forms of a letter, drawn when one is first needed.
+
+    A form depends on the model's bytes, the seed, whose it is, the letter, its own number, the variety and the judge
+    alone, and so on nothing that was written before.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._forms: dict[tuple[int, int, int], Bytes] = {}
+
+    def write(
+        self,
+        generator: Generator,
+        labels: Labels,
+        seed: int,
+        number: int,
+        rng: np.random.Generator,
+        variety: float,
+        reader: Reader | None,
+        min_confidence: float,
+    ) -> Steps[Floats]:
+        """The glyphs of line `number`, as `sample_hand` gives them; `rng` chooses among their forms."""
+        who = number % self.count
+        chosen = rng.integers(FORMS, size=len(labels))
+        forms = [(who, label, form) for label, form in zip(labels.tolist(), chosen.tolist(), strict=True)]
+        if missing := [form for form in dict.fromkeys(forms) if form not in self._forms]:
+            hand = seeded_rng(generator, seed, who, _HANDS).standard_normal(generator.noise_dim, dtype=np.float32)
+            rngs = [seeded_rng(generator, seed, who, _HANDS, *form[1:]) for form in missing]
+
+            def own(places: Labels) -> Floats:
+                return np.stack([rngs[place].standard_normal(len(hand), dtype=np.float32) for place in places])
+
+            wanted = np.array([form[1] for form in missing], np.int64)
+            drawn = yield from _sample(generator, wanted, hand, own, variety, reader, min_confidence)
+            self._forms.update(zip(missing, to_uint8(drawn), strict=True))
+        size = generator.image_size
+        shades = np.array([self._forms[form] for form in forms], np.uint8).reshape(-1, size, size)
+        return shades.astype(np.float32) / np.float32(255)
+
+
+def _sample(
+    generator: Generator,
+    labels: Labels,
+    hand: Floats,
+    own: Callable[[Labels], Floats],
+    variety: float,
+    reader: Reader | None,
+    min_confidence: float,
+) -> Steps[Floats]:
+    """See `sample_hand`; `own` gives the noise of glyphs by their places in `labels`, other noise each time."""
     images = np.zeros((len(labels), generator.image_size, generator.image_size), np.float32)
     missing = np.arange(len(labels))
     if not len(labels):
         return images
     for attempt in range(MAX_TRIES):
-        own = min(variety + attempt / MAX_TRIES, 1.0)
-        noise = rng.standard_normal((len(missing), len(hand)), dtype=np.float32)
-        noise = np.float32(np.sqrt(1 - own**2)) * hand + np.float32(own) * noise
+        share = min(variety + attempt / MAX_TRIES, 1.0)
+        noise = np.float32(np.sqrt(1 - share**2)) * hand + np.float32(share) * own(missing)
         images[missing] = (yield noise, labels[missing])[:, 0]
         if reader is None:
             return images

@@ -16,8 +16,8 @@ from lekhani import __version__
 from lekhani.errors import LekhaniError, UsageError, reason
 from lekhani.files import read_checked, read_input, replacing, require_room, write_json, write_text
 from lekhani.generate.datasheet import data_licence, describe_model, licence_sentence
-from lekhani.handwriting.alphabet import SHOWN, Alphabet
-from lekhani.handwriting.compose import compose_steps, seeded_rng
+from lekhani.handwriting.alphabet import SHOWN, Alphabet, alphabet_of
+from lekhani.handwriting.compose import Hands, compose_steps, seeded_rng
 from lekhani.handwriting.patterns import parse_pattern
 from lekhani.handwriting.render import Line, LineStyle
 from lekhani.inference.sampling import run_steps
@@ -30,6 +30,7 @@ Layout = Literal["tesseract", "paddleocr", "huggingface"]
 MADE_BY = "lekhani compose"
 MAX_BYTES = 64 << 20  # of a file of texts
 MAX_LINES = 1_000_000
+MAX_HANDS = 1000
 NAMED = 5  # lines of a file that cannot be written, of all that there are
 _TEXT = 100  # the stream of random numbers that texts come from, beyond those of `compose`
 
@@ -102,7 +103,8 @@ def choose_texts(
 class LineRequest:
     """What to write, `texts` as `choose_texts` returns them, and how.
 
-    A glyph is drawn again until the judge accepts it with `min_confidence` (0: never).
+    A glyph is drawn again until the judge accepts it with `min_confidence` (0: never). So many `hands`, 1 to 1,000,
+    write in turn, with few forms of each letter; by default each line has one of its own. Raises UsageError for others.
     """
 
     texts: Sequence[str]
@@ -110,19 +112,26 @@ class LineRequest:
     style: LineStyle = field(default_factory=LineStyle)
     min_confidence: float = 0.5
     layout: Layout = "tesseract"
+    hands: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.hands is not None and not 1 <= self.hands <= MAX_HANDS:
+            raise UsageError(f"--hands {self.hands}: 1 to {MAX_HANDS:,} people can write, each in turn.")
 
     def render(self, pen: LoadedModel) -> Iterator[Line]:
         """The lines, in order."""
+        hands = None if self.hands is None else Hands(self.hands)
         for number, text in enumerate(self.texts):
-            steps = compose_steps(pen, text, self.seed, self.style, number, self.min_confidence)
+            steps = compose_steps(pen, text, self.seed, self.style, number, self.min_confidence, hands)
             yield run_steps(pen.generator, steps)
 
 
 def write_lines(pen: LoadedModel, request: LineRequest, out: Path, overwrite: bool = False) -> str:
     """Write pictures and transcripts into the new folder `out`, or a single picture as `out` itself if it ends in .png.
 
-    All is written or nothing. Line i depends on the model's bytes, the seed, i, its text, the style and the judge
-    alone. Returns a sentence about it; raises UsageError for an existing `out`, and what `compose` raises.
+    All is written or nothing. Line i depends on the model's bytes, the seed, i, its text, the style, the judge and the
+    number of hands alone. Returns a sentence about it; raises UsageError for an existing `out`, and what `compose`
+    raises.
     """
     single = out.suffix.lower() == ".png"
     if single and len(request.texts) != 1:
@@ -147,7 +156,7 @@ def write_lines(pen: LoadedModel, request: LineRequest, out: Path, overwrite: bo
 
 def _drawn(pen: LoadedModel, texts: Sequence[str]) -> dict[str, list[str]]:
     """What a typeface draws of each text."""
-    alphabet = Alphabet(pen.classes)
+    alphabet = alphabet_of(pen.classes)
     return {text: alphabet.drawn(text) for text in set(texts)}
 
 
@@ -201,9 +210,9 @@ def _write_folder(pen: LoadedModel, request: LineRequest, folder: Path) -> None:
     names = [f"line_{number:06d}" for number in range(total)]
     drawn = _drawn(pen, request.texts)
     with _Transcripts(request.layout, folder) as transcripts:
-        for name, text, line in zip(names, request.texts, lines, strict=True):
+        for number, (name, text, line) in enumerate(zip(names, request.texts, lines, strict=True)):
             (pictures / f"{name}.png").write_bytes(png_bytes(np.asarray(line.image)))
-            transcripts.add(name, text, line)
+            transcripts.add(name, text, line, number % (request.hands or total))
     sheet = _datasheet(pen, request, drawn)
     write_json(folder / "dataset.json", sheet)
     write_text(folder / "README.md", _readme(sheet, request.texts))
@@ -228,8 +237,8 @@ class _Transcripts:
             characters = sorted(self.characters - {" "})
             write_text(self.folder / "dict.txt", "".join(f"{character}\n" for character in characters))
 
-    def add(self, name: str, text: str, line: Line) -> None:
-        """Write what line `name` says and where its glyphs are."""
+    def add(self, name: str, text: str, line: Line, hand: int) -> None:
+        """Write what line `name` says, where its glyphs are and where there is room for it, who wrote it."""
         self.characters.update(text)
         if self.layout == "tesseract":
             (self.folder / f"{name}.gt.txt").write_text(f"{text}\n", encoding="utf-8")
@@ -242,7 +251,8 @@ class _Transcripts:
             rows = [f"images/{name}.png\t{text}", f"images/{name}.png\t{json.dumps(glyphs, ensure_ascii=False)}"]
         else:
             glyphs = [{"text": box.text, **dict(zip("xywh", box.upright, strict=True))} for box in line.boxes]
-            record = {"file_name": f"{name}.png", "text": text, "drawn": line.image.info["drawn"], "glyphs": glyphs}
+            drawn = line.image.info["drawn"]
+            record = {"file_name": f"{name}.png", "text": text, "hand": hand, "drawn": drawn, "glyphs": glyphs}
             rows = [json.dumps(record, ensure_ascii=False)]
         for table, row in zip(self.tables, rows, strict=True):
             table.write(f"{row}\n")
@@ -283,6 +293,7 @@ def _datasheet(pen: LoadedModel, request: LineRequest, drawn: Mapping[str, list[
         "model": model,
         "judge": {"sha256": pen.reader.sha256, "min_confidence": judged} if pen.reader and judged else None,
         "seed": request.seed,
+        "hands": request.hands,
         "look": {
             **asdict(replace(style, background=None)),
             "without": sorted(style.without),

@@ -21,7 +21,7 @@ from lekhani.data.images import FORMATS, decode_one
 from lekhani.data.spec import Bytes
 from lekhani.errors import UsageError
 from lekhani.handwriting import compose, recognise, translate
-from lekhani.handwriting.alphabet import Alphabet
+from lekhani.handwriting.alphabet import alphabet_of
 from lekhani.handwriting.recognise import Reading
 from lekhani.handwriting.render import LineStyle
 from lekhani.inference.labels import label_of
@@ -80,7 +80,7 @@ async def compose_line(body: schemas.Compose, request: Request, key: Holder, acc
     kind, model = _kind(accept), _model(request, body.model)
     _check_size(body, request.app.state.limits)
     style = LineStyle(height=body.height, join=body.join, variety=body.variety, augment=body.augment)
-    alphabet = Alphabet(model.pen.classes, body.learned_only)
+    alphabet = alphabet_of(model.pen.classes, body.learned_only)
     text = alphabet.transcript(body.text)
     about = {"model": model.describe(), "drawn": alphabet.drawn(text)}  # raises before the request waits
 

@@ -68,9 +68,9 @@ def test_the_same_seed_writes_the_same_bytes(pen: Pen, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("label", "name", "choices", "sentence"),
     [
-        ("1", "film.mp4", {}, r"--out .*film\.mp4: animations end in \.gif or \.webp"),
+        ("1", "film.mp4", {}, r"`out` .*film\.mp4: animations end in \.gif or \.webp"),
         ("1=1001", "a.gif", {}, "1,001 glyphs are too many to watch"),
-        ("1=1000", "a.gif", {"columns": 1}, r"would be 16 x 19,996 pixels, .* choose another --columns or --scale"),
+        ("1=1000", "a.gif", {"columns": 1}, r"would be 16 x 19,996 pixels, .* choose another `columns` or `scale`"),
         ("7", "a.gif", {}, "no such class"),
     ],
 )
@@ -84,7 +84,7 @@ def test_what_is_refused(
 
 def test_an_existing_file_is_kept_unless_it_may_be_overwritten(pen: Pen, tmp_path: Path) -> None:
     (tmp_path / "a.gif").write_text("precious")
-    with pytest.raises(UsageError, match=r"a\.gif exists already; .* --overwrite"):
+    with pytest.raises(UsageError, match=r"a\.gif exists already; .* `overwrite`"):
         write_animation(pen, ["1"], 7, tmp_path / "a.gif")
     assert (tmp_path / "a.gif").read_text() == "precious"
     write_animation(pen, ["1"], 7, tmp_path / "a.gif", overwrite=True)

@@ -76,14 +76,14 @@ def test_counts_by_label_each_and_total(tmp_path: Path) -> None:
     ("wanted", "sentence"),
     [
         ({}, "nothing to generate: all counts are 0"),
-        ({"each": 1, "total": 3}, "--each and --total both say"),
-        ({"labels": ["1=5"], "total": 3}, r"--total 3 is not what --label and --from-csv add up to \(5\)"),
-        ({"labels": ["0=5", "1", "2"], "total": 30}, r"--total 30 is not what .* \(7\)"),
-        ({"table": b"glyph,count\n1,2\n"}, "--from-csv .*has no column label"),
-        ({"table": b"label,count\n1,2\n9,2\n"}, "--from-csv .*line 3: no such class"),
-        ({"table": b"label,count\n1,-2\n"}, "--from-csv .*line 2: the count '-2' must be"),
-        ({"table": b"label,count\n1," + b"9" * 99 + b"\n"}, "--from-csv .*must be a whole number from 0"),
-        ({"table": b"label\n\xff\n"}, "--from-csv .*cannot be read as a CSV file in UTF-8"),
+        ({"each": 1, "total": 3}, "`each` and `total` both say"),
+        ({"labels": ["1=5"], "total": 3}, r"`total` 3 is not what `label` and `from_csv` add up to \(5\)"),
+        ({"labels": ["0=5", "1", "2"], "total": 30}, r"`total` 30 is not what .* \(7\)"),
+        ({"table": b"glyph,count\n1,2\n"}, "`from_csv` .*has no column label"),
+        ({"table": b"label,count\n1,2\n9,2\n"}, "`from_csv` .*line 3: no such class"),
+        ({"table": b"label,count\n1,-2\n"}, "`from_csv` .*line 2: the count '-2' must be"),
+        ({"table": b"label,count\n1," + b"9" * 99 + b"\n"}, "`from_csv` .*must be a whole number from 0"),
+        ({"table": b"label\n\xff\n"}, "`from_csv` .*cannot be read as a CSV file in UTF-8"),
     ],
 )
 def test_contradictory_and_malformed_counts(wanted: dict[str, Any], sentence: str, tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_files_of_others_are_never_touched(pen: Pen, tmp_path: Path) -> None:
     out.mkdir()
     (out / "mine.txt").write_text("precious")
     for overwrite, sentence in (
-        (False, r"out exists already; .* --overwrite"),
+        (False, r"out exists already; .* `overwrite`"),
         (True, r"holds no dataset\.json of ours"),
     ):
         with pytest.raises(UsageError, match=sentence):
@@ -246,7 +246,7 @@ def test_another_request_is_refused_unless_it_may_overwrite(
     write_dataset(pen, request("0=3", "1"), str(out))
     before = digests(out)
     with pytest.raises(
-        UsageError, match=r"out holds the dataset of another request \(seed 7 there, 8 here\); .* --overwrite"
+        UsageError, match=r"out holds the dataset of another request \(seed 7 there, 8 here\); .* `overwrite`"
     ):
         write_dataset(pen, request("0=3", "1", seed=8), str(out))
     with pytest.raises(UsageError, match=r'format "png" there, "npz" here'):
@@ -541,7 +541,7 @@ def test_memory_does_not_grow_with_the_number_of_images(pen: Pen, tmp_path: Path
         (["0=1000000000", "1=1000000000"], "png", 20_000, r"as png would take at least 7,629\.4 GB, .* 1\.0 GB left"),
         (["0=1000000000"], "idx", 10_000, "as idx would take"),
         (["0=1000000000"], "npz", 2**63, "A shard of .* images takes .* GB of memory"),
-        (["0=1000000000"], "npz", 9_999, "would be 100,011 shards, .*; pass --shard-size 10000"),
+        (["0=1000000000"], "npz", 9_999, "would be 100,011 shards, .*; pass `shard_size` 10000"),
     ],
 )
 def test_a_count_that_cannot_be_written_is_refused_at_once(

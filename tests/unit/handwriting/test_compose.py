@@ -248,7 +248,7 @@ def test_a_picture_of_any_size_is_enlarged_to_any_line(tmp_path: Path) -> None:
         ("empty", "folder", "a folder without pictures"),
         ("pipe", "pipe", "neither a picture nor a folder"),
         ("broken.png", b"\x89PNG\r\n\x1a\n junk", "broken.png in .* cannot be read"),
-        ("endless.png", 60_000_000, "larger than 50,000,000 bytes"),
+        ("endless.png", 60_000_000, "more than 50 MB"),
     ],
 )
 def test_what_is_no_background(tmp_path: Path, name: str, content: Any, sentence: str) -> None:

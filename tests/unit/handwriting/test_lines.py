@@ -15,8 +15,11 @@ from PIL import Image
 from typeface import TypefaceGenerator, pen
 
 from lekhani.errors import LekhaniError, UsageError
+from lekhani.handwriting.compose import FORMS, Hands, compose_steps
 from lekhani.handwriting.lines import Layout, LineRequest, choose_texts, write_lines
 from lekhani.handwriting.render import LineStyle
+from lekhani.inference.sampling import run_steps
+from lekhani.pen import find
 
 ToyGenerator = Callable[..., Path]
 GENERATOR: Any = TypefaceGenerator()
@@ -43,7 +46,7 @@ def test_lines_of_a_file(tmp_path: Path) -> None:
     file.write_bytes("\ufeffक ख\r\n\r\n  ग४ \n".encode())
     assert choose_texts(GENERATOR, [], None, file, None, 0) == ["क ख", "ग४"]
     file.write_text("क 4\n\nकिb\nQ\n")
-    bad = r"2 lines of .*t\.txt cannot be written\. line 3: .* b in 'किb'.*line 4: .* Q .*--skip-unwritable"
+    bad = r"2 lines of .*t\.txt cannot be written\. line 3: .* b in 'किb'.*line 4: .* Q .*`skip_unwritable`"
     with pytest.raises(UsageError, match=bad):
         choose_texts(GENERATOR, [], None, file, None, 0)
     assert choose_texts(GENERATOR, [], None, file, None, 0, skip_unwritable=True) == ["क ४"]
@@ -141,6 +144,26 @@ def test_the_same_request_gives_the_same_bytes_and_lines_do_not_depend_on_others
     assert files(tmp_path / "a")["line_000000.png"] != files(tmp_path / "a")["line_000001.png"]
 
 
+def test_a_few_hands_write_in_turn_each_with_few_forms_of_a_letter(
+    toy_generator: ToyGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, drawn = find("", toy_generator(tmp_path / "g.onnx")), []
+    run = writer.generator.run
+    monkeypatch.setattr(writer.generator, "run", lambda noise, labels: drawn.extend(labels) or run(noise, labels))
+    request = LineRequest(["0120", "2101"] * 15, 7, hands=2, layout="huggingface")
+    write_lines(writer, request, tmp_path / "out")
+    assert len(drawn) <= 2 * 3 * FORMS, "2 hands, 3 digits"
+    table = (tmp_path / "out" / "metadata.jsonl").read_text(encoding="utf-8")
+    assert [json.loads(row)["hand"] for row in table.splitlines()] == [0, 1] * 15
+    pages = files(tmp_path / "out")
+    assert len({pages[f"line_{number:06d}.png"] for number in range(30)}) == 30
+    *_, last = request.render(writer)
+    alone = run_steps(writer.generator, compose_steps(writer, "2101", 7, request.style, 29, hands=Hands(2)))
+    assert alone.image.tobytes() == last.image.tobytes(), "whatever was written before"
+    with pytest.raises(UsageError, match=r"`hands` 0: 1 to 1,000 people can write"):
+        LineRequest(["0"], hands=0)
+
+
 def test_the_datasheet(tmp_path: Path) -> None:
     writer = pen()
     write_lines(writer, LineRequest(TEXTS, 7, LineStyle(height=32, without=("blur",))), tmp_path / "out")
@@ -188,7 +211,7 @@ def test_an_existing_folder_is_kept_unless_it_may_be_overwritten(tmp_path: Path)
     out = tmp_path / "out"
     write_lines(pen(), LineRequest(TEXTS, 7), out)
     before = files(out)
-    with pytest.raises(UsageError, match=r"exists already; .* --overwrite"):
+    with pytest.raises(UsageError, match=r"exists already; .* `overwrite`"):
         write_lines(pen(), LineRequest(TEXTS[:1], 7), out)
     assert files(out) == before
     write_lines(pen(), LineRequest(TEXTS[:1], 7), out, overwrite=True)
@@ -196,7 +219,7 @@ def test_an_existing_folder_is_kept_unless_it_may_be_overwritten(tmp_path: Path)
     for name in ("notes.txt", "images/mine.png"):
         (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_text("precious")
-        with pytest.raises(UsageError, match=r"is not by `lekhani compose`, and --overwrite replaces .*; move it away"):
+        with pytest.raises(UsageError, match=r"is not by `lekhani compose`, and `overwrite` replaces .*; move it away"):
             write_lines(pen(), LineRequest(TEXTS, 7), out, overwrite=True)
         (out / name).unlink()
     ours, theirs = '{"made_by": "lekhani compose", "layout": 5}', '{"made_by": "lekhani prepare"}'
