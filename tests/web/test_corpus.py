@@ -180,7 +180,15 @@ OPTIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "--overwrite": FLAG,
     },
     "recognise": {"--force": FLAG, "--dataset": dataset, "--judge": judge, "--top": number, "--json": FLAG},
-    "translate": {**WRITER, "--to": dataset, "--from": dataset, "--reader": judge, "--scale": number, "--json": FLAG},
+    "translate": {
+        **WRITER,
+        "--to": dataset,
+        "--from": dataset,
+        "--reader": judge,
+        "--scale": number,
+        "--force": FLAG,
+        "--json": FLAG,
+    },
     "animate": {
         "--label": label,
         "--seed": number,
