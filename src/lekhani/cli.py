@@ -381,15 +381,7 @@ def compose(
     count: Annotated[
         int | None, Option("--count", "-n", min=1, max=1_000_000, help="How many lines; texts are taken in turn.")
     ] = None,
-    dataset: Annotated[
-        str | None,
-        Option(
-            "--dataset",
-            "-d",
-            help="Whose registered generator to use: D, D@ALIAS or D:VERSION. When left out it is devanagari, "
-            "or devanagari@drifting where none is registered.",
-        ),
-    ] = None,
+    dataset: Registered = "devanagari",
     model: Model = None,
     judge: Judge = None,
     layout: Annotated[
@@ -426,9 +418,9 @@ def compose(
     from lekhani.handwriting.background import Background
     from lekhani.handwriting.lines import LineRequest, choose_texts, write_lines
     from lekhani.handwriting.render import LineStyle
-    from lekhani.pen import find, for_lines
+    from lekhani.pen import find
 
-    pen = find(dataset or ("" if model else for_lines("devanagari")), model, judge)
+    pen = find(dataset, model, judge)
     texts = choose_texts(pen.generator, text or (), pattern, lines, count, seed, skip_unwritable, learned_only)
     ground = None if background is None else Background(background)
     style = LineStyle(height, join, variety, augment, tuple(without or ()), light_on_dark, paper, ground, learned_only)

@@ -8,7 +8,7 @@ EXTRAS = {
     ),
     **dict.fromkeys(("matplotlib", "onnxscript", "safetensors", "sklearn", "torch", "torch_fidelity"), "train"),
     **dict.fromkeys(("dvc", "dvc_data", "kaggle", "kagglesdk", "mlflow", "pandas", "pandera", "prefect"), "pipeline"),
-    **dict.fromkeys(("psutil", "requests", "sqlalchemy", "tenacity", "urllib3"), "pipeline"),
+    **dict.fromkeys(("alembic", "psutil", "pygit2", "requests", "sqlalchemy", "tenacity", "urllib3"), "pipeline"),
     "huggingface_hub": "hub",
     "ray": "ray",
 }

@@ -48,7 +48,6 @@ PRETRAINED = Path(__file__).with_name("pretrained")
 
 Beside the best generator there may be others, called as their variants.
 """
-FAST = "drifting"  # the one-step model among them, some fifteen times as fast as the others
 _HUB_NAME = r"\w[\w.-]{0,95}/\w[\w.-]{0,95}"
 _DATASET = "(?P<dataset>[a-z][a-z0-9_]{0,99})"
 _NAME = re.compile(rf"(?:lekhani-)?{_DATASET}(?:@(?P<alias>[\w-]{{1,99}})|:(?P<number>[0-9]{{1,9}}))?")
@@ -351,15 +350,6 @@ def find_pretrained(dataset: str, variant: str | None = None) -> Found | None:
         return None
     name = f"the pretrained {variant or 'model'} of {dataset}"
     return Found(generator, generator.with_name("judge.onnx"), name, None)
-
-
-def for_lines(dataset: str) -> str:
-    """The name of the model that `lekhani compose` writes with where nothing else is asked for.
-
-    Of what comes with the package that is the one of a single step: lines are long, and the judge reads them over.
-    """
-    fast = f"{dataset}@{FAST}"
-    return fast if find_pretrained(dataset) and find_pretrained(dataset, FAST) else dataset
 
 
 def has_registry() -> bool:

@@ -62,7 +62,8 @@ def test_images_are_built_in_stages_and_run_as_nobody_in_particular() -> None:
         assert image["HEALTHCHECK"].endswith('CMD ["lekhani", "--version"]')
         assert image["copied"] == f"--from=build-{target} /opt/venv /opt/venv", "nothing else leaves the build"
         assert "rm -rf /var/lib/apt/lists/*" in image["ran"]
-        assert not re.search(r"\b(gcc|build-essential|pip|uv)\b", image["ran"])
+        assert not re.search(r"\b(build-essential|pip|uv)\b", image["ran"])
+        assert ("gcc" in image["ran"]) == (target == "gpu"), "Triton compiles while it trains"
     assert list(stages)[-1] == "cpu", "what is built when no target is named"
     built = {target: stages[f"build-{target}"]["ran"] for target in ("gpu", "cpu")}
     assert "--torch-backend cpu" in built["cpu"]
