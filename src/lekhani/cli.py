@@ -1,5 +1,6 @@
 """The command line. Everything heavy is imported inside the commands, so that `lekhani --help` answers at once."""
 
+import io
 import json
 import os
 import sys
@@ -563,6 +564,8 @@ def main() -> None:
     from lekhani.machine import name_user
     from lekhani.params import ParamsError
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter("%(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
