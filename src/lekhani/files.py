@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lekhani.errors import LekhaniError, UsageError, first_line
 
-SILENCE = 5.0  # seconds for which a pipe may send nothing
+SILENCE = 3.0  # seconds for which a pipe may send nothing
 
 
 class FileModel(BaseModel):
