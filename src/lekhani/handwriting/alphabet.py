@@ -1,6 +1,7 @@
 """What can be written with a model, and texts as its syllables."""
 
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -77,7 +78,12 @@ class Alphabet:
 
     def drawn(self, text: str) -> list[str]:
         """What a typeface draws of a `transcript`, each once."""
-        return list(dict.fromkeys(one for syllable in self.syllables(text) if syllable for one in syllable.drawn))
+        return drawn_of(self.syllables(text))
+
+
+def drawn_of(syllables: Iterable[Syllable | None]) -> list[str]:
+    """What a typeface draws of syllables, each once."""
+    return list(dict.fromkeys(one for syllable in syllables if syllable for one in syllable.drawn))
 
 
 @lru_cache(8)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lekhani.data.spec import Bytes, Labels
 from lekhani.errors import LekhaniError, UsageError
-from lekhani.handwriting.alphabet import alphabet_of
+from lekhani.handwriting.alphabet import alphabet_of, drawn_of
 from lekhani.handwriting.layout import DETAIL, draw_letters, lay_out
 from lekhani.handwriting.render import STREAMS, Line, LineStyle, render
 from lekhani.handwriting.signs import complete
@@ -82,7 +82,7 @@ def compose_steps(
     texts = [one.text for one in syllables if one]
     row = lay_out(complete(parts, letters, side, rng), texts, side, slant, rng, style.join)
     line = render(row, style, {name: seeded_rng(generator, seed, number, 1 + i) for i, name in enumerate(STREAMS)})
-    line.image.info |= {"text": transcript, "drawn": alphabet.drawn(transcript)}
+    line.image.info |= {"text": transcript, "drawn": drawn_of(syllables)}
     return line
 
 

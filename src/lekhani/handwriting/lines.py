@@ -85,7 +85,7 @@ def choose_texts(
     """
     if bool(texts) + (pattern is not None) + (file is not None) != 1:
         raise UsageError("Say what to write with one of --text, --pattern and --lines.")
-    alphabet = Alphabet(generator.classes, learned_only)
+    alphabet = alphabet_of(generator.classes, learned_only)
     if pattern is not None:
         sample = parse_pattern(pattern, alphabet)
         chosen = [
@@ -144,14 +144,15 @@ def write_lines(pen: LoadedModel, request: LineRequest, out: Path, overwrite: bo
         if target.is_dir():
             _check_replaceable(target, out, single)
     require_room(target, 4096 * len(request.texts), pluralize(len(request.texts), "line"))  # a block for each picture
+    drawn = _drawn(pen, request.texts)
     with replacing(target) as temporary:
         if single:
             next(request.render(pen)).image.save(temporary, format="PNG")
         else:
-            _write_folder(pen, request, temporary)
+            _write_folder(pen, request, drawn, temporary)
     what = repr(request.texts[0]) if single else f"{pluralize(len(request.texts), 'line')} for {request.layout}"
-    drawn = _drawn_sentence(sorted(set().union(*_drawn(pen, request.texts).values())))
-    return f"Wrote {what} to {out} with {pen.origin}, seed {request.seed}.{drawn and ' '}{drawn}"
+    signs = _drawn_sentence(sorted(set().union(*drawn.values())))
+    return f"Wrote {what} to {out} with {pen.origin}, seed {request.seed}.{signs and ' '}{signs}"
 
 
 def _drawn(pen: LoadedModel, texts: Sequence[str]) -> dict[str, list[str]]:
@@ -199,7 +200,7 @@ def _check_replaceable(folder: Path, out: Path, single: bool) -> None:
             raise UsageError(f"{problem}; move it away, or choose another --out.")
 
 
-def _write_folder(pen: LoadedModel, request: LineRequest, folder: Path) -> None:
+def _write_folder(pen: LoadedModel, request: LineRequest, drawn: Mapping[str, list[str]], folder: Path) -> None:
     from rich.console import Console
     from rich.progress import track
 
@@ -208,7 +209,6 @@ def _write_folder(pen: LoadedModel, request: LineRequest, folder: Path) -> None:
     pictures.mkdir(parents=True)
     lines = track(request.render(pen), "Writing", total, console=console, disable=not console.is_terminal)
     names = [f"line_{number:06d}" for number in range(total)]
-    drawn = _drawn(pen, request.texts)
     with _Transcripts(request.layout, folder) as transcripts:
         for number, (name, text, line) in enumerate(zip(names, request.texts, lines, strict=True)):
             (pictures / f"{name}.png").write_bytes(png_bytes(np.asarray(line.image)))

@@ -164,8 +164,8 @@ def serve(app: FastAPI, host: str, port: int, limits: Limits, ready: Callable[[s
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        problem = f"The server cannot listen on {host}, port {port} ({error.strerror or error})"
-        raise UsageError(f"{problem}; choose another --host or --port.") from None
+        failed = f"The server cannot listen on {host}, port {port} ({error.strerror or error})"
+        raise UsageError(f"{failed}; choose another --host or --port.") from None
     port = listener.getsockname()[1]
     log.info("Listening on %s, port %d.", host, port)
     protocol = type("Protocol", (TimeoutProtocol,), {"limits": limits})
