@@ -27,6 +27,7 @@ from lekhani.serve.keys import Keys
 from lekhani.serve.limits import Limits
 from lekhani.serve.middleware import RequestMiddleware, problem
 from lekhani.serve.telemetry import Metrics
+from lekhani.serve.versions import Versions
 
 log = logging.getLogger("lekhani.api")
 READERS = 2  # pictures that are read at a time: a large one takes much memory
@@ -90,6 +91,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     champions, report = state.champions, state.report
     state.loop = asyncio.get_running_loop()
     state.pictures = BoundedPool(READERS, state.limits.waiting_pictures, 0.8 * state.limits.answer_seconds)
+    lookups = BoundedPool(READERS, state.limits.waiting_pictures, 0.8 * state.limits.answer_seconds, "requests")
+    state.versions = Versions(champions, lookups)
     if not champions.served:
         await champions.start()
     repeated = [

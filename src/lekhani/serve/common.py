@@ -80,6 +80,20 @@ def model_of(request: Request, dataset: str) -> ServedModel:
     return served[dataset]
 
 
+async def version_of(request: Request, key: str | None, dataset: str, version: str | None) -> ServedModel:
+    """A registered version of a dataset that is served, loaded where it is not; the served one where `version` is None.
+
+    404 where there is none.
+    """
+    model = model_of(request, dataset)
+    if version is None:
+        return model
+    versions = request.app.state.versions
+    with own_share(request, key, versions.pool, 1):
+        found: ServedModel = await versions.find(dataset, version)
+    return found
+
+
 def label_in(wanted: str | int, model: ServedModel) -> int:
     """A glyph, a class name or a number as text, or a number; raises UsageError naming the valid ones."""
     classes = model.pen.classes

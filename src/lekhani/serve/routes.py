@@ -22,7 +22,18 @@ from lekhani.inference.labels import label_of
 from lekhani.inference.sampling import SamplingOptions, Steps
 from lekhani.inference.session import Reader
 from lekhani.serve import responses, schemas
-from lekhani.serve.common import Accept, Holder, check_count, count, kind_of, label_in, model_of, own_share, respond
+from lekhani.serve.common import (
+    Accept,
+    Holder,
+    check_count,
+    count,
+    kind_of,
+    label_in,
+    model_of,
+    own_share,
+    respond,
+    version_of,
+)
 from lekhani.serve.limits import Limits
 
 api, health = APIRouter(), APIRouter()  # with keys where there are any, and without
@@ -34,7 +45,7 @@ async def generate(body: schemas.Generate, request: Request, key: Holder, accept
 
     A grid as PNG, a ZIP of PNGs with labels.csv, an NPZ of `images` uint8 [N,H,W] and `labels` int64 [N], or JSON.
     """
-    kind, model = kind_of(accept), model_of(request, body.model)
+    kind, model = kind_of(accept), await version_of(request, key, body.model, body.version)
     n = len(body.labels) * body.n
     check_count(n, request.app.state.limits)
     labels = np.repeat([label_in(label, model) for label in body.labels], body.n).astype(np.int64)

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
+from fastapi import Query
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,6 +22,14 @@ Dataset = Annotated[
 Seed = Annotated[
     int, Field(ge=0, le=2**63 - 1, description="the same seed gives the same picture, as long as the model is the same")
 ]
+Wanted = Annotated[str, Query(max_length=100, description="a dataset, as GET /v1/models names them")]
+Version = Annotated[
+    str | None,
+    Field(
+        max_length=20,
+        description="a registered version, as GET /v1/versions names them, instead of the one that is served",
+    ),
+]
 Weight = Annotated[float, Field(allow_inf_nan=False)]
 Label = Annotated[str, Field(min_length=1, max_length=80)] | Annotated[int, Field(ge=0, le=100_000)]
 Picture = Annotated[
@@ -38,6 +47,7 @@ class Generate(_Body):
     """What to draw: `n` images of each label."""
 
     model: Dataset = "devanagari"
+    version: Version = None
     labels: list[Label] = Field(
         min_length=1,
         max_length=1000,
@@ -70,6 +80,7 @@ class Explore(_Body):
     """Where to draw: an image at each point."""
 
     model: Dataset = "devanagari"
+    version: Version = None
     points: list[Point] = Field(
         min_length=1,
         max_length=10_000,
@@ -134,7 +145,7 @@ def _documented(*kinds: str) -> dict[str, Any]:
     errors = {
         400: "no JSON",
         401: "no valid key",
-        404: "no such model",
+        404: "no such model or version",
         406: "no such media type",
         408: "too slow",
         413: "too large",
@@ -142,7 +153,7 @@ def _documented(*kinds: str) -> dict[str, Any]:
         421: "another host",
         422: "not what the schema says, or a picture that shows no glyph for sure",
         429: "too much waits; see Retry-After",
-        503: "not in time, or not ready",
+        503: "not in time, not ready, or the registry does not answer",
     }
     described = {status: {"description": description, **problem} for status, description in errors.items()}
     return {"responses": {200: {"description": "Done", "content": content}, **described}, "response_class": Response}

@@ -1,6 +1,7 @@
 """The routes that the studio needs beside those of every client: it looks into models, data and trainings."""
 
 import asyncio
+from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, HTTPException, Request
@@ -11,7 +12,18 @@ from lekhani.inference.sampling import mixed_noise
 from lekhani.pictures import to_uint8
 from lekhani.serve import responses, schemas
 from lekhani.serve.champions import ServedModel
-from lekhani.serve.common import Accept, Holder, check_count, count, kind_of, label_in, model_of, own_share, respond
+from lekhani.serve.common import (
+    Accept,
+    Holder,
+    check_count,
+    count,
+    kind_of,
+    label_in,
+    model_of,
+    own_share,
+    respond,
+    version_of,
+)
 
 api = APIRouter()
 UNKNOWN = GlyphClass(-1, "", "")  # what a generator that takes no labels draws
@@ -24,7 +36,7 @@ async def explore(body: schemas.Explore, request: Request, key: Holder, accept: 
     A seed alone is the same noise for every label: one hand writes the alphabet. Responses are those of /v1/generate;
     what a generator that takes no labels draws has the label -1 and no glyph.
     """
-    kind, model = kind_of(accept), model_of(request, body.model)
+    kind, model = kind_of(accept), await version_of(request, key, body.model, body.version)
     generator, n = model.generator, len(body.points)
     check_count(n, request.app.state.limits)
     if generator.conditional:
@@ -38,6 +50,19 @@ async def explore(body: schemas.Explore, request: Request, key: Holder, accept: 
         images = to_uint8(await model.queue.images(noise, np.maximum(labels, 0)))
     count(request, model, n)
     return await respond(kind, n, responses.glyphs, kind, images, labels, classes, {"model": model.describe()})
+
+
+@api.get("/v1/versions")
+async def versions(request: Request, key: Holder, model: schemas.Wanted) -> list[dict[str, Any]]:
+    """The registered versions of a dataset, the newest first, with aliases, figures and the page that MLflow has of it.
+
+    Where a file is served, or what comes with the package, that alone, without a number.
+    """
+    known = request.app.state.versions
+    dataset = model_of(request, model).dataset
+    with own_share(request, key, known.pool, 1):
+        found: list[dict[str, Any]] = await known.listed(dataset)
+    return found
 
 
 def _label_at(point: schemas.Point, model: ServedModel) -> int:
