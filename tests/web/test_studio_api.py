@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,13 +15,18 @@ from PIL import Image
 from toy_judge import toy_judge
 from toy_registry import DATASET, NAME, Registry, constant
 
+from lekhani import files
+from lekhani.data import spec
+from lekhani.evaluate.reference import Reference
 from lekhani.inference.sampling import SamplingOptions, noise_source
+from lekhani.inference.session import Reader
 from lekhani.pen import PRETRAINED, load
 from lekhani.pictures import to_uint8
 from lekhani.registry import models
 from lekhani.serve.api import create_app
 from lekhani.serve.champions import ModelSource
 from lekhani.serve.limits import Limits
+from lekhani.train.reporter import CurveFiles
 
 ToyGenerator = Callable[..., Path]
 
@@ -176,3 +182,92 @@ def test_what_is_served_from_a_file_is_its_only_version(client: TestClient) -> N
         (only,) = other.get("/v1/versions", params={"model": "mnist"}).json()
     assert 1 < only["figures"]["fid_ratio"] < 10
     assert 0.9 < only["figures"]["label_agreement"] <= 1
+
+
+# --- real images ---
+
+
+def test_real_images_come_with_the_version(registry: Registry, tmp_path: Path) -> None:
+    reference = Reference.of(Reader(registry.judge), registry.real.images, registry.real.labels)
+    ask = {"model": DATASET, "label": ["2", "0"], "n": 3, "seed": 1}
+    with TestClient(create_app([ModelSource(DATASET)])) as client:
+        shown = pixels(answer := client.get("/v1/real", params=ask))
+        assert [one["glyph"] for one in answer.json()["images"]] == list("222000")
+        assert answer.json()["model"]["version"] == registry.numbers["first"]
+        for image, label in zip(shown, [2, 2, 2, 0, 0, 0], strict=True):
+            assert any((image == real).all() for real in reference.images[reference.labels == label])
+        assert len({image.tobytes() for image in shown[:3]}) == 3, "without repetition"
+        assert (pixels(client.get("/v1/real", params=ask)) == shown).all()
+        assert (pixels(client.get("/v1/real", params={**ask, "seed": 2})) != shown).any()
+        assert (pixels(client.get("/v1/real", params={**ask, "label": ["0"]})) == shown[3:]).all()
+        assert len(pixels(client.get("/v1/real", params={**ask, "n": 50}))) == 16, "there are no more"
+
+
+def test_real_images_of_the_prepared_data(client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ask = {"model": "mnist", "label": "1", "n": 4}
+    nothing = client.get("/v1/real", params=ask)
+    assert "There are no real images of 1 (mnist) here; run `dvc repro prepare@mnist`" in sentence(nothing, 404)
+    images = np.arange(40 * 16, dtype=np.uint16).astype(np.uint8).reshape(40, 4, 4)
+    labels = np.arange(40, dtype=np.int64) % 3
+    counts = {"train": 30, "test": 10}
+    source = {"name": "toy", "version": "1", "sha256": "0" * 64}
+    made = spec.digest(images, labels, counts)
+    folder = tmp_path / "data" / "prepared" / "mnist"
+    folder.mkdir(parents=True)
+    np.save(folder / "images.npy", images)
+    np.save(folder / "labels.npy", labels)
+    files.write_json(
+        folder / "dataset.json", spec.DatasetInfo("mnist", "", 4, spec.MNIST[:3], counts, source, made).to_dict()
+    )
+    shown = pixels(client.get("/v1/real", params=ask))
+    expected = images[30:][labels[30:] == 1]
+    assert {image.tobytes() for image in shown} == {image.tobytes() for image in expected}, "of the test split"
+    (folder / "images.npy").write_bytes(b"half")
+    files.write_json(folder / "dataset.json", {"damaged": True})
+    assert "no real images" in sentence(client.get("/v1/real", params=ask), 404)
+    assert "no such class" in sentence(client.get("/v1/real", params={**ask, "label": "9"}), 422)
+    assert "200 images are more than 100" in sentence(client.get("/v1/real", params={**ask, "n": 200}), 422)
+
+
+# --- trainings ---
+
+
+def test_trainings_while_they_run_and_afterwards(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert client.get("/v1/training").json() == []
+    running, done = Path("checkpoints/mnist/turbo"), Path("reports/mnist/dcgan")
+    for folder in (running, done, Path("reports/mnist/turbo"), Path("reports/scorecards/mnist-dcgan")):
+        reporter = CurveFiles(folder)
+        reporter.resume(0)
+        for step in range(1, 701):
+            values = {"images_seen": 64.0 * step, "loss": 1 / step, "images_per_second": 9.0, "seconds_left": 1.0}
+            reporter.metrics(step, values)
+        reporter.scores(700, {"images_seen": 44800.0, "judge_fid": 0.5})
+        reporter.images(350, np.zeros((4, 4), np.uint8))
+        reporter.images(700, np.full((4, 4), 255, np.uint8))
+    (Path("reports/scorecards/mnist-dcgan/losses.csv")).unlink()
+    with (running / "losses.csv").open("a") as file:
+        file.write("701,44864,nan\n702,44928,0.1\n703,44")
+    with (running / "scores.csv").open("ab") as damaged:
+        damaged.write(b"\xff\x00")
+    (running / "samples" / "000700.png").write_bytes((running / "samples" / "000700.png").read_bytes()[:50])
+    for path in (done, *done.rglob("*")):
+        os.utime(path, (1e9, 1e9))
+    first, second = client.get("/v1/training").json()
+    assert (first["dataset"], first["variant"], first["running"], first["total"]) == ("mnist", "turbo", True, None)
+    assert first["images_seen"] == 44928
+    assert list(first["curves"]) == ["loss"], "the damaged scores are left out"
+    curve = first["curves"]["loss"]
+    assert (len(curve), curve[0], curve[-1]) == (300, [64, 1.0], [44928, 0.1])
+    assert np.asarray(Image.open(io.BytesIO(base64.b64decode(first["grid"])))).max() == 0, "the newest whole one"
+    assert (second["variant"], second["running"], second["updated"]) == ("dcgan", False, "2001-09-09T01:46:40Z")
+    assert (second["images_seen"], second["total"]) == (44800, 44800)
+    assert second["curves"]["judge_fid"] == [[44800, 0.5]]
+    for path in running.rglob("*"):
+        os.utime(path, (2e9, 1e9 + 1))
+    assert [one["running"] for one in client.get("/v1/training").json()] == [False, False]
+    (running / "losses.csv").write_bytes(b"\x00\xff")
+    assert client.get("/v1/training").json()[0]["curves"] == {}

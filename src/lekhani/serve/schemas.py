@@ -23,6 +23,12 @@ Seed = Annotated[
     int, Field(ge=0, le=2**63 - 1, description="the same seed gives the same picture, as long as the model is the same")
 ]
 Wanted = Annotated[str, Query(max_length=100, description="a dataset, as GET /v1/models names them")]
+WantedLabels = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=80)]],
+    Query(min_length=1, max_length=1000, description="glyphs, class names or label numbers; repeat the parameter"),
+]
+WantedCount = Annotated[int, Query(ge=1, le=10_000, description="images of each label")]
+WantedSeed = Annotated[int, Query(ge=0, le=2**63 - 1, description="which of the images")]
 Version = Annotated[
     str | None,
     Field(

@@ -1,6 +1,7 @@
 """The routes that the studio needs beside those of every client: it looks into models, data and trainings."""
 
 import asyncio
+import json
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from lekhani.serve.common import (
     respond,
     version_of,
 )
+from lekhani.serve.real import real_images
+from lekhani.serve.trainings import trainings
 
 api = APIRouter()
 UNKNOWN = GlyphClass(-1, "", "")  # what a generator that takes no labels draws
@@ -63,6 +66,38 @@ async def versions(request: Request, key: Holder, model: schemas.Wanted) -> list
     with own_share(request, key, known.pool, 1):
         found: list[dict[str, Any]] = await known.listed(dataset)
     return found
+
+
+@api.get("/v1/real", **schemas.IN_ANY_KIND)
+async def real(
+    request: Request,
+    key: Holder,
+    model: schemas.Wanted,
+    label: schemas.WantedLabels,
+    n: schemas.WantedCount = 1,
+    seed: schemas.WantedSeed = 0,
+    accept: Accept = None,
+) -> Response:
+    """Real images of each label: some that came with the model's version, or of the prepared data in this folder.
+
+    At most `n` of each, without repetition. Responses are those of /v1/generate.
+    """
+    kind, served, state = kind_of(accept), model_of(request, model), request.app.state
+    check_count(len(label) * n, state.limits)
+    labels = [label_in(one, served) for one in label]
+    with own_share(request, key, state.versions.pool, 1):
+        images, found = await state.versions.pool.run(lambda: real_images(served, labels, n, seed))
+    about = {"model": served.describe(), "seed": seed}
+    return await respond(kind, len(images), responses.glyphs, kind, images, found, served.pen.classes, about)
+
+
+@api.get("/v1/training", **schemas.IN_JSON)
+async def training(request: Request, key: Holder) -> Response:
+    """The latest trainings in this folder: how far they are, their curves, and a grid of samples as PNG in base64."""
+    pool = request.app.state.versions.pool
+    with own_share(request, key, pool, 1):
+        content = await pool.run(lambda: json.dumps(trainings(), allow_nan=False).encode())
+    return Response(content, media_type=responses.JSON)
 
 
 def _label_at(point: schemas.Point, model: ServedModel) -> int:
