@@ -21,7 +21,7 @@ const textOf = (readings: Reading[]): string => readings.map((one) => one.glyph)
 class Draw implements View {
   private readonly source: HTMLSelectElement;
   private readonly to: HTMLSelectElement;
-  private readonly file = make("input", { id: "file", type: "file", accept: "image/*" });
+  private readonly file = make("input", { id: "draw-file", type: "file", accept: "image/*" });
   private readonly status = make("p", { role: "status", className: "unseen" });
   private readonly reading = make("div", { id: "reading", tabIndex: -1 });
   private readonly again = make("section", { id: "again", hidden: true });
@@ -41,13 +41,13 @@ class Draw implements View {
 
   constructor(private readonly context: Context) {
     const { models } = context;
-    this.source = modelSelect("source", models, preferred(models).dataset, shortNameOf);
-    this.to = modelSelect("to", models, "", shortNameOf);
+    this.source = modelSelect("draw-model", models, preferred(models).dataset, shortNameOf);
+    this.to = modelSelect("draw-to", models, "", shortNameOf);
     this.run = task(this.status, [this.file, this.source], "", (signal, taken?: Taken) => this.work(signal, taken));
     const canvas = make("canvas", { id: "pad", role: "img", ariaLabel: t("draw.pad") });
     this.pad = new Pad(canvas, drawn, () => clearTimeout(this.timer), () => this.readSoon());
     const tool = (name: string, act: () => void, className = ""): HTMLButtonElement => {
-      const button = make("button", { type: "button", id: name, className, textContent: t(`draw.${name}`) });
+      const button = make("button", { type: "button", className, textContent: t(`draw.${name}`) });
       button.addEventListener("click", act);
       return button;
     };
@@ -57,7 +57,7 @@ class Draw implements View {
     const sheet = make("section", { className: "sheet", ariaLabel: t("draw.sheet") }, source, canvas,
       make("div", { className: "row" }, tool("undo", () => this.pad.undo()), tool("clear", () => this.pad.clear()), upload, tool("read", () => void this.read(), "primary")),
       errorOf(this.file));
-    this.again.append(make("div", { className: "row" }, this.againTitle, this.to), make("div", { className: "row" }, this.written, tool("another", () => this.anotherHand())));
+    this.again.append(make("div", { className: "row" }, this.againTitle, this.to, tool("another", () => this.anotherHand())), this.written);
     this.to.ariaLabel = t("draw.to");
     this.element = make("div", { className: "view draw" }, sheet, this.answer, this.status);
 
@@ -256,7 +256,7 @@ function guess(glyph: string, confidence: number): HTMLElement[] {
 
 // Each glyph with the confidence in it, and below it what else it may be.
 function readings(found: Reading[]): HTMLElement {
-  return make("ul", { className: `readings ${found.length === 1 ? "alone" : found.length > 3 ? "many" : ""}` }, ...found.map((one) => make("li", {}, ...guess(one.glyph, one.confidence),
+  return make("ul", { className: `readings ${found.length === 1 ? "alone" : found.length > 2 ? "many" : ""}` }, ...found.map((one) => make("li", {}, ...guess(one.glyph, one.confidence),
     make("ul", { ariaLabel: t("draw.else") }, ...one.alternatives.map((other) => make("li", {}, ...guess(other.glyph, other.confidence)))))));
 }
 
