@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Security
 from fastapi.exceptions import RequestValidationError
@@ -17,6 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from lekhani import __version__
 from lekhani.errors import LekhaniError
+from lekhani.handwriting.ink import PictureError
 from lekhani.handwriting.recognise import UnsureError
 from lekhani.serve import routes, studio_routes
 from lekhani.serve.batching import BoundedPool, BusyError
@@ -178,9 +180,15 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def busy(_: Request, error: BusyError) -> JSONResponse:
         return problem(429, str(error), {"Retry-After": str(error.seconds)})
 
-    @app.exception_handler(UnsureError)
-    async def unsure(_: Request, error: UnsureError) -> JSONResponse:
-        return problem(422, str(error), readings=[one.as_dict() for one in error.readings])
+    @app.exception_handler(PictureError)
+    async def unread(_: Request, error: PictureError) -> JSONResponse:
+        why: dict[str, Any] = {"reason": error.reason}
+        if error.glyphs is not None:
+            why["glyphs"] = error.glyphs
+        if isinstance(error, UnsureError):
+            why["readings"] = [one.as_dict() for one in error.readings]
+            why["parts"] = [one.as_dict() for one in error.parts]
+        return problem(422, str(error), **why)
 
     @app.exception_handler(LekhaniError)
     async def failed(_: Request, error: LekhaniError) -> JSONResponse:

@@ -6,6 +6,7 @@ from fastapi import Query
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from lekhani.handwriting.ink import Reason
 from lekhani.handwriting.render import EFFECTS, Effect, Paper, Strength
 from lekhani.serve.responses import JSON, KINDS
 
@@ -145,7 +146,10 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
+    reason: Reason | None = Field(None, description="why a picture was not read")
+    glyphs: int | None = Field(None, description="about how many glyphs such a picture shows")
     readings: list[dict[str, Any]] = Field([], description="what `force` would take, where a picture is not sure")
+    parts: list[dict[str, Any]] = Field([], description="what each of several glyphs is read as, where they come apart")
 
 
 def _documented(*kinds: str) -> dict[str, Any]:
