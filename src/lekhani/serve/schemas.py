@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lekhani.serve.responses import JSON, KINDS
 
+MAX_SEEDS = 8  # that one image may lie between
+
 
 class _Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -19,6 +21,8 @@ Dataset = Annotated[
 Seed = Annotated[
     int, Field(ge=0, le=2**63 - 1, description="the same seed gives the same picture, as long as the model is the same")
 ]
+Weight = Annotated[float, Field(allow_inf_nan=False)]
+Label = Annotated[str, Field(min_length=1, max_length=80)] | Annotated[int, Field(ge=0, le=100_000)]
 Picture = Annotated[
     str,
     Field(
@@ -34,7 +38,7 @@ class Generate(_Body):
     """What to draw: `n` images of each label."""
 
     model: Dataset = "devanagari"
-    labels: list[Annotated[str, Field(min_length=1, max_length=80)] | Annotated[int, Field(ge=0, le=100_000)]] = Field(
+    labels: list[Label] = Field(
         min_length=1,
         max_length=1000,
         description="glyphs, class names, or label numbers as integers",
@@ -47,6 +51,29 @@ class Generate(_Body):
     )
     truncation: float | None = Field(
         None, gt=0, le=100, description="keep the noise within so many standard deviations"
+    )
+
+
+class Point(_Body):
+    """One image: a label, and noise between seeds."""
+
+    label: Label | None = Field(None, description="may be left out where the model takes no labels")
+    mix: dict[Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,18})$")], Weight] = Field(
+        min_length=1,
+        max_length=MAX_SEEDS,
+        description="seeds with their weights, of which the noise of the image is the sum, scaled to unit length",
+        examples=[{"7": 0.8, "12": 0.6}],
+    )
+
+
+class Explore(_Body):
+    """Where to draw: an image at each point."""
+
+    model: Dataset = "devanagari"
+    points: list[Point] = Field(
+        min_length=1,
+        max_length=10_000,
+        examples=[[{"label": "क", "mix": {"7": 1.0}}, {"label": "ख", "mix": {"7": 1.0}}]],
     )
 
 
