@@ -9,7 +9,7 @@ import { Context, View } from "../view";
 const STEP = 2.5; // of the walk, percent: every step is drawn at once, and looked through here
 const STRIP_STEP = 10;
 const REACH = 2; // neighbours to each side of the middle
-const ARRIVED = 0.8; // a direction whose seed has this much weight in the middle leads nowhere new
+const ARRIVED = 0.6; // a direction whose seed has this much weight in the middle leads to little that is new
 const PAUSE = 120; // milliseconds that a slider rests before its pictures are asked for
 
 interface State {
@@ -32,6 +32,7 @@ class Explore implements View {
   private readonly a = seedField("a");
   private readonly b = seedField("b");
   private readonly at = make("input", { id: "explore-at", type: "range", min: "0", max: "100", step: String(STEP) });
+  private readonly percent = quiet("");
   private readonly large = make("div", { className: "glyphs large" });
   private readonly strip = make("div", { className: "glyphs strip", role: "group", ariaLabel: t("explore.between") });
   private readonly neighbours = make("div", { className: "glyphs neighbours", role: "group", ariaLabel: t("explore.around") });
@@ -44,27 +45,31 @@ class Explore implements View {
   private frames: HTMLImageElement[] = []; // of the walk, which are ready to be shown
   private around: Mix[] = []; // the neighbours, row by row
   private opened = false;
-  private readonly drawWalk: () => Promise<void>;
-  private readonly drawNeighbours: (pause?: boolean) => Promise<void>;
+  private walked = Promise.resolve(); // one part after the other, so that the first is there soon
+  private looked = Promise.resolve();
+  private readonly drawWalk: () => void;
+  private readonly drawNeighbours: (pause?: boolean) => void;
   private readonly drawAlphabet: () => Promise<void>;
 
   constructor(private readonly context: Context) {
     const { models } = context;
     this.model = modelSelect("explore-model", models, preferred(models).dataset);
     const walkStatus = status(), aroundStatus = status(), alphabetStatus = status(), drawing = t("explore.drawing");
-    this.drawWalk = task(walkStatus, [this.at, this.a, this.b], drawing, (signal) => this.walk(signal));
-    this.drawNeighbours = task(aroundStatus, [this.distance], drawing, (signal, pause?: boolean) => this.look(signal, pause));
+    const walk = task(walkStatus, [this.at, this.a, this.b], drawing, (signal) => this.walk(signal));
+    const look = task(aroundStatus, [this.distance], drawing, (signal, pause?: boolean) => this.look(signal, pause));
+    this.drawWalk = () => void (this.walked = walk());
+    this.drawNeighbours = (pause) => void (this.looked = look(pause));
     this.drawAlphabet = task(alphabetStatus, [this.hand], drawing, (signal) => this.write(signal));
 
-    const model = labelled(t("explore.model"), this.model), ends = (text: string): HTMLElement => make("span", { className: "quiet", textContent: text });
+    const model = labelled(t("explore.model"), this.model);
     model.hidden = models.length < 2;
     const walkPart = make("section", { className: "part" }, make("h2", { textContent: t("explore.walk") }), about("walkAbout"),
-      this.large, slider(t("explore.at"), this.at), this.strip,
+      this.large, this.strip, slider(t("explore.at"), this.at, quiet("A"), this.percent, quiet("B")),
       make("div", { className: "hands" }, ...(["a", "b"] as const).map((name) => labelled(t(`explore.${name}`), this[name],
         this.button("another", () => this.changeSeed(name, nextSeed(this.state[name], [this.state.a, this.state.b])))))),
       make("div", { className: "row" }, this.button("alphabetOf", () => this.writeWith(this.between(this.state.at))), walkStatus));
     const aroundPart = make("section", { className: "part" }, make("h2", { textContent: t("explore.around") }), about("aroundAbout"), this.neighbours,
-      slider(t("explore.distance"), this.distance, ends(t("explore.near")), ends(t("explore.far"))),
+      slider(t("explore.distance"), this.distance, quiet(t("explore.near")), quiet(t("explore.far"))),
       make("div", { className: "row" }, this.button("directions", () => this.turn()), this.button("back", () => this.moveTo(alone(this.state.a))),
         this.button("alphabetOf", () => this.writeWith(this.middle))), aroundStatus);
     this.alphabetPart = make("section", { className: "part" }, this.alphabetTitle, about("alphabetAbout"), this.alphabet,
@@ -82,7 +87,7 @@ class Explore implements View {
     this.at.addEventListener("change", () => this.remember());
     this.distance.addEventListener("input", () => {
       this.state.distance = this.distance.valueAsNumber;
-      void this.drawNeighbours(true);
+      this.drawNeighbours(true);
     });
     this.hand.addEventListener("change", () => void this.drawAlphabet());
     for (const one of [this.strip, this.neighbours, this.alphabet]) roving(one);
@@ -132,8 +137,8 @@ class Explore implements View {
 
   private drawAll(): void {
     for (const name of ["a", "b", "hand"] as const) this[name].value = String(this.state[name]);
-    void this.drawWalk();
-    void this.drawNeighbours();
+    this.drawWalk();
+    this.drawNeighbours();
     if (this.current.takes_labels) void this.drawAlphabet();
   }
 
@@ -141,20 +146,22 @@ class Explore implements View {
     this.letter.value = letter;
     this.letter.lang = languageOf(letter);
     this.markLetter();
-    void this.drawWalk();
-    void this.drawNeighbours();
+    this.drawWalk();
+    this.drawNeighbours();
   }
 
   private changeSeed(name: "a" | "b", seed?: number): void {
     if (seed !== undefined) this[name].value = String(seed);
-    void this.drawWalk();
+    this.drawWalk();
     if (name === "a") this.moveTo();
   }
 
-  // The pictures at these points, in the place where they are shown, which is dimmed until they are there.
-  private async ask(points: Point[], place: HTMLElement[], signal: AbortSignal): Promise<Glyph[]> {
+  // The pictures at these points, asked for after something else, for a place that is dimmed until they are there.
+  private async ask(points: Point[], place: HTMLElement[], signal: AbortSignal, after?: Promise<void>): Promise<Glyph[]> {
     this.remember();
     for (const one of place) one.classList.add("stale");
+    await after;
+    signal.throwIfAborted();
     const glyphs = await this.context.engine.explore({ model: this.model.value, points }, signal);
     signal.throwIfAborted();
     for (const one of place) one.classList.remove("stale");
@@ -190,6 +197,7 @@ class Explore implements View {
     this.state.at = step * STEP;
     this.at.value = String(this.state.at);
     this.at.setAttribute("aria-valuetext", t("explore.percent", this.state.at));
+    this.percent.textContent = `${this.state.at}%`;
     this.large.replaceChildren(...this.frames.slice(step, step + 1));
     this.strip.querySelectorAll("button").forEach((one, i) => mark(one, i * STRIP_STEP === this.state.at));
   }
@@ -197,12 +205,11 @@ class Explore implements View {
   // --- around one hand ---
 
   private async look(signal: AbortSignal, pause = false): Promise<string> {
-    if (pause) await new Promise((resolve) => setTimeout(resolve, PAUSE));
-    signal.throwIfAborted();
     const { right, down, distance } = this.state, middle = this.middle, steps = Array.from({ length: 2 * REACH + 1 }, (_, i) => (i - REACH) * distance);
     const [across, along] = [towards(right, middle), towards(down, middle)];
     const mixes = steps.flatMap((y) => steps.map((x) => blend([middle, 1], [across, x], [along, y])));
-    const glyphs = await this.ask(mixes.map((mix) => ({ label: this.letter.value, mix })), [this.neighbours], signal);
+    const after = pause ? new Promise<void>((resolve) => setTimeout(resolve, PAUSE)) : this.walked;
+    const glyphs = await this.ask(mixes.map((mix) => ({ label: this.letter.value, mix })), [this.neighbours], signal, after);
     this.around = mixes;
     refill(this.neighbours, glyphs.map((one, i) => {
       const row = Math.floor(i / steps.length) - REACH, column = (i % steps.length) - REACH;
@@ -217,13 +224,13 @@ class Explore implements View {
   private moveTo(middle?: Mix): void {
     this.state.middle = middle && mixText(middle) !== String(this.state.a) ? mixText(middle) : "";
     for (const way of ["right", "down"] as const) if (Math.abs(this.middle[this.state[way]] ?? 0) > ARRIVED) this.state[way] = this.unused(this.state[way]);
-    void this.drawNeighbours();
+    this.drawNeighbours();
   }
 
   private turn(): void {
     this.state.right = this.unused(Math.max(this.state.right, this.state.down));
     this.state.down = this.unused(this.state.right);
-    void this.drawNeighbours();
+    this.drawNeighbours();
   }
 
   private unused(seed: number): number {
@@ -236,7 +243,8 @@ class Explore implements View {
     const mix = parseMix(this.hand.value);
     if (!mix) throw new FieldError(this.hand, t("explore.noHand"));
     this.state.hand = this.hand.value = mixText(mix);
-    const rows = letterRows(this.current), glyphs = await this.ask(rows.flat().map((label) => ({ label, mix })), [this.alphabet], signal);
+    const rows = letterRows(this.current), points = rows.flat().map((label) => ({ label, mix }));
+    const glyphs = await this.ask(points, [this.alphabet], signal, this.looked);
     const tiles = glyphs.map((one) => tile(one.src, one.glyph, () => this.chooseLetter(one.glyph)));
     refill(this.alphabet, rows.map((row) => make("div", { className: "glyphs" }, ...tiles.splice(0, row.length))));
     this.markLetter();
@@ -263,6 +271,7 @@ class Explore implements View {
 }
 
 const status = (): HTMLElement => make("p", { role: "status" });
+const quiet = (text: string): HTMLElement => make("span", { className: "quiet", textContent: text });
 const about = (text: string): HTMLElement => make("p", { className: "quiet", textContent: t(`explore.${text}`) });
 
 function seedField(name: string): HTMLInputElement {
@@ -270,7 +279,7 @@ function seedField(name: string): HTMLInputElement {
 }
 
 function slider(text: string, control: HTMLInputElement, ...ends: HTMLElement[]): HTMLElement {
-  const field = labelled(text, control, ...(ends.length ? [make("div", { className: "ends" }, ...ends)] : []));
+  const field = labelled(text, control, make("div", { className: "ends" }, ...ends));
   field.classList.add("slider");
   return field;
 }
