@@ -1,6 +1,5 @@
 """The studio's view Explore in a real browser: it shows what POST /v1/explore draws between and around seeds."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +7,8 @@ from urllib.parse import parse_qs
 
 import pytest
 import requests
+import studio_page
+from studio_page import assert_accessible, assert_fits, checked
 from toy_judge import toy_judge
 
 from lekhani.data.spec import MNIST, GlyphClass
@@ -15,14 +16,10 @@ from lekhani.data.spec import MNIST, GlyphClass
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium; apt-get install chromium")
-
+pytestmark = studio_page.NEEDS_CHROMIUM
 ToyGenerator = Callable[..., Path]
 CLASSES = tuple(GlyphClass(i, f"class_{i}", glyph) for i, glyph in enumerate(("१", "ज्ञ", "क", "ख")))
 ROWS = ["क", "ख", "ज्ञ", "१"]  # as they are learned
-AXE = Path(__file__).parents[2] / "studio/node_modules/axe-core/axe.min.js"
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +40,8 @@ def models(toy_generator: ToyGenerator, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
-    with playwright.sync_playwright() as all_browsers:
-        browser = all_browsers.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
-        yield browser
-        browser.close()
+    with studio_page.chromium() as found:
+        yield found
 
 
 class Studio:
@@ -57,10 +50,7 @@ class Studio:
     def __init__(self, page: "Page", server: str) -> None:
         self.page, self.server = page, server
         self.asked: list[list[Any]] = []
-        self.complaints: list[str] = []
-        page.set_default_timeout(60_000)
         page.on("request", self._note)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
     def _note(self, request: Any) -> None:
         if request.url.endswith("/v1/explore"):
@@ -68,6 +58,7 @@ class Studio:
 
     def open(self, state: str = "") -> None:
         self.page.goto("about:blank")
+        self.asked.clear()
         self.page.goto(f"{self.server}/#explore?lang=en{state}")
         self.settle()
 
@@ -83,7 +74,7 @@ class Studio:
 
     def drawn(self, label: str, mix: dict[str, float], model: str = "devanagari") -> str:
         """The address of the picture that the API draws there."""
-        body = {"model": model, "points": [{"label": label, "mix": mix}]}
+        body: Any = {"model": model, "points": [{"label": label, "mix": mix}]}
         image = requests.post(f"{self.server}/v1/explore", json=body, timeout=60).json()["images"][0]
         return f"data:image/png;base64,{image['png']}"
 
@@ -96,12 +87,10 @@ class Studio:
 
 @pytest.fixture
 def studio(browser: "Browser", server: str) -> Iterator[Studio]:
-    page = browser.new_page()
-    studio = Studio(page, server)
-    studio.open()
-    yield studio
-    page.close()
-    assert studio.complaints == []
+    with checked(browser, f"{server}/#explore") as page:
+        studio = Studio(page, server)
+        studio.open()
+        yield studio
 
 
 def test_a_slider_walks_between_two_hands_without_asking_again(studio: Studio) -> None:
@@ -162,9 +151,8 @@ def test_a_neighbour_becomes_the_middle(studio: Studio) -> None:
     assert studio.sources(".neighbours")[12] == studio.drawn("क", {"7": 1})
     # A slider that is dragged asks once it rests.
     studio.asked.clear()
-    page.get_by_label("Distance").evaluate(
-        "(slider) => { for (const value of [0.4, 0.5, 0.6, 0.7]) { slider.value = value; slider.dispatchEvent(new Event('input')); } }"
-    )
+    drag = "slider.value = value; slider.dispatchEvent(new Event('input'));"
+    page.get_by_label("Distance").evaluate(f"slider => {{ for (const value of [0.4, 0.5, 0.6, 0.7]) {{ {drag} }} }}")
     studio.settle()
     assert [len(points) for points in studio.asked] == [25]
     assert studio.asked[0][13]["mix"] == {"7": 0.819, str(int(studio.address["right"])): 0.573}
@@ -173,7 +161,7 @@ def test_a_neighbour_becomes_the_middle(studio: Studio) -> None:
 def test_what_is_superseded_is_not_shown(studio: Studio) -> None:
     page = studio.page
     held: list[Any] = []
-    page.route("**/v1/explore", lambda route: held.append(route))
+    page.route("**/v1/explore", held.append)
     page.get_by_label("Letter", exact=True).select_option("ख")
     page.wait_for_function(
         "() => document.querySelector('.large.stale') && document.querySelector('.neighbours.stale')"
@@ -225,7 +213,7 @@ def test_one_hand_writes_all_letters(studio: Studio) -> None:
     studio.settle()
     assert not page.locator(".alphabet").is_visible()
     assert not page.get_by_label("Letter", exact=True).is_visible()
-    assert studio.sources(".neighbours")[12] == studio.drawn("", {"7": 1}, "any")
+    assert studio.sources(".neighbours")[12] == studio.drawn("0", {"7": 1}, "any")
 
 
 @pytest.mark.parametrize(
@@ -237,21 +225,12 @@ def test_an_address_that_means_nothing_opens_what_can_be_shown(studio: Studio, s
     assert studio.sources(".neighbours")[12] == studio.drawn("क", {"7": 1})
 
 
-@pytest.mark.skipif(not AXE.exists(), reason="axe-core is not installed; run `npm ci` in studio/")
-@pytest.mark.parametrize("width", [390, 1280, 1920])
+@pytest.mark.parametrize("size", studio_page.SIZES)
 @pytest.mark.parametrize(("scheme", "language"), [("light", "en"), ("dark", "hi")])
-def test_everyone_can_use_it(browser: "Browser", server: str, width: int, scheme: Any, language: str) -> None:
-    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme, bypass_csp=True)
-    page.goto(f"{server}/#explore?lang={language}")
-    page.wait_for_selector(".alphabet img")
-    page.add_script_tag(path=str(AXE))
-    found = page.evaluate(
-        "async () => (await axe.run()).violations.map((one) => [one.id, one.nodes.map((node) => node.html)])"
-    )
-    assert found == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    sizes = page.locator(".tile").evaluate_all(
-        "(tiles) => tiles.map((tile) => Math.min(tile.offsetWidth, tile.offsetHeight))"
-    )
-    assert min(sizes) >= 24, "the least that a finger hits"
-    page.close()
+def test_everyone_can_use_it(browser: "Browser", server: str, size: str, scheme: str, language: str) -> None:
+    with checked(browser, f"{server}/#explore?lang={language}", size=size, color_scheme=scheme) as page:
+        page.wait_for_selector(".alphabet img")
+        assert_accessible(page)
+        assert_fits(page)
+        sides = "(tiles) => tiles.flatMap((tile) => [tile.offsetWidth, tile.offsetHeight])"
+        assert min(page.locator(".tile").evaluate_all(sides)) >= 24, "the least that a finger hits"

@@ -182,8 +182,8 @@ class Explore implements View {
     const glyphs = await this.ask(points, [this.large, this.strip], signal);
     this.frames = glyphs.map((one) => picture(one.src, one.glyph));
     refill(this.strip, Array.from({ length: 100 / STRIP_STEP + 1 }, (_, i) => {
-      const percent = i * STRIP_STEP, name = percent === 0 ? t("explore.a") : percent === 100 ? t("explore.b") : t("explore.percent", percent);
-      return tile(glyphs[percent / STEP]!.src, name, () => {
+      const percent = i * STRIP_STEP;
+      return tile(glyphs[percent / STEP]!.src, t("explore.percent", percent), () => {
         this.goTo(percent);
         this.remember();
       });
