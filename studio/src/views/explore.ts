@@ -10,7 +10,7 @@ const STEP = 2.5; // of the walk, percent: every step is drawn at once, and look
 const STRIP_STEP = 10;
 const REACH = 2; // neighbours to each side of the middle
 const ARRIVED = 0.6; // a direction whose seed has this much weight in the middle leads to little that is new
-const PAUSE = 120; // milliseconds that a slider rests before its pictures are asked for
+const PAUSE = 250; // milliseconds that a slider rests before its pictures are asked for
 
 interface State {
   a: number;
