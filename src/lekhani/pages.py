@@ -65,11 +65,12 @@ def html_table(
     row, set apart.
     """
     classes = [' class="number"' if column in numbers else "" for column in range(len(heads))]
+    classes[row_head] = ' class="stays"'
 
     def line(cells: Sequence[str]) -> str:
         shown = (
-            f'<th scope="row">{cell}</th>' if column == row_head else f"<td{classes[column]}>{cell}</td>"
-            for column, cell in enumerate(cells)
+            f'<th scope="row"{kind}>{cell}</th>' if column == row_head else f"<td{kind}>{cell}</td>"
+            for column, (kind, cell) in enumerate(zip(classes, cells, strict=True))
         )
         return f"<tr>{''.join(shown)}</tr>"
 

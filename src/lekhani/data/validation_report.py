@@ -149,7 +149,7 @@ td:last-child { min-width: 16rem; max-width: 60rem; overflow-wrap: anywhere; }
 .failed { color: var(--wrong); }
 .warning { color: var(--doubt); }
 .ok { color: var(--right); }
-h1 .verdict { vertical-align: .25rem; margin-left: .5rem; }
+h1 .verdict { vertical-align: .25rem; }
 .cases { grid-template-columns: repeat(auto-fill, minmax(min(100%, 10rem), 1fr)); }
 .pairs { grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); }
 .pairs .card { display: grid; grid-template-columns: 1fr 1fr; gap: .75rem; }

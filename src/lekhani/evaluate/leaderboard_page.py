@@ -58,6 +58,7 @@ _STYLE = """
 .grids { display: grid; gap: 1.25rem; align-items: start; margin-top: .75rem; }
 .map td { padding: 0; min-width: 2rem; text-align: center; border: 1px solid var(--paper); }
 .map thead th { text-align: center; white-space: nowrap; padding-inline: .3rem; font-weight: 400; }
+.map thead .stays { text-align: left; padding-left: .6rem; }
 .map td span { display: block; padding: .4rem .2rem; min-height: 2.1em; }
 .classes { grid-template-columns: repeat(auto-fill, minmax(min(100%, 18.5rem), 1fr)); }
 .classes h4 { margin: 0 0 .25rem; font-weight: 400; }
@@ -283,7 +284,7 @@ class _Part:
     def _reading(self, row: Mapping[str, Any], by_name: Mapping[str, Mapping[str, Any]]) -> str:
         """How often the judge reads a class as what it is, and what it takes it for instead."""
         said = ""
-        if row["agreement"] not in {None, ""}:
+        if row.get("agreement") not in {None, ""}:
             share = float(row["agreement"])
             said = f' <meter value="{share:.3f}" aria-label="label agreement"></meter> {share:.0%} right'
         if other := by_name.get(row.get("mistaken_for") or ""):

@@ -219,7 +219,9 @@ def test_the_page_stands_alone_and_shows_every_picture() -> None:
     page.assert_is_accessible()
     assert not re.search(r"https?:|@import|url\(", text)
     images = {str(attributes["alt"]): str(attributes["src"]) for attributes in page.attributes_of("img")}
-    charts = [f"{title}, devanagari: turbo, draw, dcgan" for title in ("Judge FID while training", "Precision and recall")]
+    charts = [
+        f"{title}, devanagari: turbo, draw, dcgan" for title in ("Judge FID while training", "Precision and recall")
+    ]
     strips = [f"{c.glyph} by {variant}" for c in CLASSES for variant in ("turbo", "draw")]
     assert list(images) == [*charts, *(f"Glyphs of {one}, devanagari" for one in ("turbo", "draw", "dcgan")), *strips]
     for one in ENTRIES:
