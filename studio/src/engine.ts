@@ -47,6 +47,25 @@ export interface Reading extends Guess { alternatives: Guess[] }
 
 export interface Translation { read: string; digits: Reading[]; images: Glyph[] }
 
+export type Figures = Record<string, number>; // of a scorecard, by the names in measurements.json
+
+// A registered version; "" is what is served from a file.
+export interface Version { version: string; aliases: string[]; variant: string; figures: Figures; url: string | null }
+
+export interface RealRequest { model: string; labels: string[]; n: number; seed: number }
+
+// A training in this project; curves: [images seen, value] by name; grid: base64 PNG.
+export interface Training {
+  dataset: string;
+  variant: string;
+  images_seen: number;
+  total: number;
+  updated: string; // ISO 8601
+  running: boolean;
+  curves: Record<string, [number, number][]>;
+  grid: string | null;
+}
+
 export type FileKind = "png" | "zip" | "parquet";
 
 export type Written = { route: "generate"; body: GlyphRequest } | { route: "compose"; body: LineRequest };
@@ -65,6 +84,14 @@ export interface Engine {
     signal?: AbortSignal,
   ): Promise<Translation>;
   save(written: Written, kind: FileKind, signal?: AbortSignal): Promise<Blob>;
+}
+
+// What a server alone can tell, to views that need one.
+export interface ServerEngine extends Engine {
+  readonly edition: "server";
+  versions(model: string, signal?: AbortSignal): Promise<Version[]>;
+  real(request: RealRequest, signal?: AbortSignal): Promise<Glyph[]>;
+  trainings(signal?: AbortSignal): Promise<Training[]>;
 }
 
 // A sentence for people. `field` names what of the request it is about; `readings` are what a picture may show.

@@ -4,9 +4,11 @@ import { complain, labelled, make } from "./dom";
 import { Engine, Model, Refusal } from "./engine";
 import { addTexts, currentLanguage, Language, setLanguage, t } from "./texts";
 import { Context, View, ViewKind } from "./view";
+import { compare } from "./views/compare";
+import { training } from "./views/training";
 import { write } from "./views/write";
 
-const KINDS: ViewKind[] = [write];
+const KINDS: ViewKind[] = [write, compare, training];
 const LANGUAGES: Record<Language, string> = { en: "English", hi: "हिन्दी" };
 
 interface Address { view: string; params: URLSearchParams }
