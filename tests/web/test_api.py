@@ -298,7 +298,7 @@ def test_a_response_that_takes_too_long(source: ModelSource, monkeypatch: pytest
         await asyncio.sleep(30)
 
     with TestClient(create_app([source], limits=Limits(answer_seconds=0.2))) as client:
-        monkeypatch.setattr("lekhani.serve.routes._respond", slow)
+        monkeypatch.setattr("lekhani.serve.routes.respond", slow)
         answer = client.post("/v1/generate", json=ASK)
         assert "longer than 0.2 seconds" in detail(answer, 503)
         assert answer.headers["Retry-After"] == "10"

@@ -18,14 +18,16 @@ from starlette.middleware.cors import CORSMiddleware
 from lekhani import __version__
 from lekhani.errors import LekhaniError
 from lekhani.handwriting.recognise import UnsureError
-from lekhani.serve import routes
+from lekhani.serve import routes, studio_routes
 from lekhani.serve.batching import BoundedPool, BusyError
 from lekhani.serve.champions import Champions, ModelSource
+from lekhani.serve.common import Holder
 from lekhani.serve.daily_report import DailyReport
 from lekhani.serve.keys import Keys
 from lekhani.serve.limits import Limits
 from lekhani.serve.middleware import RequestMiddleware, problem
 from lekhani.serve.telemetry import Metrics
+from lekhani.serve.versions import Versions
 
 log = logging.getLogger("lekhani.api")
 READERS = 2  # pictures that are read at a time: a large one takes much memory
@@ -76,7 +78,8 @@ def create_app(
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
         )
-    app.include_router(routes.api, dependencies=[Security(_need_key)] if keys else [])
+    for router in (routes.api, studio_routes.api):
+        app.include_router(router, dependencies=[Security(_need_key)] if keys else [])
     app.include_router(routes.health)
     _add_error_handlers(app)
     return app
@@ -88,6 +91,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     champions, report = state.champions, state.report
     state.loop = asyncio.get_running_loop()
     state.pictures = BoundedPool(READERS, state.limits.waiting_pictures, 0.8 * state.limits.answer_seconds)
+    lookups = BoundedPool(READERS, state.limits.waiting_pictures, 0.8 * state.limits.answer_seconds, "requests")
+    state.versions = Versions(champions, lookups)
     if not champions.served:
         await champions.start()
     repeated = [
@@ -161,7 +166,7 @@ def _allowed(methods: str) -> str:
     return ", ".join(sorted(found | ({"HEAD"} if "GET" in found else set())))
 
 
-async def _need_key(holder: routes.Holder) -> None:
+async def _need_key(holder: Holder) -> None:
     if holder is None:
         sentence = "A valid key is needed; send it as `Authorization: Bearer KEY`."
         raise HTTPException(401, sentence, {"WWW-Authenticate": "Bearer"})

@@ -2,10 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
+from fastapi import Query
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from lekhani.serve.responses import JSON, KINDS
+
+MAX_SEEDS = 8  # that one image may lie between
 
 
 class _Body(BaseModel):
@@ -19,6 +22,22 @@ Dataset = Annotated[
 Seed = Annotated[
     int, Field(ge=0, le=2**63 - 1, description="the same seed gives the same picture, as long as the model is the same")
 ]
+Wanted = Annotated[str, Query(max_length=100, description="a dataset, as GET /v1/models names them")]
+WantedLabels = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=80)]],
+    Query(min_length=1, max_length=1000, description="glyphs, class names or label numbers; repeat the parameter"),
+]
+WantedCount = Annotated[int, Query(ge=1, le=10_000, description="images of each label")]
+WantedSeed = Annotated[int, Query(ge=0, le=2**63 - 1, description="which of the images")]
+Version = Annotated[
+    str | None,
+    Field(
+        max_length=20,
+        description="a registered version, as GET /v1/versions names them, instead of the one that is served",
+    ),
+]
+Weight = Annotated[float, Field(allow_inf_nan=False)]
+Label = Annotated[str, Field(min_length=1, max_length=80)] | Annotated[int, Field(ge=0, le=100_000)]
 Picture = Annotated[
     str,
     Field(
@@ -34,7 +53,8 @@ class Generate(_Body):
     """What to draw: `n` images of each label."""
 
     model: Dataset = "devanagari"
-    labels: list[Annotated[str, Field(min_length=1, max_length=80)] | Annotated[int, Field(ge=0, le=100_000)]] = Field(
+    version: Version = None
+    labels: list[Label] = Field(
         min_length=1,
         max_length=1000,
         description="glyphs, class names, or label numbers as integers",
@@ -47,6 +67,30 @@ class Generate(_Body):
     )
     truncation: float | None = Field(
         None, gt=0, le=100, description="keep the noise within so many standard deviations"
+    )
+
+
+class Point(_Body):
+    """One image: a label, and noise between seeds."""
+
+    label: Label | None = Field(None, description="may be left out where the model takes no labels")
+    mix: dict[Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,18})$")], Weight] = Field(
+        min_length=1,
+        max_length=MAX_SEEDS,
+        description="seeds with their weights, of which the noise of the image is the sum, scaled to unit length",
+        examples=[{"7": 0.8, "12": 0.6}],
+    )
+
+
+class Explore(_Body):
+    """Where to draw: an image at each point."""
+
+    model: Dataset = "devanagari"
+    version: Version = None
+    points: list[Point] = Field(
+        min_length=1,
+        max_length=10_000,
+        examples=[[{"label": "क", "mix": {"7": 1.0}}, {"label": "ख", "mix": {"7": 1.0}}]],
     )
 
 
@@ -107,7 +151,7 @@ def _documented(*kinds: str) -> dict[str, Any]:
     errors = {
         400: "no JSON",
         401: "no valid key",
-        404: "no such model",
+        404: "no such model or version",
         406: "no such media type",
         408: "too slow",
         413: "too large",
@@ -115,7 +159,7 @@ def _documented(*kinds: str) -> dict[str, Any]:
         421: "another host",
         422: "not what the schema says, or a picture that shows no glyph for sure",
         429: "too much waits; see Retry-After",
-        503: "not in time, or not ready",
+        503: "not in time, not ready, or the registry does not answer",
     }
     described = {status: {"description": description, **problem} for status, description in errors.items()}
     return {"responses": {200: {"description": "Done", "content": content}, **described}, "response_class": Response}
