@@ -47,10 +47,8 @@ export interface Reading extends Guess { alternatives: Guess[] }
 
 export interface Translation { read: string; digits: Reading[]; images: Glyph[] }
 
-export type Figures = Record<string, number>; // of a scorecard, by the names in measurements.json
-
 // A registered version; "" is what is served from a file.
-export interface Version { version: string; aliases: string[]; variant: string; figures: Figures; url: string | null }
+export interface Version { version: string; aliases: string[]; variant: string | null; figures: Record<string, number | null>; url: string | null }
 
 export interface RealRequest { model: string; labels: string[]; n: number; seed: number }
 
@@ -59,7 +57,7 @@ export interface Training {
   dataset: string;
   variant: string;
   images_seen: number;
-  total: number;
+  total: number | null;
   updated: string; // ISO 8601
   running: boolean;
   curves: Record<string, [number, number][]>;

@@ -10,13 +10,8 @@ const ROW = 8; // letters in a row of the blind test
 const DEFAULTS = { seed: "7", count: "3" };
 // What a scorecard is shown by; `least` is better, or the most is.
 const FIGURES: { name: string; format: Intl.NumberFormatOptions; least?: true }[] = [
-  { name: "fid", format: { maximumSignificantDigits: 3 }, least: true },
   { name: "fid_ratio", format: { maximumFractionDigits: 2 }, least: true },
-  { name: "kid", format: { maximumFractionDigits: 4 }, least: true },
-  { name: "precision", format: { style: "percent", maximumFractionDigits: 1 } },
-  { name: "recall", format: { style: "percent", maximumFractionDigits: 1 } },
   { name: "label_agreement", format: { style: "percent", maximumFractionDigits: 1 } },
-  { name: "near_copies", format: { style: "percent", maximumFractionDigits: 2 }, least: true },
   { name: "usefulness", format: { style: "percent", maximumFractionDigits: 1 } },
 ];
 
@@ -33,8 +28,8 @@ const number = (value: number, format: Intl.NumberFormatOptions): string => valu
 const percent = (value: number): string => number(value, { style: "percent" });
 
 function nameOf({ version, aliases, variant }: Version): string {
-  if (!version) return t("compare.served", variant);
-  return t("compare.version", version, [...aliases, variant].join(", "));
+  if (!version) return t("compare.served", variant ?? "");
+  return `${version} (${[...aliases, ...(variant ? [variant] : [])].join(", ")})`;
 }
 
 interface Column { element: HTMLElement; select: HTMLSelectElement; write(asked: GlyphRequest): Promise<void> }
@@ -145,7 +140,7 @@ class Compare implements View {
       glyphs.replaceChildren(...stacks(await this.engine.glyphs({ ...asked, version: select.value || undefined }, signal), asked.n));
       return "";
     });
-    const element = make("section", {}, labelled(t("compare.of"), select), make("div", { className: "row" }, link, remove), state, glyphs);
+    const element = make("section", {}, labelled(t("compare.of"), select), state, glyphs, make("div", { className: "row" }, link, remove));
     const describe = (): void => {
       const version = this.versions.find((one) => one.version === select.value)!;
       element.ariaLabel = nameOf(version);
@@ -318,19 +313,18 @@ function scrolled(caption: string, heads: HTMLElement, rows: HTMLElement[]): HTM
 }
 
 function scorecards(versions: Version[]): HTMLElement[] {
-  const known = FIGURES.filter(({ name }) => versions.some((one) => one.figures[name] !== undefined));
+  const known = FIGURES.filter(({ name }) => versions.some((one) => typeof one.figures[name] === "number"));
   if (!known.length) return [make("p", { className: "quiet", textContent: t("compare.unscored") })];
   const rows = known.map(({ name, format, least }) => {
-    const values = versions.map((one) => one.figures[name]), there = values.filter((one) => one !== undefined), best = least ? Math.min(...there) : Math.max(...there);
-    const cells = values.map((value, i) => {
-      if (value === undefined) return make("td", {}, "–");
-      const spread = versions[i]!.figures[`${name}_std`], text = number(value, format) + (spread === undefined ? "" : ` ± ${number(spread, format)}`);
-      const wins = value === best && there.some((one) => one !== best);
+    const values = versions.map((one) => one.figures[name] ?? null), there = values.filter((one) => one !== null), best = least ? Math.min(...there) : Math.max(...there);
+    const cells = values.map((value) => {
+      if (value === null) return make("td", {}, "–");
+      const text = number(value, format), wins = value === best && there.some((one) => one !== best);
       return make("td", {}, ...(wins ? [make("b", { textContent: text }), " ", make("span", { className: "best", textContent: t("compare.best") })] : [text]));
     });
     return make("tr", {}, make("th", { scope: "row" }, t(`compare.${name}`), make("small", { textContent: t(least ? "compare.less" : "compare.more") })), ...cells);
   });
-  const heads = versions.map((one) => make("th", { scope: "col", textContent: one.version ? t("compare.short", one.version) : t("compare.served", one.variant) }));
+  const heads = versions.map((one) => make("th", { scope: "col", textContent: one.version ? t("compare.short", one.version) : nameOf(one) }));
   return [scrolled(t("compare.scorecards"), make("tr", {}, make("td"), ...heads), rows)];
 }
 
@@ -342,7 +336,6 @@ addTexts("compare", {
   count: ["Images of each letter", "हर अक्षर के चित्र"],
   go: ["Write", "लिखें"],
   of: ["Version", "संस्करण"],
-  version: ["{0} ({1})", "{0} ({1})"],
   short: ["Version {0}", "संस्करण {0}"],
   served: ["the served model ({0})", "परोसा जा रहा मॉडल ({0})"],
   add: ["Add a version", "एक और संस्करण जोड़ें"],
@@ -359,13 +352,8 @@ addTexts("compare", {
   best: ["best", "सर्वोत्तम"],
   less: ["less is better", "कम बेहतर"],
   more: ["more is better", "अधिक बेहतर"],
-  fid: ["Judge FID", "जाँचकर्ता का FID"],
-  fid_ratio: ["FID against real images’", "FID, असली चित्रों के मुक़ाबले"],
-  kid: ["KID", "KID"],
-  precision: ["Precision", "परिशुद्धता"],
-  recall: ["Recall", "व्यापकता"],
+  fid_ratio: ["FID, in multiples of real images’", "FID, असली चित्रों के FID के गुणजों में"],
   label_agreement: ["Read as asked for", "माँगा गया अक्षर पढ़ा गया"],
-  near_copies: ["Near copies of training images", "प्रशिक्षण चित्रों की लगभग नक़ल"],
   usefulness: ["Accuracy of OCR trained on it", "इससे सीखे OCR की सटीकता"],
   which: ["Which row is real?", "कौन-सी पंक्ति असली है?"],
   rules: ["One row was written by people, the other by the model: the same letters, in random order. The keys 1 and 2 answer too.",

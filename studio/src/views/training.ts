@@ -1,6 +1,6 @@
 // Training: how far the trainings of this project are, with their newest samples and their curves.
 import { lineChart, Points, pointTable } from "../chart";
-import { make, picture } from "../dom";
+import { make } from "../dom";
 import { Refusal, ServerEngine, Training as Run } from "../engine";
 import { addTexts, currentLanguage, t } from "../texts";
 import { Context, View } from "../view";
@@ -80,26 +80,32 @@ class Card {
   private readonly progress: HTMLProgressElement;
   private readonly seen = make("p");
   private readonly sign = make("p", { className: "quiet" });
-  private readonly samples = make("div", { className: "samples" });
+  private readonly samples = make("div", { className: "samples scrolled", tabIndex: 0, role: "region" });
+  private readonly newest = make("img");
   private readonly charts = make("div", { className: "charts" });
   private readonly curves = new Map<string, Curve>();
   readonly element: HTMLElement;
 
   constructor(run: Run) {
     const name = `${run.dataset}, ${run.variant}`;
+    this.newest.alt = this.samples.ariaLabel = t("training.samples", name);
+    this.samples.append(this.newest);
     this.progress = make("progress", { ariaLabel: t("training.progress", name) });
     this.element = make("section", { ariaLabel: name }, make("h2", { textContent: name, lang: "en" }), this.progress, this.seen, this.sign, this.samples, this.charts);
   }
 
   update(run: Run): void {
-    const total = Math.max(run.total, run.images_seen, 1), share = (run.images_seen / total).toLocaleString(currentLanguage(), { style: "percent" });
-    [this.progress.max, this.progress.value] = [total, run.images_seen];
-    this.seen.textContent = t("training.seen", whole(run.images_seen), whole(run.total), share);
+    const { images_seen: seen, total } = run;
+    this.progress.hidden = total === null;
+    if (total === null) this.seen.textContent = t("training.soFar", whole(seen));
+    else {
+      [this.progress.max, this.progress.value] = [Math.max(total, 1), seen];
+      this.seen.textContent = t("training.seen", whole(seen), whole(total), (seen / Math.max(total, 1)).toLocaleString(currentLanguage(), { style: "percent" }));
+    }
     const when = make("time", { dateTime: run.updated, textContent: ago(run.updated), title: new Date(run.updated).toLocaleString(currentLanguage()) });
     this.sign.replaceChildren(t(run.running ? "training.running" : "training.still"), " ", when);
-    const shown = this.samples.querySelector("img"), src = run.grid && `data:image/png;base64,${run.grid}`;
-    if (src && shown) shown.src = src;
-    else this.samples.replaceChildren(...(src ? [picture(src, t("training.samples", run.variant))] : []));
+    this.samples.hidden = run.grid === null;
+    if (run.grid) this.newest.src = `data:image/png;base64,${run.grid}`;
     for (const [name, points] of Object.entries(run.curves)) {
       if (!points.length) continue;
       const curve = this.curves.get(name) ?? new Curve(name);
@@ -145,6 +151,7 @@ addTexts("training", {
     "इस फ़ोल्डर में कोई प्रशिक्षण नहीं हुआ है; `dvc repro` या `lekhani train --dataset devanagari --variant flow_matching` चलाएँ।"],
   progress: ["Progress of {0}", "{0} की प्रगति"],
   seen: ["{0} of {1} images ({2})", "{1} में से {0} चित्र ({2})"],
+  soFar: ["{0} images so far", "अब तक {0} चित्र"],
   running: ["Running; last sign of life:", "चल रहा है; पिछला संकेत:"],
   still: ["Not running; last sign of life:", "नहीं चल रहा है; पिछला संकेत:"],
   samples: ["Newest samples of {0}", "{0} के नवीनतम नमूने"],
