@@ -128,7 +128,7 @@ class Compare implements View {
     this.note.textContent = this.versions.length > 1 ? "" : t("compare.alone");
     this.blind.offer(this.current, this.versions);
     this.arrange();
-    void this.writeAll();
+    await this.writeAll();
     return "";
   }
 
