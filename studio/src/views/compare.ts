@@ -227,7 +227,7 @@ class Blind {
     });
     this.version.addEventListener("change", () => this.begin.hidden && void this.restart());
     this.element.addEventListener("keydown", (event) => {
-      if (event.target !== this.version && /^[12]$/.test(event.key)) this.answer(Number(event.key) - 1);
+      if (event.target !== this.version && /^[12]$/.test(event.key) && !event.ctrlKey && !event.altKey && !event.metaKey) this.answer(Number(event.key) - 1);
     });
   }
 
