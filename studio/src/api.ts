@@ -1,5 +1,7 @@
 // The engine behind which a server answers: the HTTP API. Where it has keys, one is kept in this tab and sent with each call.
-import { Engine, ExploreRequest, FileKind, Glyph, GlyphRequest, LineRequest, Lines, Model, Reading, Refusal, Translation, Unread, Written } from "./engine";
+import {
+  ExploreRequest, FileKind, Glyph, GlyphRequest, LineRequest, Lines, Model, Reading, RealRequest, Refusal, ServerEngine, Training, Translation, Unread, Version, Written,
+} from "./engine";
 import { t } from "./texts";
 
 const KEY = "lekhani-key";
@@ -35,7 +37,7 @@ export async function ask<T>(route: string, body?: object, signal?: AbortSignal)
   return (await call(route, body, signal)).json() as Promise<T>;
 }
 
-export class ApiEngine implements Engine {
+export class ApiEngine implements ServerEngine {
   readonly edition = "server";
   readonly fileKinds: FileKind[] = ["png", "zip", "parquet"];
 
@@ -67,5 +69,18 @@ export class ApiEngine implements Engine {
 
   async save({ route, body }: Written, kind: FileKind, signal?: AbortSignal): Promise<Blob> {
     return (await call(route, body, signal, TYPES[kind])).blob();
+  }
+
+  versions(model: string, signal?: AbortSignal): Promise<Version[]> {
+    return ask(`versions?${new URLSearchParams({ model })}`, undefined, signal);
+  }
+
+  async real({ model, labels, n, seed }: RealRequest, signal?: AbortSignal): Promise<Glyph[]> {
+    const query = new URLSearchParams([["model", model], ...labels.map((label) => ["label", label]), ["n", String(n)], ["seed", String(seed)]]);
+    return shown((await ask<{ images: Sent[] }>(`real?${query}`, undefined, signal)).images);
+  }
+
+  trainings(signal?: AbortSignal): Promise<Training[]> {
+    return ask("training", undefined, signal);
   }
 }

@@ -47,6 +47,23 @@ export interface Reading extends Guess { alternatives: Guess[] }
 
 export interface Translation { read: string; digits: Reading[]; images: Glyph[] }
 
+// A registered version; "" is what is served from a file.
+export interface Version { version: string; aliases: string[]; variant: string | null; figures: Record<string, number | null>; url: string | null }
+
+export interface RealRequest { model: string; labels: string[]; n: number; seed: number }
+
+// A training in this project; curves: [images seen, value] by name; grid: base64 PNG.
+export interface Training {
+  dataset: string;
+  variant: string;
+  images_seen: number;
+  total: number | null;
+  updated: string; // ISO 8601
+  running: boolean;
+  curves: Record<string, [number, number][]>;
+  grid: string | null;
+}
+
 export type FileKind = "png" | "zip" | "parquet";
 
 export type Written = { route: "generate"; body: GlyphRequest } | { route: "compose"; body: LineRequest };
@@ -65,6 +82,14 @@ export interface Engine {
     signal?: AbortSignal,
   ): Promise<Translation>;
   save(written: Written, kind: FileKind, signal?: AbortSignal): Promise<Blob>;
+}
+
+// What a server alone can tell, to views that need one.
+export interface ServerEngine extends Engine {
+  readonly edition: "server";
+  versions(model: string, signal?: AbortSignal): Promise<Version[]>;
+  real(request: RealRequest, signal?: AbortSignal): Promise<Glyph[]>;
+  trainings(signal?: AbortSignal): Promise<Training[]>;
 }
 
 // Why a picture was not read, about how many glyphs it shows, and what each of several is read as where they come apart.

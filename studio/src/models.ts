@@ -1,5 +1,5 @@
 // Models, with names for people, and the order in which letters are learned.
-import { make, spoken } from "./dom";
+import { FieldError, make, spoken } from "./dom";
 import { Model } from "./engine";
 import { addTexts, languageOf, t } from "./texts";
 
@@ -59,6 +59,19 @@ export const glyphsOf = (model: Model): string[] => model.classes.map((one) => o
 // A text with the digits of `own`, as the server writes it.
 export function inOwnDigits(text: string, own: string[]): string {
   return text.replace(/[0-9०-९]/g, (one) => (own.includes(one) ? one : own.find((other) => valueOf(other) === valueOf(one)) ?? one));
+}
+
+// The glyphs of the text in a control, the longest that fit, without spaces; for others a FieldError says `refusal`.
+export function split(model: Model, text: HTMLInputElement, refusal: string): string[] {
+  const own = glyphsOf(model), longest = [...own].sort((a, b) => b.length - a.length), found: string[] = [], unknown = new Set<string>();
+  for (let rest = inOwnDigits(text.value.normalize("NFC").trim(), own); rest; rest = rest.trimStart()) {
+    const glyph = longest.find((one) => rest.startsWith(one.normalize("NFC"))), other = String.fromCodePoint(rest.codePointAt(0)!);
+    if (glyph) found.push(glyph);
+    else unknown.add(glyphName(other).textContent);
+    rest = rest.slice((glyph?.normalize("NFC") ?? other).length);
+  }
+  if (unknown.size) throw new FieldError(text, t(refusal, [...unknown].join(", ")));
+  return found;
 }
 
 export const glyphName = (text: string): HTMLElement => spoken(/^\p{Mark}/u.test(text) ? `◌${text}` : text);

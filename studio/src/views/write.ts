@@ -1,7 +1,7 @@
 // Write: a text in as many hands as wanted, as lines or letter by letter.
 import { captioned, Control, errorOf, FieldError, labelled, make, picture, roving, task, wholeNumber } from "../dom";
 import { FileKind, Model, Written } from "../engine";
-import { formsNote, glyphName, glyphsOf, inOwnDigits, letterRows, modelSelect, preferred } from "../models";
+import { formsNote, glyphName, glyphsOf, inOwnDigits, letterRows, modelSelect, preferred, split } from "../models";
 import { addTexts, languageOf, t } from "../texts";
 import { Context, View } from "../view";
 
@@ -133,7 +133,7 @@ class Write implements View {
     const common = { model: this.model.value, n: wholeNumber(this.count, t("write.count")), seed: wholeNumber(this.seed, t("write.seed")) };
     if (this.style.value === "letters") {
       const sure = this.sure.valueAsNumber;
-      return { route: "generate", body: { ...common, labels: this.split(), ...(sure ? { min_confidence: sure } : {}) } };
+      return { route: "generate", body: { ...common, labels: split(this.current, this.text, "write.unknown"), ...(sure ? { min_confidence: sure } : {}) } };
     }
     const look = { augment: this.augment.value as "light", variety: this.variety.valueAsNumber, ...(this.paper.value === "plain" ? {} : { paper: this.paper.value as "ruled" }) };
     return { route: "compose", body: { ...common, text: this.text.value, height: HEIGHT, ...look } };
@@ -146,19 +146,6 @@ class Write implements View {
     } catch {
       return undefined;
     }
-  }
-
-  // The glyphs of the text, the longest that fit, without spaces.
-  private split(): string[] {
-    const own = glyphsOf(this.current), longest = [...own].sort((a, b) => b.length - a.length), found: string[] = [], unknown = new Set<string>();
-    for (let rest = inOwnDigits(this.text.value.normalize("NFC").trim(), own); rest; rest = rest.trimStart()) {
-      const glyph = longest.find((one) => rest.startsWith(one.normalize("NFC"))), other = String.fromCodePoint(rest.codePointAt(0)!);
-      if (glyph) found.push(glyph);
-      else unknown.add(glyphName(other).textContent);
-      rest = rest.slice((glyph?.normalize("NFC") ?? other).length);
-    }
-    if (unknown.size) throw new FieldError(this.text, t("write.unknown", [...unknown].join(", ")));
-    return found;
   }
 
   private async work(signal: AbortSignal): Promise<Node> {
