@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lekhani.errors import LekhaniError, first_line
 from lekhani.files import replacing
-from lekhani.inference.stepwise import FINISH, state_name
+from lekhani.inference.stepwise import FINISH, state_name, window_name
 from lekhani.variants.base import Stepwise
 
 OPSET = 20
@@ -71,7 +71,7 @@ def _drop_source_locations(model: onnx.ModelProto) -> None:
 class _Part(nn.Module):
     """One method of a Stepwise generator as a module, since only modules can be traced."""
 
-    def __init__(self, whole: Stepwise, method: Callable[..., Tensor]) -> None:
+    def __init__(self, whole: Stepwise, method: Callable[..., Tensor | None]) -> None:
         super().__init__()
         self.whole = whole
         self.forward = method  # itself, so that the tracer sees its arguments
@@ -86,13 +86,15 @@ def _unrolled(module: Stepwise, inputs: dict[str, Tensor], outputs: list[str]) -
     noise, labels = inputs.values()
     with torch.no_grad():
         state = module.begin(noise, labels)
+        has_windows = module.window(state) is not None
     begin = _traced(_Part(module, module.begin), {"noise": noise, "labels": labels}, ["begun"])
     moves = [module.move(i) for i in range(module.steps)]
     example = {"state": state, "position": torch.zeros(1), "labels": labels}
     advance = {move: _traced(_Part(module, move), example, ["advanced"]) for move in dict.fromkeys(moves)}
     finish = _traced(_Part(module, module.finish), {"state": state}, outputs)
+    windows = [_traced(_Part(module, module.window), {"state": state}, ["window"])] if has_windows else []
     weights: dict[bytes, onnx.TensorProto] = {}
-    for part in (begin, *advance.values(), finish):
+    for part in (begin, *advance.values(), *windows, finish):
         _share(part.graph, weights)
     nodes = _renamed(begin.graph, "begin/", {"noise": "noise", "labels": "labels"}, state_name(0))
     for i, move in enumerate(moves):
@@ -102,6 +104,8 @@ def _unrolled(module: Stepwise, inputs: dict[str, Tensor], outputs: list[str]) -
             nodes.append(onnx.helper.make_node("Constant", [], [f"position_{i}"], value=position))
         given = {"state": state_name(i), "position": f"position_{i}", "labels": "labels"}
         nodes += _renamed(advance[move].graph, f"step_{i}/", given, state_name(i + 1))
+        for window in windows:  # no output needs it: it is there to be read by `StepwiseSession`
+            nodes += _renamed(window.graph, f"step_{i}/window/", {"state": state_name(i + 1)}, window_name(i + 1))
     nodes += _renamed(finish.graph, FINISH, {"state": state_name(module.steps)}, outputs[0])
     graph = onnx.helper.make_graph(
         nodes, "unrolled", list(begin.graph.input), list(finish.graph.output), list(weights.values())

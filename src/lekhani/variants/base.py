@@ -37,6 +37,13 @@ class Stepwise(nn.Module):
         """Images float32 [N,1,H,W] in [0,1] from the last state."""
         raise NotImplementedError
 
+    def window(self, state: Tensor) -> Tensor | None:
+        """Where the step before this state wrote, float32 [N,3]; None for a generator without attention.
+
+        That is the centre's x and y and the side of a square, in parts of the image's side.
+        """
+        return None
+
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
         """All steps in a row: noise float32 [N, noise_dim], labels int64 [N] -> images float32 [N,1,H,W] in [0,1]."""
         *_, last = self.states(noise, labels)

@@ -56,6 +56,15 @@ class Grid(nn.Module):
         rows = torch.softmax((self.pixels - mu[..., None]).square() / (-2 * variance[..., None]), -1)
         return rows[:, 0], rows[:, 1], gamma
 
+    def window(self, where: Tensor) -> Tensor:
+        """The square from the first filter to the last one, float32 [N,3]: its centre's x and y, and its side.
+
+        In parts of the image's side, so a grid with g~ = 0 and delta~ = 1 is (0.5, 0.5, 1), the whole image.
+        """
+        centre = (where[:, :2] + 1) * ((self.side + 1) / 2) - 0.5  # pixel a lies from a - 1 to a
+        side = where[:, 3:4].exp() * ((self.side - 1) if self.n > 1 else 0) + 1  # from edge to edge of pixels
+        return torch.cat([centre, side], 1) / self.side
+
     def read(self, images: Tensor, where: Tensor) -> Tensor:
         """Gamma F_Y image F_X^T of each of k images: [N,side,k,side] (rows, image, columns) -> [N, n*k*n]."""
         count, side, k, _ = images.shape
@@ -163,6 +172,12 @@ class Decoder(Stepwise):
         z = noise[:, : self.latent_dim]
         output, cell = self.lstm.advance(torch.cat([z, output], 1), cell, _bias(self.lstm, self.label, labels))
         return torch.cat([canvas + self.write(output), output, cell, noise[:, self.latent_dim :], z], 1)
+
+    def window(self, state: Tensor) -> Tensor | None:
+        if self.grid is None:
+            return None
+        output = state[:, self.pixels : self.pixels + self.hidden]
+        return self.grid.window(self.brush(output)[:, -5:])
 
     def finish(self, state: Tensor) -> Tensor:
         return torch.sigmoid(state[:, : self.pixels]).reshape(state.shape[0], 1, self.side, self.side)

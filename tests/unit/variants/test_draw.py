@@ -66,6 +66,17 @@ def test_the_filterbank_is_the_paper_s(n: int, side: int) -> None:
         torch.testing.assert_close(one, torch.tensor(slow_bank(row, n, side)), atol=1e-5, rtol=1e-3)
 
 
+def test_the_window_is_the_square_that_the_filters_look_at() -> None:
+    grid = Grid(6, 28)
+    torch.testing.assert_close(grid.window(torch.zeros(1, 5)), torch.tensor([[0.5, 0.5, 1.0]]))
+    where = torch.tensor([[0.4, -0.3, 0.0, -1.2, 0.0]])  # well inside the image
+    for filters, centre in zip(grid.bank(where)[:2], grid.window(where)[0, :2], strict=True):
+        places = (filters * (grid.pixels - 0.5)).sum(-1)[0] / 28  # of each filter, in parts of the image's side
+        torch.testing.assert_close(places.mean(), centre, atol=1e-3, rtol=0)
+        torch.testing.assert_close(places[-1] - places[0] + 1 / 28, grid.window(where)[0, 2], atol=1e-3, rtol=0)
+    assert Grid(1, 28).window(where)[0, 2] == pytest.approx(1 / 28)
+
+
 def test_filters_sum_to_one_wherever_they_are() -> None:
     far = torch.tensor(
         [
