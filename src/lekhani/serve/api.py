@@ -20,7 +20,7 @@ from lekhani import __version__
 from lekhani.errors import LekhaniError
 from lekhani.handwriting.ink import PictureError
 from lekhani.handwriting.recognise import UnsureError
-from lekhani.serve import routes, studio_routes
+from lekhani.serve import routes, steps_routes, studio_routes
 from lekhani.serve.batching import BoundedPool, BusyError
 from lekhani.serve.champions import Champions, ModelSource
 from lekhani.serve.common import Holder
@@ -105,7 +105,7 @@ def create_app(
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
         )
-    for router in (routes.api, studio_routes.api):
+    for router in (routes.api, studio_routes.api, steps_routes.api):
         app.include_router(router, dependencies=[Security(_need_key)] if keys else [])
     app.include_router(routes.health)
     _add_error_handlers(app)

@@ -18,6 +18,7 @@ from lekhani.evaluate.reference import Reference
 from lekhani.inference.confidence import confidences
 from lekhani.inference.sampling import SamplingOptions, noise_source, rejection_sample
 from lekhani.inference.session import Generator, Reader
+from lekhani.inference.stepwise import stepwise_metadata
 from lekhani.paths import PREPARED
 from lekhani.pen import PRETRAINED, Pen, find, find_pretrained, has_registry
 from lekhani.pictures import to_uint8
@@ -54,6 +55,7 @@ class ServedModel:
     alias: str
     queue: Batcher
     monitor: Monitor | None
+    animated: dict[str, Path] = field(default_factory=dict)  # variants that work in steps: this, and the package's
     reference: Reference | None = None  # real images of the version
     measures: dict[str, Measure] = field(default_factory=dict)
     written: int = 0  # images, for clients
@@ -210,7 +212,8 @@ class Champions:
         on_batch, limits = self.metrics.batches.labels(dataset).observe, self.limits
         seconds = 0.8 * limits.answer_seconds
         queue = Batcher(pen.generator.run, limits.batch, limits.waiting_images, seconds, on_batch)
-        return ServedModel(dataset, pen, version, source, alias, queue, monitor, reference)
+        animated = _animated(dataset, pen.generator)
+        return ServedModel(dataset, pen, version, source, alias, queue, monitor, animated, reference)
 
     def _swap_in(self, new: ServedModel) -> None:
         """Answer new requests with `new`; the old model still answers those that wait for it."""
@@ -296,6 +299,20 @@ def find_sources(
 def _named_source(dataset: str) -> ModelSource:
     pretrained = find_pretrained(dataset)
     return ModelSource(dataset, pretrained.generator, pretrained.judge) if pretrained else ModelSource(dataset)
+
+
+def _animated(dataset: str, served: Generator) -> dict[str, Path]:
+    """The generators that work in steps, by variant: the served one, and the package's of the same classes.
+
+    Of the package's several may be of one variant, so they go by the names of their files.
+    """
+    found: dict[str, Path] = {}
+    for path in (served.path, *sorted((PRETRAINED / dataset).glob("*.onnx"))):
+        about = None if path.name == "judge.onnx" else stepwise_metadata(path)
+        if about is not None and about.classes == served.classes:
+            by_variant = path == served.path or path.stem == "generator"
+            found.setdefault(about.variant if by_variant else path.stem, path)
+    return found
 
 
 def _model_labels(model: ServedModel) -> tuple[str, str, str, str]:

@@ -149,6 +149,7 @@ async def models(request: Request) -> list[dict[str, Any]]:
             "image_size": model.generator.image_size,
             "takes_labels": model.generator.conditional,
             "classes": [{"label": c.label, "name": c.name, "glyph": c.glyph} for c in model.pen.classes],
+            "animated": list(model.animated),
             "watch": model.describe_measures(),
         }
         for model in request.app.state.champions.served.values()

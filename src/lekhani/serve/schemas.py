@@ -96,6 +96,19 @@ class Explore(_Body):
     )
 
 
+class Steps(_Body):
+    """What to draw step by step: one image of each label."""
+
+    model: Dataset = "devanagari"
+    variant: str = Field(
+        min_length=1, max_length=100, description="one of `animated` in GET /v1/models", examples=["draw"]
+    )
+    labels: list[Label] = Field(
+        min_length=1, max_length=24, description="glyphs, class names, or label numbers as integers", examples=[["क"]]
+    )
+    seed: Seed = 0
+
+
 class Compose(_Body):
     """A text as `n` lines, each in one hand."""
 
