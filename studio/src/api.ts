@@ -1,6 +1,7 @@
 // The engine behind which a server answers: the HTTP API. Where it has keys, one is kept in this tab and sent with each call.
 import {
-  ExploreRequest, FileKind, Glyph, GlyphRequest, LineRequest, Lines, Model, Reading, RealRequest, Refusal, ServerEngine, Training, Translation, Unread, Version, Written,
+  ExploreRequest, FileKind, Glyph, GlyphRequest, LineRequest, Lines, Model, Reading, RealRequest, Refusal, ServerEngine, Steps, StepsRequest, Training,
+  Translation, Unread, Version, Written,
 } from "./engine";
 import { t } from "./texts";
 
@@ -65,6 +66,11 @@ export class ApiEngine implements ServerEngine {
   async translate(request: object, signal?: AbortSignal): Promise<Translation> {
     const { read, digits, images } = await ask<{ read: string; digits: Reading[]; images: Sent[] }>("translate", request, signal);
     return { read, digits, images: shown(images) };
+  }
+
+  async steps(request: StepsRequest, signal?: AbortSignal): Promise<Steps> {
+    const { frames, windows } = await ask<Steps>("steps", request, signal);
+    return { frames: frames.map((step) => step.map(address)), windows };
   }
 
   async save({ route, body }: Written, kind: FileKind, signal?: AbortSignal): Promise<Blob> {

@@ -47,6 +47,13 @@ export interface Reading extends Guess { alternatives: Guess[] }
 
 export interface Translation { read: string; digits: Reading[]; images: Glyph[] }
 
+export interface StepsRequest { model: string; variant: string; labels: string[]; seed: number }
+
+export interface Square { x: number; y: number; width: number } // its centre and its side, in parts of the image's side
+
+// For each moment from before the first step, and each label: the address of a PNG like a glyph's, and where the step wrote.
+export interface Steps { frames: string[][]; windows: (Square | null)[][] }
+
 // A registered version; "" is what is served from a file.
 export interface Version { version: string; aliases: string[]; variant: string | null; figures: Record<string, number | null>; url: string | null }
 
@@ -87,6 +94,7 @@ export interface Engine {
 // What a server alone can tell, to views that need one.
 export interface ServerEngine extends Engine {
   readonly edition: "server";
+  steps(request: StepsRequest, signal?: AbortSignal): Promise<Steps>;
   versions(model: string, signal?: AbortSignal): Promise<Version[]>;
   real(request: RealRequest, signal?: AbortSignal): Promise<Glyph[]>;
   trainings(signal?: AbortSignal): Promise<Training[]>;

@@ -7,10 +7,11 @@ import { View, ViewKind } from "./view";
 import { write } from "./views/write";
 import { explore } from "./views/explore";
 import { draw } from "./views/draw";
+import { watch } from "./views/watch";
 import { compare } from "./views/compare";
 import { training } from "./views/training";
 
-const KINDS: ViewKind[] = [write, explore, draw, compare, training];
+const KINDS: ViewKind[] = [write, explore, draw, watch, compare, training];
 const LANGUAGES: Record<Language, string> = { en: "English", hi: "हिन्दी" };
 
 interface Address { view: string; params: URLSearchParams }
