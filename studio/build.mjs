@@ -19,4 +19,4 @@ await build({
   legalComments: "none",
   external: ["./font/*", "./ort/*"],
 });
-for (const name of ["index.html", "icon.svg"]) await cp(join(here, "src", name), join(out, name));
+await cp(join(here, "src/index.html"), join(out, "index.html"));

@@ -1,34 +1,26 @@
-"""Our HTML pages: each is one file that opens offline, in light and in dark."""
+"""Our HTML pages: each is one file that opens offline, in light and in dark, at the width of a phone and of a wall."""
 
 import base64
+import html
 import io
+import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
+from importlib import resources
+from typing import Any
 
 from lekhani.pictures import Picture
+from lekhani.text import printable
 
-_STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1c2024; --quiet: #596069; --line: #e3e6ea; }
-@media (prefers-color-scheme: dark) { :root { --paper: #16191d; --ink: #e4e7eb; --quiet: #a0a8b1; --line: #343a41; } }
-body { margin: 0 auto; max-width: 64rem; padding: 2rem 1.5rem 4rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "Noto Sans", "Noto Sans Devanagari", sans-serif; }
-h1 { font-size: 1.75rem; line-height: 1.25; margin: 0 0 .25rem; }
-h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; }
-p { margin: .4rem 0; max-width: 46rem; overflow-wrap: anywhere; }
-.lead { color: var(--quiet); }
-table { border-collapse: collapse; width: 100%; margin-top: 1rem; font-size: .94rem; }
-th { text-align: left; font-weight: 600; color: var(--quiet); }
-th, td { padding: .45rem .75rem .45rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-.number { text-align: right; font-variant-numeric: tabular-nums; }
-figure { margin: 0; }
-img { display: block; max-width: 100%; height: auto; }
-figcaption { margin-top: .4rem; font-size: .82rem; line-height: 1.4; overflow-wrap: anywhere; }
-figcaption b { font-weight: 600; }
-"""
+_DEVANAGARI = re.compile(
+    "[\u0900-\u097f\u1cd0-\u1cff\ua8e0-\ua8ff][\u0900-\u097f\u1cd0-\u1cff\ua8e0-\ua8ff\u200c\u200d]*"
+)
+_FRAME = "main { margin: 0 auto; max-width: 112rem; padding: clamp(1rem, 3vw, 2rem); padding-bottom: 4rem; }\n"
 
 
 def page(title: str, style: str, body: Iterable[str]) -> str:
     """A whole page from lines of HTML, with the rules of `style` after those of all pages; nothing is escaped here."""
+    house = resources.files("lekhani").joinpath("house.css").read_text(encoding="utf-8")
     content = "\n".join(line for line in body if line)
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -36,20 +28,75 @@ def page(title: str, style: str, body: Iterable[str]) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
-<style>{_STYLE}{style.lstrip()}</style>
+<style>
+{house}{_FRAME}{style.lstrip()}</style>
 </head>
 <body>
+<main>
 {content}
+</main>
 </body>
 </html>
 """
 
 
-def image(png: bytes, alt: str) -> str:
-    """The content of a PNG file as an image within the page, one CSS pixel per pixel; `alt` must be escaped."""
+def words(text: Any) -> str:
+    """`text` as HTML that shows it as it is; what is in Devanagari is marked as Hindi, for fonts and screen readers."""
+    return _DEVANAGARI.sub(r'<span lang="hi">\g<0></span>', attribute(text))
+
+
+def attribute(text: Any) -> str:
+    """`text` as the value of an attribute in double quotes."""
+    return html.escape(printable(text))
+
+
+def html_table(
+    caption: str,
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    numbers: Container[int] = (),
+    row_head: int = 0,
+    foot: Sequence[str] = (),
+) -> list[str]:
+    """A table of cells of HTML in a box that scrolls; no other may have the `caption`, which is plain text.
+
+    Columns in `numbers` are aligned as numbers, column `row_head` names the row and stays in sight; `foot` is the last
+    row, set apart.
+    """
+    classes = [' class="number"' if column in numbers else "" for column in range(len(heads))]
+    classes[row_head] = ' class="stays"'
+
+    def line(cells: Sequence[str]) -> str:
+        shown = (
+            f'<th scope="row"{kind}>{cell}</th>' if column == row_head else f"<td{kind}>{cell}</td>"
+            for column, (kind, cell) in enumerate(zip(classes, cells, strict=True))
+        )
+        return f"<tr>{''.join(shown)}</tr>"
+
+    named = (f'<th scope="col"{kind}>{head}</th>' for kind, head in zip(classes, heads, strict=True))
+    return [
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{attribute(caption)}"><table>',
+        f'<caption class="unseen">{words(caption)}</caption><thead><tr>{"".join(named)}</tr></thead><tbody>',
+        *map(line, rows),
+        f"</tbody><tfoot>{line(foot)}</tfoot></table></div>" if foot else "</tbody></table></div>",
+    ]
+
+
+def image(png: bytes, alt: str, dark: bytes | None = None) -> str:
+    """The content of a PNG file as an image within the page, one CSS pixel per pixel; `alt` is plain text.
+
+    On a dark page stands `dark` instead, where it is given.
+    """
+    shown = f'<img {_source("src", png)} alt="{attribute(alt)}">'
+    if dark is None:
+        return shown
+    return f'<picture><source media="(prefers-color-scheme: dark)" {_source("srcset", dark)}>{shown}</picture>'
+
+
+def _source(name: str, png: bytes) -> str:
     width, height = struct.unpack(">II", png[16:24])  # a PNG file begins with its size
-    data = base64.b64encode(png).decode()
-    return f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" alt="{alt}">'
+    return f'{name}="data:image/png;base64,{base64.b64encode(png).decode()}" width="{width}" height="{height}"'
 
 
 def glyph_image(picture: Picture, alt: str) -> str:

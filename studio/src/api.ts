@@ -1,6 +1,6 @@
 // The engine behind which a server answers: the HTTP API. Where it has keys, one is kept in this tab and sent with each call.
 import {
-  ExploreRequest, FileKind, Glyph, GlyphRequest, LineRequest, Lines, Model, Reading, RealRequest, Refusal, ServerEngine, Training, Translation, Version, Written,
+  ExploreRequest, FileKind, Glyph, GlyphRequest, LineRequest, Lines, Model, Reading, RealRequest, Refusal, ServerEngine, Training, Translation, Unread, Version, Written,
 } from "./engine";
 import { t } from "./texts";
 
@@ -23,14 +23,14 @@ export async function call(route: string, body?: object, signal?: AbortSignal, a
     throw error.name === "AbortError" ? error : new Refusal(t("api.away"));
   });
   if (response.ok) return response;
-  const problem = (await response.json().catch(() => ({}))) as { detail?: string; readings?: Reading[] };
+  const problem = (await response.json().catch(() => ({}))) as Unread & { detail?: string; readings?: Reading[] };
   const sentence = problem.detail ?? t("api.status", response.status);
   if (response.status === 401) {
     sessionStorage.removeItem(KEY);
     document.dispatchEvent(new CustomEvent("keyless", { detail: key ? sentence : "" }));
   }
   const [, field, rest] = /^(\w+): (.+)$/s.exec(sentence) ?? [];
-  throw new Refusal(rest ?? sentence, field, problem.readings);
+  throw new Refusal(rest ?? sentence, field, problem.readings, problem);
 }
 
 export async function ask<T>(route: string, body?: object, signal?: AbortSignal): Promise<T> {

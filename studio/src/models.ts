@@ -6,18 +6,22 @@ import { addTexts, languageOf, t } from "./texts";
 const NAMES: Record<string, string> = { devanagari: "models.devanagari", mnist: "models.mnist" };
 const DIGIT = /^\p{Nd}$/u;
 
+export function shortNameOf(model: Model): string {
+  const own = NAMES[model.dataset];
+  return own ? t(own) : model.dataset.replaceAll("_", " ");
+}
+
 export function nameOf(model: Model): string {
-  const own = NAMES[model.dataset], name = own ? t(own) : model.dataset.replaceAll("_", " ");
   const digits = model.classes.filter((one) => DIGIT.test(one.glyph)).length, letters = model.classes.length - digits;
   const what = !letters ? "models.digits" : digits ? "models.both" : "models.letters";
-  return `${name}, ${t(what, model.classes.length)}`;
+  return `${shortNameOf(model)}, ${t(what, model.classes.length)}`;
 }
 
 // A choice among models; hidden with its label where there is only one.
-export function modelSelect(id: string, models: Model[], chosen: string): HTMLSelectElement {
+export function modelSelect(id: string, models: Model[], chosen: string, name = nameOf): HTMLSelectElement {
   const select = make("select", { id, name: id });
   select.replaceChildren(...models.map((one) => {
-    const option = make("option", { value: one.dataset, textContent: nameOf(one), lang: languageOf(nameOf(one)) });
+    const option = make("option", { value: one.dataset, textContent: name(one), lang: languageOf(name(one)) });
     option.selected = one.dataset === chosen;
     return option;
   }));

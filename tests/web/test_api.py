@@ -215,8 +215,16 @@ def test_a_glyph_is_recognised_and_written_again(client: TestClient) -> None:
         assert "for sure" in refused.json()["detail"]
         (reading,) = refused.json()["readings"]
         assert {reading["glyph"], reading["alternatives"][0]["glyph"]} == {"0", "1"}
+        assert (refused.json()["reason"], refused.json()["glyphs"]) == ("unsure", 1)
         forced = client.post(f"/v1/{path}", json={**body, "image": picture(glyph), "force": True}).json()
         assert forced.get("read", forced.get("glyph")) == reading["glyph"]
+    row = np.full((60, 300), 255, np.uint8)
+    row[10:50, 20:30] = row[10:50, 140:150] = row[10:50, 260:270] = 0
+    refused = client.post("/v1/recognise", json={"model": "mnist", "image": picture(row)}).json()
+    assert (refused["reason"], refused["glyphs"], len(refused["parts"])) == ("several", 3, 3)
+    blank = client.post("/v1/recognise", json={"model": "mnist", "image": picture(np.zeros((60, 60), np.uint8))}).json()
+    assert blank["reason"] == "none"
+    assert "readings" not in blank
 
 
 # --- around them ---
@@ -394,7 +402,8 @@ def test_the_page_is_files_that_need_no_key(source: ModelSource, tmp_path: Path)
         links = re.findall(r'(?:src|href)="(.*?)"', page.text)
         style = client.get("/page/style.css").text
         links += [f"page/{link}" for link in re.findall(r'url\("?(.*?)"?\)', style)]
-        assert len(links) == 4, "all that is loaded is its own: an icon, a style, a script and a font"
+        assert links.pop(0).startswith("data:image/svg")
+        assert len(links) == 3, "all that is loaded is its own: a style, a script and a font"
         for answer in (page, *(client.get(f"/{link}") for link in links)):
             assert answer.status_code == 200, answer.url
             policy = answer.headers["Content-Security-Policy"].split("; ")

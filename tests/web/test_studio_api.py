@@ -271,3 +271,75 @@ def test_trainings_while_they_run_and_afterwards(
     assert [one["running"] for one in client.get("/v1/training").json()] == [False, False]
     (running / "losses.csv").write_bytes(b"\x00\xff")
     assert client.get("/v1/training").json()[0]["curves"] == {}
+
+
+# --- beside them ---
+
+
+def test_glyphs_and_lines_as_parquet(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow.parquet as pq
+
+    headers = {"Accept": "application/vnd.apache.parquet"}
+    ask: dict[str, Any] = {"model": "mnist", "labels": ["1", "2"], "n": 2, "seed": 7}
+    answer = client.post("/v1/generate", json=ask, headers=headers)
+    assert answer.headers["content-type"] == headers["Accept"]
+    table = pq.read_table(io.BytesIO(answer.content))
+    assert table["label"].to_pylist() == [1, 1, 2, 2]
+    assert table["glyph"].to_pylist() == list("1122")
+    stored = [np.asarray(Image.open(io.BytesIO(one["bytes"]))) for one in table["image"].to_pylist()]
+    assert (np.stack(stored) == pixels(client.post("/v1/generate", json=ask))).all()
+    line = {"model": "mnist", "text": "1 2", "n": 2, "seed": 2**63 - 1}
+    table = pq.read_table(io.BytesIO(client.post("/v1/compose", json=line, headers=headers).content))
+    assert table.column_names == ["image", "text", "seed"]
+    assert table["text"].to_pylist() == ["1 2"] * 2
+    assert table["seed"].to_pylist() == [2**63 - 1, 2**63]
+    assert Image.open(io.BytesIO(table["image"][0]["bytes"].as_py())).mode == "RGB"
+    assert b'"image": {"_type": "Image"}' in table.schema.metadata[b"huggingface"]
+    monkeypatch.setattr("lekhani.serve.responses.find_spec", lambda _: None)
+    assert "pip install 'lekhani[parquet]'" in sentence(client.post("/v1/generate", json=ask, headers=headers), 406)
+    either = client.post("/v1/generate", json=ask, headers={"Accept": f"{headers['Accept']}, image/png;q=0.5"})
+    assert either.headers["content-type"] == "image/png"
+
+
+def test_lines_look_as_asked(client: TestClient, source: ModelSource) -> None:
+    assert source.model is not None
+    pen = load(source.model, source.judge)
+    for look in (
+        {"paper": "squared", "augment": "none", "light_on_dark": True},
+        {"without": ["ink", "paper"], "min_confidence": 0.9},
+    ):
+        answer = client.post("/v1/compose", json={"model": "mnist", "text": "12", "seed": 3, **look})
+        assert answer.status_code == 200, answer.text
+        (line,) = answer.json()["lines"]
+        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(line["png"]))))
+        assert (shown == np.asarray(pen.compose("12", seed=3, **look))).all(), look  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "expected"),
+    [
+        ("compose", {"text": ""}, "text: There is nothing in it; send at least one character."),
+        ("compose", {"text": "1" * 201}, "text: It is too long; send at most 200 characters."),
+        ("compose", {}, "text: It is missing; send it too."),
+        ("compose", {"text": "1", "height": 5}, "height: It is too small; send 16 or more."),
+        ("compose", {"text": "1", "height": 64.5}, "height: It is no whole number; send one."),
+        (
+            "compose",
+            {"text": "1", "paper": "blue"},
+            "paper: There is no such choice; send 'plain', 'ruled' or 'squared'.",
+        ),
+        ("compose", {"text": "1", "colour": 1}, "colour: There is no such field; leave it out."),
+        ("generate", {"labels": []}, "labels: There is nothing in it; send at least one."),
+        ("generate", {"labels": ["1", -1]}, "labels.1: It is too small; send 0 or more."),
+        (
+            "explore",
+            {"points": [{"mix": {"x": 1}}]},
+            "points.0.mix.x: It is not written as the schema wants it; see GET",
+        ),
+        ("real?model=mnist&label=1&n=many", None, "n: It is no whole number; send one."),
+        ("real", None, "model: It is missing; send it too."),
+    ],
+)
+def test_what_is_wrong_is_said_in_words_for_people(client: TestClient, path: str, body: Any, expected: str) -> None:
+    answer = client.get(f"/v1/{path}") if body is None else client.post(f"/v1/{path}", json=body)
+    assert sentence(answer, 422).startswith(expected)

@@ -1,6 +1,5 @@
 """What validation found, for people: pages with pictures of the faults, the data card and the contact sheet."""
 
-import html
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ import pandas as pd
 from lekhani import files
 from lekhani.data.checks import PAIRED
 from lekhani.data.spec import Bytes, Prepared, load_prepared
-from lekhani.pages import glyph_image, page
+from lekhani.pages import attribute, glyph_image, html_table, page, words
 from lekhani.pictures import enlarged, grid, use_devanagari_font
 from lekhani.text import code, escaped, markdown_table, printable
 
@@ -26,7 +25,7 @@ Report = Mapping[str, Any]  # what `schema.validate` returns
 def write_reports(report: Report, prepared: Path, folder: Path) -> None:
     """Write VALIDATION_PAGES into `folder` from the `report` of `schema.validate` on the folder `prepared`.
 
-    validation.html is one page without a link outside; the data card links the contact sheet beside it. Where the
+    validation.html and the data card link nothing but what is written beside them. Where the
     prepared files do not belong together, the pages come without pictures of single images. Raises LekhaniError when
     `folder` cannot be written.
     """
@@ -144,70 +143,68 @@ def _validation_markdown(report: Report, cases: Mapping[str, Sequence[_Case]]) -
 
 
 _STYLE = """
-td:last-child { overflow-wrap: anywhere; }
-.verdict { display: inline-block; padding: 0 .55rem; border-radius: .75rem; font-size: .85rem; font-weight: 600;
-  white-space: nowrap; }
-.failed { background: #fbe3e1; color: #8f1d14; }
-.warning { background: #fdf0cf; color: #6b4700; }
-.ok { background: #e0f2e5; color: #14532d; }
-h1 .verdict { font-size: 1rem; padding: .1rem .8rem; vertical-align: .25rem; margin-left: .5rem; }
-.cases { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0 0; padding: 0; list-style: none; }
-.case { display: flex; gap: .75rem; padding: .75rem; border: 1px solid var(--line); border-radius: .5rem; }
-figure { width: 8.5rem; }
-img { image-rendering: pixelated; }
-figcaption span { display: block; color: var(--quiet); }
+td:last-child { min-width: 16rem; max-width: 60rem; overflow-wrap: anywhere; }
+.verdict { display: inline-block; padding: 0 .55rem; border: 1px solid; border-radius: .75rem; font-size: var(--small);
+  font-weight: 600; white-space: nowrap; }
+.failed { color: var(--wrong); }
+.warning { color: var(--doubt); }
+.ok { color: var(--right); }
+h1 .verdict { vertical-align: .25rem; }
+.cases { grid-template-columns: repeat(auto-fill, minmax(min(100%, 10rem), 1fr)); }
+.pairs { grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); }
+.pairs .card { display: grid; grid-template-columns: 1fr 1fr; gap: .75rem; }
+.card img { image-rendering: pixelated; }
+figcaption span:not([lang]) { display: block; color: var(--quiet); }
 """
 
 
 def _validation_html(report: Report, data: Prepared, cases: Mapping[str, Sequence[_Case]]) -> str:
     """The same with pictures; every name is escaped, and nothing is loaded from elsewhere."""
-    name, word = _html(report["dataset"]), "passed" if report["passed"] else "failed"
+    name, word = words(report["dataset"]), "passed" if report["passed"] else "failed"
     info, ordered = data.info, _by_verdict(report)
     counts = ", ".join(f"{count:,} {split}" for split, count in info.counts.items())
+    rows = [_html_row(check, verdict, bool(cases.get(check["name"]))) for check, verdict in ordered]
     body = [
         f'<h1>Validation of {name} <span class="verdict {"ok" if report["passed"] else "failed"}">{word}</span></h1>',
-        f'<p class="lead">{_html(counts)} images of {info.image_size} &times; {info.image_size} pixels in '
-        f"{info.n_classes} classes, version {_html(str(info.digest)[:12])}. {_html(_summary(report))}</p>",
-        f"<p>{_html(report['skipped'])}</p>" if report["skipped"] else "",
-        "<table><thead><tr><th scope=col>check</th><th scope=col>verdict</th><th scope=col class=number>count</th>"
-        "<th scope=col>what it says</th></tr></thead><tbody>",
-        *(_html_row(check, verdict, bool(cases.get(check["name"]))) for check, verdict in ordered),
-        "</tbody></table>",
+        f'<p class="quiet">{words(counts)} images of {info.image_size} &times; {info.image_size} pixels in '
+        f"{info.n_classes} classes, version {words(str(info.digest)[:12])}. {words(_summary(report))}</p>",
+        '<p>Beside this page lie <a href="contact_sheet.png">some images of each class</a> and the '
+        '<a href="data_card.md">data card</a>.</p>',
+        f"<p>{words(report['skipped'])}</p>" if report["skipped"] else "",
+        *html_table("What each check found", ("check", "verdict", "count", "what it says"), rows, numbers={2}),
     ]
     body += [_html_section(check, shown) for check, _ in ordered if (shown := cases.get(check["name"]))]
     if report["notes"]:
-        notes = (f"<li>{_html(note)}</li>" for note in report["notes"])
+        notes = (f"<li>{words(note)}</li>" for note in report["notes"])
         body += ["<section><h2>How it was prepared</h2><ul>", *notes, "</ul></section>"]
-    return page(f"Validation of {name}: {word}", _STYLE, body)
+    return page(f"Validation of {attribute(report['dataset'])}: {word}", _STYLE, body)
 
 
-def _html(text: Any) -> str:
-    return html.escape(printable(text))
-
-
-def _html_row(check: Mapping[str, Any], verdict: str, has_section: bool) -> str:
-    title = f'<a href="#{check["name"]}">{check["name"]}</a>' if has_section else check["name"]
-    mark = f'<span class="verdict {verdict}">{verdict}</span>'
-    numbers = f"<td class=number>{check['count']:,}</td><td>{_html(check['sentence'])}</td>"
-    return f"<tr><td>{title}</td><td>{mark}</td>{numbers}</tr>"
+def _html_row(check: Mapping[str, Any], verdict: str, has_section: bool) -> list[str]:
+    """The cells of a check; its name and its count lead to the images that it found."""
+    name, count = check["name"], f"{check['count']:,}"
+    if has_section:
+        name, count = (f'<a href="#{check["name"]}">{shown}</a>' for shown in (name, count))
+    return [name, f'<span class="verdict {verdict}">{verdict}</span>', count, words(check["sentence"])]
 
 
 def _html_section(check: Mapping[str, Any], cases: Sequence[_Case]) -> str:
     step = 2 if check["name"] in PAIRED else 1
     groups = ("".join(map(_figure, cases[i : i + step])) for i in range(0, len(cases), step))
-    name, sentence = check["name"], _html(check["sentence"])
-    head = f'<section><h2 id="{name}">{name}</h2><p>{sentence}</p><ul class="cases">'
-    return "\n".join([head, *(f'<li class="case">{group}</li>' for group in groups), "</ul></section>"])
+    name, sentence = check["name"], words(check["sentence"])
+    kind = "pairs" if step == 2 else "cases"
+    head = f'<section><h2 id="{name}">{name}</h2><p>{sentence}</p><ul class="cards {kind}">'
+    return "\n".join([head, *(f'<li class="card">{group}</li>' for group in groups), "</ul></section>"])
 
 
 def _figure(case: _Case) -> str:
     scale = max(1, 96 // max(case.picture.shape))
-    alt = _html(f"Image {case.id:,} of class {case.label}, {case.split}")
-    why = f"<span>{_html(case.why)}</span>" if case.why else ""
+    alt = f"Image {case.id:,} of class {case.label}, {case.split}"
+    why = f"<span>{words(case.why)}</span>" if case.why else ""
     return (
         f"<figure>{glyph_image(enlarged(case.picture, scale), alt)}"
-        f"<figcaption><b><bdi>{_html(case.label)}</bdi></b>, {case.split}, image {case.id:,}{why}"
-        f"<span><bdi>{_html(case.member)}</bdi></span></figcaption></figure>"
+        f"<figcaption><b><bdi>{words(case.label)}</bdi></b>, {case.split}, image {case.id:,}{why}"
+        f"<span><bdi>{words(case.member)}</bdi></span></figcaption></figure>"
     )
 
 

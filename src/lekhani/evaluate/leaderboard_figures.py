@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import color_sequences, colormaps
+from matplotlib import color_sequences, colormaps, rcParams
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, Normalize, PowerNorm, to_hex
+from matplotlib.colors import LogNorm, Normalize, PowerNorm, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
 
@@ -60,7 +60,7 @@ def figures(entries: Sequence[Entry]) -> dict[str, Figure]:
 
     They are `curves`, `precision_recall`, `agreement` and `class_fid`.
     """
-    maps = {"agreement": class_figure(entries, "agreement"), "class_fid": class_figure(entries, "fid_ratio")}
+    maps = {name: class_figure(shown) for name, shown in class_maps(entries).items()}
     found = {"curves": curves_figure(entries), "precision_recall": scatter_figure(entries), **maps}
     return {name: figure for name, figure in found.items() if figure is not None}
 
@@ -131,7 +131,10 @@ def scatter_figure(entries: Sequence[Entry]) -> Figure | None:
         axes.errorbar(*point, xerr=errors[0], yerr=errors[1], label=card["variant"], **style)
     real = next((card for card in cards if {"precision_floor", "recall_floor"} <= set(card)), None)
     if real is not None:
-        axes.plot(real["precision_floor"], real["recall_floor"], "k*", markersize=14, label="real train images")
+        star = "real train images"
+        axes.plot(
+            real["precision_floor"], real["recall_floor"], "*", color=rcParams["text.color"], markersize=14, label=star
+        )
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     axes.set_xlabel("precision: share of images that look real")
     axes.set_ylabel("recall: share of real images that are met")
@@ -141,38 +144,74 @@ def scatter_figure(entries: Sequence[Entry]) -> Figure | None:
     return figure
 
 
-def class_figure(entries: Sequence[Entry], metric: Literal["agreement", "fid_ratio"]) -> Figure | None:
-    """A column of per_class.csv for all variants that have it: rows variants, columns classes, dark where it is bad.
+@dataclass(frozen=True)
+class ClassMap:
+    """A metric of per_class.csv by variants and classes, as text on colours."""
+
+    title: str
+    classes: Sequence[Mapping[str, Any]]  # rows of per_class.csv
+    texts: Mapping[str, Sequence[str]]  # by variant, a cell per class; "" is a missing value
+    colours: Mapping[str, Sequence[tuple[str, str]]]  # of its ground and of its text
+
+
+def class_maps(entries: Sequence[Entry]) -> dict[str, ClassMap]:
+    """The maps of one dataset that have something to show: `agreement` and `class_fid`, dark where it is bad.
 
     Label agreement is shown in percent, judge FID in parts of its floor on a logarithmic scale from 1 to at least 10; a
-    missing value is grey. None where no variant has the metric in any class.
+    missing value is grey. A map has the variants that have the metric in any class.
     """
+    found = {"agreement": _class_map(entries, "agreement"), "class_fid": _class_map(entries, "fid_ratio")}
+    return {name: shown for name, shown in found.items() if shown is not None}
+
+
+def _class_map(entries: Sequence[Entry], metric: Literal["agreement", "fid_ratio"]) -> ClassMap | None:
     values = {e.card["variant"]: [_number(row, metric) for row in e.classes] for e in in_order(entries)}
     values = {variant: cells for variant, cells in values.items() if not np.isnan(cells).all()}
     if not values:
         return None
-    use_devanagari_font()
-    rows = next(e.classes for e in entries if e.card["variant"] in values)
     cells = np.array(list(values.values()), np.float64)
     if metric == "agreement":
-        title, shades, texts = "Label agreement per class (%)", colormaps["viridis"], 100 * cells
+        title, shades = "Label agreement per class (%)", colormaps["viridis"]
         scale: Normalize = PowerNorm(3, 0, 1)  # the cube makes a few errors visible
     else:
-        title, shades, texts = "Judge FID per class in parts of its floor", colormaps["viridis_r"], cells
+        title, shades = "Judge FID per class in parts of its floor", colormaps["viridis_r"]
         scale = LogNorm(1, max(10, np.nanmax(cells)))
-    n, k = cells.shape
+    grounds = shades.with_extremes(bad="lightgrey")(scale(np.ma.masked_invalid(cells)))[..., :3]
+    # Relative luminance as WCAG 2 has it: from 0.179 on, black has more contrast than white, and at least 4.5.
+    linear = np.where(grounds <= 0.04045, grounds / 12.92, ((grounds + 0.055) / 1.055) ** 2.4)
+    is_light = linear @ (0.2126, 0.7152, 0.0722) > 0.179
+    return ClassMap(
+        title,
+        next(e.classes for e in entries if e.card["variant"] in values),
+        {variant: [_in_map(value, metric) for value in row] for variant, row in values.items()},
+        {
+            variant: [(to_hex(ground), "#000000" if light else "#ffffff") for ground, light in zip(*row, strict=True)]
+            for variant, row in zip(values, zip(grounds, is_light, strict=True), strict=True)
+        },
+    )
+
+
+def _in_map(value: float, metric: str) -> str:
+    if np.isnan(value):
+        return ""
+    if metric == "agreement":
+        return f"{100 * value:.0f}"
+    return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
+
+
+def class_figure(shown: ClassMap) -> Figure:
+    """A map as a figure: rows variants, columns classes."""
+    use_devanagari_font()
+    n, k = len(shown.texts), len(shown.classes)
     figure = Figure(figsize=(2.5 + 0.32 * k, 1.2 + 0.32 * n))
     axes = figure.add_subplot()
-    shades = shades.with_extremes(bad="lightgrey")
-    axes.imshow(cells, cmap=shades, norm=scale, aspect="auto")
-    axes.set_xticks(range(k), [row["glyph"] for row in rows], fontsize=10)
-    axes.set_yticks(range(n), list(values))
-    axes.set_title(title)
-    bright = shades(scale(cells))[..., :3].mean(-1) > 0.45
-    for row, column in np.argwhere(np.isfinite(cells)):
-        value, colour = texts[row, column], "black" if bright[row, column] else "white"
-        text = f"{value:.1f}" if metric == "fid_ratio" and value < 9.95 else f"{value:.0f}"
-        axes.text(column, row, text, fontsize=7, ha="center", va="center", color=colour)
+    axes.imshow([[to_rgb(ground) for ground, _ in row] for row in shown.colours.values()], aspect="auto")
+    axes.set_xticks(range(k), [row["glyph"] for row in shown.classes], fontsize=10)
+    axes.set_yticks(range(n), list(shown.texts))
+    axes.set_title(shown.title)
+    for row, variant in enumerate(shown.texts):
+        for column, (text, (_, colour)) in enumerate(zip(shown.texts[variant], shown.colours[variant], strict=True)):
+            axes.text(column, row, text, fontsize=7, ha="center", va="center", color=colour)
     return figure
 
 

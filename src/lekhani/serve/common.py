@@ -60,6 +60,11 @@ def own_share(
 def kind_of(accept: str | None) -> str:
     """The media type to respond with."""
     kind = responses.negotiate(accept)
+    if kind is None and accept and responses.PARQUET in accept:
+        problem = "Parquet needs pyarrow, which is not installed where this server runs"
+        raise HTTPException(
+            406, f"{problem}; run `pip install 'lekhani[parquet]'` there, or accept another media type."
+        )
     if kind is None:
         raise HTTPException(406, f"That media type is not available; Accept one of {', '.join(responses.KINDS)}.")
     return kind

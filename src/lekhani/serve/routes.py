@@ -68,7 +68,8 @@ async def compose_line(body: schemas.Compose, request: Request, key: Holder, acc
     """
     kind, model = kind_of(accept), model_of(request, body.model)
     _check_size(body, request.app.state.limits)
-    style = LineStyle(height=body.height, join=body.join, variety=body.variety, augment=body.augment)
+    look = {"height", "join", "variety", "augment", "without", "paper", "light_on_dark"}
+    style = LineStyle(**body.model_dump(include=look))
     alphabet = alphabet_of(model.pen.classes, body.learned_only)
     text = alphabet.transcript(body.text)
     about = {"model": model.describe(), "drawn": alphabet.drawn(text)}  # raises before the request waits
@@ -76,7 +77,9 @@ async def compose_line(body: schemas.Compose, request: Request, key: Holder, acc
     def lines() -> Steps[dict[int, Image.Image]]:
         pictures = {}
         for seed in range(body.seed, body.seed + body.n):
-            pictures[seed] = (yield from compose.compose_steps(model.pen, text, seed, style)).image
+            pictures[seed] = (
+                yield from compose.compose_steps(model.pen, text, seed, style, 0, body.min_confidence)
+            ).image
         return pictures
 
     glyphs = body.n * len(text)

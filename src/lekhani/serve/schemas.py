@@ -1,11 +1,13 @@
 """Bodies of requests, and what OpenAPI says of responses."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import Query
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from lekhani.handwriting.ink import Reason
+from lekhani.handwriting.render import EFFECTS, Effect, Paper, Strength
 from lekhani.serve.responses import JSON, KINDS
 
 MAX_SEEDS = 8  # that one image may lie between
@@ -104,8 +106,14 @@ class Compose(_Body):
     height: int = Field(64, ge=16, le=256, description="pixels")
     join: bool = Field(True, description="draw the head line from letter to letter")
     variety: float = Field(0.3, ge=0, le=1, description="how much the glyphs differ beyond their letters")
-    augment: Literal["none", "light", "strong"] = Field(
-        "light", description="how strong paper, ink, rotation, blur and noise are"
+    augment: Strength = Field("light", description="how strong paper, ink, rotation, blur and noise are")
+    without: list[Effect] = Field(
+        [], max_length=len(EFFECTS), description="effects to leave out; without `ink` it is black"
+    )
+    paper: Paper = Field("plain", description="plain, ruled or squared paper")
+    light_on_dark: bool = Field(False, description="light ink on dark paper")
+    min_confidence: float = Field(
+        0.5, ge=0, le=1, description="draw a letter again until the judge recognises it with this confidence; 0: never"
     )
     learned_only: bool = Field(False, description="refuse texts with signs that the model has not learned")
 
@@ -138,7 +146,10 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
+    reason: Reason | None = Field(None, description="why a picture was not read")
+    glyphs: int | None = Field(None, description="about how many glyphs such a picture shows")
     readings: list[dict[str, Any]] = Field([], description="what `force` would take, where a picture is not sure")
+    parts: list[dict[str, Any]] = Field([], description="what each of several glyphs is read as, where they come apart")
 
 
 def _documented(*kinds: str) -> dict[str, Any]:

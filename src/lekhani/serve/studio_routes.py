@@ -2,11 +2,10 @@
 
 import asyncio
 import json
-from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, HTTPException, Request
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 
 from lekhani.data.spec import GlyphClass
 from lekhani.inference.sampling import mixed_noise
@@ -55,8 +54,8 @@ async def explore(body: schemas.Explore, request: Request, key: Holder, accept: 
     return await respond(kind, n, responses.glyphs, kind, images, labels, classes, {"model": model.describe()})
 
 
-@api.get("/v1/versions")
-async def versions(request: Request, key: Holder, model: schemas.Wanted) -> list[dict[str, Any]]:
+@api.get("/v1/versions", **schemas.IN_JSON)
+async def versions(request: Request, key: Holder, model: schemas.Wanted) -> Response:
     """The registered versions of a dataset, the newest first, with aliases, figures and the page that MLflow has of it.
 
     Where a file is served, or what comes with the package, that alone, without a number.
@@ -64,8 +63,7 @@ async def versions(request: Request, key: Holder, model: schemas.Wanted) -> list
     known = request.app.state.versions
     dataset = model_of(request, model).dataset
     with own_share(request, key, known.pool, 1):
-        found: list[dict[str, Any]] = await known.listed(dataset)
-    return found
+        return JSONResponse(await known.listed(dataset))
 
 
 @api.get("/v1/real", **schemas.IN_ANY_KIND)

@@ -2,16 +2,19 @@
 
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
 
 from lekhani import files
 from lekhani.errors import LekhaniError, UsageError
-from lekhani.evaluate import leaderboard, leaderboard_figures
+from lekhani.evaluate import leaderboard, leaderboard_figures, leaderboard_page
 from lekhani.evaluate.figures import save_figure
 from lekhani.evaluate.ranking import pool_training_seeds
 from lekhani.params import Params
@@ -22,6 +25,10 @@ from lekhani.stages.artefacts import Scorecard, per_class
 
 log = logging.getLogger("lekhani")
 _CURVE = ("images_seen", "judge_fid")
+# What other stages wrote below reports/D/V/ and reports/D/, by the names that the page has for it.
+_VARIANT_FILES = {name: f"figures/{name}.png" for name in ("confusion", "worst", "closest")}
+_VARIANT_FILES["usefulness"] = "usefulness/curve.png"
+_DATASET_FILES = {name: f"{name}.png" for name in ("contact_sheet", "confusion")} | {"validation": "validation.html"}
 
 
 def compare(p: Params, repeats: bool = False) -> None:
@@ -53,13 +60,17 @@ def compare(p: Params, repeats: bool = False) -> None:
     save_figure(leaderboard_figures.leaderboard_figure(cards, strips), target / "leaderboard.png")
     files.write_text(target / "leaderboard.csv", leaderboard.leaderboard_csv(cards))
     files.write_text(target / "leaderboard.md", text)
-    files.write_text(target / "leaderboard.html", leaderboard.leaderboard_html(entries, seconds))
+    beside = {(d, v): _beside(target, d, v) for d in p.pipeline.datasets for v in ("", *p.pipeline.everyone)}
+    files.write_text(target / "leaderboard.html", leaderboard_page.leaderboard_html(entries, seconds, beside))
     if p.tracking.backend == "mlflow":
         from lekhani.tracking import runs
 
-        made = [target / f"leaderboard.{kind}" for kind in ("csv", "md", "png", "html")]
+        made = [target / f"leaderboard.{kind}" for kind in ("csv", "md", "png")]
         pictures = sorted((target / "leaderboard").iterdir())
-        runs.log_leaderboard(p.tracking.experiment, [*made, *pictures])
+        with TemporaryDirectory() as place:
+            alone = Path(place) / "leaderboard.html"  # without links to what is not beside it there
+            files.write_text(alone, leaderboard_page.leaderboard_html(entries, seconds))
+            runs.log_leaderboard(p.tracking.experiment, [*made, alone, *pictures])
     log.info("%s", text)
 
 
@@ -70,6 +81,13 @@ def scorecard(dataset: str, variant: str) -> dict[str, Any]:
     if (card["dataset"], card["variant"]) != (dataset, variant):
         raise LekhaniError(f"{path} is of another variant; run `dvc repro evaluate@{dataset}-{variant}`.")
     return card
+
+
+def _beside(folder: Path, dataset: str, variant: str) -> dict[str, str]:
+    """Links from a page in `folder` to the pictures of a variant, or with "" of a dataset, that are there."""
+    names = _VARIANT_FILES if variant else _DATASET_FILES
+    paths = {name: REPORTS / dataset / variant / inside for name, inside in names.items()}
+    return {name: quote(os.path.relpath(path, folder)) for name, path in paths.items() if path.is_file()}
 
 
 def _picture(path: Path) -> Picture:

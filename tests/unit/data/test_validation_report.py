@@ -40,7 +40,8 @@ def test_the_html_stands_alone_and_shows_the_offenders(pages: tuple[Path, Path, 
     out, prepared, report = pages
     text = (out / "validation.html").read_text()
     page = Page(text)
-    page.assert_stands_alone()
+    page.assert_stands_alone(beside={path.name for path in out.iterdir()})
+    page.assert_is_accessible()
     assert "http" not in text
     assert "\x1b" not in text
     assert "<script>alert(1)</script>" in page.text  # as text

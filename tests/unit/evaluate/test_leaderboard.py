@@ -5,21 +5,25 @@ import csv
 import io
 import re
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from html_page import Page
 from matplotlib.figure import Figure
 from PIL import Image
 
 from lekhani.data.spec import DEVANAGARI
 from lekhani.evaluate.figures import figure_png
-from lekhani.evaluate.leaderboard import leaderboard_csv, leaderboard_html, leaderboard_markdown
+from lekhani.evaluate.leaderboard import leaderboard_csv, leaderboard_markdown
 from lekhani.evaluate.leaderboard_figures import (
     Entry,
     figures,
     leaderboard_figure,
 )
+from lekhani.evaluate.leaderboard_page import class_strips, leaderboard_html
+from lekhani.evaluate.score import in_class_order
 
 
 def card(dataset: str, variant: str, fid: float, **more: Any) -> dict[str, Any]:
@@ -142,7 +146,8 @@ def entry(variant: str, fid: float, *, conditional: bool = True, dataset: str = 
         for i, c in enumerate(CLASSES)
     ]
     curve = [{"images_seen": 1000 * i, "seconds": 7.0 * i, "judge_fid": fid + 9 / i} for i in (1, 2, 3)]
-    return Entry(card(dataset, variant, fid, **more), curve, classes, rng.integers(0, 256, (20, 30)).astype(np.uint8))
+    images = rng.integers(0, 256, (40, 5, 5)).astype(np.uint8)
+    return Entry(card(dataset, variant, fid, **more), curve, classes, in_class_order(images, len(CLASSES)))
 
 
 ENTRIES = [
@@ -193,25 +198,78 @@ def test_the_leaderboard_as_a_picture() -> None:
 def test_the_page_says_what_markdown_says() -> None:
     entries = [*ENTRIES, entry("turbo", 8.0, dataset="mnist", images_seen=10)]
     page, text = Page(leaderboard_html(entries)), leaderboard_markdown([one.card for one in entries])
-    rows = [list(row.values()) for dataset in ("devanagari", "mnist") for row in table(text, dataset)]
-    assert [row for row in page.rows if row[0] != "place"] == [[cell.strip("*") for cell in row] for row in rows]
-    assert page.rows[0] == list(table(text, "devanagari")[0])
+    rows = [[cell.strip("*") for cell in row.values()] for name in ("devanagari", "mnist") for row in table(text, name)]
+    heads = [list(table(text, name)[0]) for name in ("devanagari", "mnist")]
+    assert [row for row in page.rows if row in rows] == rows
+    assert [row for row in page.rows if row[0] == "place"] == heads
     assert "A single sampling seed" in page.text
     assert [attributes.get("id") for tag, attributes in page.tags if tag == "h2"] == ["devanagari", "mnist"]
+
+
+def shown(source: str) -> Any:
+    """The pixels of an image that is written into the page."""
+    with Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) as image:
+        return np.asarray(image)
 
 
 def test_the_page_stands_alone_and_shows_every_picture() -> None:
     text = leaderboard_html(ENTRIES)
     page = Page(text)
     page.assert_stands_alone()
+    page.assert_is_accessible()
     assert not re.search(r"https?:|@import|url\(", text)
-    images = page.attributes_of("img")
-    assert len(images) == 4 + len(ENTRIES)
-    for attributes, one in zip(images[4:], (ENTRIES[2], ENTRIES[1], ENTRIES[0]), strict=True):
-        with Image.open(io.BytesIO(base64.b64decode((attributes["src"] or "").partition(",")[2]))) as image:
-            assert np.array_equal(np.asarray(image), one.grid)
-        assert attributes["alt"] == f"Glyphs of {one.card['variant']}, devanagari"
+    images = {str(attributes["alt"]): str(attributes["src"]) for attributes in page.attributes_of("img")}
+    charts = [
+        f"{title}, devanagari: turbo, draw, dcgan" for title in ("Judge FID while training", "Precision and recall")
+    ]
+    strips = [f"{c.glyph} by {variant}" for c in CLASSES for variant in ("turbo", "draw")]
+    assert list(images) == [*charts, *(f"Glyphs of {one}, devanagari" for one in ("turbo", "draw", "dcgan")), *strips]
+    for one in ENTRIES:
+        assert np.array_equal(shown(images[f"Glyphs of {one.card['variant']}, devanagari"]), one.grid)
+    assert np.array_equal(shown(images[f"{CLASSES[1].glyph} by draw"])[:5, :5], ENTRIES[1].grid[:5, 6:11])
+    light, dark = (shown(str(source)) for source in (images[charts[0]], page.attributes_of("source")[0]["srcset"]))
+    assert light[0, 0, :3].min() > 250
+    assert dark[0, 0, :3].max() < 40
     assert "turbo, place 1: judge FID 3.25, 1.6 times its floor" in page.text
+
+
+def test_figures_lead_to_their_pictures() -> None:
+    files = {
+        ("devanagari", "turbo"): {"confusion": "devanagari/turbo/figures/confusion.png"},
+        ("devanagari", ""): {"contact_sheet": "devanagari/contact_sheet.png"},
+    }
+    wrong = {"agreement": 0.5, "mistaken_for": CLASSES[1].name}
+    entries = [replace(one, card={**one.card, "label_agreement": 0.9}) for one in ENTRIES]
+    entries[2] = replace(entries[2], classes=[{**row, **wrong} for row in entries[2].classes])
+    page = Page(leaderboard_html(entries, files=files))
+    page.assert_links_lead_somewhere(beside={link for one in files.values() for link in one.values()})
+    links = dict(page.links)  # by their text, the last one of each
+    assert links["real images"] == "devanagari/contact_sheet.png"
+    assert links["what is read as what"] == "devanagari/turbo/figures/confusion.png"
+    assert links["3.25"] == "#devanagari/turbo"
+    assert links["1.62"] == "#devanagari/class_fid"
+    assert links["0.750"] == "#devanagari/precision_recall"
+    assert [to for text, to in page.links if text == "90.0%"] == [
+        "devanagari/turbo/figures/confusion.png",
+        *("#devanagari/agreement", "#devanagari/dcgan"),
+    ]
+    assert links[CLASSES[1].glyph] == f"#devanagari/class/{CLASSES[1].label}"
+    assert "turbo  50% right, else mostly त्र" in page.text
+    assert ("span", {"lang": "hi"}) in page.tags
+
+
+@pytest.mark.parametrize("n_classes", [3, 23, 30, 46, 62])
+def test_the_glyphs_of_a_class_are_found_in_the_grid(n_classes: int) -> None:
+    for again in (1, 3, 9):
+        labels = np.arange(again * n_classes) % n_classes
+        images = np.broadcast_to(labels[:, None, None], (len(labels), 4, 4)).astype(np.uint8)
+        strips = class_strips(in_class_order(images, n_classes), n_classes)
+        assert len(strips) == n_classes
+        for label, strip in enumerate(strips):
+            assert strip.shape == (4, min(again, 8) * 5 - 1)
+            assert set(np.unique(strip[:, :4])) == {label}
+            assert set(np.unique(strip)) <= {label, 48}
+    assert class_strips(np.zeros((20, 31), np.uint8), n_classes) == []
 
 
 def test_nothing_breaks_out_of_the_page() -> None:
