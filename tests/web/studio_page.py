@@ -1,4 +1,4 @@
-"""The studio in a real browser: how tests open it, and what they ask of any view."""
+"""Pages in a real browser: how tests open them, and what they ask of each."""
 
 import base64
 import shutil
@@ -17,6 +17,23 @@ NEEDS_CHROMIUM = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromi
 AXE = ROOT / "studio" / "node_modules" / "axe-core" / "axe.min.js"
 SECONDS = 30_000  # Playwright's milliseconds, on a machine with much else to do
 SIZES = {"desktop": (1280, 800), "wide": (1920, 1080), "phone": (390, 844)}
+
+# The least contrast of what can be read, with the text that has it; see WCAG 2.
+CONTRAST = r"""() => {
+  const numbers = (colour) => colour.match(/[\d.]+/g).map(Number);
+  const linear = (value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+  const light = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
+  const behind = (element) => {
+    const colour = numbers(getComputedStyle(element).backgroundColor);
+    return colour.length === 3 || colour[3] === 1 ? colour : behind(element.parentElement);
+  };
+  const says = (one) => one.value || [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+  const shown = [...document.querySelectorAll("body :not(option)")].filter((one) => one.checkVisibility() && says(one));
+  return shown.map((one) => {
+    const [a, b] = [light(numbers(getComputedStyle(one).color)), light(behind(one))];
+    return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), one.outerHTML];
+  }).reduce((a, b) => (a[0] < b[0] ? a : b));
+}"""
 
 
 @contextmanager

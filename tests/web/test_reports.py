@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import studio_page
 from PIL import Image
-from test_page import CHROMIUM, CONTRAST, playwright
 from workspace import ROOT
 
 from lekhani import files, params
@@ -23,7 +23,7 @@ from lekhani.stages.compare import compare
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium; apt-get install chromium")
+pytestmark = studio_page.NEEDS_CHROMIUM
 
 NAMES = ("leaderboard.html", "devanagari/validation.html")
 RNG = np.random.default_rng(7)
@@ -95,12 +95,8 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
-    with playwright.sync_playwright() as all_browsers:
-        browser = all_browsers.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
-        yield browser
-        browser.close()
+    with studio_page.chromium() as found:
+        yield found
 
 
 @pytest.fixture(params=NAMES)
@@ -123,7 +119,7 @@ def test_nothing_is_cut_off_and_all_can_be_read(page: "Page") -> None:
         assert page.evaluate(f"Math.max(...{outside}.map(one => one.getBoundingClientRect().right))") <= width
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)
-            contrast, text = page.evaluate(CONTRAST)
+            contrast, text = page.evaluate(studio_page.CONTRAST)
             assert contrast >= 4.5, text
     page.set_viewport_size({"width": 390, "height": 844})
     for box in page.get_by_role("region").filter(has=page.locator("table")).all():

@@ -57,7 +57,7 @@ class Draw implements View {
     const sheet = make("section", { className: "sheet", ariaLabel: t("draw.sheet") }, source, canvas,
       make("div", { className: "row" }, tool("undo", () => this.pad.undo()), tool("clear", () => this.pad.clear()), upload, tool("read", () => void this.read(), "primary")),
       errorOf(this.file));
-    this.again.append(make("div", { className: "row" }, this.againTitle, this.to, tool("another", () => this.anotherHand())), this.written);
+    this.again.append(make("div", { className: "row" }, this.againTitle, this.to), make("div", { className: "row" }, this.written, tool("another", () => this.anotherHand())));
     this.to.ariaLabel = t("draw.to");
     this.element = make("div", { className: "view draw" }, sheet, this.answer, this.status);
 
