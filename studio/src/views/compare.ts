@@ -44,7 +44,7 @@ class Compare implements View {
   private readonly place = make("div", { className: "columns" });
   private readonly add = make("button", { type: "button", textContent: t("compare.add") });
   private readonly note = make("p", { className: "quiet" });
-  private readonly figures = make("div", { className: "figures" });
+  private readonly figures = make("div");
   private readonly blind: Blind;
   readonly element: HTMLElement;
   private versions: Version[] = [];
@@ -202,7 +202,7 @@ class Blind {
   private readonly strips = [make("div", { className: "strip" }), make("div", { className: "strip" })];
   private readonly rows = make("div", { className: "rows", hidden: true, role: "group", ariaLabel: t("compare.which") });
   private readonly before = make("div", { className: "rows" });
-  private readonly counts = make("div", { className: "figures" });
+  private readonly counts = make("div");
   private readonly answers = new Map<string, Answers & { model: string; version: Version }>();
   private model: Model | undefined;
   private versions: Version[] = [];
