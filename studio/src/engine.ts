@@ -1,0 +1,75 @@
+// What the page can ask for, whether a server answers or the browser itself. Names are those of the HTTP API.
+
+export interface GlyphClass { label: number; name: string; glyph: string }
+
+export interface Model {
+  dataset: string;
+  version: string;
+  variant: string;
+  image_size: number;
+  takes_labels: boolean;
+  classes: GlyphClass[];
+  animated?: string[]; // variants that can be watched
+  letter_forms?: Record<string, string>; // the language whose form of a letter is written, where languages differ
+}
+
+export interface Glyph { glyph: string; src: string } // src: the address of a PNG, white on black as in the data; the page inverts it
+
+export interface GlyphRequest {
+  model: string;
+  version?: string;
+  labels: string[];
+  n: number;
+  seed: number;
+  min_confidence?: number;
+  truncation?: number;
+}
+
+export interface LineRequest {
+  model: string;
+  text: string;
+  n: number; // of the seeds seed, seed + 1 and so on
+  seed: number;
+  height: number; // pixels
+  variety: number; // 0 to 1
+  augment: "none" | "light" | "strong";
+  paper?: "plain" | "ruled" | "squared";
+}
+
+export interface Lines { text: string; drawn: string[]; lines: { seed: number; src: string }[] } // drawn: signs from a typeface
+
+export interface Point { label: string; mix: Record<string, number> } // noise: the seeds' by their weights, scaled to unit length
+
+export interface ExploreRequest { model: string; version?: string; points: Point[] }
+
+export interface Guess { glyph: string; confidence: number }
+export interface Reading extends Guess { alternatives: Guess[] }
+
+export interface Translation { read: string; digits: Reading[]; images: Glyph[] }
+
+export type FileKind = "png" | "zip" | "parquet";
+
+export type Written = { route: "generate"; body: GlyphRequest } | { route: "compose"; body: LineRequest };
+
+// Every method throws a Refusal with a sentence for people, and ends when its signal does.
+export interface Engine {
+  readonly edition: "server" | "static";
+  readonly fileKinds: FileKind[];
+  models(): Promise<Model[]>;
+  glyphs(request: GlyphRequest, signal?: AbortSignal): Promise<Glyph[]>;
+  lines(request: LineRequest, signal?: AbortSignal): Promise<Lines>;
+  explore(request: ExploreRequest, signal?: AbortSignal): Promise<Glyph[]>;
+  recognise(request: { model: string; image: string; force?: boolean }, signal?: AbortSignal): Promise<Reading>; // image: base64
+  translate(
+    request: { model: string; to: string; image: string; seed: number; force?: boolean },
+    signal?: AbortSignal,
+  ): Promise<Translation>;
+  save(written: Written, kind: FileKind, signal?: AbortSignal): Promise<Blob>;
+}
+
+// A sentence for people. `field` names what of the request it is about; `readings` are what a picture may show.
+export class Refusal extends Error {
+  constructor(message: string, readonly field?: string, readonly readings?: Reading[]) {
+    super(message);
+  }
+}

@@ -1,0 +1,62 @@
+// Models, with names for people, and the order in which letters are learned.
+import { make, spoken } from "./dom";
+import { Model } from "./engine";
+import { addTexts, languageOf, t } from "./texts";
+
+const NAMES: Record<string, string> = { devanagari: "models.devanagari", mnist: "models.mnist" };
+const DIGIT = /^\p{Nd}$/u;
+
+export function nameOf(model: Model): string {
+  const own = NAMES[model.dataset], name = own ? t(own) : model.dataset.replaceAll("_", " ");
+  const digits = model.classes.filter((one) => DIGIT.test(one.glyph)).length, letters = model.classes.length - digits;
+  const what = !letters ? "models.digits" : digits ? "models.both" : "models.letters";
+  return `${name}, ${t(what, model.classes.length)}`;
+}
+
+// A choice among models; hidden with its label where there is only one.
+export function modelSelect(id: string, models: Model[], chosen: string): HTMLSelectElement {
+  const select = make("select", { id, name: id });
+  select.replaceChildren(...models.map((one) => {
+    const option = make("option", { value: one.dataset, textContent: nameOf(one), lang: languageOf(nameOf(one)) });
+    option.selected = one.dataset === chosen;
+    return option;
+  }));
+  return select;
+}
+
+export const preferred = (models: Model[]): Model => models.find((one) => one.dataset === "devanagari") ?? models[0]!;
+
+// Letters in the rows in which they are learned; what is in no row comes last.
+const ROWS = ["अ आ इ ई उ ऊ ऋ ए ऐ ओ औ", "क ख ग घ ङ", "च छ ज झ ञ", "ट ठ ड ढ ण", "त थ द ध न", "प फ ब भ म", "य र ल व", "श ष स ह", "क्ष त्र ज्ञ",
+  "० १ २ ३ ४ ५ ६ ७ ८ ९", "0 1 2 3 4 5 6 7 8 9"].map((row) => row.split(" "));
+
+export function letterRows(model: Model): string[][] {
+  const own = model.classes.map((one) => one.glyph), rows = ROWS.map((row) => row.filter((glyph) => own.includes(glyph)));
+  const rest = own.filter((glyph) => !rows.flat().includes(glyph));
+  const latin = rest.filter((glyph) => /^[A-Za-z]$/.test(glyph)).sort(), others = rest.filter((glyph) => !latin.includes(glyph));
+  return [...rows, latin, others].filter((row) => row.length);
+}
+
+// A sentence on letters that are written differently in India and Nepal, where the model is known to write one form.
+export function formsNote(model: Model): HTMLElement | null {
+  const letters = Object.keys(model.letter_forms ?? {}).filter((glyph) => model.classes.some((one) => one.glyph === glyph));
+  const language = model.letter_forms?.[letters[0] ?? ""];
+  if (!letters.length || !language) return null;
+  const other = language === "ne" ? "hi" : "ne";
+  const row = (lang: string): HTMLElement => make("span", { className: "forms", lang, textContent: letters.join(" ") });
+  return make("p", { className: "quiet" }, t(`models.forms.${language}`), " ", row(language), t(`models.instead.${other}`), " ", row(other), ".");
+}
+
+export const glyphName = (text: string): HTMLElement => spoken(/^\p{Mark}/u.test(text) ? `◌${text}` : text);
+
+addTexts("models", {
+  devanagari: ["Devanagari", "देवनागरी"],
+  mnist: ["Latin digits (MNIST)", "लैटिन अंक (MNIST)"],
+  both: ["{0} letters and digits", "{0} अक्षर और अंक"],
+  letters: ["{0} letters", "{0} अक्षर"],
+  digits: ["{0} digits", "{0} अंक"],
+  "forms.ne": ["Written as in Nepal:", "नेपाल में प्रचलित रूप:"],
+  "forms.hi": ["Written as in India:", "भारत में प्रचलित रूप:"],
+  "instead.hi": ["; in India:", "; भारत में:"],
+  "instead.ne": ["; in Nepal:", "; नेपाल में:"],
+});
