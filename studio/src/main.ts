@@ -42,7 +42,7 @@ class Studio {
       this.main.tabIndex = -1;
       this.main.focus();
     });
-    document.body.replaceChildren(skip, this.header(), this.trouble, this.main);
+    document.body.replaceChildren(this.header(skip), this.trouble, this.main);
   }
 
   async start(): Promise<void> {
@@ -57,7 +57,7 @@ class Studio {
     this.listening.abort();
   }
 
-  private header(): HTMLElement {
+  private header(skip: HTMLElement): HTMLElement {
     const languages = (Object.keys(LANGUAGES) as Language[]).filter((one) => one !== currentLanguage()).map((lang) => {
       const button = make("button", { type: "button", className: "plain", lang, textContent: LANGUAGES[lang] });
       button.addEventListener("click", () => {
@@ -68,7 +68,7 @@ class Studio {
       return button;
     });
     const title = make("h1", {}, make("a", { href: linkTo(KINDS[0]!.name), lang: "en", textContent: "Lekhani" }), " ", make("span", { lang: "hi", textContent: "लेखनी" }));
-    return make("header", {}, title, this.nav, ...languages);
+    return make("header", {}, skip, title, this.nav, ...languages);
   }
 
   private async load(): Promise<void> {
