@@ -29,6 +29,12 @@ def state_name(step: int) -> str:
     return f"state_{step}"
 
 
+def steps_of(model: "onnx.ModelProto") -> int:
+    """How many steps an exported generator works in; 0 where it writes in one go."""
+    states = {name for node in model.graph.node for name in node.output if re.fullmatch(r"state_\d+", name)}
+    return max(len(states) - 1, 0)
+
+
 class StepwiseSession:
     """A generator whose states are outputs: (noise, labels) -> images after each step. `steps` says how many."""
 
@@ -41,8 +47,7 @@ class StepwiseSession:
 
         self._path = generator.path
         model = onnx.load(generator.path)
-        nodes = model.graph.node
-        self.steps = len({name for node in nodes for name in node.output if re.fullmatch(r"state_\d+", name)}) - 1
+        nodes, self.steps = model.graph.node, steps_of(model)
         if self.steps < 1:
             problem = f"{generator.path} ({generator.variant}) writes in one go, so there is nothing to watch"
             raise UsageError(f"{problem}; animate a model that works in steps.")

@@ -20,7 +20,7 @@ const sessions = new Map<string, Promise<Ort.InferenceSession>>();
 async function load(): Promise<typeof Ort> {
   const ort = (await import(`${FOLDER}ort.wasm.bundle.min.mjs`)) as typeof Ort;
   ort.env.wasm.numThreads = 1; // more need headers that a static host does not send
-  ort.env.wasm.wasmPaths = FOLDER;
+  ort.env.wasm.wasmPaths = { wasm: `${FOLDER}ort-wasm-simd-threaded.wasm` };
   ort.env.logLevel = "error";
   return ort;
 }
