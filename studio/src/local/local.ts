@@ -21,16 +21,15 @@ const MIN_WRITTEN = 0.95; // confidence of the judge in such a digit
 const MIN_LINE = 0.5; // and in a glyph of a line
 const SIDE = 1024; // larger pictures are shrunk to this
 
-// The page lets no text become the address of a script but this one.
-function workerAddress(): string {
-  const address = `${HERE}worker.js`, { trustedTypes } = globalThis as { trustedTypes?: { createPolicy(name: string, rules: object): { createScriptURL(from: string): unknown } } };
-  return (trustedTypes?.createPolicy("lekhani", { createScriptURL: () => address }).createScriptURL(address) ?? address) as string;
-}
+// The page lets no text become the address of a script, but for this one.
+const { trustedTypes } = globalThis as { trustedTypes?: { createPolicy(name: string, rules: object): { createScriptURL(from: string): unknown } } };
+const WORKER = `${HERE}worker.js`;
+const SCRIPT = (trustedTypes?.createPolicy("lekhani", { createScriptURL: () => WORKER }).createScriptURL(WORKER) ?? WORKER) as string;
 
 export class LocalEngine implements Engine {
   readonly edition = "static";
   readonly fileKinds: FileKind[] = ["png", "zip"];
-  private readonly worker = new Worker(workerAddress(), { type: "module" });
+  private readonly worker = new Worker(SCRIPT, { type: "module" });
   private readonly waiting = new Map<number, { resolve(result: Result): void; reject(error: Error): void }>();
   private readonly known: Promise<Map<string, Shipped>>;
   private asked = 0;
