@@ -110,7 +110,7 @@ from lekhani.serve.page import add_page
 app = FastAPI()
 add_page(app)
 client = TestClient(app)
-print(lekhani.__file__, *(client.get(path).status_code for path in ("/", "/page/page.js", "/page/page.css")))
+print(lekhani.__file__, *(client.get(path).status_code for path in ("/", "/page/studio.js", "/page/style.css")))
 """
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     words = [sys.executable, "-c", script]

@@ -333,7 +333,7 @@ def test_the_page_can_be_left_out(server: str, paged: tuple[str, int, Path]) -> 
 def test_junk_for_the_page_leaves_nothing_behind(paged: tuple[str, int, Path]) -> None:
     address, pid, folder = paged
     session, junk = requests.Session(), {"data": ["x" * 2_900_000], "fn_index": 0, "session_hash": "s"}
-    paths = ("/", "/page/", "/page/page.js", "/page/upload", "/page/queue/join", "/page/gradio_api/queue/join")
+    paths = ("/", "/page/", "/page/studio.js", "/page/upload", "/page/queue/join", "/page/gradio_api/queue/join")
 
     def abuse(times: int) -> int:
         """The number of series about requests, after that many rounds; others come with time."""

@@ -392,8 +392,8 @@ def test_the_page_is_files_that_need_no_key(source: ModelSource, tmp_path: Path)
     with TestClient(app) as client:
         page = client.get("/")
         links = re.findall(r'(?:src|href)="(.*?)"', page.text)
-        style = client.get("/page/page.css").text
-        links += [f"page/{link}" for link in re.findall(r'url\("(.*?)"\)', style)]
+        style = client.get("/page/style.css").text
+        links += [f"page/{link}" for link in re.findall(r'url\("?(.*?)"?\)', style)]
         assert len(links) == 4, "all that is loaded is its own: an icon, a style, a script and a font"
         for answer in (page, *(client.get(f"/{link}") for link in links)):
             assert answer.status_code == 200, answer.url
@@ -406,7 +406,7 @@ def test_the_page_is_files_that_need_no_key(source: ModelSource, tmp_path: Path)
         assert not re.search(r"<style|style=|\son\w+=|<script(?! type=\"module\" src=)", page.text), "nothing is inline"
         for path in ("/page/nothing.js", "/page/%2e%2e/page.py", "/page/%00", f"/page/{'a' * 5000}"):
             assert "nothing at this address" in detail(client.get(path), 404)
-        assert "another method" in detail(client.post("/page/page.js", json=ASK), 405)
+        assert "another method" in detail(client.post("/page/studio.js", json=ASK), 405)
         detail(client.get("/v1/models"), 401)
 
 
