@@ -306,6 +306,20 @@ def generate(
 
 
 @app.command(rich_help_panel=PEOPLE)
+def doctor(as_json: AsJson = False) -> None:
+    """Say what works here (GPU, torch, ONNX Runtime, disk, MLflow, Prefect, Kaggle); exit code 1 for faults."""
+    from lekhani import doctor as machine
+
+    checks = machine.examine()
+    if as_json:
+        typer.echo(json.dumps([check.as_dict() for check in checks], ensure_ascii=False, indent=2))
+    else:
+        machine.show(checks)
+    if any(check.ok is False for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=PEOPLE)
 def serve(
     dataset: Annotated[
         list[str] | None, Option("--dataset", "-d", help="Repeat for several; all that are registered when left out.")
