@@ -73,7 +73,9 @@ def _index() -> str:
     """The page of the static edition, with its policy, since there is no server to send it."""
     page = (FILES / "index.html").read_text(encoding="utf-8")
     meta = f'<meta charset="utf-8">\n  <meta http-equiv="Content-Security-Policy" content="{policy(_RULES)}">'
-    return page.replace('data-edition="server"', 'data-edition="static"').replace('<meta charset="utf-8">', meta)
+    engine = '<link rel="modulepreload" href="page/local.js">\n  <script'
+    page = page.replace('data-edition="server"', 'data-edition="static"').replace("<script", engine, 1)
+    return page.replace('<meta charset="utf-8">', meta)
 
 
 def _copy_licences(folder: Path) -> None:

@@ -13,7 +13,6 @@ const FOLDER = new URL("ort/", self.location.href).href;
 // What wasm takes is never given back, so many images are drawn a few at a time.
 const ROWS = 64;
 
-let runtime: Promise<typeof Ort> | undefined;
 const sessions = new Map<string, Promise<Ort.InferenceSession>>();
 
 // Not part of our bundle: it is its makers' file beside it.
@@ -25,12 +24,15 @@ async function load(): Promise<typeof Ort> {
   return ort;
 }
 
+const runtime = load(); // at once: whoever starts a worker wants to write
+runtime.catch(() => undefined); // the first task says so
+
 async function open(file: string): Promise<Ort.InferenceSession> {
   const content = fetch(file).then((answer) => {
     if (!answer.ok) throw new Error(`${file}: ${answer.status}`);
     return answer.arrayBuffer();
   });
-  const [ort, model] = await Promise.all([(runtime ??= load()), content]);
+  const [ort, model] = await Promise.all([runtime, content]);
   return ort.InferenceSession.create(new Uint8Array(model), { executionProviders: ["wasm"] });
 }
 
@@ -46,7 +48,7 @@ function session(file: string): Promise<Ort.InferenceSession> {
 
 // Runs in batches; `feed` makes the inputs of rows from the first to before the last.
 async function batched(file: string, rows: number, feed: (ort: typeof Ort, from: number, to: number) => Record<string, Ort.Tensor>): Promise<Record<string, Float32Array>> {
-  const model = await session(file), ort = await runtime!;
+  const model = await session(file), ort = await runtime;
   const whole: Record<string, Float32Array> = {};
   for (let from = 0; from < rows; from += ROWS) {
     const inputs = Object.entries(feed(ort, from, Math.min(from + ROWS, rows))).filter(([name]) => model.inputNames.includes(name));
