@@ -1,5 +1,5 @@
 // The engine behind which a server answers: the HTTP API. Where it has keys, one is kept in this tab and sent with each call.
-import { Engine, ExploreRequest, FileKind, Glyph, GlyphRequest, LineRequest, Lines, Model, Reading, Refusal, Translation, Written } from "./engine";
+import { Engine, ExploreRequest, FileKind, Glyph, GlyphRequest, LineRequest, Lines, Model, Reading, Refusal, Translation, Unread, Written } from "./engine";
 import { t } from "./texts";
 
 const KEY = "lekhani-key";
@@ -21,14 +21,14 @@ export async function call(route: string, body?: object, signal?: AbortSignal, a
     throw error.name === "AbortError" ? error : new Refusal(t("api.away"));
   });
   if (response.ok) return response;
-  const problem = (await response.json().catch(() => ({}))) as { detail?: string; readings?: Reading[] };
+  const problem = (await response.json().catch(() => ({}))) as Unread & { detail?: string; readings?: Reading[] };
   const sentence = problem.detail ?? t("api.status", response.status);
   if (response.status === 401) {
     sessionStorage.removeItem(KEY);
     document.dispatchEvent(new CustomEvent("keyless", { detail: key ? sentence : "" }));
   }
   const [, field, rest] = /^(\w+): (.+)$/s.exec(sentence) ?? [];
-  throw new Refusal(rest ?? sentence, field, problem.readings);
+  throw new Refusal(rest ?? sentence, field, problem.readings, problem);
 }
 
 export async function ask<T>(route: string, body?: object, signal?: AbortSignal): Promise<T> {

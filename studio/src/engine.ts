@@ -67,9 +67,12 @@ export interface Engine {
   save(written: Written, kind: FileKind, signal?: AbortSignal): Promise<Blob>;
 }
 
-// A sentence for people. `field` names what of the request it is about; `readings` are what a picture may show.
+// Why a picture was not read, about how many glyphs it shows, and what each of several is read as where they come apart.
+export interface Unread { reason?: "none" | "several" | "rows" | "unsure"; glyphs?: number; parts?: Reading[] }
+
+// A sentence for people. `field` names what of the request it is about; `readings` are what `force` would take for a picture.
 export class Refusal extends Error {
-  constructor(message: string, readonly field?: string, readonly readings?: Reading[]) {
+  constructor(message: string, readonly field?: string, readonly readings?: Reading[], readonly unread: Unread = {}) {
     super(message);
   }
 }

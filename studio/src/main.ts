@@ -4,9 +4,10 @@ import { complain, labelled, make } from "./dom";
 import { Engine, Model, Refusal } from "./engine";
 import { addTexts, currentLanguage, Language, setLanguage, t } from "./texts";
 import { Context, View, ViewKind } from "./view";
+import { draw } from "./views/draw";
 import { write } from "./views/write";
 
-const KINDS: ViewKind[] = [write];
+const KINDS: ViewKind[] = [write, draw];
 const LANGUAGES: Record<Language, string> = { en: "English", hi: "हिन्दी" };
 
 interface Address { view: string; params: URLSearchParams }

@@ -6,18 +6,22 @@ import { addTexts, languageOf, t } from "./texts";
 const NAMES: Record<string, string> = { devanagari: "models.devanagari", mnist: "models.mnist" };
 const DIGIT = /^\p{Nd}$/u;
 
+export function shortNameOf(model: Model): string {
+  const own = NAMES[model.dataset];
+  return own ? t(own) : model.dataset.replaceAll("_", " ");
+}
+
 export function nameOf(model: Model): string {
-  const own = NAMES[model.dataset], name = own ? t(own) : model.dataset.replaceAll("_", " ");
   const digits = model.classes.filter((one) => DIGIT.test(one.glyph)).length, letters = model.classes.length - digits;
   const what = !letters ? "models.digits" : digits ? "models.both" : "models.letters";
-  return `${name}, ${t(what, model.classes.length)}`;
+  return `${shortNameOf(model)}, ${t(what, model.classes.length)}`;
 }
 
 // A choice among models; hidden with its label where there is only one.
-export function modelSelect(id: string, models: Model[], chosen: string): HTMLSelectElement {
+export function modelSelect(id: string, models: Model[], chosen: string, name = nameOf): HTMLSelectElement {
   const select = make("select", { id, name: id });
   select.replaceChildren(...models.map((one) => {
-    const option = make("option", { value: one.dataset, textContent: nameOf(one), lang: languageOf(nameOf(one)) });
+    const option = make("option", { value: one.dataset, textContent: name(one), lang: languageOf(name(one)) });
     option.selected = one.dataset === chosen;
     return option;
   }));
@@ -45,6 +49,16 @@ export function formsNote(model: Model): HTMLElement | null {
   const other = language === "ne" ? "hi" : "ne";
   const row = (lang: string): HTMLElement => make("span", { className: "forms", lang, textContent: letters.join(" ") });
   return make("p", { className: "quiet" }, t(`models.forms.${language}`), " ", row(language), t(`models.instead.${other}`), " ", row(other), ".");
+}
+
+// The value of a digit in either script; NaN for anything else.
+const valueOf = (one: string): number => (/^[०-९]$/.test(one) ? one.charCodeAt(0) - 0x966 : /^[0-9]$/.test(one) ? Number(one) : NaN);
+
+export const glyphsOf = (model: Model): string[] => model.classes.map((one) => one.glyph);
+
+// A text with the digits of `own`, as the server writes it.
+export function inOwnDigits(text: string, own: string[]): string {
+  return text.replace(/[0-9०-९]/g, (one) => (own.includes(one) ? one : own.find((other) => valueOf(other) === valueOf(one)) ?? one));
 }
 
 export const glyphName = (text: string): HTMLElement => spoken(/^\p{Mark}/u.test(text) ? `◌${text}` : text);

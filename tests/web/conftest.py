@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import live_server
 import pytest
@@ -22,3 +23,17 @@ def server(models: list[str], tmp_path_factory: pytest.TempPathFactory) -> Itera
     """The address of a server that the tests of a file share."""
     with live_server.server(tmp_path_factory.mktemp("server"), *models) as (address, _):
         yield address
+
+
+@pytest.fixture
+def registry(store: Path, toy_generator: ToyGenerator, tmp_path: Path) -> Iterator[Any]:
+    """A registry whose champion is the version "first"; see toy_registry.Registry."""
+    from toy_registry import DATASET, NAME, Registry
+
+    from lekhani.tracking.store import connect
+
+    made = Registry(tmp_path, toy_generator(tmp_path / "good.onnx", metadata={"dataset": DATASET}))
+    made.register("first", made.good)
+    made.promote("first")
+    yield made
+    connect().delete_registered_model(NAME)

@@ -92,6 +92,7 @@ def malformed(rng: random.Random) -> tuple[str, bytes]:
     valid: dict[str, dict[str, Any]] = {
         "/v1/generate": {"model": "mnist", "labels": ["0"], "n": 1, "seed": 0},
         "/v1/compose": {"model": "mnist", "text": "012", "seed": 0, "height": 64, "augment": "none", "variety": 0.3},
+        "/v1/explore": {"model": "mnist", "points": [{"label": "0", "mix": {"1": 0.5, "2": 0.5}}]},
         "/v1/recognise": {"model": "mnist", "image": picture},
         "/v1/translate": {"model": "mnist", "to": "mnist", "image": picture},
     }
@@ -103,6 +104,7 @@ def malformed(rng: random.Random) -> tuple[str, bytes]:
         huge = {
             "/v1/generate": {"n": rng.choice([10**4, 10**9, 10**100])},
             "/v1/compose": {"text": "0" * rng.choice([201, 10**5])},
+            "/v1/explore": {"points": [{"label": "0", "mix": {"1": 1}}] * rng.choice([1001, 10**4])},
         }
         return path, json.dumps(good | huge.get(path, {"image": "A" * rng.choice([8, 10**6])})).encode()
     if kind == 2:  # an unknown field

@@ -215,8 +215,16 @@ def test_a_glyph_is_recognised_and_written_again(client: TestClient) -> None:
         assert "for sure" in refused.json()["detail"]
         (reading,) = refused.json()["readings"]
         assert {reading["glyph"], reading["alternatives"][0]["glyph"]} == {"0", "1"}
+        assert (refused.json()["reason"], refused.json()["glyphs"]) == ("unsure", 1)
         forced = client.post(f"/v1/{path}", json={**body, "image": picture(glyph), "force": True}).json()
         assert forced.get("read", forced.get("glyph")) == reading["glyph"]
+    row = np.full((60, 300), 255, np.uint8)
+    row[10:50, 20:30] = row[10:50, 140:150] = row[10:50, 260:270] = 0
+    refused = client.post("/v1/recognise", json={"model": "mnist", "image": picture(row)}).json()
+    assert (refused["reason"], refused["glyphs"], len(refused["parts"])) == ("several", 3, 3)
+    blank = client.post("/v1/recognise", json={"model": "mnist", "image": picture(np.zeros((60, 60), np.uint8))}).json()
+    assert blank["reason"] == "none"
+    assert "readings" not in blank
 
 
 # --- around them ---
@@ -298,7 +306,7 @@ def test_a_response_that_takes_too_long(source: ModelSource, monkeypatch: pytest
         await asyncio.sleep(30)
 
     with TestClient(create_app([source], limits=Limits(answer_seconds=0.2))) as client:
-        monkeypatch.setattr("lekhani.serve.routes._respond", slow)
+        monkeypatch.setattr("lekhani.serve.routes.respond", slow)
         answer = client.post("/v1/generate", json=ASK)
         assert "longer than 0.2 seconds" in detail(answer, 503)
         assert answer.headers["Retry-After"] == "10"

@@ -21,7 +21,7 @@ def test_the_curl_examples_run(server: str, tmp_path: Path) -> None:
     if not shutil.which("curl"):
         pytest.skip("curl is not installed: apt-get install curl")
     examples = [block for block in re.findall(r"```bash\n(.*?)```", PAGE, re.S) if "curl" in block]
-    assert len(examples) == 5
+    assert len(examples) == 6
     outputs = []
     for example in examples:
         script = example.replace("http://127.0.0.1:8000", server).replace("curl -s", "curl -s --fail-with-body")
@@ -41,6 +41,7 @@ def test_the_curl_examples_run(server: str, tmp_path: Path) -> None:
     assert json.loads(outputs[0])[0]["dataset"] == "mnist"
     assert Image.open(tmp_path / "glyphs.png").size == (19, 19)
     assert Image.open(tmp_path / "line.png").height == 64
+    assert [one["glyph"] for one in json.loads(outputs[4])["images"]] == ["1", "2"]
     assert json.loads(outputs[-1])["glyph"] in "012"
     assert (tmp_path / "glyphs.zip").read_bytes().startswith(b"PK")
 

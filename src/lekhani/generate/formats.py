@@ -8,16 +8,16 @@ import struct
 import tarfile
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from lekhani.data.spec import Bytes, GlyphClass, Labels
 from lekhani.inference.session import Floats
-from lekhani.pictures import png_bytes
+from lekhani.pictures import Picture, png_bytes
 
 FormatName = Literal["png", "imagefolder", "parquet", "webdataset", "idx", "npz"]
 
@@ -134,29 +134,51 @@ def _parquet_names(shard: Shard) -> list[str]:
     return [f"data/train-{shard.number:05d}-of-{shard.shards:05d}.parquet"]
 
 
-def _parquet(folder: Path, shard: Shard, images: Bytes, confidence: Floats | None) -> None:
+def write_parquet(target: "Path | BinaryIO", columns: Mapping[str, Any], features: Mapping[str, Any]) -> None:
+    """Write columns that pyarrow takes, with what Hugging Face's datasets shall take them for."""
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+    metadata = {"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False)}
+    table = pa.table(dict(columns)).replace_schema_metadata(metadata)
+    pq.write_table(table, target, compression="zstd", row_group_size=1000)
+
+
+def parquet_pictures(pictures: Iterable[tuple[str, Picture]]) -> Any:
+    """A column of pictures by their names."""
+    import pyarrow as pa
+
+    # Stored without compression: zstd packs many pictures at once, smaller and faster than each by itself.
+    stored = [{"bytes": png_bytes(picture, level=0), "path": name} for name, picture in pictures]
+    return pa.array(stored, pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+
+
+def write_parquet_glyphs(
+    target: "Path | BinaryIO", shard: Shard, images: Bytes, confidence: Floats | None = None
+) -> None:
+    """Write labelled glyphs with the columns image, label and glyph."""
+    import pyarrow as pa
 
     features: dict[str, Any] = {
         "image": {"_type": "Image"},
         "label": {"names": [c.name for c in shard.classes], "_type": "ClassLabel"},
         "glyph": {"dtype": "string", "_type": "Value"},
     }
-    # Stored without compression: zstd packs many pictures at once, smaller and faster than each by itself.
-    pictures = [{"bytes": png_bytes(images[i], level=0), "path": f"{index:06d}.png"} for i, index, _ in shard.rows()]
     columns: dict[str, Any] = {
-        "image": pa.array(pictures, pa.struct({"bytes": pa.binary(), "path": pa.string()})),
+        "image": parquet_pictures((f"{index:06d}.png", images[i]) for i, index, _ in shard.rows()),
         "label": pa.array(shard.labels),
         "glyph": pa.array([known.glyph for _, _, known in shard.rows()], pa.string()),
     }
     if confidence is not None:
         features["confidence"] = {"dtype": "float32", "_type": "Value"}
         columns["confidence"] = pa.array(confidence)
-    metadata = {"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False)}
+    write_parquet(target, columns, features)
+
+
+def _parquet(folder: Path, shard: Shard, images: Bytes, confidence: Floats | None) -> None:
     path = folder / _parquet_names(shard)[0]
     path.parent.mkdir()
-    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path, compression="zstd", row_group_size=1000)
+    write_parquet_glyphs(path, shard, images, confidence)
 
 
 # --- tar files for webdataset ---

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,19 @@ SHARES = {"mnist": 20 / 28}
 SHARE = 28 / 32
 MOST = 50  # glyphs in a row
 BLANK = "The image shows nothing: ink and paper hardly differ."
+
+Reason = Literal["none", "several", "rows", "unsure"]
+
+
+class PictureError(UsageError):
+    """A picture that cannot be read as it is, for a `reason`: it shows nothing, several glyphs, rows, or one in doubt.
+
+    `glyphs` is about how many it shows, where that is known.
+    """
+
+    def __init__(self, message: str, reason: Reason, glyphs: int | None = None) -> None:
+        super().__init__(message)
+        self.reason, self.glyphs = reason, glyphs
 
 
 def frame_picture(picture: Bytes, reader: Reader) -> Bytes:
@@ -63,7 +77,7 @@ def ink_of(picture: Bytes) -> Page:
     other = _page(*without_rules(ink, thick=True)[:2]) if doubtful else None
     page = _page(cleaned, rise, other) or other
     if page is None:
-        raise UsageError(BLANK)
+        raise PictureError(BLANK, "none")
     return page
 
 
@@ -111,7 +125,7 @@ def _relative_ink(picture: Bytes) -> Floats:
     ink = np.clip(shade - grey, 0, None)
     top = float(np.percentile(ink[ink > 0.25 * ink.max()], 75)) if ink.max() > 0 else 0.0
     if top < FAINTEST:
-        raise UsageError(BLANK)
+        raise PictureError(BLANK, "none")
     relative: Floats = ink / top
     return relative
 
@@ -176,7 +190,7 @@ def split_glyphs(ink: Floats) -> list[Floats]:
     """The glyphs of one row, from left to right, each as ink [H,W] of the whole picture's size without the others'.
 
     Strokes that do not touch belong together when one lies above the other, or when one is small and close by. Raises
-    UsageError for several rows, and for more than 50 glyphs.
+    PictureError for several rows, and for more than 50 glyphs.
     """
     spots, count = ndimage.label(ink > 0.5, np.ones((3, 3)))
     boxes = ndimage.find_objects(spots)
@@ -184,7 +198,7 @@ def split_glyphs(ink: Floats) -> list[Floats]:
     tall = max(box[0].stop - box[0].start for box in boxes)
     rows = _rows([box for box in boxes if box[0].stop - box[0].start > 0.5 * tall])
     if rows > 1:
-        raise UsageError(f"The image shows {rows} rows of glyphs; cut it to one.")
+        raise PictureError(f"The image shows {rows} rows of glyphs; cut it to one.", "rows")
     large = mass >= 0.01 * mass.max()  # without dust
     strokes = [_Glyph(x.start, x.stop, y.start, y.stop, [i + 1]) for i, (y, x) in enumerate(boxes) if large[i]]
     glyphs: list[_Glyph] = []
@@ -195,7 +209,7 @@ def split_glyphs(ink: Floats) -> list[Floats]:
             glyphs.append(stroke)
     if len(glyphs) > MOST:
         problem = f"The image shows {len(glyphs):,} glyphs, and {MOST} is the most"
-        raise UsageError(f"{problem}; cut it, or take it on plainer paper.")
+        raise PictureError(f"{problem}; cut it, or take it on plainer paper.", "several", len(glyphs))
     reach = ndimage.grey_dilation(spots, size=3)  # the soft edges of strokes
     return [np.where(np.isin(reach, glyph.spots), ink, 0).astype(np.float32) for glyph in glyphs]
 

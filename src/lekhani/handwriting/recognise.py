@@ -19,6 +19,8 @@ from lekhani.errors import UsageError
 from lekhani.files import read_input
 from lekhani.handwriting.ink import (
     Page,
+    PictureError,
+    Reason,
     count_joined,
     frame_ink,
     frame_picture,
@@ -74,12 +76,22 @@ class Reading:
         return {**vars(self.best), "alternatives": [vars(guess) for guess in self.alternatives]}
 
 
-class UnsureError(UsageError):
-    """A picture that shows no glyph for sure, or another number of them; `readings` is what `force` would return."""
+class UnsureError(PictureError):
+    """A picture that shows no glyph for sure, or another number of them.
 
-    def __init__(self, message: str, readings: Sequence[Reading]) -> None:
-        super().__init__(message)
-        self.readings = tuple(readings)
+    `readings` is what `force` would return, and `parts` what each of several glyphs is read as where they come apart.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        readings: Sequence[Reading],
+        reason: Reason = "unsure",
+        glyphs: int | None = 1,
+        parts: Sequence[Reading] = (),
+    ) -> None:
+        super().__init__(message, reason, glyphs)
+        self.readings, self.parts = tuple(readings), tuple(parts)
 
 
 def load_picture(path: Path, side: int = SIDE) -> Bytes:
@@ -105,7 +117,9 @@ def read_files(
         try:
             found += recognise(reader, [load_picture(path)], top, force=force)
         except UnsureError as error:
-            found.append(UnsureError(one_line(f"{path}: {error}"), error.readings))
+            found.append(
+                UnsureError(one_line(f"{path}: {error}"), error.readings, error.reason, error.glyphs, error.parts)
+            )
         except UsageError as error:
             found.append(error if str(path.name) in str(error) else UsageError(one_line(f"{path}: {error}")))
     return found
@@ -130,7 +144,9 @@ def _read_picture(reader: Reader, picture: Bytes, top: int, force: bool) -> Read
     (reading,) = readings(reader, read.shares, top)
     if count > 1 and not force:
         cut = "cut them apart, use translate for a row of digits, or use force to read them as one"
-        raise UnsureError(f"The image shows about {count} glyphs, not one; {cut}.", [reading])
+        several = split_glyphs(read.parts[0])
+        parts = readings(reader, softmax(read_parts(reader, several)), top) if len(several) == count else []
+        raise UnsureError(f"The image shows about {count} glyphs, not one; {cut}.", [reading], "several", count, parts)
     if reading.best.confidence < read.needed and not force:
         problem = f"The image shows no glyph of {reader.dataset} for sure: {unsure(reading, read.needed)}"
         raise UnsureError(f"{problem}.", [reading])

@@ -16,7 +16,8 @@ from lekhani.inference.session import Floats
 
 Strength = Literal["none", "light", "strong"]
 Paper = Literal["plain", "ruled", "squared"]
-EFFECTS = ("rotation", "ink", "paper", "blur", "noise", "perspective")
+Effect = Literal["rotation", "ink", "paper", "blur", "noise", "perspective"]
+EFFECTS: tuple[str, ...] = get_args(Effect)
 STREAMS = (*EFFECTS, "rules", "background")  # each has random numbers of its own, so that none changes the others
 STRENGTHS = {"none": 0.0, "light": 1.0, "strong": 2.5}
 MARGIN = 0.14  # of the height, above and below the ink

@@ -86,7 +86,7 @@ def translate_file(
     try:
         digits = read_digits(reader, picture, force=force)
     except UnsureError as error:
-        raise UnsureError(f"{printable(image)}: {error}", error.readings) from None
+        raise UnsureError(f"{printable(image)}: {error}", error.readings, glyphs=error.glyphs) from None
     except UsageError as error:
         raise UsageError(f"{printable(image)}: {error}") from None
     done = run_steps(pen.generator, write_number(pen, digits, seed, min_confidence))
@@ -138,7 +138,7 @@ def read_digits(reader: Reader, picture: Bytes, *, force: bool = False) -> list[
             if share < 0.5:
                 (whole,) = readings(reader, shares[place, None])
                 why = f"looks like {whole.best}, which is no digit; cut it off, or use force to take the likeliest"
-            raise UnsureError(f"{where} {why}.", found)
+            raise UnsureError(f"{where} {why}.", found, glyphs=len(found))
     return found
 
 

@@ -5,7 +5,7 @@ The images of a shard depend on the model, the seed, the shard's number and its 
 
 import collections.abc
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TypeVar
@@ -146,6 +146,29 @@ def noise_source(generator: Generator, options: SamplingOptions, number: int) ->
         return values
 
     return truncated
+
+
+def mixed_noise(generator: Generator, mixes: Sequence[Mapping[int, float]]) -> Floats:
+    """Noise float32 [N, noise_dim] between seeds: for each of `mixes` the sum of theirs by their weights.
+
+    A seed's noise is that of its first image. Weights are scaled to unit length, so that a sum is as normally
+    distributed as its parts, and a walk between two seeds lies on a sphere. Raises UsageError for weights that are not
+    finite or all 0.
+    """
+    seeds = dict.fromkeys(seed for mix in mixes for seed in mix)
+    noise = {seed: noise_source(generator, SamplingOptions(seed), 0)(1)[0] for seed in seeds}
+    mixed = np.zeros((len(mixes), generator.noise_dim), np.float32)
+    for row, mix in enumerate(mixes):
+        weights = np.array(list(mix.values()), np.float64)
+        if not (np.isfinite(weights).all() and weights.any()):
+            raise UsageError(
+                "The weights of a mix must be finite numbers, and not all 0; give at least one seed weight."
+            )
+        weights /= np.abs(weights).max()  # else the squares of extreme ones would overflow
+        weights /= np.linalg.norm(weights)
+        for seed, weight in zip(mix, weights.tolist(), strict=True):
+            mixed[row] += np.float32(weight) * noise[seed]
+    return mixed
 
 
 def sample_shard(

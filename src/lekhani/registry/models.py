@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
@@ -17,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.files import sha256
 from lekhani.registry.card import page
-from lekhani.tracking.store import connect, is_absent, known_or_none, mlflow_errors
+from lekhani.tracking.store import address, connect, is_absent, known_or_none, mlflow_errors
 
 ABOUT = (
     "Generators of one dataset's glyphs. Use the alias `champion`; `challenger` has yet to pass the gate, and "
@@ -152,8 +153,24 @@ def find(dataset: str) -> Registered:
     return fetch(dataset, known.number, known.alias)
 
 
-def fetch(dataset: str, number: str, alias: str = "") -> Registered:
-    """Download the files of one version.
+def has_version(dataset: str, number: str) -> bool:
+    """Whether a version of this number is registered."""
+    if is_absent():
+        return False
+    client, name = connect(), model_name(dataset)
+    with registry_errors(f"Could not look up {name} version {number} in"):
+        return known_or_none(lambda: client.get_model_version(name, number)) is not None
+
+
+def page_of(dataset: str, number: str) -> str | None:
+    """The address of a version's page, None where MLflow is no server that has pages."""
+    uri = address()
+    name = quote(model_name(dataset), safe="")
+    return f"{uri.rstrip('/')}/#/models/{name}/versions/{number}" if uri.startswith(("http://", "https://")) else None
+
+
+def fetch(dataset: str, number: str, alias: str = "", folder: Path | None = None) -> Registered:
+    """Download the files of one version, into `folder` where one is given.
 
     Raises LekhaniError when the version or its files are missing, or a file is not the one that was registered.
     """
@@ -161,13 +178,14 @@ def fetch(dataset: str, number: str, alias: str = "") -> Registered:
     with registry_errors(f"{name} version {number} cannot be fetched from"):
         version = client.get_model_version(name, number)
         # Where they lie, since for models:/ MLflow writes a file beside them, which another user may not do.
-        folder = Path(mlflow.artifacts.download_artifacts(client.get_model_version_download_uri(name, number)))
+        uri = client.get_model_version_download_uri(name, number)
+        made = Path(mlflow.artifacts.download_artifacts(uri, dst_path=None if folder is None else str(folder)))
     recorded = _recorded(version)
     if not recorded:
         log.warning("%s version %s has a SHA-256 of its generator alone to check; register it again.", name, number)
     for path, digest in recorded.items():
-        _check(folder / path, digest, version)
-    generator = _generator(folder, version)
+        _check(made / path, digest, version)
+    generator = _generator(made, version)
     _check(generator, tags_of(version).get("model_sha256"), version)
     judge = generator.with_name(JUDGE) if recorded else _judge_of_run(version)
     cards = (generator.with_name(name) for name in MEASUREMENTS)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Security
 from fastapi.exceptions import RequestValidationError
@@ -17,15 +18,18 @@ from starlette.middleware.cors import CORSMiddleware
 
 from lekhani import __version__
 from lekhani.errors import LekhaniError
+from lekhani.handwriting.ink import PictureError
 from lekhani.handwriting.recognise import UnsureError
-from lekhani.serve import routes
+from lekhani.serve import routes, studio_routes
 from lekhani.serve.batching import BoundedPool, BusyError
 from lekhani.serve.champions import Champions, ModelSource
+from lekhani.serve.common import Holder
 from lekhani.serve.daily_report import DailyReport
 from lekhani.serve.keys import Keys
 from lekhani.serve.limits import Limits
 from lekhani.serve.middleware import RequestMiddleware, problem
 from lekhani.serve.telemetry import Metrics
+from lekhani.serve.versions import Versions
 
 log = logging.getLogger("lekhani.api")
 READERS = 2  # pictures that are read at a time: a large one takes much memory
@@ -36,6 +40,31 @@ SENTENCES = {
     "Method Not Allowed": "This address takes another method; GET /openapi.json says which.",
     "There was an error parsing the body": "The body cannot be read as JSON.",
 }
+
+
+# What pydantic finds wrong, by its name for it, in words for people.
+MISTAKES = {
+    "missing": "It is missing; send it too.",
+    "extra_forbidden": "There is no such field; leave it out.",
+    "string_too_short": "There is nothing in it; send at least one character.",
+    "string_too_long": "It is too long; send at most {max_length:,} characters.",
+    "too_short": "There is nothing in it; send at least one.",
+    "too_long": "These are too many; send at most {max_length:,}.",
+    "greater_than_equal": "It is too small; send {ge} or more.",
+    "greater_than": "It is too small; send more than {gt}.",
+    "less_than_equal": "It is too large; send at most {le:,}.",
+    "finite_number": "It is not finite; send a number.",
+    "string_type": "It is no text; send text between quotes.",
+    "string_pattern_mismatch": "It is not written as the schema wants it; see GET /openapi.json.",
+    "int_type": "It is no whole number; send one.",
+    "int_parsing": "It is no whole number; send one.",
+    "float_type": "It is no number; send one.",
+    "bool_type": "It is neither true nor false; send one of them.",
+    "list_type": "It is no list; send one, as in [1, 2].",
+    "dict_type": "It is no object; send one, as in {{}}.",
+    "literal_error": "There is no such choice; send {expected}.",
+}
+_NO_FIELDS = {"constrained-str", "constrained-int", "[key]"}  # what pydantic names beside the fields themselves
 
 
 def create_app(
@@ -76,7 +105,8 @@ def create_app(
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
         )
-    app.include_router(routes.api, dependencies=[Security(_need_key)] if keys else [])
+    for router in (routes.api, studio_routes.api):
+        app.include_router(router, dependencies=[Security(_need_key)] if keys else [])
     app.include_router(routes.health)
     _add_error_handlers(app)
     return app
@@ -88,6 +118,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     champions, report = state.champions, state.report
     state.loop = asyncio.get_running_loop()
     state.pictures = BoundedPool(READERS, state.limits.waiting_pictures, 0.8 * state.limits.answer_seconds)
+    lookups = BoundedPool(READERS, state.limits.waiting_pictures, 0.8 * state.limits.answer_seconds, "requests")
+    state.versions = Versions(champions, lookups)
     if not champions.served:
         await champions.start()
     repeated = [
@@ -132,22 +164,31 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
+        # Of what may be text or a number, pydantic says that it is not the other one, too.
+        first = sorted(error.errors(), key=lambda one: str(one["type"]).endswith("_type"))[0]
         if first["type"] == "json_invalid":
             return problem(422, "The body is no JSON.")
         if first["loc"] == ("body",):
             return problem(422, "The body must be a JSON object, sent as application/json.")
-        place = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
+        place = ".".join(str(part) for part in first["loc"][1:] if part not in _NO_FIELDS)
+        known = MISTAKES.get(first["type"])
+        sentence = known.format(**first.get("ctx", {})) if known else f"{first['msg']}."
         # What was sent is not sent back: it may be anything.
-        return problem(422, f"{ascii(place)[1:-1][:80]}: {first['msg']}.")
+        return problem(422, f"{ascii(place)[1:-1][:80]}: {sentence}")
 
     @app.exception_handler(BusyError)
     async def busy(_: Request, error: BusyError) -> JSONResponse:
         return problem(429, str(error), {"Retry-After": str(error.seconds)})
 
-    @app.exception_handler(UnsureError)
-    async def unsure(_: Request, error: UnsureError) -> JSONResponse:
-        return problem(422, str(error), readings=[one.as_dict() for one in error.readings])
+    @app.exception_handler(PictureError)
+    async def unread(_: Request, error: PictureError) -> JSONResponse:
+        why: dict[str, Any] = {"reason": error.reason}
+        if error.glyphs is not None:
+            why["glyphs"] = error.glyphs
+        if isinstance(error, UnsureError):
+            why["readings"] = [one.as_dict() for one in error.readings]
+            why["parts"] = [one.as_dict() for one in error.parts]
+        return problem(422, str(error), **why)
 
     @app.exception_handler(LekhaniError)
     async def failed(_: Request, error: LekhaniError) -> JSONResponse:
@@ -161,7 +202,7 @@ def _allowed(methods: str) -> str:
     return ", ".join(sorted(found | ({"HEAD"} if "GET" in found else set())))
 
 
-async def _need_key(holder: routes.Holder) -> None:
+async def _need_key(holder: Holder) -> None:
     if holder is None:
         sentence = "A valid key is needed; send it as `Authorization: Bearer KEY`."
         raise HTTPException(401, sentence, {"WWW-Authenticate": "Bearer"})

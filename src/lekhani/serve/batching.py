@@ -34,13 +34,13 @@ class BusyError(LekhaniError):
 
 
 class BoundedPool:
-    """Threads for calls of which at most `capacity` wait, no longer than about `max_seconds`.
+    """Threads for calls of which at most `capacity` wait, no longer than about `max_seconds`; `what` they are about.
 
     Its coroutines belong to one event loop.
     """
 
-    def __init__(self, threads: int, capacity: int, max_seconds: float) -> None:
-        self.threads, self.capacity, self.max_seconds = threads, capacity, max_seconds
+    def __init__(self, threads: int, capacity: int, max_seconds: float, what: str = "pictures") -> None:
+        self.threads, self.capacity, self.max_seconds, self.what = threads, capacity, max_seconds, what
         self.waiting = 0  # calls that have not returned
         self._seconds = 0.0  # of one call, of which the latest weigh most
         self._pool = ThreadPoolExecutor(threads, "pool")
@@ -49,7 +49,7 @@ class BoundedPool:
         """What `call` returns or raises; raises BusyError when too much waits."""
         wait = self.waiting * self._seconds / self.threads
         if self.waiting >= self.capacity or wait > self.max_seconds:
-            raise BusyError(f"{self.waiting:,} pictures are waiting already; try again later.", wait)
+            raise BusyError(f"{self.waiting:,} {self.what} are waiting already; try again later.", wait)
         self.waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, self._timed, call)

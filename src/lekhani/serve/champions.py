@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from lekhani.serve.batching import Batcher
 from lekhani.serve.limits import Limits
 from lekhani.serve.monitor import Measure, Monitor
 from lekhani.serve.telemetry import Metrics
+
+if TYPE_CHECKING:
+    from lekhani.registry.models import Registered
 
 log = logging.getLogger("lekhani")
 IMAGES_PER_CLASS = 8  # of the self-test
@@ -51,6 +54,7 @@ class ServedModel:
     alias: str
     queue: Batcher
     monitor: Monitor | None
+    reference: Reference | None = None  # real images of the version
     measures: dict[str, Measure] = field(default_factory=dict)
     written: int = 0  # images, for clients
 
@@ -109,7 +113,7 @@ class Champions:
                 model = await self._newest(source.dataset)
             else:
                 pen = await asyncio.to_thread(find, "", source.model, source.judge)
-                model = await asyncio.to_thread(self._tested, source.dataset, pen)
+                model = await asyncio.to_thread(self._tested, self._ready(source.dataset, pen))
             if model is not None:
                 self._swap_in(model)
 
@@ -163,21 +167,27 @@ class Champions:
             self.metrics.rejected.labels(dataset, "fetch").inc()
             raise
         try:
-            return await asyncio.to_thread(self._from_registry, dataset, found)
+            return await asyncio.to_thread(lambda: self._tested(self.load(dataset, found)))
         except LekhaniError:
             self._rejected[dataset] = number, source
             self.metrics.rejected.labels(dataset, "self-test").inc()
             raise
 
-    def _from_registry(self, dataset: str, found: Any) -> ServedModel:
+    def load(self, dataset: str, found: "Registered") -> ServedModel:
+        """A registered version, which has yet to pass its self-test; raises LekhaniError for damaged files."""
         generator, reader = Generator(found.generator, precision="auto"), Reader(found.judge) if found.judge else None
         pen = Pen(generator, reader, f"{found.name} version {found.version}", f"{found.name}:{found.version}")
         card = files.read_json(found.scorecard) if found.scorecard else {}
         kept = found.generator.with_name("reference.npz")
         reference = Reference.load(kept) if kept.exists() else None
-        return self._tested(dataset, pen, found.version, found.source, found.alias, card, reference)
+        return self._ready(dataset, pen, found.version, found.source, found.alias, card, reference)
 
-    def _tested(
+    def _tested(self, model: ServedModel) -> ServedModel:
+        """The model itself; raises LekhaniError when it fails its self-test."""
+        self_test(model.pen, self.agreement, model.reference)
+        return model
+
+    def _ready(
         self,
         dataset: str,
         pen: Pen,
@@ -187,11 +197,10 @@ class Champions:
         card: dict[str, Any] | None = None,
         reference: Reference | None = None,
     ) -> ServedModel:
-        """The model with its queue and monitor; raises LekhaniError when it fails its self-test."""
+        """The model with its queue and monitor."""
         if reference is None and card and pen.reader is not None:  # from the prepared data of this folder, if any
             with suppress(OSError, ValueError, KeyError, TypeError):
                 reference = Reference.of(pen.reader, *load_prepared(PREPARED / dataset).split("test"))
-        self_test(pen, self.agreement, reference)
         monitor = None
         if pen.reader is not None:
             monitor = Monitor(pen.reader, card or {}, reference, pen.generator.conditional)
@@ -201,7 +210,7 @@ class Champions:
         on_batch, limits = self.metrics.batches.labels(dataset).observe, self.limits
         seconds = 0.8 * limits.answer_seconds
         queue = Batcher(pen.generator.run, limits.batch, limits.waiting_images, seconds, on_batch)
-        return ServedModel(dataset, pen, version, source, alias, queue, monitor)
+        return ServedModel(dataset, pen, version, source, alias, queue, monitor, reference)
 
     def _swap_in(self, new: ServedModel) -> None:
         """Answer new requests with `new`; the old model still answers those that wait for it."""

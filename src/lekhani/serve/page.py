@@ -10,7 +10,6 @@ from starlette.types import Scope
 
 from lekhani.serve.assets import FILES, FONT, POLICY, policy, web_font
 
-
 HEADERS = {
     "Content-Security-Policy": policy(POLICY),
     "X-Frame-Options": "DENY",

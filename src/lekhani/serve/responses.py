@@ -1,4 +1,4 @@
-"""Glyphs and lines in the media type that a client accepts: PNG, ZIP, NPZ or JSON."""
+"""Glyphs and lines in the media type that a client accepts: PNG, ZIP, NPZ, Parquet or JSON."""
 
 import base64
 import csv
@@ -6,6 +6,7 @@ import io
 import math
 import zipfile
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -14,18 +15,29 @@ from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
 from lekhani.data.spec import Bytes, GlyphClass, Labels
+from lekhani.generate import formats
 from lekhani.pictures import Picture, grid
 
 JSON, PNG, ZIP, NPZ = "application/json", "image/png", "application/zip", "application/x-npz"
-KINDS = (JSON, PNG, ZIP, NPZ)
+PARQUET = "application/vnd.apache.parquet"
+KINDS = (JSON, PNG, ZIP, NPZ, PARQUET)
 GAP = 8  # pixels between lines
+_LINE_FEATURES = {
+    "image": {"_type": "Image"},
+    "text": {"dtype": "string", "_type": "Value"},
+    "seed": {"dtype": "uint64", "_type": "Value"},
+}
 
 
 def negotiate(accept: str | None) -> str | None:
-    """The media type of KINDS that an Accept header prefers, the first one without a header; None for none of them."""
+    """The media type that an Accept header prefers, JSON without a header; None for none of those that can be written.
+
+    These are KINDS, without Parquet where pyarrow is not installed.
+    """
     if not accept:
-        return KINDS[0]
-    found: str | None = parse_accept_header(accept, MIMEAccept).best_match(KINDS)
+        return JSON
+    kinds = [kind for kind in KINDS if kind != PARQUET or find_spec("pyarrow")]
+    found: str | None = parse_accept_header(accept, MIMEAccept).best_match(kinds)
     return found
 
 
@@ -47,12 +59,16 @@ def glyphs(
 ) -> bytes | dict[str, Any]:
     """Labelled glyphs, uint8 [N,H,W] and int64 [N].
 
-    A grid as PNG, a ZIP of PNGs with labels.csv, an NPZ of both arrays, or a value for JSON.
+    A grid as PNG, a ZIP of PNGs with labels.csv, an NPZ of both arrays, Parquet, or a value for JSON.
     """
     if kind == PNG:
         return png(grid(images, math.ceil(math.sqrt(len(images)))))
     if kind == NPZ:
         return _npz(images=images, labels=labels)
+    if kind == PARQUET:
+        file = io.BytesIO()
+        formats.write_parquet_glyphs(file, formats.Shard(0, 1, 0, labels, classes), images)
+        return file.getvalue()
     known = [classes[label] for label in labels.tolist()]
     if kind == JSON:
         return {
@@ -75,7 +91,8 @@ def lines(
 ) -> bytes | dict[str, Any]:
     """Lines of the same text by their seeds.
 
-    One above the other as PNG, a ZIP of PNGs with their transcripts, an NPZ of arrays and `text`, or a value for JSON.
+    One above the other as PNG, a ZIP of PNGs with their transcripts, an NPZ of arrays and `text`, Parquet, or a value
+    for JSON.
     """
     if kind == PNG:
         return png(_stacked(list(pictures.values())))
@@ -85,6 +102,12 @@ def lines(
     named = {f"line_{i:06d}": picture for i, picture in enumerate(pictures.values())}
     if kind == NPZ:
         return _npz(**{name: np.asarray(picture) for name, picture in named.items()}, text=np.array(text))
+    if kind == PARQUET:
+        file = io.BytesIO()
+        stored = formats.parquet_pictures((f"{name}.png", np.asarray(picture)) for name, picture in named.items())
+        columns = {"image": stored, "text": [text] * len(named), "seed": np.array(list(pictures), np.uint64)}
+        formats.write_parquet(file, columns, _LINE_FEATURES)
+        return file.getvalue()
     transcripts = {f"{name}.gt.txt": f"{text}\n".encode() for name in named}
     return _zipped({f"{name}.png": png(picture) for name, picture in named.items()} | transcripts)
 

@@ -1,19 +1,13 @@
 """The routes of the HTTP API: what the Python API does, for many clients at once."""
 
-import asyncio
 import base64
 import binascii
 import io
-import math
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from fastapi import APIRouter, Depends, Header, HTTPException, Request
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -28,23 +22,20 @@ from lekhani.inference.labels import label_of
 from lekhani.inference.sampling import SamplingOptions, Steps
 from lekhani.inference.session import Reader
 from lekhani.serve import responses, schemas
-from lekhani.serve.batching import Batcher, BoundedPool, BusyError
-from lekhani.serve.champions import ServedModel
+from lekhani.serve.common import (
+    Accept,
+    Holder,
+    check_count,
+    count,
+    kind_of,
+    label_in,
+    model_of,
+    own_share,
+    respond,
+    version_of,
+)
 from lekhani.serve.limits import Limits
 
-Accept = Annotated[str | None, Header()]
-
-
-async def key_holder(
-    request: Request,
-    given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
-) -> str | None:
-    """The name of the key that a request brings; None where it brings no valid one, or no keys are asked for."""
-    keys = request.app.state.keys
-    return keys.holder(given.credentials) if keys and given else None
-
-
-Holder = Annotated[str | None, Depends(key_holder)]
 api, health = APIRouter(), APIRouter()  # with keys where there are any, and without
 
 
@@ -54,21 +45,19 @@ async def generate(body: schemas.Generate, request: Request, key: Holder, accept
 
     A grid as PNG, a ZIP of PNGs with labels.csv, an NPZ of `images` uint8 [N,H,W] and `labels` int64 [N], or JSON.
     """
-    kind, model, limits = _kind(accept), _model(request, body.model), request.app.state.limits
+    kind, model = kind_of(accept), await version_of(request, key, body.model, body.version)
     n = len(body.labels) * body.n
-    if n > limits.images:
-        problem = f"{n:,} images are more than {limits.images:,}, the most of one request"
-        raise HTTPException(422, f"{problem}; ask for fewer.")
-    labels = np.repeat([_label(label, model) for label in body.labels], body.n).astype(np.int64)
+    check_count(n, request.app.state.limits)
+    labels = np.repeat([label_in(label, model) for label in body.labels], body.n).astype(np.int64)
     options = SamplingOptions(body.seed, body.min_confidence, body.truncation)
-    with _own_share(request, key, model.queue, n, model.queue.images_per_second):
+    with own_share(request, key, model.queue, n, model.queue.images_per_second):
         images = await model.sample(labels, options)
     # Images that were filtered or truncated are no sample of what the model draws.
     if model.monitor is not None and options == SamplingOptions(body.seed):
         model.monitor.observe(images, labels)
-    _count(request, model, n)
+    count(request, model, n)
     about = {"model": model.describe(), "seed": body.seed}
-    return await _respond(kind, n, responses.glyphs, kind, images, labels, model.pen.classes, about)
+    return await respond(kind, n, responses.glyphs, kind, images, labels, model.pen.classes, about)
 
 
 @api.post("/v1/compose", **schemas.IN_ANY_KIND)
@@ -77,9 +66,10 @@ async def compose_line(body: schemas.Compose, request: Request, key: Holder, acc
 
     One above the other as PNG, a ZIP of PNGs with transcripts, an NPZ of a uint8 array a line and `text`, or JSON.
     """
-    kind, model = _kind(accept), _model(request, body.model)
+    kind, model = kind_of(accept), model_of(request, body.model)
     _check_size(body, request.app.state.limits)
-    style = LineStyle(height=body.height, join=body.join, variety=body.variety, augment=body.augment)
+    look = {"height", "join", "variety", "augment", "without", "paper", "light_on_dark"}
+    style = LineStyle(**body.model_dump(include=look))
     alphabet = alphabet_of(model.pen.classes, body.learned_only)
     text = alphabet.transcript(body.text)
     about = {"model": model.describe(), "drawn": alphabet.drawn(text)}  # raises before the request waits
@@ -87,14 +77,16 @@ async def compose_line(body: schemas.Compose, request: Request, key: Holder, acc
     def lines() -> Steps[dict[int, Image.Image]]:
         pictures = {}
         for seed in range(body.seed, body.seed + body.n):
-            pictures[seed] = (yield from compose.compose_steps(model.pen, text, seed, style)).image
+            pictures[seed] = (
+                yield from compose.compose_steps(model.pen, text, seed, style, 0, body.min_confidence)
+            ).image
         return pictures
 
     glyphs = body.n * len(text)
-    with _own_share(request, key, model.queue, glyphs, model.queue.images_per_second):
+    with own_share(request, key, model.queue, glyphs, model.queue.images_per_second):
         pictures = await model.queue.run(lines(), glyphs)
-    _count(request, model, glyphs)
-    return await _respond(kind, glyphs, responses.lines, kind, pictures, text, about)
+    count(request, model, glyphs)
+    return await respond(kind, glyphs, responses.lines, kind, pictures, text, about)
 
 
 def _check_size(body: schemas.Compose, limits: Limits) -> None:
@@ -118,7 +110,7 @@ async def recognise_glyph(body: schemas.Recognise, request: Request, key: Holder
     def read() -> Reading:
         return recognise.recognise(reader, [_picture(body.image, state.limits)], force=body.force)[0]
 
-    with _own_share(request, key, state.pictures, 1):
+    with own_share(request, key, state.pictures, 1):
         found = await state.pictures.run(read)
     return JSONResponse({"model": {"dataset": body.model, "judge": reader.sha256}, **found.as_dict()})
 
@@ -126,24 +118,24 @@ async def recognise_glyph(body: schemas.Recognise, request: Request, key: Holder
 @api.post("/v1/translate", name="translate", **schemas.IN_ANY_KIND)
 async def translate_number(body: schemas.Translate, request: Request, key: Holder, accept: Accept = None) -> Response:
     """The number that a picture shows, written again: a row of digits as PNG, or their images as ZIP, NPZ or JSON."""
-    kind, reader, state = _kind(accept), _reader(request, body.model), request.app.state
-    model = _model(request, body.to)
+    kind, reader, state = kind_of(accept), _reader(request, body.model), request.app.state
+    model = model_of(request, body.to)
     pen = model.pen
 
     def read() -> list[Reading]:
         return translate.read_digits(reader, _picture(body.image, state.limits), force=body.force)
 
-    with _own_share(request, key, state.pictures, 1):
+    with own_share(request, key, state.pictures, 1):
         digits = await state.pictures.run(read)
     steps = translate.write_number(pen, digits, body.seed, translate.MIN_WRITTEN)
-    with _own_share(request, key, model.queue, len(digits), model.queue.images_per_second):
+    with own_share(request, key, model.queue, len(digits), model.queue.images_per_second):
         done = await model.queue.run(steps, len(digits))
-    _count(request, model, len(digits))
+    count(request, model, len(digits))
     if kind == responses.PNG:
         return Response(responses.png(done.picture), media_type=kind)
     labels = np.array([label_of(glyph, pen.classes, "A digit") for glyph in done.text], np.int64)
     about = {"model": model.describe(), **done.as_dict()}
-    return await _respond(kind, 0, responses.glyphs, kind, done.images, labels, pen.classes, about)
+    return await respond(kind, 0, responses.glyphs, kind, done.images, labels, pen.classes, about)
 
 
 @api.get("/v1/models")
@@ -190,60 +182,11 @@ async def readyz(request: Request, key: Holder) -> JSONResponse:
     return JSONResponse(value, 200 if status == "ready" else 503)
 
 
-@contextmanager
-def _own_share(
-    request: Request, key: str | None, queue: Batcher | BoundedPool, cost: int, per_second: float = math.inf
-) -> Iterator[None]:
-    """Count what a key has waiting in a queue; raises BusyError when that would be more than its share.
-
-    That is a share of what the queue takes, and of what can be done in time at this speed. The first request of a key
-    is always let in. Without keys there is no bound: all clients are on this machine, at one address.
-    """
-    if key is None:
-        yield
-        return
-    state, own = request.app.state, (queue, key)
-    held, room = state.waiting[own], min(queue.capacity, queue.max_seconds * per_second)
-    if held and held + cost > state.limits.share_per_key * room:
-        problem = f"{held:,} images are waiting for this key already, which is most of its share"
-        raise BusyError(f"{problem}; try again later.", held / per_second)
-    state.waiting[own] += cost
-    try:
-        yield
-    finally:
-        state.waiting[own] -= cost
-        state.waiting += Counter()  # drops what is 0
-
-
-def _kind(accept: str | None) -> str:
-    """The media type to respond with."""
-    kind = responses.negotiate(accept)
-    if kind is None:
-        raise HTTPException(406, f"That media type is not available; Accept one of {', '.join(responses.KINDS)}.")
-    return kind
-
-
-def _model(request: Request, dataset: str) -> ServedModel:
-    served: dict[str, ServedModel] = request.app.state.champions.served
-    if dataset not in served:
-        raise HTTPException(404, f"There is no model {ascii(dataset)[1:-1]} here; there are {', '.join(served)}.")
-    return served[dataset]
-
-
 def _reader(request: Request, dataset: str) -> Reader:
-    reader = _model(request, dataset).pen.reader
+    reader = model_of(request, dataset).pen.reader
     if reader is None:
         raise HTTPException(404, f"No judge of {dataset} is served here; start the server with --judge judge.onnx.")
     return reader
-
-
-def _label(wanted: str | int, model: ServedModel) -> int:
-    """A glyph, a class name or a number as text, or a number; raises UsageError naming the valid ones."""
-    classes = model.pen.classes
-    if isinstance(wanted, int) and wanted < len(classes):
-        return wanted
-    text = wanted if isinstance(wanted, str) else f"number {wanted}"
-    return label_of(text, classes, f"The label {ascii(str(wanted))[1:-1]}")
 
 
 def _picture(text: str, limits: Limits) -> Bytes:
@@ -264,16 +207,3 @@ def _picture(text: str, limits: Limits) -> Bytes:
         problem = f"The image has {width:,} x {height:,} pixels, and {limits.picture_pixels:,} is the most"
         raise UsageError(f"{problem}; shrink it.")
     return decode_one("the request", "sent", content, recognise.SIDE)
-
-
-def _count(request: Request, model: ServedModel, images: int) -> None:
-    """Count the images in the metrics, the log and the daily report."""
-    model.written += images
-    request.app.state.metrics.images.labels(model.dataset).inc(images)
-    request.scope["lekhani"] = {"dataset": model.dataset, "version": model.version, "images": images}
-
-
-async def _respond(kind: str, size: int, render: Callable[..., Any], *values: Any) -> Response:
-    """The response that `render` makes of `values`, in a thread where that takes a while."""
-    content = await asyncio.to_thread(render, *values) if size > 8 else render(*values)
-    return JSONResponse(content) if kind == responses.JSON else Response(content, media_type=kind)

@@ -1,11 +1,16 @@
 """Bodies of requests, and what OpenAPI says of responses."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
+from fastapi import Query
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from lekhani.handwriting.ink import Reason
+from lekhani.handwriting.render import EFFECTS, Effect, Paper, Strength
 from lekhani.serve.responses import JSON, KINDS
+
+MAX_SEEDS = 8  # that one image may lie between
 
 
 class _Body(BaseModel):
@@ -19,6 +24,22 @@ Dataset = Annotated[
 Seed = Annotated[
     int, Field(ge=0, le=2**63 - 1, description="the same seed gives the same picture, as long as the model is the same")
 ]
+Wanted = Annotated[str, Query(max_length=100, description="a dataset, as GET /v1/models names them")]
+WantedLabels = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=80)]],
+    Query(min_length=1, max_length=1000, description="glyphs, class names or label numbers; repeat the parameter"),
+]
+WantedCount = Annotated[int, Query(ge=1, le=10_000, description="images of each label")]
+WantedSeed = Annotated[int, Query(ge=0, le=2**63 - 1, description="which of the images")]
+Version = Annotated[
+    str | None,
+    Field(
+        max_length=20,
+        description="a registered version, as GET /v1/versions names them, instead of the one that is served",
+    ),
+]
+Weight = Annotated[float, Field(allow_inf_nan=False)]
+Label = Annotated[str, Field(min_length=1, max_length=80)] | Annotated[int, Field(ge=0, le=100_000)]
 Picture = Annotated[
     str,
     Field(
@@ -34,7 +55,8 @@ class Generate(_Body):
     """What to draw: `n` images of each label."""
 
     model: Dataset = "devanagari"
-    labels: list[Annotated[str, Field(min_length=1, max_length=80)] | Annotated[int, Field(ge=0, le=100_000)]] = Field(
+    version: Version = None
+    labels: list[Label] = Field(
         min_length=1,
         max_length=1000,
         description="glyphs, class names, or label numbers as integers",
@@ -50,6 +72,30 @@ class Generate(_Body):
     )
 
 
+class Point(_Body):
+    """One image: a label, and noise between seeds."""
+
+    label: Label | None = Field(None, description="may be left out where the model takes no labels")
+    mix: dict[Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,18})$")], Weight] = Field(
+        min_length=1,
+        max_length=MAX_SEEDS,
+        description="seeds with their weights, of which the noise of the image is the sum, scaled to unit length",
+        examples=[{"7": 0.8, "12": 0.6}],
+    )
+
+
+class Explore(_Body):
+    """Where to draw: an image at each point."""
+
+    model: Dataset = "devanagari"
+    version: Version = None
+    points: list[Point] = Field(
+        min_length=1,
+        max_length=10_000,
+        examples=[[{"label": "क", "mix": {"7": 1.0}}, {"label": "ख", "mix": {"7": 1.0}}]],
+    )
+
+
 class Compose(_Body):
     """A text as `n` lines, each in one hand."""
 
@@ -60,8 +106,14 @@ class Compose(_Body):
     height: int = Field(64, ge=16, le=256, description="pixels")
     join: bool = Field(True, description="draw the head line from letter to letter")
     variety: float = Field(0.3, ge=0, le=1, description="how much the glyphs differ beyond their letters")
-    augment: Literal["none", "light", "strong"] = Field(
-        "light", description="how strong paper, ink, rotation, blur and noise are"
+    augment: Strength = Field("light", description="how strong paper, ink, rotation, blur and noise are")
+    without: list[Effect] = Field(
+        [], max_length=len(EFFECTS), description="effects to leave out; without `ink` it is black"
+    )
+    paper: Paper = Field("plain", description="plain, ruled or squared paper")
+    light_on_dark: bool = Field(False, description="light ink on dark paper")
+    min_confidence: float = Field(
+        0.5, ge=0, le=1, description="draw a letter again until the judge recognises it with this confidence; 0: never"
     )
     learned_only: bool = Field(False, description="refuse texts with signs that the model has not learned")
 
@@ -94,7 +146,10 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
+    reason: Reason | None = Field(None, description="why a picture was not read")
+    glyphs: int | None = Field(None, description="about how many glyphs such a picture shows")
     readings: list[dict[str, Any]] = Field([], description="what `force` would take, where a picture is not sure")
+    parts: list[dict[str, Any]] = Field([], description="what each of several glyphs is read as, where they come apart")
 
 
 def _documented(*kinds: str) -> dict[str, Any]:
@@ -107,7 +162,7 @@ def _documented(*kinds: str) -> dict[str, Any]:
     errors = {
         400: "no JSON",
         401: "no valid key",
-        404: "no such model",
+        404: "no such model or version",
         406: "no such media type",
         408: "too slow",
         413: "too large",
@@ -115,7 +170,7 @@ def _documented(*kinds: str) -> dict[str, Any]:
         421: "another host",
         422: "not what the schema says, or a picture that shows no glyph for sure",
         429: "too much waits; see Retry-After",
-        503: "not in time, or not ready",
+        503: "not in time, not ready, or the registry does not answer",
     }
     described = {status: {"description": description, **problem} for status, description in errors.items()}
     return {"responses": {200: {"description": "Done", "content": content}, **described}, "response_class": Response}

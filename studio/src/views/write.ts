@@ -1,23 +1,13 @@
 // Write: a text in as many hands as wanted, as lines or letter by letter.
 import { captioned, Control, errorOf, FieldError, labelled, make, picture, roving, task, wholeNumber } from "../dom";
 import { FileKind, Model, Written } from "../engine";
-import { formsNote, glyphName, letterRows, modelSelect, preferred } from "../models";
+import { formsNote, glyphName, glyphsOf, inOwnDigits, letterRows, modelSelect, preferred } from "../models";
 import { addTexts, languageOf, t } from "../texts";
 import { Context, View } from "../view";
 
 const HEIGHT = 96; // of a line, pixels
 const VOWEL_SIGNS = ["ा", "ि", "ी", "ु", "ू", "ृ", "े", "ै", "ो", "ौ", "ं", "ँ", "ः", "्"];
 const MAX_SEED = 2 ** 31;
-
-// The value of a digit in either script; NaN for anything else.
-const valueOf = (one: string): number => (/^[०-९]$/.test(one) ? one.charCodeAt(0) - 0x966 : /^[0-9]$/.test(one) ? Number(one) : NaN);
-
-const glyphsOf = (model: Model): string[] => model.classes.map((one) => one.glyph);
-
-// A text with the digits of the model, as the server writes it.
-function inOwnDigits(text: string, own: string[]): string {
-  return text.replace(/[0-9०-९]/g, (one) => (own.includes(one) ? one : own.find((other) => valueOf(other) === valueOf(one)) ?? one));
-}
 
 // What the page begins with: a word and today's date, or the first letters of a model that has not the word's.
 function opening(model: Model): string {

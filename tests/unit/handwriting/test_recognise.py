@@ -18,7 +18,7 @@ from typeface import DEVANAGARI, reader, shape
 from lekhani.data.images import decode_one
 from lekhani.data.spec import Bytes
 from lekhani.errors import UsageError
-from lekhani.handwriting.ink import frame_ink, frame_picture
+from lekhani.handwriting.ink import PictureError, frame_ink, frame_picture
 from lekhani.handwriting.recognise import (
     SIDE,
     UnsureError,
@@ -210,18 +210,25 @@ def beside(*glyphs: str, joined: bool = False) -> Bytes:
 
 
 @pytest.mark.parametrize(
-    ("picture", "sentence"),
+    ("picture", "sentence", "reason", "parts"),
     [
-        (beside("४", "२", "३"), "about 3 glyphs, not one"),
-        (beside("म", "न"), "about 2 glyphs, not one"),
-        (beside("क", "म", "ल", joined=True), "glyphs, not one"),
-        (np.vstack([beside("४"), beside("२")]), "2 rows of glyphs"),
-        (star(), "no glyph of devanagari for sure"),
+        (beside("४", "२", "३"), "about 3 glyphs, not one", "several", "४२३"),
+        (beside("म", "न"), "about 2 glyphs, not one", "several", "मन"),
+        (beside("क", "म", "ल", joined=True), "glyphs, not one", "several", ""),
+        (np.vstack([beside("४"), beside("२")]), "2 rows of glyphs", "rows", ""),
+        (star(), "no glyph of devanagari for sure", "unsure", ""),
     ],
 )
-def test_what_shows_no_single_glyph_is_refused_unless_forced(picture: Bytes, sentence: str) -> None:
-    with pytest.raises(UsageError, match=sentence) as refused:
+def test_what_shows_no_single_glyph_is_refused_unless_forced(
+    picture: Bytes, sentence: str, reason: str, parts: str
+) -> None:
+    with pytest.raises(PictureError, match=sentence) as refused:
         recognise(READER, [picture])
+    assert refused.value.reason == reason
+    if parts:
+        assert isinstance(refused.value, UnsureError)
+        assert refused.value.glyphs == len(parts)
+        assert "".join(part.best.glyph for part in refused.value.parts) == parts
     forced = recognise(READER, [picture], force=True)
     if isinstance(refused.value, UnsureError):
         assert list(refused.value.readings) == forced
