@@ -4,10 +4,11 @@ import { complain, labelled, make } from "./dom";
 import { Engine, Model, Refusal } from "./engine";
 import { addTexts, currentLanguage, Language, setLanguage, t } from "./texts";
 import { Context, View, ViewKind } from "./view";
-import { draw } from "./views/draw";
 import { write } from "./views/write";
+import { explore } from "./views/explore";
+import { draw } from "./views/draw";
 
-const KINDS: ViewKind[] = [write, draw];
+const KINDS: ViewKind[] = [write, explore, draw];
 const LANGUAGES: Record<Language, string> = { en: "English", hi: "हिन्दी" };
 
 interface Address { view: string; params: URLSearchParams }

@@ -12,10 +12,10 @@ const TURNED_SIDE = 128; // pixels of a glyph that is turned
 const WIDE = 1.6; // in parts of the height: wider ink is more than one glyph, where it comes apart
 export const MIN_CONFIDENCE = 0.9; // below this a reading is refused
 
-export type Problem = { kind: "blank" } | { kind: "rows"; rows: number } | { kind: "many"; count: number };
+// Nothing to be seen, or too many rows or glyphs.
 export class InkError extends Error {
-  constructor(readonly problem: Problem) {
-    super(problem.kind);
+  constructor(readonly problem: { reason: "none" | "rows" | "several"; number: number }) {
+    super(problem.reason);
   }
 }
 
@@ -24,7 +24,7 @@ export function inkOf(picture: Grid): Grid {
   const ink = relativeInk(picture);
   // Paper's own unevenness stays below a fifth of the ink; what is above four fifths is full ink.
   ink.data = ink.data.map((value) => Math.min(Math.max((value - 0.2) / 0.6, 0), 1));
-  if (!ink.data.some((value) => value > 0.5)) throw new InkError({ kind: "blank" });
+  if (!ink.data.some((value) => value > 0.5)) throw new InkError({ reason: "none", number: 0 });
   return withoutSpecks(ink);
 }
 
@@ -44,7 +44,7 @@ function relativeInk(picture: Grid): Grid {
   const shades = resized(closed(coarse, Math.max(Math.floor(reach / small), 3)), width, height, "bilinear");
   const ink = grid(width, height, shades.data.map((value, i) => Math.max(value - grey.data[i]!, 0)));
   const most = ink.data.reduce((a, b) => Math.max(a, b), 0), top = most > 0 ? percentile(ink.data.filter((value) => value > 0.25 * most), 75) : 0;
-  if (top < FAINTEST) throw new InkError({ kind: "blank" });
+  if (top < FAINTEST) throw new InkError({ reason: "none", number: 0 });
   ink.data = ink.data.map((value) => value / top);
   return ink;
 }
@@ -137,7 +137,7 @@ export function splitGlyphs(ink: Grid): Grid[] {
   });
   const mass = masses(ink, numbers, count).subarray(1), tall = Math.max(...boxes.map((box) => box.bottom - box.top));
   const rows = countRows(boxes.filter((box) => box.bottom - box.top > 0.5 * tall));
-  if (rows > 1) throw new InkError({ kind: "rows", rows });
+  if (rows > 1) throw new InkError({ reason: "rows", number: rows });
   const least = 0.01 * Math.max(...mass);
   const strokes = boxes.map((box, i) => ({ ...box, numbers: [i + 1] })).filter((_, i) => mass[i]! >= least);
   const glyphs: Strokes[] = [];
@@ -150,7 +150,7 @@ export function splitGlyphs(ink: Grid): Grid[] {
       last.numbers.push(...stroke.numbers);
     } else glyphs.push(stroke);
   }
-  if (glyphs.length > MOST) throw new InkError({ kind: "many", count: glyphs.length });
+  if (glyphs.length > MOST) throw new InkError({ reason: "several", number: glyphs.length });
   const reach = dilated(numbers); // the soft edges of strokes
   return glyphs.map((glyph) => {
     const own = new Set(glyph.numbers);
@@ -244,11 +244,13 @@ async function readFrame(picture: Grid, judge: Judge): Promise<Read> {
   return { parts: [], shares: (await judge([asFrame(picture)])).map(softmax), needed: MIN_CONFIDENCE };
 }
 
-// One glyph, and about how many there are.
-export async function readGlyph(picture: Grid, frame: Frame, judge: Judge): Promise<Read & { count: number }> {
-  if (isFrame(picture, frame)) return { ...(await readFrame(picture, judge)), count: 1 };
+// One glyph, about how many there are, and where these are several that come apart, the confidence in each class of each.
+export async function readGlyph(picture: Grid, frame: Frame, judge: Judge): Promise<Read & { count: number; several: Float64Array[] }> {
+  if (isFrame(picture, frame)) return { ...(await readFrame(picture, judge)), count: 1, several: [] };
   const ink = inkOf(picture), read = await readUpright(ink, frame, judge, (one) => [one]);
-  return { ...read, count: await countGlyphs(ink, read, frame, judge) };
+  const count = await countGlyphs(ink, read, frame, judge), parts = count > 1 ? splitGlyphs(read.parts[0]!) : [];
+  const several = parts.length === count ? (await judge(parts.map((part) => framed(part, frame)))).map(softmax) : [];
+  return { ...read, count, several };
 }
 
 // Several where they are far apart, or wide and joined at most by a head line; and where each is read more surely than the whole, since

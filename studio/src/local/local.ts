@@ -3,7 +3,7 @@ import { Engine, ExploreRequest, FileKind, Glyph, GlyphRequest, LineRequest, Lin
 import { addTexts, t } from "../texts";
 import { FONT, writeLine } from "./compose";
 import { Grid, grid, resized } from "./grid";
-import { InkError, Read, readGlyph, readRow, softmax } from "./ink";
+import { InkError, readGlyph, readRow, softmax } from "./ink";
 import { drawnOf, labelOf, Piece, pieces, transcript } from "./letters";
 import { mixed, Random } from "./noise";
 import type { Answer, Result, Task } from "./worker";
@@ -61,7 +61,9 @@ export class LocalEngine implements Engine {
   }
 
   async explore({ model, points }: ExploreRequest, signal?: AbortSignal): Promise<Glyph[]> {
-    const pen = await this.model(model), labels = points.map(({ label }) => this.label(pen, label));
+    const pen = await this.model(model), weighs = points.every(({ mix }) => Object.values(mix).every(Number.isFinite) && Object.values(mix).some(Boolean));
+    if (!weighs) throw new Refusal(t("local.noWeight"), "points");
+    const labels = points.map(({ label }) => this.label(pen, label));
     this.limit(labels.length);
     return shown(await this.draw(pen, points.map(({ mix }) => mixed(mix, pen.noise_dim)), labels, signal), labels, pen);
   }
@@ -74,9 +76,14 @@ export class LocalEngine implements Engine {
   async recognise({ model, image, force }: { model: string; image: string; force?: boolean }, signal?: AbortSignal): Promise<Reading> {
     const judge = await this.model(model), picture = await decoded(image);
     const read = await understood(() => readGlyph(picture, frameOf(judge), (frames) => this.judge(judge, frames, signal)));
-    const reading = readings(read, judge)[0]!;
-    if (!force && read.count > 1) throw new Refusal(t("local.several", read.count), "image", [reading]);
-    if (!force && reading.confidence < read.needed) throw new Refusal(t("local.unsure", said(reading), percent(read.needed)), "image", [reading]);
+    const reading = readings(read.shares, judge)[0]!;
+    if (!force && read.count > 1) {
+      const parts = readings(read.several, judge);
+      throw new Refusal(t("local.several", read.count), "image", [reading], { reason: "several", glyphs: read.count, parts });
+    }
+    if (!force && reading.confidence < read.needed) {
+      throw new Refusal(t("local.unsure", said(reading), percent(read.needed)), "image", [reading], { reason: "unsure", glyphs: 1 });
+    }
     return reading;
   }
 
@@ -89,12 +96,13 @@ export class LocalEngine implements Engine {
     const read = await understood(() => readRow(picture, frameOf(judge), (frames) => this.judge(judge, frames, signal)));
     const among = read.shares.map((shares) => shares.map((share, label) => (isDigit[label] ? share : 0)));
     const likely = among.map((shares) => shares.reduce((a, b) => a + b, 0));
-    const digits = readings({ ...read, shares: among.map((shares, i) => shares.map((share) => share / likely[i]!)) }, judge);
+    const digits = readings(among.map((shares, i) => shares.map((share) => share / likely[i]!)), judge);
     for (const [place, digit] of digits.entries()) {
       if (force || (likely[place]! >= 0.5 && digit.confidence >= read.needed)) continue;
       const where = digits.length > 1 ? t("local.glyphOf", place + 1, digits.length) : t("local.theImage");
-      const whole = readings({ ...read, shares: [read.shares[place]!] }, judge)[0]!;
-      throw new Refusal(likely[place]! < 0.5 ? t("local.noDigit", where, `${whole.glyph} ${percent(whole.confidence)}`) : t("local.unsureDigit", where, said(digit)), "image", digits);
+      const whole = readings([read.shares[place]!], judge)[0]!;
+      const why = likely[place]! < 0.5 ? t("local.noDigit", where, `${whole.glyph} ${percent(whole.confidence)}`) : t("local.unsureDigit", where, said(digit));
+      throw new Refusal(why, "image", digits, { reason: "unsure", glyphs: digits.length });
     }
     const labels = digits.map((digit) => this.label(pen, digit.glyph));
     const images = await this.hand(pen, labels, new Random(seed), VARIETY, MIN_WRITTEN, signal);
@@ -284,12 +292,13 @@ async function understood<T>(read: () => Promise<T>): Promise<T> {
   return read().catch((error: unknown) => {
     if (!(error instanceof InkError)) throw error;
     const { problem } = error;
-    throw new Refusal(problem.kind === "blank" ? t("local.blank") : problem.kind === "rows" ? t("local.rows", problem.rows) : t("local.many", problem.count), "image");
+    const { reason, number } = problem, unread = { reason, ...(reason === "several" ? { glyphs: number } : {}) };
+    throw new Refusal(t(`local.${reason === "several" ? "many" : reason}`, number), "image", undefined, unread);
   });
 }
 
 // The three likeliest classes of each glyph, of those that are possible at all.
-function readings({ shares }: Read, { classes }: Shipped): Reading[] {
+function readings(shares: Float64Array[], { classes }: Shipped): Reading[] {
   return shares.map((row) => {
     const likeliest = [...row.keys()].sort((a, b) => row[b]! - row[a]!).slice(0, 3).filter((label) => row[label]! > 0);
     const [best, ...alternatives] = likeliest.map((label) => ({ ...classes[label]!, confidence: Math.round(1e4 * row[label]!) / 1e4 }));
@@ -309,8 +318,9 @@ addTexts("local", {
   empty: ["There is nothing to write; type or tap a text.", "लिखने के लिए कुछ नहीं है; कोई पाठ टाइप करें या चुनें।"],
   unknown: ["The model cannot write {0}; take it out.", "मॉडल यह नहीं लिख सकता: {0}; इसे हटा दें।"],
   unreadable: ["In {1} tries no {0} came out that the judge reads for sure; ask for less confidence.", "{1} कोशिशों में ऐसा {0} नहीं बना जिसे जाँचकर्ता पक्का पढ़ ले; कम भरोसा माँगें।"],
+  noWeight: ["The weights of a mix must be finite numbers, and not all 0.", "मिश्रण के भार सीमित संख्याएँ हों, और सभी 0 न हों।"],
   noPicture: ["This file cannot be read; choose a picture such as a PNG or JPEG.", "यह फ़ाइल पढ़ी नहीं जा सकती; PNG या JPEG जैसा कोई चित्र चुनें।"],
-  blank: ["The image shows nothing: ink and paper hardly differ.", "चित्र में कुछ नहीं दिखता: स्याही और काग़ज़ लगभग एक जैसे हैं।"],
+  none: ["The image shows nothing: ink and paper hardly differ.", "चित्र में कुछ नहीं दिखता: स्याही और काग़ज़ लगभग एक जैसे हैं।"],
   rows: ["The image shows {0} rows of glyphs; cut it to one.", "चित्र में अक्षरों की {0} पंक्तियाँ हैं; उसे एक तक काट दें।"],
   many: ["The image shows {0} glyphs, which are too many; cut it.", "चित्र में {0} अक्षर हैं, जो बहुत ज़्यादा हैं; उसे काट दें।"],
   several: ["The image shows about {0} glyphs, not one; write them apart, or read a row of digits.", "चित्र में एक नहीं, लगभग {0} अक्षर हैं; उन्हें अलग-अलग लिखें, या अंकों की पंक्ति पढ़वाएँ।"],
