@@ -38,7 +38,7 @@ MB = 1_000_000
 CALL = """async ([method, words]) => {
   const { LocalEngine } = await import("/page/local.js");
   window.engine ??= new LocalEngine();
-  const said = ({ message, field, readings }) => ({ error: message, field, readings });
+  const said = ({ message, field, readings, unread }) => ({ error: message, field, readings, ...unread });
   const given = await window.engine[method](...words).catch(said);
   if (!(given instanceof Blob)) return given;
   return [...new Uint8Array(await given.arrayBuffer())];
@@ -108,6 +108,48 @@ def test_it_writes_at_once_and_is_small(page: "Page", folder: Path) -> None:
     assert sum(path.stat().st_size for path in files) < 25 * MB
     loaded = [path for path in files if path.parent.name != "licences"]
     assert sum(len(gzip.compress(path.read_bytes(), 6)) for path in loaded) < 8 * MB
+
+
+def test_every_view_works_without_a_server(browser: "Browser", site: str) -> None:
+    with checked(browser, site, size="wide") as page:
+        page.locator("#written img").first.wait_for()
+        links = page.get_by_role("navigation").get_by_role("link")
+        for i in range(links.count()):
+            links.nth(i).click()
+            page.wait_for_timeout(200)
+            assert page.locator("#trouble").inner_text() == ""
+        page.goto(f"{site}#explore")
+        page.locator("main img").nth(70).wait_for()
+        page.goto(f"{site}#draw")
+        box = page.locator("#pad").bounding_box()
+        assert box is not None
+        circle = [(0.5 + 0.12 * np.cos(angle), 0.5 + 0.3 * np.sin(angle)) for angle in np.linspace(0, 6.3, 24)]
+        places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in circle]
+        page.mouse.move(*places[0])
+        page.mouse.down()
+        for place in places[1:]:
+            page.mouse.move(*place)
+        page.mouse.up()
+        page.locator("#reading", has_text="०").wait_for()
+        page.locator("#again img").first.wait_for()
+
+
+def test_what_nobody_waits_for_is_not_begun(page: "Page") -> None:
+    script = """async () => {
+      const { LocalEngine } = await import("/page/local.js");
+      window.engine ??= new LocalEngine();
+      const ask = { model: "mnist", labels: ["1"], n: 1, seed: 1 }, posted = [], post = Worker.prototype.postMessage;
+      await window.engine.glyphs(ask);
+      Worker.prototype.postMessage = function (task) { posted.push(task.kind); return post.call(this, task); };
+      const controller = new AbortController();
+      const first = window.engine.glyphs(ask);
+      const others = [1, 2, 3].map(() => window.engine.glyphs(ask, controller.signal));
+      controller.abort();
+      const ends = await Promise.allSettled([first, ...others]), last = await window.engine.glyphs(ask);
+      Worker.prototype.postMessage = post;
+      return [ends.map((end) => end.status), posted.length, last.length];
+    }"""
+    assert page.evaluate(script) == [["fulfilled", *["rejected"] * 3], 2, 1]
 
 
 def test_the_same_seeds_are_the_same_glyphs(page: "Page") -> None:
@@ -252,11 +294,13 @@ def test_what_it_cannot_read_it_says_in_a_sentence(page: "Page") -> None:
     with pytest.raises(UsageError) as error:
         recognise(reader, [blank])
     assert refused(blank)["error"] == str(error.value)
+    assert refused(blank, "translate")["reason"] == "none"
     two = blank.copy()
     two[60:180, 80:100] = two[60:180, 360:380] = 0
     found = refused(two)
     assert found["error"].startswith("The image shows about 2 glyphs, not one;")
-    assert len(found["readings"]) == 1
+    assert (found["reason"], found["glyphs"]) == ("several", 2)
+    assert (len(found["readings"]), len(found["parts"])) == (1, 2)
     noise = np.random.default_rng(0).integers(0, 256, (12, 24), np.uint8).repeat(20, 0).repeat(20, 1)
     assert refused(noise)["error"].startswith("The image shows")
     assert call(page, "recognise", {"model": "mnist", "image": "bm9uZQ=="})["error"].startswith("This file cannot be")
@@ -270,4 +314,7 @@ def test_a_browser_that_cannot_load_the_models_says_so(browser: "Browser", site:
     page.unroute_all()
     button(page, "Write").click()
     page.locator("#written img").first.wait_for()
+    page.route("**/worker.js", lambda route: route.fulfill(status=404))
+    page.reload()
+    page.get_by_text("The models cannot run in this browser").wait_for()
     page.close()

@@ -30,20 +30,19 @@ export class LocalEngine implements Engine {
   readonly edition = "static";
   readonly fileKinds: FileKind[] = ["png", "zip"];
   private readonly worker = new Worker(SCRIPT, { type: "module" });
-  private readonly waiting = new Map<number, { resolve(result: Result): void; reject(error: Error): void }>();
+  private task: { resolve(result: Result): void; reject(error: Error): void } | undefined; // of the worker
+  private fault: Refusal | undefined;
+  private last: Promise<unknown> = Promise.resolve(); // the end of all tasks so far
   private readonly known: Promise<Map<string, Shipped>>;
-  private asked = 0;
 
   constructor() {
     this.worker.addEventListener("message", ({ data }: MessageEvent<Answer>) => {
-      const task = this.waiting.get(data.id);
-      this.waiting.delete(data.id);
-      if ("result" in data) task?.resolve(data.result);
-      else task?.reject(new Refusal(t("local.broken", data.error)));
+      if ("error" in data) this.task?.reject(new Refusal(t("local.broken", data.error)));
+      else this.task?.resolve(data);
     });
     this.worker.addEventListener("error", (event) => {
-      for (const { reject } of this.waiting.values()) reject(new Refusal(t("local.broken", event.message)));
-      this.waiting.clear();
+      this.fault = new Refusal(t("local.broken", event.message ?? "")); // it has not even begun
+      this.task?.reject(this.fault);
     });
     this.known = this.load();
     this.known.catch(() => undefined); // whoever asks for it hears of it
@@ -152,12 +151,20 @@ export class LocalEngine implements Engine {
     if (images > MAX_IMAGES) throw new Refusal(t("local.tooMany", images, MAX_IMAGES), "n");
   }
 
+  // Tasks wait here for their turn, so that one whose signal ends before it is never begun.
   private run(task: Task, signal?: AbortSignal): Promise<Result> {
-    return new Promise((resolve, reject) => {
+    const turn = this.last.then(() => {
       signal?.throwIfAborted();
-      const id = this.asked++;
-      this.waiting.set(id, { resolve: (result) => (signal?.aborted ? reject(signal.reason) : resolve(result)), reject });
-      this.worker.postMessage({ id, ...task });
+      if (this.fault) throw this.fault;
+      return new Promise<Result>((resolve, reject) => {
+        this.task = { resolve, reject };
+        this.worker.postMessage(task);
+      });
+    });
+    this.last = turn.catch(() => undefined);
+    return new Promise((resolve, reject) => {
+      signal?.addEventListener("abort", () => reject(signal.reason as Error), { once: true });
+      turn.then(resolve, reject);
     });
   }
 
