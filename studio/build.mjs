@@ -21,4 +21,4 @@ await build({
   chunkNames: "[name]",
   external: ["./font/*"],
 });
-for (const name of ["index.html", "icon.svg"]) await cp(join(here, "src", name), join(out, name));
+await cp(join(here, "src/index.html"), join(out, "index.html"));

@@ -3,7 +3,7 @@ import { ApiEngine, keepKey } from "./api";
 import { complain, labelled, make } from "./dom";
 import { Engine, Model, Refusal } from "./engine";
 import { addTexts, currentLanguage, Language, setLanguage, t } from "./texts";
-import { Context, View, ViewKind } from "./view";
+import { View, ViewKind } from "./view";
 import { write } from "./views/write";
 import { explore } from "./views/explore";
 import { draw } from "./views/draw";
@@ -33,6 +33,7 @@ class Studio {
   private readonly main = make("main");
   private readonly trouble = make("p", { id: "trouble", className: "error", role: "alert" });
   private readonly nav = make("nav", { ariaLabel: t("main.views") });
+  private models: Model[] = [];
   private open: View | undefined;
   private readonly listening = new AbortController();
 
@@ -86,27 +87,34 @@ class Studio {
   }
 
   private make(models: Model[]): void {
+    this.models = models;
     this.views.clear();
-    for (const kind of this.kinds) {
-      const context: Context = { engine: this.engine, models, remember: (params) => this.remember(kind.name, params) };
-      const view = kind.create(context);
-      view.element.hidden = true;
-      this.views.set(kind.name, view);
-    }
-    this.main.replaceChildren(...[...this.views.values()].map((view) => view.element));
+    this.main.replaceChildren();
     this.open = undefined;
     this.route();
   }
 
+  // Views are made when they are first opened.
+  private view(kind: ViewKind): View {
+    let view = this.views.get(kind.name);
+    if (!view) {
+      view = kind.create({ engine: this.engine, models: this.models, remember: (params) => this.remember(kind.name, params) });
+      this.views.set(kind.name, view);
+      this.main.append(view.element);
+    }
+    return view;
+  }
+
   private route(): void {
-    const { view: wanted, params } = address(), name = this.views.has(wanted) ? wanted : this.kinds[0]!.name, view = this.views.get(name);
-    if (!view) return;
-    this.nav.replaceChildren(...this.kinds.map((kind) => {
-      const link = make("a", { href: linkTo(kind.name), textContent: t(`${kind.name}.title`) });
-      if (kind.name === name) link.ariaCurrent = "page";
+    if (!this.models.length) return; // a key is missing
+    const { view: wanted, params } = address(), kind = this.kinds.find((one) => one.name === wanted) ?? this.kinds[0]!;
+    this.nav.replaceChildren(...this.kinds.map((one) => {
+      const link = make("a", { href: linkTo(one.name), textContent: t(`${one.name}.title`) });
+      if (one === kind) link.ariaCurrent = "page";
       return link;
     }));
-    document.title = `${t(`${name}.title`)} – Lekhani`;
+    document.title = `${t(`${kind.name}.title`)} – Lekhani`;
+    const view = this.view(kind);
     if (this.open !== view) this.open?.hide?.();
     this.open = view;
     for (const one of this.views.values()) one.element.hidden = one !== view;
@@ -115,7 +123,7 @@ class Studio {
 
   private remember(name: string, params: Record<string, string | number | undefined>): void {
     const { view, params: before } = address(), kept = new URLSearchParams(), lang = before.get("lang");
-    if (view !== name && this.views.has(view)) return; // another view is open by now
+    if (view !== name && this.kinds.some((one) => one.name === view)) return; // another view is open by now
     for (const [key, value] of Object.entries(params)) if (value !== undefined) kept.set(key, String(value));
     if (lang) kept.set("lang", lang);
     history.replaceState(null, "", hash(name, kept));

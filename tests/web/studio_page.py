@@ -44,7 +44,7 @@ def opened(
 
     def note(message: Any) -> None:
         if message.type in {"error", "warning"} and "/v1/" not in message.location["url"]:
-            complaints.append(message.text)
+            complaints.append(f"{message.text} ({message.location['url']})")
 
     page.on("request", lambda request: requests.append(request.url))
     page.on("console", note)

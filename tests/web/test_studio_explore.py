@@ -161,7 +161,11 @@ def test_a_neighbour_becomes_the_middle(studio: Studio) -> None:
 def test_what_is_superseded_is_not_shown(studio: Studio) -> None:
     page = studio.page
     held: list[Any] = []
-    page.route("**/v1/explore", held.append)
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    page.route("**/v1/explore", hold)
     page.get_by_label("Letter", exact=True).select_option("ख")
     page.wait_for_function(
         "() => document.querySelector('.large.stale') && document.querySelector('.neighbours.stale')"

@@ -36,6 +36,7 @@ class Write implements View {
   readonly element: HTMLElement;
   private offered = "";
   private shown: Written | undefined; // what is on the page, which is made again to save it
+  private submitted: string | undefined; // the last request of the button: the same once more means another hand
   private readonly write: () => Promise<void>;
 
   constructor(private readonly context: Context) {
@@ -57,11 +58,13 @@ class Write implements View {
 
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      if (this.shown && JSON.stringify(this.shown) === this.asked()) this.anotherHand();
+      if (this.submitted && this.submitted === this.asked()) this.anotherHand();
+      this.submitted = this.asked();
       void this.write();
     });
     another.addEventListener("click", () => {
       this.anotherHand();
+      this.submitted = this.asked();
       void this.write();
     });
     this.model.addEventListener("change", () => {
@@ -95,6 +98,7 @@ class Write implements View {
     }
     this.showOptions();
     this.showLanguage();
+    this.submitted ??= this.asked();
     if (!this.shown || params.size) void this.write();
   }
 
@@ -135,11 +139,12 @@ class Write implements View {
     return { route: "compose", body: { ...common, text: this.text.value, height: HEIGHT, ...look } };
   }
 
-  private asked(): string {
+  // The same as text; undefined where something is wrong with it.
+  private asked(): string | undefined {
     try {
       return JSON.stringify(this.request());
     } catch {
-      return "";
+      return undefined;
     }
   }
 
