@@ -84,6 +84,9 @@ studio/node_modules/.package-lock.json: studio/package.json studio/package-lock.
 	@touch $@
 
 PAGE_FILES := src/lekhani/serve/page_files
+# The package for browsers brings no licence of its own.
+LICENCES = import onnxruntime, pathlib, shutil; folder = pathlib.Path(onnxruntime.__file__).parent; \
+	[shutil.copy(folder / name, "$(PAGE_FILES)/ort") for name in ("LICENSE", "ThirdPartyNotices.txt")]
 RUNTIME_OF_PAGE := ort.wasm.bundle.min.mjs ort-wasm-simd-threaded.wasm
 
 studio: studio/node_modules/.package-lock.json ## build the page, and bring ONNX Runtime for browsers for `lekhani studio build` (needs npm)
@@ -91,6 +94,7 @@ studio: studio/node_modules/.package-lock.json ## build the page, and bring ONNX
 	@npm run --silent --prefix studio build
 	@mkdir -p $(PAGE_FILES)/ort
 	@cp $(RUNTIME_OF_PAGE:%=studio/node_modules/onnxruntime-web/dist/%) $(PAGE_FILES)/ort/
+	@python -c '$(LICENCES)' 2>/dev/null || echo "==> For a wheel that you give to others, run \`make setup\` first: ONNX Runtime's licence comes from its Python package"
 
 studio-check: studio/node_modules/.package-lock.json ## the page in the package is what its source gives (needs npm)
 	@npm run --silent --prefix studio check

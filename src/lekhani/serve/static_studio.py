@@ -46,7 +46,7 @@ def build(out: Path, datasets: Sequence[str] = (), *, overwrite: bool = False) -
     _check_target(target, out, overwrite)
     with files.replacing(target) as temporary:
         page = temporary / "page"
-        shutil.copytree(FILES, page, ignore=shutil.ignore_patterns("index.html"))
+        shutil.copytree(FILES, page, ignore=shutil.ignore_patterns("index.html", "LICENSE", "*.txt"))
         (page / "font").mkdir()
         (page / "font" / FONT).write_bytes(web_font())
         _copy_licences(page / "licences")
