@@ -4,6 +4,13 @@
 #   docker run --rm --volume "$PWD":/project lekhani:cpu dvc repro
 FROM python:3.11.15-slim-bookworm@sha256:b18992999dbe963a45a8a4da40ac2b1975be1a776d939d098c647482bcad5cba AS python
 
+# ONNX Runtime for browsers, which `lekhani studio build` puts beside the page. No package runs a script of its own.
+FROM node:24-bookworm-slim@sha256:6f7b03f7c2c8e2e784dcf9295400527b9b1270fd37b7e9a7285cf83b6951452d AS studio
+WORKDIR /build
+COPY studio/package.json studio/package-lock.json ./
+RUN npm ci --ignore-scripts --no-audit --no-fund && mv node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs \
+    node_modules/onnxruntime-web/dist/ort-wasm-simd-threaded.wasm /srv/
+
 # pip and uv stay in these stages: the images get nothing from here but /opt/venv.
 FROM python AS build
 WORKDIR /build
@@ -15,12 +22,14 @@ FROM build AS build-gpu
 RUN uv pip install --requirements pyproject.toml --extra gpu --extra all --extra s3 --extra server
 COPY README.md LICENSE ./
 COPY src src
+COPY --from=studio /srv/ src/lekhani/serve/page_files/ort/
 RUN uv pip install --no-deps .
 
 FROM build AS build-cpu
 RUN uv pip install --torch-backend cpu --requirements pyproject.toml --extra cpu --extra all --extra s3 --extra server
 COPY README.md LICENSE ./
 COPY src src
+COPY --from=studio /srv/ src/lekhani/serve/page_files/ort/
 RUN uv pip install --no-deps .
 
 FROM python AS runtime

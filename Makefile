@@ -10,7 +10,7 @@ export DVC_NO_ANALYTICS := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup lock demo test test-slow lint types docs check ui schedule clean
+.PHONY: help setup lock demo test test-slow lint types docs studio studio-check check ui schedule clean
 .PHONY: pull restore retrain push register pull-request workspace-check promotion-check candidates promote comment summary
 
 help: ## list the targets
@@ -76,6 +76,31 @@ types: setup ## mypy, strict
 
 docs: setup ## the documentation as a site in site/, which can be read offline
 	@NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
+
+# What the page is built with, as package-lock.json has it; no package runs a script of its own.
+studio/node_modules/.package-lock.json: studio/package.json studio/package-lock.json
+	@command -v npm >/dev/null || { echo "make: building the studio needs Node.js with npm; install it from https://nodejs.org" >&2; exit 2; }
+	@npm ci --prefix studio --ignore-scripts --no-audit --no-fund --loglevel error
+	@touch $@
+
+PAGE_FILES := src/lekhani/serve/page_files
+# The package for browsers brings no licence of its own.
+LICENCES = import onnxruntime, pathlib, shutil; folder = pathlib.Path(onnxruntime.__file__).parent; \
+	[shutil.copy(folder / name, "$(PAGE_FILES)/ort") for name in ("LICENSE", "ThirdPartyNotices.txt")]
+RUNTIME_OF_PAGE := ort.wasm.bundle.min.mjs ort-wasm-simd-threaded.wasm
+
+studio: studio/node_modules/.package-lock.json ## build the page, and bring ONNX Runtime for browsers for `lekhani studio build` (needs npm)
+	@npm run --silent --prefix studio check
+	@npm run --silent --prefix studio build
+	@mkdir -p $(PAGE_FILES)/ort
+	@cp $(RUNTIME_OF_PAGE:%=studio/node_modules/onnxruntime-web/dist/%) $(PAGE_FILES)/ort/
+	@python -c '$(LICENCES)' 2>/dev/null || echo "==> For a wheel that you give to others, run \`make setup\` first: ONNX Runtime's licence comes from its Python package"
+
+studio-check: studio/node_modules/.package-lock.json ## the page in the package is what its source gives (needs npm)
+	@npm run --silent --prefix studio check
+	@rm -rf build/studio && npm run --silent --prefix studio build -- $(CURDIR)/build/studio
+	@diff --recursive --brief --exclude ort build/studio $(PAGE_FILES) || \
+		{ echo "make: the page is not built from its source; run \`make studio\` and commit it" >&2; exit 1; }
 
 check: lint types test docs ## everything that CI checks
 

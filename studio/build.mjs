@@ -9,7 +9,7 @@ const out = process.argv[2] ?? join(here, "../src/lekhani/serve/page_files");
 
 await build({
   absWorkingDir: here,
-  entryPoints: { studio: "src/main.ts", style: "src/studio.css" },
+  entryPoints: { studio: "src/main.ts", style: "src/studio.css", worker: "src/local/worker.ts" },
   outdir: out,
   bundle: true,
   format: "esm",
@@ -17,6 +17,8 @@ await build({
   minify: true,
   charset: "utf8",
   legalComments: "none",
-  external: ["./font/*", "./ort/*"],
+  splitting: true, // the served page does not load what the static edition needs
+  chunkNames: "[name]",
+  external: ["./font/*"],
 });
 await cp(join(here, "src/index.html"), join(out, "index.html"));

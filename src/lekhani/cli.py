@@ -539,6 +539,24 @@ def params(
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+studio = typer.Typer(no_args_is_help=True, help="The studio, `lekhani serve`'s page, without a server.")
+app.add_typer(studio, name="studio", rich_help_panel=PEOPLE)
+
+
+@studio.command("build")
+def studio_build(
+    out: Annotated[Path, Argument(help="A new folder, for any static host.", show_default=False, **PATH)],
+    dataset: Annotated[
+        list[str] | None, Option("--dataset", "-d", help="Repeat for several; all there are when left out.")
+    ] = None,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace what this command wrote to OUT before.")] = False,
+) -> None:
+    """Write the studio as a folder of files: the browser itself writes and reads, with ONNX Runtime."""
+    from lekhani.serve.static_studio import build
+
+    typer.echo(build(out, dataset or (), overwrite=overwrite))
+
+
 data = typer.Typer(no_args_is_help=True, help="Versions of the data.")
 app.add_typer(data, name="data", rich_help_panel=PEOPLE)
 

@@ -76,7 +76,8 @@ class _Pen:
 
 
 @cache
-def _face(family: Family) -> "hb.Face":
+def face(family: Family) -> "hb.Face":
+    """A variable font; raises LekhaniError where its package is missing."""
     try:
         data = resources.files(family.module).joinpath(family.file).read_bytes()
     except (ModuleNotFoundError, FileNotFoundError):
@@ -87,7 +88,7 @@ def _face(family: Family) -> "hb.Face":
 
 def open_font(family: Family, weight: int, width: int) -> "hb.Font":
     """A font in this weight and width; raises LekhaniError where its package is missing."""
-    font = hb.Font(_face(family))
+    font = hb.Font(face(family))
     font.set_variations({"wght": weight, "wdth": width})
     return font
 

@@ -184,4 +184,9 @@ addTexts("main", {
   useKey: ["Use this key", "यह कुंजी लगाएँ"],
 });
 
-void restart(new ApiEngine());
+// In the static edition the browser itself writes and reads.
+async function engine(): Promise<Engine> {
+  return document.documentElement.dataset.edition === "static" ? new (await import("./local/local")).LocalEngine() : new ApiEngine();
+}
+
+void engine().then(restart);

@@ -38,12 +38,17 @@ def window_name(step: int) -> str:
     return f"window_{step}"
 
 
+def steps_of(model: "onnx.ModelProto") -> int:
+    """How many steps an exported generator works in; 0 where it writes in one go."""
+    return max(sum(re.fullmatch(r"state_\d+", name) is not None for name in _values(model)) - 1, 0)
+
+
 def stepwise_metadata(path: Path) -> GeneratorMetadata | None:
     """What the generator in this file says of itself, without opening it; None where it does not work in steps."""
     import onnx
 
     model = onnx.load(path)
-    if _steps(_values(model)) < 1:
+    if not steps_of(model):
         return None
     return GeneratorMetadata.model_validate({entry.key: entry.value for entry in model.metadata_props})
 
@@ -63,15 +68,13 @@ class StepwiseSession:
 
         self._path = generator.path
         model = onnx.load(generator.path)
-        nodes = model.graph.node
-        values = _values(model)
-        self.steps = _steps(values)
+        nodes, self.steps = model.graph.node, steps_of(model)
         if self.steps < 1:
             problem = f"{generator.path} ({generator.variant}) writes in one go, so there is nothing to watch"
             raise UsageError(f"{problem}; animate a model that works in steps.")
         self._states = [state_name(step) for step in range(self.steps + 1)]
         windows = [window_name(step) for step in range(1, self.steps + 1)]
-        self.has_windows = values.issuperset(windows)
+        self.has_windows = _values(model).issuperset(windows)
         self._outputs = self._states + (windows if self.has_windows else [])
         steps = [node for node in nodes if not node.name.startswith(FINISH)]
         finish = [node for node in nodes if node.name.startswith(FINISH)]
@@ -113,10 +116,6 @@ class StepwiseSession:
 def _values(model: "onnx.ModelProto") -> set[str]:
     """The names of all that is computed."""
     return {name for node in model.graph.node for name in node.output}
-
-
-def _steps(values: set[str]) -> int:
-    return sum(re.fullmatch(r"state_\d+", name) is not None for name in values) - 1
 
 
 def _session(

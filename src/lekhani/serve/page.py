@@ -1,5 +1,6 @@
 """A page to try it: static files, which call the API from the browser within its keys, limits and log."""
 
+import hashlib
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -7,21 +8,10 @@ from fastapi.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-# Nothing is loaded from elsewhere, no text becomes script or markup, and no other page frames this one.
-POLICY = {
-    "default-src": "'none'",
-    "script-src": "'self'",
-    "style-src": "'self'",
-    "font-src": "'self'",
-    "connect-src": "'self'",
-    "img-src": "'self' data: blob:",
-    "base-uri": "'none'",
-    "form-action": "'none'",
-    "frame-ancestors": "'none'",
-    "require-trusted-types-for": "'script'",
-}
+from lekhani.serve.assets import FILES, FONT, POLICY, policy, web_font
+
 HEADERS = {
-    "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in POLICY.items()),
+    "Content-Security-Policy": policy(POLICY),
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",  # a browser asks with the ETag, so a new version is seen at once
@@ -39,8 +29,17 @@ class _Files(StaticFiles):
 
 def add_page(app: FastAPI) -> None:
     """Serve the page at "/" of an application of `api.create_app`, and its files below /page/."""
-    files = _Files(packages=[("lekhani.serve", "page_files")])
-    app.mount("/page/font", _Files(packages=[("fontpkg_noto_sans_devanagari", "files")]))
+    files, font = _Files(directory=FILES), web_font()
+    etag = f'"{hashlib.sha256(font).hexdigest()[:32]}"'
+
+    @app.get(f"/page/font/{FONT}", include_in_schema=False)
+    async def devanagari(request: Request) -> Response:
+        request.scope["lekhani_asset"] = True
+        headers = {**HEADERS, "ETag": etag}
+        if request.headers.get("If-None-Match") == etag:
+            return Response(status_code=304, headers=headers)
+        return Response(font, headers=headers, media_type="font/woff")
+
     app.mount("/page", files)
 
     @app.get("/", include_in_schema=False)
