@@ -96,6 +96,7 @@ def test_the_image_has_the_page(tmp_path: Path) -> None:
             source = ROOT / rule[1:]
             ignored = shutil.ignore_patterns("__pycache__")
             copy = shutil.copy if source.is_file() else partial(shutil.copytree, ignore=ignored)
+            (context / rule[1:]).parent.mkdir(exist_ok=True)
             copy(source, context / rule[1:])
     steps = re.findall(r"^RUN uv (pip install --no-deps) \.$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.M)
     assert len(steps) == 2
