@@ -52,10 +52,10 @@ def main() -> None:
         worst = per_class.worst(classes, 3)
         card["images_per_second"] = given.seeds * len(labels) / seconds  # reading included
         card["worst_classes"] = [f"{data.info.classes[one.label].glyph} {one.agreement:.1%}" for one in worst]
-        results[generator.variant] = card
+        results[generator.variant if path.stem == "generator" else path.stem] = card  # as `D@NAME` calls it
     print(f"{'':16}" + "".join(f"{name:>18}" for name in SHOWN))
-    for variant, card in results.items():
-        print(f"{variant:16}" + "".join(f"{card[name]:>18.3f}" for name in SHOWN), ", ".join(card["worst_classes"]))
+    for name, card in results.items():
+        print(f"{name:16}" + "".join(f"{card[figure]:>18.3f}" for figure in SHOWN), ", ".join(card["worst_classes"]))
     first = next(iter(results.values()))
     floors = [first.get(f"{name}_floor") for name in SHOWN]
     print(f"{'real images':16}" + "".join(f"{'' if value is None else f'{value:.3f}':>18}" for value in floors))

@@ -14,14 +14,16 @@ import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from io import BytesIO
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from lekhani import files
 from lekhani.data.spec import Bytes, GlyphClass, Labels
 from lekhani.errors import LekhaniError, UsageError
 from lekhani.inference.labels import MAX_COUNT, label_of
@@ -350,6 +352,12 @@ def find_pretrained(dataset: str, variant: str | None = None) -> Found | None:
         return None
     name = f"the pretrained {variant or 'model'} of {dataset}"
     return Found(generator, generator.with_name("judge.onnx"), name, None)
+
+
+@cache
+def pretrained_card(generator: Path) -> dict[str, Any]:
+    """What the card beside a model of the package says; {} for other models."""
+    return files.read_json(generator.with_name("card.json")) if generator.is_relative_to(PRETRAINED) else {}
 
 
 def has_registry() -> bool:

@@ -10,7 +10,7 @@ export interface Model {
   takes_labels: boolean;
   classes: GlyphClass[];
   animated?: string[]; // variants that can be watched
-  letter_forms?: Record<string, string>; // the language whose form of a letter is written, where languages differ
+  letter_forms?: Record<string, string>; // "ne", "hi" or "both": whose form of a letter is written, where languages differ
 }
 
 export interface Glyph { glyph: string; src: string } // src: the address of a PNG, white on black as in the data; the page inverts it

@@ -41,14 +41,18 @@ export function letterRows(model: Model): string[][] {
   return [...rows, latin, others].filter((row) => row.length);
 }
 
-// A sentence on letters that are written differently in India and Nepal, where the model is known to write one form.
+// A sentence on letters that are written differently in India and Nepal, where the model is known to write one form or both.
 export function formsNote(model: Model): HTMLElement | null {
-  const letters = Object.keys(model.letter_forms ?? {}).filter((glyph) => model.classes.some((one) => one.glyph === glyph));
-  const language = model.letter_forms?.[letters[0] ?? ""];
-  if (!letters.length || !language) return null;
-  const other = language === "ne" ? "hi" : "ne";
-  const row = (lang: string): HTMLElement => make("span", { className: "forms", lang, textContent: letters.join(" ") });
-  return make("p", { className: "quiet" }, t(`models.forms.${language}`), " ", row(language), t(`models.instead.${other}`), " ", row(other), ".");
+  const forms = Object.entries(model.letter_forms ?? {}).filter(([glyph]) => model.classes.some((one) => one.glyph === glyph));
+  const letters = (form: string): string => forms.filter((one) => one[1] === form).map(([glyph]) => glyph).join(" ");
+  const row = (lang: string, text: string): HTMLElement => make("span", { className: "forms", lang, textContent: text });
+  const said: (Node | string)[] = [];
+  for (const [form, other] of [["ne", "hi"], ["hi", "ne"]] as const) {
+    const own = letters(form);
+    if (own) said.push(t(`models.forms.${form}`), " ", row(form, own), t(`models.instead.${other}`), " ", row(other, own), ". ");
+  }
+  if (letters("both")) said.push(t("models.forms.both"), " ", row("hi", letters("both")), ".");
+  return said.length ? make("p", { className: "quiet" }, ...said) : null;
 }
 
 // The value of a digit in either script; NaN for anything else.
@@ -84,6 +88,7 @@ addTexts("models", {
   digits: ["{0} digits", "{0} अंक"],
   "forms.ne": ["Written as in Nepal:", "नेपाल में प्रचलित रूप:"],
   "forms.hi": ["Written as in India:", "भारत में प्रचलित रूप:"],
+  "forms.both": ["In several forms:", "कई रूपों में:"],
   "instead.hi": ["; in India:", "; भारत में:"],
   "instead.ne": ["; in Nepal:", "; नेपाल में:"],
 });

@@ -262,11 +262,12 @@ def test_what_comes_with_the_package_gives_way_to_what_is_registered(
 @pytest.mark.parametrize("folder", sorted(pens.PRETRAINED.iterdir()), ids=lambda folder: folder.name)
 def test_the_pretrained_models_write_what_their_judges_read(folder: Path) -> None:
     models, reader = set(folder.glob("*.onnx")), Reader(folder / "judge.onnx")
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     for path in models - {folder / "judge.onnx"}:
         pen = Pen(Generator(path, "cpu"), reader, path.name)
         glyphs = pen.generate(range(len(pen.classes)), n=2, seed=3)
-        assert (reader.read(glyphs.images)[1].argmax(1) == glyphs.labels).mean() > 0.9
-    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        agreement = (reader.read(glyphs.images)[1].argmax(1) == glyphs.labels).mean()
+        assert agreement > card[path.name]["figures"]["label_agreement"] - 0.1
     assert card["sha256"] == {path.name: sha256(path) for path in models}
 
 

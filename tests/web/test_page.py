@@ -96,7 +96,7 @@ def test_what_is_typed_and_tapped_is_written_and_saved_as_the_api_does(page: "Pa
     page.get_by_label("Paper", exact=True).select_option("ruled")
     text.press("Enter")
     written(page, "3 lines, seeds 11 to 13.")
-    body: Any = {"text": "२ १कज्ञ", "n": 3, "seed": 11, "height": 96, "paper": "ruled"}
+    body: Any = {"text": "२ १कज्ञ", "n": 3, "seed": 11, "height": 144, "paper": "ruled"}
     lines = answer(server, "compose", **body).json()["lines"]
     assert page.locator("#written img").evaluate_all("images => images.map(image => image.src.split(',')[1])") == [
         line["png"] for line in lines

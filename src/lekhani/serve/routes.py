@@ -21,6 +21,7 @@ from lekhani.handwriting.render import LineStyle
 from lekhani.inference.labels import label_of
 from lekhani.inference.sampling import SamplingOptions, Steps
 from lekhani.inference.session import Reader
+from lekhani.pen import pretrained_card
 from lekhani.serve import responses, schemas
 from lekhani.serve.common import (
     Accept,
@@ -149,6 +150,7 @@ async def models(request: Request) -> list[dict[str, Any]]:
             "image_size": model.generator.image_size,
             "takes_labels": model.generator.conditional,
             "classes": [{"label": c.label, "name": c.name, "glyph": c.glyph} for c in model.pen.classes],
+            "letter_forms": pretrained_card(model.generator.path).get("letter_forms", {}),
             "animated": list(model.animated),
             "watch": model.describe_measures(),
         }

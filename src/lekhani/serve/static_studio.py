@@ -17,7 +17,7 @@ from lekhani.errors import LekhaniError, UsageError
 from lekhani.generate.datasheet import data_licence, describe_model
 from lekhani.inference.session import Generator, Reader
 from lekhani.inference.stepwise import steps_of
-from lekhani.pen import PRETRAINED, Found, Pen, has_registry, look_up
+from lekhani.pen import PRETRAINED, Found, Pen, has_registry, look_up, pretrained_card
 from lekhani.pictures import to_uint8
 from lekhani.serve.assets import FILES, FONT, POLICY, policy, web_font
 from lekhani.serve.small_weights import with_small_weights
@@ -118,7 +118,7 @@ def _add_model(dataset: str, page: Path) -> dict[str, Any]:
         log.warning("%s does not bear small weights, so the browser loads some four times as much.", pen.origin)
         shutil.copyfile(found.generator, generator)
         shutil.copyfile(found.judge, judge)
-    card = None if found.version else files.read_json(found.generator.with_name("card.json"))
+    card = pretrained_card(found.generator)
     return {
         "dataset": dataset,
         "version": (found.version or "").rpartition(":")[2],
@@ -130,6 +130,7 @@ def _add_model(dataset: str, page: Path) -> dict[str, Any]:
         "title": pen.origin,
         "licence": card["licence"] if card else data_licence(pen, describe_model(pen)),
         "card": card,
+        "letter_forms": card.get("letter_forms", {}),
         "generator": generator.relative_to(page).as_posix(),
         "judge": judge.relative_to(page).as_posix(),
     }

@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 
 from fastapi import HTTPException
 
-from lekhani import files
 from lekhani.errors import LekhaniError
-from lekhani.pen import PRETRAINED
+from lekhani.pen import pretrained_card
 from lekhani.serve.batching import BoundedPool
 from lekhani.serve.champions import Champions, ServedModel
 
@@ -108,8 +107,8 @@ def _registered(dataset: str) -> list[dict[str, Any]]:
 def _figures_of_package(generator: Path) -> dict[str, float | None]:
     """The figures of a model that came with the package; None where they are not known."""
     figures: dict[str, Any] = dict.fromkeys(FIGURES)
-    if generator.is_relative_to(PRETRAINED):
-        known = files.read_json(generator.with_name("card.json"))[generator.name]["figures"]
+    if card := pretrained_card(generator):
+        known = card[generator.name]["figures"]
         figures |= {"fid_ratio": known["fid"] / known["fid_floor"], "label_agreement": known["label_agreement"]}
     return figures
 

@@ -5,7 +5,8 @@ import { formsNote, glyphName, glyphsOf, inOwnDigits, letterRows, modelSelect, p
 import { addTexts, languageOf, t } from "../texts";
 import { Context, View } from "../view";
 
-const HEIGHT = 96; // of a line, pixels
+const HEIGHT = 144; // of a line, pixels, and that of a long one, for which 144 are more than a server takes
+const LOW = 96, LONG = 80;
 const VOWEL_SIGNS = ["ा", "ि", "ी", "ु", "ू", "ृ", "े", "ै", "ो", "ौ", "ं", "ँ", "ः", "्"];
 const MAX_SEED = 2 ** 31;
 
@@ -136,7 +137,7 @@ class Write implements View {
       return { route: "generate", body: { ...common, labels: split(this.current, this.text, "write.unknown"), ...(sure ? { min_confidence: sure } : {}) } };
     }
     const look = { augment: this.augment.value as "light", variety: this.variety.valueAsNumber, ...(this.paper.value === "plain" ? {} : { paper: this.paper.value as "ruled" }) };
-    return { route: "compose", body: { ...common, text: this.text.value, height: HEIGHT, ...look } };
+    return { route: "compose", body: { ...common, text: this.text.value, height: this.text.value.length > LONG ? LOW : HEIGHT, ...look } };
   }
 
   // The same as text; undefined where something is wrong with it.
