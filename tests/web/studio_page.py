@@ -17,6 +17,7 @@ NEEDS_CHROMIUM = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromi
 AXE = ROOT / "studio" / "node_modules" / "axe-core" / "axe.min.js"
 SECONDS = 30_000  # Playwright's milliseconds, on a machine with much else to do
 SIZES = {"desktop": (1280, 800), "wide": (1920, 1080), "phone": (390, 844)}
+LOOKS = [("desktop", "dark", "en"), ("wide", "light", "hi"), ("phone", "light", "en")]  # size, colours, language
 
 # The least contrast of what can be read, with the text that has it; see WCAG 2.
 CONTRAST = r"""() => {

@@ -223,19 +223,18 @@ def test_a_keyboard_is_enough(page: "Page") -> None:
     assert page.locator("#letters button:focus").count() == 0, "all letters are one stop"
 
 
-@pytest.mark.parametrize("size", studio_page.SIZES)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_can_be_seen(browser: "Browser", server: str, size: str, scheme: Any) -> None:
-    with checked(browser, f"{server}/#write?text=कज्ञ०१२", size=size, color_scheme=scheme) as page:
-        written(page)
+@pytest.mark.parametrize(("size", "scheme", "language"), studio_page.LOOKS)
+def test_it_can_be_seen(browser: "Browser", server: str, size: str, scheme: Any, language: str) -> None:
+    with checked(browser, f"{server}/#write?text=कज्ञ०१२&lang={language}", size=size, color_scheme=scheme) as page:
+        written(page, "7")
         for place in ("#text", "#write .primary", "#another", "#written img", "#letters button >> nth=0"):
             box = page.locator(place).bounding_box()
             assert box is not None
             assert box["y"] >= 0, place
             assert box["y"] + box["height"] <= studio_page.SIZES[size][1], place
-        more(page)
+        page.locator("summary").click()
         page.fill("#count", "0")
-        button(page, "Write").click()
+        page.locator("#write .primary").click()
         page.locator("#count-error:not(:empty)").wait_for()
         studio_page.assert_fits(page)
         studio_page.assert_accessible(page)

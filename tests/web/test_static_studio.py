@@ -110,17 +110,19 @@ def test_it_writes_at_once_and_is_small(page: "Page", folder: Path) -> None:
     assert sum(len(gzip.compress(path.read_bytes(), 6)) for path in loaded) < 8 * MB
 
 
-def test_every_view_works_without_a_server(browser: "Browser", site: str) -> None:
-    with checked(browser, site, size="wide") as page:
+@pytest.mark.parametrize(("size", "scheme", "language"), [("desktop", "light", "en"), ("phone", "dark", "hi")])
+def test_every_view_works_without_a_server(
+    browser: "Browser", site: str, size: str, scheme: str, language: str
+) -> None:
+    with checked(browser, f"{site}#write?lang={language}", size=size, color_scheme=scheme) as page:
         page.locator("#written img").first.wait_for()
         links = page.get_by_role("navigation").get_by_role("link")
-        for i in range(links.count()):
-            links.nth(i).click()
-            page.wait_for_timeout(200)
-            assert page.locator("#trouble").inner_text() == ""
-        page.goto(f"{site}#explore")
+        assert links.count() == 3, "those that need no server"
+        links.nth(1).click()
         page.locator("main img").nth(70).wait_for()
-        page.goto(f"{site}#draw")
+        assert_fits(page)
+        assert_accessible(page)
+        links.nth(2).click()
         box = page.locator("#pad").bounding_box()
         assert box is not None
         circle = [(0.5 + 0.12 * np.cos(angle), 0.5 + 0.3 * np.sin(angle)) for angle in np.linspace(0, 6.3, 24)]
@@ -132,6 +134,8 @@ def test_every_view_works_without_a_server(browser: "Browser", site: str) -> Non
         page.mouse.up()
         page.locator("#reading", has_text="०").wait_for()
         page.locator("#again img").first.wait_for()
+        assert_fits(page)
+        assert_accessible(page)
 
 
 def test_what_nobody_waits_for_is_not_begun(page: "Page") -> None:

@@ -245,8 +245,7 @@ def test_whatever_is_read_is_shown_as_text(browser: "Browser", server: str) -> N
     page.close()
 
 
-@pytest.mark.parametrize("size", studio_page.SIZES)
-@pytest.mark.parametrize(("scheme", "lang"), [("light", "hi"), ("dark", "en")])
+@pytest.mark.parametrize(("size", "scheme", "lang"), studio_page.LOOKS)
 def test_pad_and_answer_are_seen_together(browser: "Browser", server: str, size: str, scheme: Any, lang: str) -> None:
     def inside(place: "Locator") -> bool:
         box = place.bounding_box()

@@ -229,8 +229,7 @@ def test_an_address_that_means_nothing_opens_what_can_be_shown(studio: Studio, s
     assert studio.sources(".neighbours")[12] == studio.drawn("क", {"7": 1})
 
 
-@pytest.mark.parametrize("size", studio_page.SIZES)
-@pytest.mark.parametrize(("scheme", "language"), [("light", "en"), ("dark", "hi")])
+@pytest.mark.parametrize(("size", "scheme", "language"), studio_page.LOOKS)
 def test_everyone_can_use_it(browser: "Browser", server: str, size: str, scheme: str, language: str) -> None:
     with checked(browser, f"{server}/#explore?lang={language}", size=size, color_scheme=scheme) as page:
         page.wait_for_selector(".alphabet img")
