@@ -411,6 +411,7 @@ def compose(
         list[str] | None, Option(help="An effect to leave out: rotation, perspective, ink, paper, blur, noise; repeat.")
     ] = None,
     paper: Annotated[Literal["plain", "ruled", "squared"], Option(help="What to write on.")] = "plain",
+    ink: Annotated[Literal["any", "black", "blue", "pencil"], Option(help="What to write with.")] = "any",
     background: Annotated[
         Path | None,
         Option(help="A picture to write on instead, or a folder of them; lines take parts at random.", **PATH),
@@ -438,7 +439,8 @@ def compose(
     pen = find(dataset, model, judge)
     texts = choose_texts(pen.generator, text or (), pattern, lines, count, seed, skip_unwritable, learned_only)
     ground = None if background is None else Background(background)
-    style = LineStyle(height, join, variety, augment, tuple(without or ()), light_on_dark, paper, ground, learned_only)
+    effects = tuple(without or ())
+    style = LineStyle(height, join, variety, augment, effects, light_on_dark, paper, ground, learned_only, ink)
     typer.echo(write_lines(pen, LineRequest(texts, seed, style, min_confidence, layout, hands), out, overwrite))
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from lekhani.handwriting.recognise import Reading
-    from lekhani.handwriting.render import Paper, Strength
+    from lekhani.handwriting.render import Ink, Paper, Strength
     from lekhani.handwriting.translate import Translation
 
     Label = str | int
@@ -143,6 +143,7 @@ class Pen(LoadedModel):
         without: Collection[str] = (),
         light_on_dark: bool = False,
         paper: "Paper" = "plain",
+        ink: "Ink" = "any",
         background: str | Path | None = None,
         learned_only: bool = False,
         min_confidence: float = 0.5,
@@ -157,7 +158,7 @@ class Pen(LoadedModel):
         from lekhani.handwriting.render import LineStyle
 
         ground = None if background is None else Background(background)
-        style = LineStyle(height, join, variety, augment, without, light_on_dark, paper, ground, learned_only)
+        style = LineStyle(height, join, variety, augment, without, light_on_dark, paper, ground, learned_only, ink)
         return compose(self, text, seed, style, min_confidence=min_confidence)
 
     def push_to_hub(self, name: str, *, private: bool = False) -> str:

@@ -34,6 +34,7 @@ export interface LineRequest {
   variety: number; // 0 to 1
   augment: "none" | "light" | "strong";
   paper?: "plain" | "ruled" | "squared";
+  ink?: "any" | "black" | "blue" | "pencil";
 }
 
 export interface Lines { text: string; drawn: string[]; lines: { seed: number; src: string }[] } // drawn: signs from a typeface

@@ -94,9 +94,10 @@ def test_what_is_typed_and_tapped_is_written_and_saved_as_the_api_does(page: "Pa
     page.get_by_label("How many").fill("3")
     page.get_by_label("Seed").fill("11")
     page.get_by_label("Paper", exact=True).select_option("ruled")
+    page.get_by_label("Ink", exact=True).select_option("blue")
     text.press("Enter")
     written(page, "3 lines, seeds 11 to 13.")
-    body: Any = {"text": "२ १कज्ञ", "n": 3, "seed": 11, "height": 144, "paper": "ruled"}
+    body: Any = {"text": "२ १कज्ञ", "n": 3, "seed": 11, "height": 144, "paper": "ruled", "ink": "blue"}
     lines = answer(server, "compose", **body).json()["lines"]
     assert page.locator("#written img").evaluate_all("images => images.map(image => image.src.split(',')[1])") == [
         line["png"] for line in lines

@@ -307,12 +307,15 @@ def test_lines_look_as_asked(client: TestClient, source: ModelSource) -> None:
     for look in (
         {"paper": "squared", "augment": "none", "light_on_dark": True},
         {"without": ["ink", "paper"], "min_confidence": 0.9},
+        {"augment": "none", "ink": "blue"},
     ):
         answer = client.post("/v1/compose", json={"model": "mnist", "text": "12", "seed": 3, **look})
         assert answer.status_code == 200, answer.text
         (line,) = answer.json()["lines"]
         shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(line["png"]))))
         assert (shown == np.asarray(pen.compose("12", seed=3, **look))).all(), look  # type: ignore[arg-type]
+    darkest = shown.reshape(-1, 3)[shown.sum(2).argmin()]
+    assert darkest[2] > darkest[:2].max(), "the ink is blue"
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,13 @@ from lekhani.inference.session import Floats
 
 Strength = Literal["none", "light", "strong"]
 Paper = Literal["plain", "ruled", "squared"]
+Ink = Literal["any", "black", "blue", "pencil"]
 Effect = Literal["rotation", "ink", "paper", "blur", "noise", "perspective"]
 EFFECTS: tuple[str, ...] = get_args(Effect)
 STREAMS = (*EFFECTS, "rules", "background")  # each has random numbers of its own, so that none changes the others
 STRENGTHS = {"none": 0.0, "light": 1.0, "strong": 2.5}
 MARGIN = 0.14  # of the height, above and below the ink
-_INKS = np.array([[25, 25, 30], [22, 35, 90], [30, 50, 140], [70, 70, 75]], np.float32)  # RGB of inks and pencil
+_INKS = {"black": [[25, 25, 30]], "blue": [[22, 35, 90], [30, 50, 140]], "pencil": [[70, 70, 75]]}  # RGB
 _RULES = np.array([[120, 160, 215], [150, 150, 160], [215, 150, 150], [130, 185, 175]], np.float32)
 _Matrix = npt.NDArray[np.float64]
 
@@ -32,8 +33,9 @@ class LineStyle:
 
     `height` of the picture in pixels, 16 to 512; `join` draws the head line from letter to letter; `variety` in [0,1]
     is how much the glyphs of a line differ beyond their letters; `augment` is the strength of all effects but those in
-    `without`; `paper` is plain, ruled or squared, and `background` is there instead of white or tinted paper. With
-    `learned_only`, texts with signs that the model has not learned are refused. Raises UsageError for others.
+    `without`; `paper` is plain, ruled or squared, and `background` is there instead of white or tinted paper; `ink` is
+    black, blue or pencil, or any of them. With `learned_only`, texts with signs that the model has not learned are
+    refused. Raises UsageError for others.
     """
 
     height: int = 64
@@ -45,6 +47,7 @@ class LineStyle:
     paper: Paper = "plain"
     background: Background | None = None
     learned_only: bool = False
+    ink: Ink = "any"
 
     def __post_init__(self) -> None:
         for name in self.without:
@@ -52,8 +55,9 @@ class LineStyle:
                 raise UsageError(f"There is no effect {name!r} to leave out; there are {', '.join(EFFECTS)}.")
         if self.augment not in STRENGTHS:
             raise UsageError(f"There is no strength {self.augment!r}; there are {', '.join(STRENGTHS)}.")
-        if self.paper not in get_args(Paper):
-            raise UsageError(f"There is no paper {self.paper!r}; there are {', '.join(get_args(Paper))}.")
+        for name, choices in (("paper", get_args(Paper)), ("ink", get_args(Ink))):
+            if (chosen := getattr(self, name)) not in choices:
+                raise UsageError(f"There is no {name} {chosen!r}; there are {', '.join(choices)}.")
         is_number = isinstance(self.height, Integral) and isinstance(self.variety, Real)
         if not is_number or not 16 <= self.height <= 512 or not 0 <= self.variety <= 1:
             problem = f"A line is 16 to 512 pixels high, not {self.height},"
@@ -62,7 +66,7 @@ class LineStyle:
     @property
     def is_grey(self) -> bool:
         """Whether pictures are of mode L, and not RGB."""
-        return self.augment == "none" and self.paper == "plain" and self.background is None
+        return (self.augment, self.paper, self.ink, self.background) == ("none", "plain", "any", None)
 
 
 class GlyphBox(NamedTuple):
@@ -112,14 +116,15 @@ def _page(
     rngs: Mapping[str, np.random.Generator],
 ) -> Floats:
     """Ink of so much `alpha` [H,W] on paper, float32 [3,H,W]."""
-    unit, colour = style.height / 64, np.zeros(3, np.float32)
+    unit, inks = style.height / 64, _inks(style.ink)
+    colour = np.zeros(3, np.float32) if style.ink == "any" else inks[0]
     page = _sheet(alpha.shape, style, unit, strength["paper"], rngs)
     if style.paper != "plain":
         rng = rngs["rules"]
         _cover(page, _RULES[rng.integers(len(_RULES))], _rules(alpha.shape, matrix, style.paper, rng))
     if strength["ink"]:
         rng = rngs["ink"]
-        colour = _INKS[rng.integers(len(_INKS))] + np.float32(rng.uniform(0, 20))
+        colour = inks[rng.integers(len(inks))] + np.float32(rng.uniform(0, 20))
         colour = colour + rng.uniform(0, 6, 3).astype(np.float32)
         flow = _field(alpha.shape, 6 * unit, rng)
         alpha = alpha * np.clip(np.float32(rng.uniform(0.86, 1)) + np.float32(0.05 * strength["ink"]) * flow, 0, 1)
@@ -127,6 +132,13 @@ def _page(
     if strength["noise"]:
         page += np.float32(2 * strength["noise"]) * rngs["noise"].standard_normal(alpha.shape, dtype=np.float32)
     return page
+
+
+def _inks(ink: Ink) -> Floats:
+    """The colours of an ink, or of all, float32 [N,3]."""
+    return np.array(
+        [colour for name, colours in _INKS.items() if ink in {"any", name} for colour in colours], np.float32
+    )
 
 
 def _cover(page: Floats, colour: Floats, alpha: Floats) -> None:

@@ -69,7 +69,7 @@ async def compose_line(body: schemas.Compose, request: Request, key: Holder, acc
     """
     kind, model = kind_of(accept), model_of(request, body.model)
     _check_size(body, request.app.state.limits)
-    look = {"height", "join", "variety", "augment", "without", "paper", "light_on_dark"}
+    look = {"height", "join", "variety", "augment", "without", "paper", "ink", "light_on_dark"}
     style = LineStyle(**body.model_dump(include=look))
     alphabet = alphabet_of(model.pen.classes, body.learned_only)
     text = alphabet.transcript(body.text)

@@ -7,7 +7,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from lekhani.handwriting.ink import Reason
-from lekhani.handwriting.render import EFFECTS, Effect, Paper, Strength
+from lekhani.handwriting.render import EFFECTS, Effect, Ink, Paper, Strength
 from lekhani.serve.responses import JSON, KINDS
 
 MAX_SEEDS = 8  # that one image may lie between
@@ -124,6 +124,7 @@ class Compose(_Body):
         [], max_length=len(EFFECTS), description="effects to leave out; without `ink` it is black"
     )
     paper: Paper = Field("plain", description="plain, ruled or squared paper")
+    ink: Ink = Field("any", description="black, blue, pencil, or any of them")
     light_on_dark: bool = Field(False, description="light ink on dark paper")
     min_confidence: float = Field(
         0.5, ge=0, le=1, description="draw a letter again until the judge recognises it with this confidence; 0: never"

@@ -7,7 +7,7 @@ import { Random } from "./noise";
 
 const DETAIL = 3; // pixels of the drawing board for one of a glyph's
 const MARGIN = 0.14; // of the height, above and below the ink
-const INKS = [[25, 25, 30], [22, 35, 90], [30, 50, 140], [70, 70, 75]];
+const INKS = { black: [[25, 25, 30]], blue: [[22, 35, 90], [30, 50, 140]], pencil: [[70, 70, 75]] }; // red, green and blue
 const RULES = ["rgb(120 160 215)", "rgb(150 150 160)", "rgb(215 150 150)", "rgb(130 185 175)"];
 const STRENGTHS = { none: 0, light: 1, strong: 2.5 };
 export const FONT = "Lekhani Devanagari";
@@ -234,15 +234,16 @@ function join(board: Grid, { one: left, left: from, top: leftTop }: { one: Drawn
 }
 
 // A line on paper, as a canvas; `images` are the glyphs that the model drew, white on black.
-export function writeLine(all: (Piece | null)[], images: Grid[], side: number, rng: Random, { height, augment, paper = "plain" }: LineRequest): HTMLCanvasElement {
+export function writeLine(all: (Piece | null)[], images: Grid[], side: number, rng: Random, asked: LineRequest): HTMLCanvasElement {
+  const { height, augment, paper = "plain", ink: wanted = "any" } = asked, inks = wanted === "any" ? Object.values(INKS).flat() : INKS[wanted];
   const slant = rng.normal(0, 0.06), ink = layOut(drawAll(all, images, side * DETAIL, rng), side * DETAIL, rng), strength = STRENGTHS[augment];
-  const colour = strength ? INKS[rng.bits() % INKS.length]! : [0, 0, 0], rule = RULES[rng.bits() % RULES.length]!;
+  const colour = inks[rng.bits() % inks.length]!, shown = strength || wanted !== "any" ? colour : [0, 0, 0], rule = RULES[rng.bits() % RULES.length]!;
   const most = (0.35 * ink.height) / ink.width + 0.002, turn = Math.min(Math.max(rng.normal(0, 0.009) * strength, -most), most);
   const source = document.createElement("canvas"), picture = document.createElement("canvas");
   source.width = ink.width;
   source.height = ink.height;
   const pixels = new ImageData(ink.width, ink.height);
-  ink.data.forEach((value, i) => pixels.data.set([...colour, 255 * value], 4 * i));
+  ink.data.forEach((value, i) => pixels.data.set([...shown, 255 * value], 4 * i));
   source.getContext("2d")!.putImageData(pixels, 0, 0);
   const margin = Math.round(MARGIN * height), high = ink.height + Math.abs(turn) * ink.width, wide = ink.width + Math.abs(slant) * ink.height + Math.abs(turn) * ink.height;
   const scale = (height - 2 * margin) / high;

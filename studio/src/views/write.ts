@@ -25,6 +25,7 @@ class Write implements View {
   private readonly count = number("count", 1, 24, 1);
   private readonly seed = number("seed", 0, undefined, 7);
   private readonly paper = choice("paper", ["plain", "ruled", "squared"]);
+  private readonly ink = choice("ink", ["any", "black", "blue", "pencil"]);
   private readonly augment = choice("augment", ["none", "light", "strong"], "light");
   private readonly variety = make("input", { id: "variety", name: "variety", type: "range", min: "0", max: "1", step: "0.1", value: "0.3" });
   private readonly sure = make("input", { id: "min_confidence", name: "min_confidence", type: "range", min: "0", max: "0.99", step: "0.01", value: "0" });
@@ -43,7 +44,7 @@ class Write implements View {
   constructor(private readonly context: Context) {
     const { engine, models } = context;
     this.model = modelSelect("model", models, preferred(models).dataset);
-    const controls: Control[] = [this.text, this.model, this.count, this.seed, this.paper, this.augment, this.variety, this.sure];
+    const controls: Control[] = [this.text, this.model, this.count, this.seed, this.paper, this.ink, this.augment, this.variety, this.sure];
     this.write = task(this.status, controls, t("write.writing"), (signal) => this.work(signal));
     const save = task(this.status, controls, t("write.saving"), (signal, kind: FileKind) => this.save(kind, signal));
     const another = make("button", { type: "button", id: "another", textContent: t("write.another") });
@@ -72,7 +73,7 @@ class Write implements View {
       this.changeModel();
       void this.write();
     });
-    for (const one of [this.style, this.count, this.seed, this.paper, this.augment, this.variety, this.sure]) one.addEventListener("change", () => void this.write());
+    for (const one of [this.style, this.count, this.seed, this.paper, this.ink, this.augment, this.variety, this.sure]) one.addEventListener("change", () => void this.write());
     this.style.addEventListener("change", () => this.showOptions());
     this.text.addEventListener("input", () => this.showLanguage());
     this.saves.addEventListener("click", (event) => {
@@ -92,7 +93,7 @@ class Write implements View {
       this.model.value = wanted;
       this.changeModel();
     }
-    for (const control of [this.text, this.count, this.seed, this.style, this.paper, this.augment, this.variety, this.sure]) {
+    for (const control of [this.text, this.count, this.seed, this.style, this.paper, this.ink, this.augment, this.variety, this.sure]) {
       const value = params.get(control.name);
       if (value !== null) control.value = value;
       else if (control instanceof HTMLSelectElement && control.selectedIndex < 0) control.selectedIndex = 0;
@@ -108,7 +109,7 @@ class Write implements View {
   }
 
   private fillMore(): void {
-    const line = [labelled(t("write.paper"), this.paper), labelled(t("write.strength"), this.augment), labelled(t("write.variety"), this.variety)];
+    const line = [labelled(t("write.paper"), this.paper), labelled(t("write.ink"), this.ink), labelled(t("write.strength"), this.augment), labelled(t("write.variety"), this.variety)];
     for (const one of line) one.classList.add("of-lines");
     const sure = labelled(t("write.sure"), this.sure);
     sure.classList.add("of-letters");
@@ -136,7 +137,7 @@ class Write implements View {
       const sure = this.sure.valueAsNumber;
       return { route: "generate", body: { ...common, labels: split(this.current, this.text, "write.unknown"), ...(sure ? { min_confidence: sure } : {}) } };
     }
-    const look = { augment: this.augment.value as "light", variety: this.variety.valueAsNumber, ...(this.paper.value === "plain" ? {} : { paper: this.paper.value as "ruled" }) };
+    const look = { augment: this.augment.value as "light", variety: this.variety.valueAsNumber, paper: this.paper.value as "plain", ink: this.ink.value as "any" };
     return { route: "compose", body: { ...common, text: this.text.value, height: this.text.value.length > LONG ? LOW : HEIGHT, ...look } };
   }
 
@@ -180,6 +181,7 @@ class Write implements View {
       count: unless(this.count.value, "1"),
       seed: unless(this.seed.value, "7"),
       paper: lines ? unless(this.paper.value, "plain") : undefined,
+      ink: lines ? unless(this.ink.value, "any") : undefined,
       augment: lines ? unless(this.augment.value, "light") : undefined,
       variety: lines ? unless(this.variety.value, "0.3") : undefined,
       min_confidence: lines ? undefined : unless(this.sure.value, "0"),
@@ -254,6 +256,7 @@ addTexts("write", {
   count: ["How many", "कितनी"],
   seed: ["Seed", "बीज संख्या"],
   paper: ["Paper", "काग़ज़"],
+  ink: ["Ink", "स्याही"],
   strength: ["Paper and ink effects", "काग़ज़ और स्याही का असर"],
   variety: ["Variety", "विविधता"],
   sure: ["Least confidence of the judge", "जाँचकर्ता का न्यूनतम विश्वास"],
@@ -262,6 +265,10 @@ addTexts("write", {
   "paper.plain": ["plain", "सादा"],
   "paper.ruled": ["ruled", "रेखांकित"],
   "paper.squared": ["squared", "चौखाना"],
+  "ink.any": ["any", "कोई भी"],
+  "ink.black": ["black", "काली"],
+  "ink.blue": ["blue", "नीली"],
+  "ink.pencil": ["pencil", "पेंसिल"],
   "augment.none": ["none", "कोई नहीं"],
   "augment.light": ["light", "हल्का"],
   "augment.strong": ["strong", "गहरा"],
