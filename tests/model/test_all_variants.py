@@ -1,7 +1,9 @@
 """Every variant goes the whole way: trained for a few steps, exported and scored; and each can learn."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import chdir
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,12 @@ from lekhani.variants import VARIANTS, Variant
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
+Project = tuple[Path, params.Params, str]
 
 
 @pytest.fixture(scope="module")
-def project(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny: params.Variants
-) -> Iterator[tuple[params.Params, str]]:
-    """A folder with one validated dataset (28 pixels and 10 classes, or 32 and 46) and its judge, none of it good."""
-    name: str = request.param
+def project_of(tmp_path_factory: pytest.TempPathFactory, tiny: params.Variants) -> Callable[[str], Project]:
+    """Folders with one validated dataset (28 pixels and 10 classes, or 32 and 46) and its judge, none of it good."""
     shipped = params.load(ROOT / "params.yaml")
     changes = {
         "embedded": params.Embedded(per_class_train=14, per_class_test=10),
@@ -48,17 +48,34 @@ def project(
         "tracking": params.Tracking(backend="none"),
     }
     choices = shipped.model_copy(update=changes)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp(name))
-        for stage in (fetch, prepare, validate, judge):
-            stage(choices, name)
-        train(choices, name, "flow_matching")  # turbo's teacher
-        yield choices, name
+
+    @cache  # a fixture with params would be made again for every pair of dataset and variant
+    def made(name: str) -> Project:
+        folder = tmp_path_factory.mktemp(name)
+        with chdir(folder):
+            for stage in (fetch, prepare, validate, judge):
+                stage(choices, name)
+            train(choices, name, "flow_matching")  # turbo's teacher
+        return folder, choices, name
+
+    return made
+
+
+@pytest.fixture
+def project(
+    request: pytest.FixtureRequest, project_of: Callable[[str], Project], monkeypatch: pytest.MonkeyPatch
+) -> tuple[params.Params, str]:
+    folder, choices, name = project_of(request.param)
+    monkeypatch.chdir(folder)
+    return choices, name
 
 
 @pytest.mark.parametrize(
     ("project", "variant"),
-    [*(("mnist", variant) for variant in VARIANTS), ("devanagari", "dcgan"), ("devanagari", "flow_matching")],
+    [
+        *(("mnist", variant) for variant in VARIANTS),
+        *(pytest.param("devanagari", variant, marks=pytest.mark.slow) for variant in ("dcgan", "flow_matching")),
+    ],
     indirect=["project"],
 )
 def test_from_training_to_a_scorecard(project: tuple[params.Params, str], variant: str) -> None:

@@ -128,7 +128,8 @@ def workspace(
     """The current folder, a project after its evaluation; its judges are those of all tests here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("gate"))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("MLFLOW_TRACKING_URI", "")  # so that what MLflow writes there is taken back
+        patch.delenv("MLFLOW_TRACKING_URI")
         patch.setattr("lekhani.evaluate.figures.figure_png", lambda _: b"")  # pictures take long, and nobody sees them
         patch.setattr("lekhani.stages.judge.train_judge", lambda *how: judges[0 if JudgeNet in how else 1])
         np.savez(

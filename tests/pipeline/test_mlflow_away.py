@@ -5,11 +5,13 @@ from functools import partial
 from pathlib import Path
 
 import mlflow
+import pytest
 import yaml
 from services import free_port, mlflow_server
 from training import finish, start, wait_for_rows, workspace
 
 
+@pytest.mark.slow
 def test_nothing_is_lost(tmp_path: Path) -> None:
     folder, store = workspace(tmp_path / "project"), tmp_path / "store"
     store.mkdir()

@@ -41,7 +41,9 @@ def test_killed_again_and_again(unbroken: Path, tmp_path: Path) -> None:
     assert not (folder / "checkpoints" / "mnist" / "dcgan").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_asked_to_stop(number: signal.Signals, code: int, unbroken: Path, tmp_path: Path) -> None:
     folder = workspace(tmp_path / "stopped")
     process = start(folder)
