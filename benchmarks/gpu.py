@@ -41,10 +41,10 @@ from lekhani.train.devices import pick_device
 
 Phase = Callable[[Run, Results], None]
 PHASES: dict[str, tuple[Phase, float]] = {  # with its seconds of nine minutes
-    "correctness": (correctness, 110),
-    "speed": (speed, 100),
-    "flow": (flow, 285),
-    "onnx": (sessions, 45),
+    "correctness": (correctness, 100),
+    "speed": (speed, 90),
+    "flow": (flow, 280),
+    "onnx": (sessions, 70),
 }
 PACKAGES = ("torch", "triton", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "tensorrt", "numpy")
 TINY: dict[str, dict[str, Any]] = {
@@ -53,11 +53,11 @@ TINY: dict[str, dict[str, Any]] = {
     "dcgan": {"channels": 8},
     "wgan_gp": {"channels": 8, "n_dis": 2},
     "sngan": {"channels": 8},
-    "r3gan": {"channels": 16},
+    "r3gan": {"channels": 8},
     "draw": {"hidden": 16, "steps": 3, "latent_dim": 4},
     "flow_matching": {"channels": (8, 16), "steps": 2},
     "turbo": {"pairs_per_class": 2},
-    "drifting": {"channels": (8, 16), "encoder_width": 4, "real_per_class": 4, "generated_per_class": 4},
+    "drifting": {"channels": (8, 16), "encoder_width": 4, "real_per_class": 2, "generated_per_class": 4},
 }
 
 

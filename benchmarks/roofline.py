@@ -14,7 +14,8 @@ def peak_flops(
     """Operations per second of the fastest large matrix product in `dtype` that was ever timed in this process.
 
     Each call times square products of several `sides` several times, on a GPU by its own events, and what an earlier
-    call found counts on: a bound from a busy moment, or from one size alone, would be too low. `tf32` lets float32
+    call found counts on: a bound from a busy moment, or from one size alone, would be too low. On a CPU it is no less
+    than one thread's speed times the threads, since those of a busy machine wait for each other. `tf32` lets float32
     products on a GPU use its tensor cores, as training does. It is a bound for work that is counted in the same
     operations; a convolution by Winograd's algorithm does with fewer.
     """
@@ -23,6 +24,12 @@ def peak_flops(
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     try:
         found = [_product(side, device, dtype) for side in sides or ((2048, 4096, 8192) if on_gpu else (1024, 2048))]
+        if not on_gpu and (threads := torch.get_num_threads()) > 1:
+            torch.set_num_threads(1)
+            try:
+                found.append(threads * _product((sides or (1024,))[0], device, dtype))
+            finally:
+                torch.set_num_threads(threads)
     finally:
         torch.set_float32_matmul_precision(before)
     key = (device.type, dtype, tf32 and on_gpu)

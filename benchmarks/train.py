@@ -70,16 +70,25 @@ def flops_per_image(variant: Variant, batch_size: int, device: torch.device) -> 
 def launches(step: Callable[[], object], device: torch.device, steps: int = 3) -> float | None:
     """Kernels that a step launches, as torch's profiler counts them; None where it sees none, as off a GPU."""
     on_gpu = device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as found:
-        for _ in range(steps):
-            step()
-        if on_gpu:
-            torch.cuda.synchronize()
+    try:
+        with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as found:
+            for _ in range(steps):
+                step()
+            if on_gpu:
+                torch.cuda.synchronize()
+    except RuntimeError:  # some machines do not let their GPU be traced
+        return None
     return sum(event.count for event in found.key_averages() if "LaunchKernel" in event.key) / steps or None
 
 
 def measure(
-    name: str, p: params.Params, data: Any, device: torch.device, seconds: float, sides: Sequence[int] = ()
+    name: str,
+    p: params.Params,
+    data: Any,
+    device: torch.device,
+    seconds: float,
+    turns: int = 5,
+    sides: Sequence[int] = (),
 ) -> dict[str, Any]:
     """All loops by turns; `sides` as in `peak_flops`."""
     choices = comparable(p.variants)
@@ -92,6 +101,8 @@ def measure(
 
     torch.manual_seed(7)
     torch.set_flush_denormal(False)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     theirs = [build(device) for _ in range(2)]
     for part in (part for variant in theirs for part in variant.networks()):
         part.to(memory_format=torch.contiguous_format)
@@ -120,10 +131,10 @@ def measure(
         for _ in range(3):
             next(steps)  # warm-up outside the clock
     speeds: dict[str, list[float]] = {loop: [] for loop in loops}
-    for _ in range(5):
+    for _ in range(turns):
         for loop, steps in loops.items():
             torch.set_flush_denormal(loop == "lekhani")
-            speeds[loop].append(run(steps, seconds / 15, size, device))
+            speeds[loop].append(run(steps, seconds / turns / len(loops), size, device))
     medians = {loop: statistics.median(values) for loop, values in speeds.items()}
     peak_mb = round(torch.cuda.max_memory_allocated() / 2**20) if device.type == "cuda" else None
     launched = {loop: launches(lambda steps=steps: next(steps), device) for loop, steps in loops.items()}  # type: ignore[misc]

@@ -67,6 +67,7 @@ def train_a_judge(run: Run, judges: dict[str, Read]) -> dict[str, Any]:
     net, report = train_judge(
         choice, run.data.train, run.data.test, len(CLASSES), SEED, run.device, lambda *_: None, bf16=bf16
     )
+    save_weights(net, run.out / "judge.safetensors")
     judges["trained"] = partial(read, net.to(run.device))
     return {
         "images_seen": run.judge_images,

@@ -16,7 +16,8 @@ def speed(run: Run, results: Results) -> None:
     for number, name in enumerate(names):
         # A third goes to building, warming up and counting.
         seconds = 0.3 if run.miniature else 0.65 * max(0.0, run.left()) / (len(names) - number)
-        work = partial(measure, name, run.full, run.data.train, run.device, seconds, run.sides)
+        turns = 1 if run.miniature else 5
+        work = partial(measure, name, run.full, run.data.train, run.device, seconds, turns, run.sides)
         check(run, found, name, work)
         run.save()
     print(HEAD)
