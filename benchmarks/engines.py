@@ -58,7 +58,7 @@ def operations(generator: Generator, module: nn.Module) -> float:
     device = device_of(generator)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(noise.to(device), labels.to(device))
-    return counter.get_total_flops() / 8
+    return float(counter.get_total_flops()) / 8
 
 
 def device_of(generator: Generator) -> torch.device:

@@ -56,7 +56,7 @@ def resident(data: Any, batch_size: int, device: torch.device) -> Batches:
 
 def textbook(variant: Variant, batches: Batches) -> Iterator[None]:
     """Yields after every step."""
-    steps: dict[type[Variant], Callable[[Any], Step]] = {
+    steps: dict[Any, Callable[[Any], Step]] = {
         Gan: gan_step,
         Draw: draw_step,
         FlowMatching: flow_step,
@@ -85,7 +85,7 @@ def fill(variant: Variant, data: Any, device: torch.device) -> None:
     if isinstance(variant, Drifting):
         images, labels = (torch.from_numpy(array) for array in data)
         variant.encoder.eval()
-        for label in labels.unique():
+        for label in labels.unique():  # type: ignore[no-untyped-call]
             mine = images[labels == label]
             rows = torch.arange(variant.settings.real_per_class) % len(mine)
             real = mine[rows].to(device).unsqueeze(1).float() / 255 * 2 - 1

@@ -64,7 +64,7 @@ def flops_per_image(variant: Variant, batch_size: int, device: torch.device) -> 
             variant.step(images, torch.zeros(batch_size, dtype=torch.int64, device=device))
     except (AssertionError, RuntimeError):
         return None
-    return counter.get_total_flops() / batch_size
+    return float(counter.get_total_flops()) / batch_size
 
 
 def launches(step: Callable[[], object], device: torch.device, steps: int = 3) -> float | None:
