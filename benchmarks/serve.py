@@ -15,8 +15,8 @@ FORMAT   `lekhani generate` without its start-up: shards sampled, encoded and wr
 Ratios are of medians of images per second: to `eager` for each batch size, and to `session` for each format. Since all
 of them run by turns, a busy machine slows all of them; the processor's own seconds show what each needs by itself. All
 start from noise in the machine's memory and end with images there. The share of the roofline is the session's: its
-floating-point operations, counted by torch, against the best of several large matrix products of the same precision,
-timed here before and after. Run it in a project after `make demo`.
+floating-point operations, counted by torch, against the best of several large products of the same precision, of
+matrices and by convolution, timed here before and after. Run it in a project after `make demo`.
 """
 
 import argparse

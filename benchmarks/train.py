@@ -9,7 +9,7 @@ torch's default memory format, Adam as it comes, the discriminator's gradients c
 Ours is the loop that trains, in the precision that the profile asks for, averaging of the weights included. All loops
 take turns in this one process, so that a busy machine slows all of them; ratios are of their medians. On a GPU the peak
 memory is the device's. The share of the roofline is the step's floating-point operations, counted by torch, against the
-best of several large matrix products in the loop's precision, timed here before and after the loops.
+best of several large products, of matrices and by convolution, in the loop's precision, timed before and after.
 """
 
 import argparse

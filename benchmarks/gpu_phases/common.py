@@ -63,7 +63,7 @@ class Run:
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """Of the matrix products that bound speed; none: large ones."""
+        """Of the matrix products of peak_flops; none: large ones."""
         return (512,) if self.miniature else ()
 
     def trainer(self, name: str, p: params.Params, images_seen: int, **changes: Any) -> Trainer:

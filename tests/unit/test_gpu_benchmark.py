@@ -156,7 +156,8 @@ def test_the_bound_of_a_device_never_falls(gpu: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(roofline, "_best", {})
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     speeds = iter([3.0, 5.0, 2.0])
-    monkeypatch.setattr(roofline, "_product", lambda *_: next(speeds))
+    monkeypatch.setattr(roofline, "_matrices", lambda *_: next(speeds))
+    monkeypatch.setattr(roofline, "_convolution", lambda *_: 1.0)
     assert roofline.peak_flops(torch.device("cpu"), sides=(1, 2)) == 5.0
     assert roofline.peak_flops(torch.device("cpu"), sides=(1,)) == 5.0
 
@@ -168,7 +169,7 @@ def test_threads_that_wait_for_each_other_do_not_lower_the_bound(gpu: Any, monke
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        monkeypatch.setattr(roofline, "_product", lambda *_: 4.0 if torch.get_num_threads() == 1 else 3.0)
+        monkeypatch.setattr(roofline, "_products", lambda *_: 4.0 if torch.get_num_threads() == 1 else 3.0)
         assert roofline.peak_flops(torch.device("cpu"), sides=(1,)) == 8.0
         assert torch.get_num_threads() == 2
     finally:
