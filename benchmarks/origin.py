@@ -11,9 +11,12 @@ from typing import Any
 
 def origin(*packages: str) -> dict[str, Any]:
     """The commit, the machine with its load over 1, 5 and 15 minutes, and versions of the packages that are there."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    commit = ""
+    with suppress(FileNotFoundError):  # a machine without git has a copy of the files
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        commit = done.stdout.strip()
     return {
-        "commit": done.stdout.strip(),
+        "commit": commit,
         "machine": {
             "cpus": len(os.sched_getaffinity(0)),
             "machine": platform.machine(),

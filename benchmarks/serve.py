@@ -3,10 +3,11 @@
     python benchmarks/serve.py models/devanagari/*/generator.onnx [--batch-sizes 1 16 64] [--images N] [--repeats N]
         [--out FILE.json]
     python benchmarks/serve.py models/devanagari/*/generator.onnx --provider auto --batch-sizes 1 64 1024 4096
-        --images 100000     # with a GPU
+        --images 100000 [--no-compile]     # with a GPU
 
 eager    the torch module that was exported, in inference mode, with as many threads as the session has
-compile  the same after torch.compile, once for each batch size
+compile  the same after torch.compile, once for each batch size, which takes minutes for a generator of many steps;
+         left out with --no-compile
 session  Generator.run with the same noise and labels, whose float32 images are dropped; on a GPU in float16 where
          that does not show
 FORMAT   `lekhani generate` without its start-up: shards sampled, encoded and written, with checksums and datasheet
@@ -14,8 +15,8 @@ FORMAT   `lekhani generate` without its start-up: shards sampled, encoded and wr
 Ratios are of medians of images per second: to `eager` for each batch size, and to `session` for each format. Since all
 of them run by turns, a busy machine slows all of them; the processor's own seconds show what each needs by itself. All
 start from noise in the machine's memory and end with images there. The share of the roofline is the session's: its
-floating-point operations, counted by torch, against a large matrix product of the same precision timed here. Run it in
-a project after `make demo`.
+floating-point operations, counted by torch, against the best of several large products of the same precision, of
+matrices and by convolution, timed here before and after. Run it in a project after `make demo`.
 """
 
 import argparse
@@ -29,10 +30,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from engines import device_of, engines, operations
 from origin import origin
 from roofline import peak_flops
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from lekhani import params
 from lekhani.files import write_json
@@ -44,8 +44,6 @@ from lekhani.inference.session import Generator
 from lekhani.pen import Pen
 from lekhani.stages.trained import load_trained
 
-TURN = 0.3  # seconds of each way, by turns
-
 
 def bare(generator: Generator, images: int, batch_size: int) -> None:
     """Draw, and nothing else."""
@@ -53,48 +51,6 @@ def bare(generator: Generator, images: int, batch_size: int) -> None:
     labels = np.arange(images, dtype=np.int64) % len(generator.classes)
     for start in range(0, images, batch_size):
         generator.run(noise[start : start + batch_size], labels[start : start + batch_size])
-
-
-def engines(generator: Generator, module: nn.Module, batch_size: int, repeats: int) -> dict[str, float]:
-    """Images per second of torch and of the session, and their ratios to eager torch."""
-    noise = np.random.default_rng(0).standard_normal((batch_size, generator.noise_dim), dtype=np.float32)
-    labels = np.arange(batch_size, dtype=np.int64) % len(generator.classes)
-    device = _device(generator)
-    tensors, compiled = (torch.from_numpy(noise), torch.from_numpy(labels)), torch.compile(module, dynamic=False)
-    ways: dict[str, Callable[[], object]] = {
-        "eager": lambda: module(*(tensor.to(device) for tensor in tensors)).cpu(),
-        "compile": lambda: compiled(*(tensor.to(device) for tensor in tensors)).cpu(),
-        "session": lambda: generator.run(noise, labels),
-    }
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    with torch.inference_mode():
-        for turn in range(repeats + 1):
-            for name, work in ways.items():
-                if turn == 0:  # compiles and warms up
-                    work()
-                start, runs = time.perf_counter(), 0
-                while time.perf_counter() - start < TURN:
-                    work()
-                    runs += 1
-                if turn:
-                    taken[name].append(runs * batch_size / (time.perf_counter() - start))
-    middle = {name: statistics.median(values) for name, values in taken.items()}
-    return {name: round(value, 1) for name, value in middle.items()} | {
-        f"{name}_ratio": round(middle[name] / middle["eager"], 2) for name in ("compile", "session")
-    }
-
-
-def operations(generator: Generator, module: nn.Module) -> float:
-    """Floating-point operations for an image."""
-    noise, labels = torch.zeros(8, generator.noise_dim), torch.zeros(8, dtype=torch.int64)
-    device = _device(generator)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(noise.to(device), labels.to(device))
-    return counter.get_total_flops() / 8
-
-
-def _device(generator: Generator) -> torch.device:
-    return torch.device("cpu" if generator.device == "CPU" else "cuda")
 
 
 def write(pen: Pen, images: int, format: Any) -> None:
@@ -145,6 +101,7 @@ def main() -> None:
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 4, 16, 64, 256])
     parser.add_argument("--images", type=int, default=2000, help="of the written datasets")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave torch.compile out")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     p = params.load()
@@ -153,15 +110,19 @@ def main() -> None:
     for path in given.models:
         dataset, variant = path.parts[-3:-1]
         generator = Generator(path, given.provider, "auto")
-        module = load_trained(p, dataset, variant)[1].generator().eval().to(_device(generator))
-        peak = peak_flops(_device(generator), getattr(torch, generator.precision)) / operations(generator, module)
+        module = load_trained(p, dataset, variant)[1].generator().eval().to(device_of(generator))
+        device, dtype = device_of(generator), getattr(torch, generator.precision)
+        peak_flops(device, dtype)
+        found = {
+            str(size): engines(generator, module, size, given.repeats, compiled=given.compile)
+            for size in given.batch_sizes
+        }
+        peak = peak_flops(device, dtype) / operations(generator, module)
         print(f"{path.parent}, {generator.device} in {generator.precision}: {peak:,.0f} images/s at the roofline")
-        found = {str(size): engines(generator, module, size, given.repeats) for size in given.batch_sizes}
         for size, one in found.items():
             one["roofline_share"] = round(one["session"] / peak, 3)
-            ratios = " ".join(
-                f"{name} {one[name]:,.0f} ({one[f'{name}_ratio']:.2f})" for name in ("compile", "session")
-            )
+            ways = [name for name in ("compile", "session") if name in one]
+            ratios = " ".join(f"{name} {one[name]:,.0f} ({one[f'{name}_ratio']:.2f})" for name in ways)
             share = f"{one['roofline_share']:.1%} of the roofline"
             print(f"  batch {size:>4}: images/s: eager {one['eager']:,.0f} {ratios}, {share}")
         generator.conditional = True  # a judge's choice is not what is measured

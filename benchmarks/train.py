@@ -5,121 +5,35 @@
 
 The textbook loop is what tutorials show: a DataLoader with two workers and a per-image transform, eager float32 in
 torch's default memory format, Adam as it comes, the discriminator's gradients computed in the generator's step too, and
-`.item()` of every loss at every step. Ours is the loop that trains, in the precision that the profile asks for,
-averaging of the weights included. Both loops take turns in this one process, so that a busy machine slows both; the
-ratio is of their medians. On a GPU the peak memory is the device's. The share of the roofline is the step's
-floating-point operations, counted by torch, against a large matrix product timed here.
+`.item()` of every loss at every step; `resident` is the same without the DataLoader, on data that lies on the device.
+Ours is the loop that trains, in the precision that the profile asks for, averaging of the weights included. All loops
+take turns in this one process, so that a busy machine slows all of them; ratios are of their medians. On a GPU the peak
+memory is the device's. The share of the roofline is the step's floating-point operations, counted by torch, against the
+best of several large products, of matrices and by convolution, in the loop's precision, timed before and after.
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from origin import origin
 from roofline import peak_flops
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from textbook import comparable, fill, loaded, resident, textbook
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from lekhani import params
-from lekhani.data.sources.embedded import devanagari
 from lekhani.files import write_json
 from lekhani.train.devices import pick_device
 from lekhani.train.loop import Trainer, TrainerConfig
 from lekhani.variants import VARIANTS, Variant
-from lekhani.variants.draw import Draw
-from lekhani.variants.flow_matching import FlowMatching
-from lekhani.variants.gan import Gan
-
-Step = Callable[[Tensor, Tensor], None]
-
-
-class Images(Dataset[tuple[Tensor, int]]):
-    """One image at a time, as a tutorial reads them."""
-
-    def __init__(self, images: Any, labels: Any) -> None:
-        self.images, self.labels = images, labels
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return torch.from_numpy(self.images[index]).unsqueeze(0).float() / 255, int(self.labels[index])
-
-
-def textbook(variant: Variant, data: Any, batch_size: int, device: torch.device) -> Iterator[None]:
-    """Yields after every step."""
-    steps: dict[type[Variant], Callable[[Any], Step]] = {Gan: gan_step, Draw: draw_step, FlowMatching: flow_step}
-    step = next(make(variant) for kind, make in steps.items() if isinstance(variant, kind))
-    while True:
-        for images, labels in DataLoader(Images(*data), batch_size, shuffle=True, num_workers=2, drop_last=True):
-            step(images.to(device), labels.to(device))
-            yield
-
-
-def gan_step(variant: Gan) -> Step:
-    """The DCGAN tutorial's step with the variant's own losses; G moves at every step."""
-    g, d, settings = variant.g, variant.d, variant.settings
-    adam_g = torch.optim.Adam(g.parameters(), settings.lr_g, settings.betas)
-    adam_d = torch.optim.Adam(d.parameters(), settings.lr_d, settings.betas)
-
-    def step(images: Tensor, labels: Tensor) -> None:
-        real = images * 2 - 1
-        d.zero_grad()
-        fake = g(torch.randn(len(images), settings.noise_dim, device=images.device), labels) * 2 - 1
-        loss_d = variant.discriminator_loss(real, fake.detach(), labels).loss
-        loss_d.backward()
-        adam_d.step()
-        g.zero_grad()
-        loss_g = variant.generator_loss(real, fake, labels)
-        loss_g.backward()
-        adam_g.step()
-        loss_d.item(), loss_g.item()
-
-    return step
-
-
-def draw_step(variant: Draw) -> Step:
-    """The bound and Adam, nothing else."""
-    settings, net = variant.settings, variant.autoencoder
-    adam = torch.optim.Adam(net.parameters(), settings.lr, settings.betas)
-
-    def step(images: Tensor, labels: Tensor) -> None:
-        adam.zero_grad()
-        noise = torch.randn(settings.steps, len(images), settings.latent_dim, device=images.device)
-        reconstruction, kl = (part.mean() for part in net(torch.bernoulli(images), labels, noise))
-        loss = reconstruction + kl
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), settings.clip_norm)
-        adam.step()
-        loss.item(), reconstruction.item(), kl.item()
-
-    return step
-
-
-def flow_step(variant: FlowMatching) -> Step:
-    """The velocity's squared error and AdamW, without hidden labels."""
-    settings, net = variant.settings, variant.velocity
-    adam = torch.optim.AdamW(net.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay)
-
-    def step(images: Tensor, labels: Tensor) -> None:
-        adam.zero_grad()
-        target, t = images * 2 - 1, torch.randn(len(images), device=images.device).sigmoid()
-        noise = torch.randn_like(target)
-        loss = F.mse_loss(net(torch.lerp(noise, target, t[:, None, None, None]), t, labels), target - noise)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        adam.step()
-        loss.item()
-
-    return step
+from lekhani.variants.bare_bones import BareBones
 
 
 def ours(trainer: Trainer) -> Iterator[None]:
@@ -150,23 +64,47 @@ def flops_per_image(variant: Variant, batch_size: int, device: torch.device) -> 
             variant.step(images, torch.zeros(batch_size, dtype=torch.int64, device=device))
     except (AssertionError, RuntimeError):
         return None
-    return counter.get_total_flops() / batch_size
+    return float(counter.get_total_flops()) / batch_size
 
 
-def measure(name: str, p: params.Params, data: Any, device: torch.device, seconds: float) -> dict[str, Any]:
-    """Both loops by turns."""
-    if name == "dcgan":  # without the tricks that the textbook step does not have
-        plain = p.variants.dcgan.model_copy(update={"smoothing": "none", "instance_noise": 0.0})
-        p = p.model_copy(update={"variants": p.variants.model_copy(update={"dcgan": plain})})
-    settings = getattr(p.variants, name)
+def launches(step: Callable[[], object], device: torch.device, steps: int = 3) -> float | None:
+    """Kernels that a step launches, as torch's profiler counts them; None where it sees none, as off a GPU."""
+    on_gpu = device.type == "cuda"
+    try:
+        with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as found:
+            for _ in range(steps):
+                step()
+            if on_gpu:
+                torch.cuda.synchronize()
+    except RuntimeError:  # some machines do not let their GPU be traced
+        return None
+    return sum(event.count for event in found.key_averages() if "LaunchKernel" in event.key) / steps or None
+
+
+def measure(
+    name: str,
+    p: params.Params,
+    data: Any,
+    device: torch.device,
+    seconds: float,
+    turns: int = 5,
+    sides: Sequence[int] = (),
+) -> dict[str, Any]:
+    """All loops by turns; `sides` as in `peak_flops`."""
+    choices = comparable(p.variants)
+    settings = getattr(choices, name)
 
     def build(on: torch.device) -> Variant:
-        return VARIANTS[name].build(p.variants, 32, 46, on)
+        variant = VARIANTS[name].build(choices, 32, 46, on)
+        fill(variant, data, on)
+        return variant
 
     torch.manual_seed(7)
     torch.set_flush_denormal(False)
-    theirs = build(device)
-    for part in theirs.networks():
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    theirs = [build(device) for _ in range(2)]
+    for part in (part for variant in theirs for part in variant.networks()):
         part.to(memory_format=torch.contiguous_format)
     config = TrainerConfig(
         build=build,
@@ -181,33 +119,59 @@ def measure(name: str, p: params.Params, data: Any, device: torch.device, second
     )
     trainer = Trainer(config)
     trainer.restore()
-    loops = {"textbook": textbook(theirs, data, settings.batch_size, device), "lekhani": ours(trainer)}
+    fp32 = isinstance(trainer.variant.autocast, nullcontext)
+    dtype, size = torch.float32 if fp32 else torch.bfloat16, trainer.batch_size
+    peak_flops(device, dtype, tf32=True, sides=sides)
+    loops = {
+        "textbook": textbook(theirs[0], loaded(data, size, device)),
+        "resident": textbook(theirs[1], resident(data, size, device)),
+        "lekhani": ours(trainer),
+    }
     for steps in loops.values():
         for _ in range(3):
             next(steps)  # warm-up outside the clock
-    speeds: dict[str, list[float]] = {"textbook": [], "lekhani": []}
-    for _ in range(5):
+    speeds: dict[str, list[float]] = {loop: [] for loop in loops}
+    for _ in range(turns):
         for loop, steps in loops.items():
             torch.set_flush_denormal(loop == "lekhani")
-            speeds[loop].append(run(steps, seconds / 10, settings.batch_size, device))
+            speeds[loop].append(run(steps, seconds / turns / len(loops), size, device))
     medians = {loop: statistics.median(values) for loop, values in speeds.items()}
-    flops = flops_per_image(trainer.variant, settings.batch_size, device)
+    peak_mb = round(torch.cuda.max_memory_allocated() / 2**20) if device.type == "cuda" else None
+    launched = {loop: launches(lambda steps=steps: next(steps), device) for loop, steps in loops.items()}  # type: ignore[misc]
+    for steps in loops.values():
+        steps.close()  # type: ignore[attr-defined] # ends the DataLoader's workers
+    flops = flops_per_image(trainer.variant, size, device)
     return {
-        "batch_size": settings.batch_size,
+        "batch_size": size,
         "images_per_second": {loop: round(value, 1) for loop, value in medians.items()},
         "spread": {loop: [round(min(values), 1), round(max(values), 1)] for loop, values in speeds.items()},
-        "precision": "fp32" if isinstance(trainer.variant.autocast, nullcontext) else "bf16",
+        "precision": "fp32" if fp32 else "bf16",
         "ratio": round(medians["lekhani"] / medians["textbook"], 2),
+        "ratio_resident": round(medians["lekhani"] / medians["resident"], 2),
+        "launches_per_step": launched,
         "mflop_per_image": flops and round(flops / 1e6, 2),
-        "roofline_share": flops and round(medians["lekhani"] * flops / peak_flops(device), 3),
-        "peak_mb": round(torch.cuda.max_memory_allocated() / 2**20) if device.type == "cuda" else None,
+        "roofline_share": flops
+        and round(medians["lekhani"] * flops / peak_flops(device, dtype, tf32=True, sides=sides), 3),
+        "peak_mb": peak_mb,
     }
+
+
+def row(name: str, one: dict[str, Any]) -> str:
+    """A line of the table that HEAD heads."""
+    speed, share = one["images_per_second"], one["roofline_share"]
+    rates = f"{speed['textbook']:10.1f} {speed['resident']:10.1f} {speed['lekhani']:10.1f}"
+    shown = f"{one['ratio']:6.2f} {one['ratio_resident']:8.2f}  {one['precision']}"
+    return f"{name:14} {one['batch_size']:5} {rates} {shown}  {'-' if share is None else f'{share:.1%}'}"
+
+
+_RATES = " ".join(f"{loop:>10}" for loop in ("textbook", "resident", "lekhani"))
+HEAD = f"{'variant':14} batch {_RATES} {'ratio':>6} {'resident':>8}  in    roofline"
 
 
 def main() -> None:
     """Measure, print a table and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    measurable = [name for name, kind in VARIANTS.items() if issubclass(kind, Gan | Draw | FlowMatching)]
+    measurable = [name for name, kind in VARIANTS.items() if kind is not BareBones]  # which trains without torch
     parser.add_argument("--variants", nargs="+", default=["dcgan", "cgan", "draw"], choices=measurable)
     parser.add_argument("--profile", choices=["quick", "full"], default="full")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], help="of our loop; else as the profile says")
@@ -218,14 +182,14 @@ def main() -> None:
     if given.precision:
         p = p.model_copy(update={"train": p.train.model_copy(update={"precision": given.precision})})
     device = pick_device("auto")
+    from lekhani.data.sources.embedded import devanagari  # needs a text shaper, which a GPU's machine may lack
+
     glyphs = devanagari(7, 40, 1)
     data = np.stack(list(glyphs.images)), glyphs.labels
     results = {name: measure(name, p, data, device, given.seconds) for name in given.variants}
-    print(f"{'variant':14} {'batch':>5} {'textbook':>10} {'lekhani':>10} {'ratio':>6}  in    roofline")
+    print(HEAD)
     for name, one in results.items():
-        speed, share = one["images_per_second"], one["roofline_share"]
-        row = f"{name:14} {one['batch_size']:5} {speed['textbook']:10.1f} {speed['lekhani']:10.1f} {one['ratio']:6.2f}"
-        print(f"{row}  {one['precision']}  {'-' if share is None else f'{share:.1%}'}")
+        print(row(name, one))
     if given.out:
         named = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
         write_json(given.out, {**origin("torch"), "device": named, "profile": given.profile, "results": results})
