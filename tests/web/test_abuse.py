@@ -382,12 +382,13 @@ def test_no_request_forges_a_line_of_the_log(paged: tuple[str, int, Path]) -> No
 
 
 def test_sigterm_lets_requests_finish_and_waits_for_no_idle_connection(models: list[str], tmp_path: Path) -> None:
-    limits = [word for value in ("batch=1", "answer_seconds=100") for word in ("--limit", value)]
+    many = ("batch=1", "answer_seconds=100", "images=10000", "waiting_images=10000")  # so that it takes a while
+    limits = [word for value in many for word in ("--limit", value)]
     with live_server.server(tmp_path, *models, *limits) as (address, pid), requests.Session() as idle:
         assert idle.get(f"{address}/healthz", timeout=20).ok  # and the connection stays open
         answers: list[requests.Response] = []
         client = threading.Thread(
-            target=lambda: answers.append(requests.post(f"{address}/v1/generate", json=ASK | {"n": 300}, timeout=90))
+            target=lambda: answers.append(requests.post(f"{address}/v1/generate", json=ASK | {"n": 3000}, timeout=90))
         )
         client.start()
         live_server.until(lambda: live_server.metric(address, "lekhani_images_waiting") > 0)
@@ -397,7 +398,7 @@ def test_sigterm_lets_requests_finish_and_waits_for_no_idle_connection(models: l
         assert requests.get(f"{address}/readyz", timeout=20).json()["status"] == "leaving"
         client.join()
         assert answers[0].status_code == 200
-        assert len(answers[0].json()["images"]) == 900
+        assert len(answers[0].json()["images"]) == 9000
         server.wait(10)
         assert not services.answers(f"{address}/healthz")
     assert list((tmp_path / "reports" / "serving").glob("*.md")), "the day's report was written"
