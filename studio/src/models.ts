@@ -4,7 +4,8 @@ import { Model } from "./engine";
 import { addTexts, languageOf, t } from "./texts";
 
 const NAMES: Record<string, string> = { devanagari: "models.devanagari", mnist: "models.mnist" };
-const DIGIT = /^\p{Nd}$/u;
+
+export const isDigit = (glyph: string): boolean => /^\p{Nd}$/u.test(glyph);
 
 export function shortNameOf(model: Model): string {
   const own = NAMES[model.dataset];
@@ -12,7 +13,7 @@ export function shortNameOf(model: Model): string {
 }
 
 export function nameOf(model: Model): string {
-  const digits = model.classes.filter((one) => DIGIT.test(one.glyph)).length, letters = model.classes.length - digits;
+  const digits = model.classes.filter((one) => isDigit(one.glyph)).length, letters = model.classes.length - digits;
   const what = !letters ? "models.digits" : digits ? "models.both" : "models.letters";
   return `${shortNameOf(model)}, ${t(what, model.classes.length)}`;
 }

@@ -38,12 +38,6 @@ ASK = {"model": "mnist", "labels": ["1", "2"], "n": 3, "seed": 7}
 
 
 @pytest.fixture(scope="module")
-def source(toy_generator: ToyGenerator, tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
-    folder = tmp_path_factory.mktemp("models")
-    return ModelSource("mnist", toy_generator(folder / "g.onnx"), toy_judge(folder / "j.onnx"))
-
-
-@pytest.fixture(scope="module")
 def client(source: ModelSource) -> Iterator[TestClient]:
     with TestClient(
         create_app([source], limits=Limits(images=500, body_bytes=400_000, picture_bytes=100_000))

@@ -37,12 +37,6 @@ def models(toy_generator: ToyGenerator, tmp_path_factory: pytest.TempPathFactory
     return words
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    with studio_page.chromium() as found:
-        yield found
-
-
 @pytest.fixture
 def page(browser: "Browser", server: str) -> Iterator["Page"]:
     """The page with its first handwriting."""

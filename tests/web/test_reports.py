@@ -93,12 +93,6 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "reports"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    with studio_page.chromium() as found:
-        yield found
-
-
 @pytest.fixture(params=NAMES)
 def page(request: pytest.FixtureRequest, browser: "Browser", reports: Path) -> Iterator["Page"]:
     """A report as a file; it asks for nothing but itself."""

@@ -71,12 +71,6 @@ def site(folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    with studio_page.chromium() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def page(browser: "Browser", site: str) -> Iterator["Page"]:
     """The page with its first handwriting; it asks nobody else, and its console stays silent."""
     with checked(browser, site) as page:

@@ -32,12 +32,6 @@ ToyGenerator = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def source(toy_generator: ToyGenerator, tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
-    folder = tmp_path_factory.mktemp("models")
-    return ModelSource("mnist", toy_generator(folder / "g.onnx"), toy_judge(folder / "j.onnx"))
-
-
-@pytest.fixture(scope="module")
 def client(source: ModelSource) -> Iterator[TestClient]:
     with TestClient(create_app([source], limits=Limits(images=100))) as client:
         yield client

@@ -23,12 +23,6 @@ Registered = tuple[str, dict[str, str]]
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    with studio_page.chromium() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def models(models: list[str]) -> list[str]:
     """With the page."""
     return ["--page", *models]

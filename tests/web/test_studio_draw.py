@@ -52,12 +52,6 @@ def models() -> list[str]:
     return ["--page"]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    with studio_page.chromium() as found:
-        yield found
-
-
 @pytest.fixture
 def page(browser: "Browser", server: str) -> Iterator["Page"]:
     with checked(browser, f"{server}/#draw") as page:

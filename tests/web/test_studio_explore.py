@@ -38,12 +38,6 @@ def models(toy_generator: ToyGenerator, tmp_path_factory: pytest.TempPathFactory
     return words
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    with studio_page.chromium() as found:
-        yield found
-
-
 class Studio:
     """The page, and the requests for pictures that it makes."""
 

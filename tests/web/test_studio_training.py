@@ -18,12 +18,6 @@ if TYPE_CHECKING:
 pytestmark = studio_page.NEEDS_CHROMIUM
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    with studio_page.chromium() as found:
-        yield found
-
-
 @pytest.fixture
 def project(models: list[str], tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """A server and the folder in which it runs."""

@@ -1,6 +1,5 @@
 """Watching glyphs being written, in a real browser: steps, windows and addresses, by hand and by keyboard."""
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,12 +19,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A generator that tells its windows."""
     path = stepwise_generator(tmp_path_factory.mktemp("models") / "g.onnx", windows=True)
     return ["--page", "--model", str(path)]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    with studio_page.chromium() as found:
-        yield found
 
 
 def asked(server: str, **body: Any) -> Any:

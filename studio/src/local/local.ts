@@ -1,5 +1,6 @@
 // The engine of the static edition: generators and judges run in the browser itself.
 import { Engine, ExploreRequest, FileKind, Glyph, GlyphRequest, LineRequest, Lines, Model, Reading, Refusal, Translation, Written } from "../engine";
+import { isDigit } from "../models";
 import { addTexts, t } from "../texts";
 import { FONT, writeLine } from "./compose";
 import { Grid, grid, resized } from "./grid";
@@ -90,10 +91,10 @@ export class LocalEngine implements Engine {
     { model, to, image, seed, force }: { model: string; to: string; image: string; seed: number; force?: boolean }, signal?: AbortSignal,
   ): Promise<Translation> {
     const judge = await this.model(model), pen = await this.model(to), picture = await decoded(image);
-    const isDigit = judge.classes.map(({ glyph }) => /^\p{Nd}$/u.test(glyph));
-    if (!isDigit.includes(true)) throw new Refusal(t("local.noDigits", model));
+    const areDigits = judge.classes.map(({ glyph }) => isDigit(glyph));
+    if (!areDigits.includes(true)) throw new Refusal(t("local.noDigits", model));
     const read = await understood(() => readRow(picture, frameOf(judge), (frames) => this.judge(judge, frames, signal)));
-    const among = read.shares.map((shares) => shares.map((share, label) => (isDigit[label] ? share : 0)));
+    const among = read.shares.map((shares) => shares.map((share, label) => (areDigits[label] ? share : 0)));
     const likely = among.map((shares) => shares.reduce((a, b) => a + b, 0));
     const digits = readings(among.map((shares, i) => shares.map((share) => share / likely[i]!)), judge);
     for (const [place, digit] of digits.entries()) {

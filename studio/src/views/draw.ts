@@ -1,7 +1,7 @@
 // Draw and read: a character or a row of digits on a pad, what it is read as, and the same written again.
 import { captioned, complain, errorOf, labelled, make, spoken, task } from "../dom";
 import { Glyph, Model, Reading, Refusal, Translation } from "../engine";
-import { glyphsOf, inOwnDigits, modelSelect, preferred, shortNameOf } from "../models";
+import { glyphsOf, inOwnDigits, isDigit, modelSelect, preferred, shortNameOf } from "../models";
 import { Pad, Step } from "../pad";
 import { addTexts, currentLanguage, t } from "../texts";
 import { Context, View } from "../view";
@@ -13,7 +13,6 @@ const drawn: Step[] = []; // outlives the view, which is made again in another l
 
 type Taken = "character" | "number"; // what a picture is taken for although it is not read for sure
 
-const isDigit = (glyph: string): boolean => /^\p{Nd}$/u.test(glyph);
 const canWrite = (model: Model, glyphs: string[]): boolean => model.takes_labels && glyphs.every((one) => glyphsOf(model).includes(inOwnDigits(one, glyphsOf(model))));
 const percent = (share: number): string => share < 0.001 ? "< 0.1%" : new Intl.NumberFormat(currentLanguage(), { style: "percent", maximumFractionDigits: 1 }).format(share);
 const textOf = (readings: Reading[]): string => readings.map((one) => one.glyph).join("");
