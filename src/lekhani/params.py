@@ -266,6 +266,8 @@ class VariantSettings(_Model):
     """of the exponential moving average of the weights, which is exported"""
     ema_start: Fraction = 0.0
     """share of the budget after which the average starts; until then it copies"""
+    start_from: str | None = None
+    """a generator.safetensors of the same variant, sizes and classes, whose weights training starts from"""
 
 
 Settings = TypeVar("Settings", bound=VariantSettings)

@@ -6,8 +6,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import load_file
 from training import finish, rows, start, wait_for_rows, workspace
 
 KILLS = 3
@@ -70,6 +72,28 @@ def test_a_changed_param_is_refused_by_name(tmp_path: Path) -> None:
     _, told = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "variants.dcgan.lr_g 0.0004, and now it is 0.001" in told
+    assert "Traceback" not in told
+
+
+def test_training_starts_from_weights_of_an_earlier_one(unbroken: Path, tmp_path: Path) -> None:
+    folder = workspace(tmp_path / "warm")
+    choices = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    settings = choices["profiles"]["quick"]["variants"]["dcgan"]
+    settings |= {"lr_g": 1e-9, "start_from": str(unbroken)}  # so that no step moves a weight by much
+    choices["profiles"]["quick"]["train"]["images_seen"] = {"per_class": 12, "at_least": 1}
+    (folder / "params.yaml").write_text(yaml.safe_dump(choices), encoding="utf-8")
+    finish(folder)
+    before, after = load_file(unbroken), load_file(folder / "models" / "mnist" / "dcgan" / "generator.safetensors")
+    assert all(
+        np.allclose(after[name], before[name], atol=1e-6) for name in before if name.endswith(("weight", "bias"))
+    )
+
+    settings["channels"] = 16
+    (folder / "params.yaml").write_text(yaml.safe_dump(choices), encoding="utf-8")
+    process = start(folder)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "variants.dcgan.start_from" in told
     assert "Traceback" not in told
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from lekhani import files
 from lekhani.data import spec
-from lekhani.errors import LekhaniError
+from lekhani.errors import LekhaniError, UsageError, first_line
 from lekhani.evaluate.judge import JudgeNet
 from lekhani.evaluate.quick import QuickScore
 from lekhani.export.weights import load_weights, save_weights
@@ -30,6 +32,7 @@ from lekhani.train.loop import StoppedError, Trained, Trainer, TrainerConfig
 from lekhani.train.progress import ProgressBar
 from lekhani.train.reporter import CURVES, CurveFiles, Fanout, Reporter
 from lekhani.variants import VARIANTS, Variant
+from lekhani.variants.state import load_part
 
 log = logging.getLogger("lekhani")
 
@@ -57,6 +60,8 @@ def train(p: Params, dataset: str, variant: str) -> None:
         built = VARIANTS[variant].build(choices, data.info.image_size, data.info.n_classes, device)
         if teacher is not None:
             built.learn_from(teacher)
+        if choice.start_from:
+            _start_from(built.generator(), Path(choice.start_from), variant)
         return built
 
     images, labels = data.split("train")
@@ -122,19 +127,33 @@ def _teacher(p: Params, dataset: str, variant: str) -> tuple[Variants, nn.Module
     return choices, trained.generator()
 
 
+def _start_from(generator: nn.Module, weights: Path, variant: str) -> None:
+    """Fill `generator`; raises UsageError where the file is not there or is of another network."""
+    try:
+        load_part("it", generator, load_file(weights))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UsageError(
+            f"variants.{variant}.start_from: {weights} does not hold the weights of such a generator "
+            f"({first_line(error)}); name the generator.safetensors of one with the same sizes and classes."
+        ) from error
+
+
 def _made_with(p: Params, dataset: str, variant: str, info: spec.DatasetInfo, images_seen: int) -> dict[str, Any]:
     """Every choice that the weights of a run depend on, by the name it has in params.yaml."""
     teacher = getattr(p.variants, variant).teacher
     taught = {}
     if teacher:
         taught[f"the weights of {teacher}"] = files.sha256(MODELS / dataset / teacher / "generator.safetensors")[:16]
+    choices = getattr(p.variants, variant).model_dump()
+    if start := choices.pop("start_from"):
+        choices["start_from (its digest)"] = files.sha256(Path(start))[:16]
     return {
         **taught,
         f"data.{dataset} (its digest)": info.digest[:16],
         "seed": p.train_seed,
         "train.images_seen": images_seen,
         **{f"train.{key}": getattr(p.train, key) for key in ("precision", "score_every", "score_images")},
-        **{f"variants.{variant}.{key}": value for key, value in getattr(p.variants, variant).model_dump().items()},
+        **{f"variants.{variant}.{key}": value for key, value in choices.items()},
     }
 
 
@@ -203,7 +222,7 @@ def _save(p: Params, info: spec.DatasetInfo, choices: Variants, trained: Trained
         "conditional": variant.conditional,
         "parameters": sum(weight.numel() for weight in trained.generator.parameters()),
         "choices": {
-            name: getattr(choices, name).model_dump()
+            name: getattr(choices, name).model_dump(exclude_none=True)
             for name in (variant.name, getattr(choices, variant.name).teacher)
             if name
         },
