@@ -228,6 +228,10 @@ class Classifier(_Model):
     """share of each batch in training that shows no glyph, so that confidence falls on what is none"""
     held_out: Fraction = 0.05
     """share of the train images kept from training, to calibrate the confidence; 0 leaves it as it is"""
+    rounds: int = Field(1, ge=1, le=8)
+    """most trainings in a row; each starts from the weights of the one before and is twice as long"""
+    enough: Annotated[float, Field(gt=0, le=1)] = 0.98
+    """share of `held_out` that has to be read right for no further round to follow"""
 
     def images(self, n_classes: int) -> int:
         """The training budget for a dataset of `n_classes`."""

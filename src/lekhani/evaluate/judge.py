@@ -3,6 +3,7 @@
 The second one confirms the labels that the judge predicts.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -106,6 +107,7 @@ class JudgeReport:
     temperature: float  # what the logits were divided by, in the head's weights
     ece: float  # expected calibration error of the net as it is
     ece_unscaled: float  # the same before the division
+    images_seen: int  # in all rounds
     seconds: float
 
 
@@ -122,10 +124,13 @@ def train_judge(
 ) -> tuple[Classifier, JudgeReport]:
     """Train a classifier on uint8 images [N,H,W] with labels int64 [N]; the test split is read once, at the end.
 
-    A share `held_out` of the train images, drawn by `seed`, is not trained on: it yields the temperature, which then
-    stands in the head's weights, so that softmax of the logits is a confidence. `network` is called with n_classes and
-    `choice.width`. `bf16` runs the forward passes of training in bfloat16. `on_progress` is called about ten times,
-    with the share that is done and the mean loss since the call before. See `_fit` for how the network is trained.
+    A share `held_out` of the train images, drawn by `seed`, is not trained on. It says after each of `choice.rounds`
+    whether another is worth its time; the weights are those of the round that read most of it. It also yields the
+    temperature, which then stands in the head's weights, so that softmax of the logits is a confidence. `network` is
+    called with n_classes and `choice.width`. `bf16` runs the forward passes of training in bfloat16. `on_progress` is
+    called about ten times a round, with the share of it that is done and the mean loss since the call before. See
+    `_fit` for how the network is trained; its learning rate rises and falls anew in each round (warm restarts,
+    Loshchilov and Hutter 2017).
     """
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
@@ -133,8 +138,22 @@ def train_judge(
     order = np.random.default_rng([seed, 8]).permutation(len(train[0]))
     held, kept = np.split(order, [int(choice.held_out * len(order))])
     net = channels_last(network(n_classes, choice.width), device)
-    _fit(net, choice, (train[0][kept], train[1][kept]), n_classes, seed, device, on_progress, bf16)
-    temperature = fit_temperature(read(net, train[0][held])[1], train[1][held]) if len(held) else 1.0
+    seen, best, weights, temperature = 0, -1.0, net.state_dict(), 1.0
+    for number in range(choice.rounds):
+        budget = choice.images(n_classes) << number
+        this = choice.model_copy(update={"images_seen": budget})
+        _fit(net, this, (train[0][kept], train[1][kept]), n_classes, seed + number, device, on_progress, bf16)
+        seen += budget
+        if not len(held):
+            break
+        logits = read(net, train[0][held])[1]
+        right = float((logits.argmax(1) == train[1][held]).mean())
+        if right <= best:
+            net.load_state_dict(weights)
+            break
+        best, weights, temperature = right, copy.deepcopy(net.state_dict()), fit_temperature(logits, train[1][held])
+        if right >= choice.enough:
+            break
     unscaled = read(net, test[0])[1]
     with torch.no_grad():
         net.head.weight.div_(temperature)
@@ -146,6 +165,7 @@ def train_judge(
         temperature=temperature,
         ece=calibration_error(unscaled / temperature, test[1]),
         ece_unscaled=calibration_error(unscaled, test[1]),
+        images_seen=seen,
         seconds=time.perf_counter() - started,
     )
 

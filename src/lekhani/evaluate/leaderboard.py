@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from lekhani.evaluate.ranking import Card, Ranked, rank, seeds
 from lekhani.files import csv_text
+from lekhani.inference.confidence import TRUSTED, weak_judge
 from lekhani.text import markdown_table
 
 Durations = Mapping[tuple[str, str], Mapping[str, float]]  # (dataset, variant or "") -> seconds by stage
@@ -129,6 +130,9 @@ def duration_table(dataset: str, ranked: Sequence[Ranked], durations: Durations)
 def remarks(cards: Sequence[Card]) -> list[str]:
     """Sentences below a table: what deviations are over, what equal places mean, and what variants differed in."""
     notes, spreads = [], [card for card in cards if "fid_std" in card]
+    floor = next((card["label_agreement_floor"] for card in cards if "label_agreement_floor" in card), 1.0)
+    if floor < TRUSTED:
+        notes.append(weak_judge(floor))
     if spreads:
         kinds = _by_value(spreads, lambda card: "{} {} seeds".format(*seeds(card)))
         over = " or ".join(f"{kind} ({', '.join(names)})" if len(kinds) > 1 else kind for kind, names in kinds.items())

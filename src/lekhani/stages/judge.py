@@ -13,6 +13,7 @@ from lekhani.evaluate.figures import confusion_figure, save_figure
 from lekhani.evaluate.judge import Classifier, JudgeNet, JudgeReport, SecondNet, train_judge
 from lekhani.export.onnx_file import export_onnx, parity, require_parity
 from lekhani.export.weights import save_weights
+from lekhani.inference.confidence import TRUSTED, weak_judge
 from lekhani.params import Params
 from lekhani.paths import MODELS, REPORTS
 from lekhani.stages.inputs import validated_data
@@ -50,6 +51,8 @@ def judge(p: Params, dataset: str) -> None:
         "second_temperature": second.temperature,
         "second_agreement": float((report.predicted == second.predicted).mean()),
         "n_test": info.counts["test"],
+        "images_seen": report.images_seen,
+        "second_images_seen": second.images_seen,
     }
     card["per_class"] = {c.name: round(float(value), 4) for c, value in zip(info.classes, per_class, strict=True)}
     files.write_json(REPORTS / dataset / "judge_measurements.json", card)
@@ -62,6 +65,8 @@ def judge(p: Params, dataset: str) -> None:
         dataset,
         *(100 * card[key] for key in ("accuracy", "second_accuracy", "second_agreement")),
     )
+    if report.accuracy < TRUSTED:
+        log.warning("%s: %s", dataset, weak_judge(report.accuracy))
 
 
 def _trained_judge(

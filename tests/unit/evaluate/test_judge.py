@@ -206,6 +206,19 @@ def test_nonsense_teaches_to_be_unsure() -> None:
     assert confidence[1] < confidence[0] - 0.03
 
 
+def test_rounds_follow_until_the_images_kept_from_training_are_read() -> None:
+    few = CHOICE.model_copy(update={"images_seen": 100, "held_out": 0.3})
+    train, test = glyphs(300, 1), glyphs(150, 2)
+    once = trained(few, train, test)[1]
+    often = trained(few.model_copy(update={"rounds": 6}), train, test)[1]
+    assert once.images_seen == 100
+    assert once.accuracy < 0.9, "this is too short"
+    assert often.accuracy > 0.95
+    assert often.images_seen in {100 * (2**n - 1) for n in range(2, 7)}
+    enough = trained(few.model_copy(update={"rounds": 6, "enough": 0.1}), train, test)[1]
+    assert enough.images_seen == 100
+
+
 # --- calibration ---
 
 

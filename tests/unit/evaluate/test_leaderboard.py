@@ -102,6 +102,12 @@ def test_what_the_deviation_is_over() -> None:
     assert "A single sampling seed was drawn of c," in mixed
 
 
+def test_a_judge_that_reads_too_little_is_named() -> None:
+    told = "The judge reads only 87.4% of the real test images right"
+    assert told in leaderboard_markdown([card("private", "a", 3.0, label_agreement_floor=0.874)])
+    assert told not in leaderboard_markdown([card("private", "a", 3.0, label_agreement_floor=0.99)])
+
+
 def test_unequal_budgets_are_named() -> None:
     alike = [card("mnist", name, 3.0, batch_size=64) for name in "ab"]
     assert "Not all" not in leaderboard_markdown(alike)
