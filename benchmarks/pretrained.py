@@ -7,12 +7,14 @@ Run it in a project folder in which `lekhani fetch` and `lekhani prepare` have p
 
 import argparse
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from origin import origin
 
-from lekhani.data.spec import load_prepared
+from lekhani.data.spec import Bytes, load_prepared
 from lekhani.evaluate import per_class
 from lekhani.evaluate.scorecard import read_real, score
 from lekhani.files import write_json
@@ -30,37 +32,59 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    folder, data = PRETRAINED / given.dataset, load_prepared(Path("data/prepared") / given.dataset)
-    (train, train_labels), (test, test_labels) = data.split("train"), data.split("test")
-    labels = np.tile(np.arange(data.info.n_classes, dtype=np.int64), given.per_class)
-    few = np.random.default_rng(3).choice(len(train), len(labels), replace=False)
-    reader, subset = Reader(folder / "judge.onnx"), min(1000, len(labels))
-    real = read_real(reader.read, test, train[few], subset, 7, Path("cache/pretrained.npz"), reader.sha256)
+    asked = Asked(given.dataset, given.per_class)
     results = {}
-    for path in sorted(set(folder.glob("*.onnx")) - {folder / "judge.onnx"}):
+    for path in sorted(set(asked.folder.glob("*.onnx")) - {asked.folder / "judge.onnx"}):
         generator = Generator(path)
+        card = asked.score(lambda i, g=generator: g.sample(asked.labels, np.random.default_rng([7, i])), given.seeds)
+        results[generator.variant if path.stem == "generator" else path.stem] = card  # as `D@NAME` calls it
+    show(results)
+    if given.out:
+        write_json(given.out, {**origin("onnxruntime"), "images": given.seeds * len(asked.labels), "scores": results})
+
+
+class Asked:
+    """So many images of each class, to be scored by the package's judge beside the real ones of data/prepared."""
+
+    def __init__(self, dataset: str, per_class_count: int) -> None:
+        """Read the real images, as many of the train split as are asked for."""
+        self.folder, self.data = PRETRAINED / dataset, load_prepared(Path("data/prepared") / dataset)
+        self.labels = np.tile(np.arange(self.data.info.n_classes, dtype=np.int64), per_class_count)
+        self.reader, self.subset = Reader(self.folder / "judge.onnx"), min(1000, len(self.labels))
+        (train, train_labels), (test, self.test_labels) = self.data.split("train"), self.data.split("test")
+        few = np.random.default_rng(3).choice(len(train), len(self.labels), replace=False)
+        self.few_labels = train_labels[few]
+        cache = Path("cache/pretrained.npz")
+        self.real = read_real(self.reader.read, test, train[few], self.subset, 7, cache, self.reader.sha256)
+
+    def score(self, draw: Callable[[int], Bytes], seeds: int = 1) -> dict[str, Any]:
+        """Figures of images uint8 [N,H,W], one per label, which `draw` makes for each seed from 0 on."""
         start = time.perf_counter()
-        readings = [reader.read(generator.sample(labels, np.random.default_rng([7, i]))) for i in range(given.seeds)]
+        readings = [self.reader.read(draw(seed)) for seed in range(seeds)]
         seconds = time.perf_counter() - start
-        card = score(readings, labels, real, test_labels, subset, 7)
-        features, logits = (np.concatenate(parts) for parts in zip(*readings, strict=True))
-        asked = np.tile(labels, given.seeds)
+        card = score(readings, self.labels, self.real, self.test_labels, self.subset, 7)
+        both = tuple(np.concatenate(parts) for parts in zip(*readings, strict=True))
         classes = per_class.by_class(
-            (features, logits), asked, real.test, test_labels, real.train, train_labels[few], 7
+            both, np.tile(self.labels, seeds), self.real.test, self.test_labels, self.real.train, self.few_labels, 7
         )
         card |= per_class.worst_modes(classes)
+        card["images_per_second"] = seeds * len(self.labels) / seconds  # reading included
         worst = per_class.worst(classes, 3)
-        card["images_per_second"] = given.seeds * len(labels) / seconds  # reading included
-        card["worst_classes"] = [f"{data.info.classes[one.label].glyph} {one.agreement:.1%}" for one in worst]
-        results[generator.variant if path.stem == "generator" else path.stem] = card  # as `D@NAME` calls it
-    print(f"{'':16}" + "".join(f"{name:>18}" for name in SHOWN))
+        card["worst_classes"] = [f"{self.data.info.classes[one.label].glyph} {one.agreement:.1%}" for one in worst]
+        return card
+
+
+def show(results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print a row for each."""
+    width = max(16, *map(len, results))
+    print(" " * width + "".join(f"{name:>18}" for name in SHOWN))
     for name, card in results.items():
-        print(f"{name:16}" + "".join(f"{card[figure]:>18.3f}" for figure in SHOWN), ", ".join(card["worst_classes"]))
-    first = next(iter(results.values()))
-    floors = [first.get(f"{name}_floor") for name in SHOWN]
-    print(f"{'real images':16}" + "".join(f"{'' if value is None else f'{value:.3f}':>18}" for value in floors))
-    if given.out:
-        write_json(given.out, {**origin("onnxruntime"), "images": given.seeds * len(labels), "scores": results})
+        print(
+            f"{name:{width}}" + "".join(f"{card[figure]:>18.3f}" for figure in SHOWN), ", ".join(card["worst_classes"])
+        )
+    floors = [next(iter(results.values())).get(f"{name}_floor") for name in SHOWN]
+    cells = "".join(f"{'' if value is None else f'{value:.3f}':>18}" for value in floors)
+    print(f"{'real images':{width}}" + cells)
 
 
 if __name__ == "__main__":
