@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -162,7 +163,10 @@ def _opens(provider: str) -> bool:
     if provider.startswith(("CUDA", "Tensorrt")):
         ort.preload_dlls()
     try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=[provider])
+        if provider.startswith("Tensorrt") and find_spec("tensorrt"):
+            import_module("tensorrt")  # ONNX Runtime finds its libraries once it has loaded them
+        # ONNX Runtime's own fallback would print to stdout.
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=[provider], enable_fallback=0)
     except Exception:  # onnxruntime raises several classes of its own
         return False
     return provider in session.get_providers()

@@ -4,7 +4,9 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import onnxruntime as ort
 import pytest
 from onnxruntime.capi import build_and_package_info
 from typer.testing import CliRunner
@@ -73,6 +75,24 @@ def test_a_broken_driver_and_a_broken_package_are_findings(tmp_path: Path, monke
     assert found("GPU").ok is False
     assert "version mismatch" in found("GPU").found
     assert found("ONNX Runtime").ok is False
+
+
+def test_a_provider_that_raises_is_left_out_and_prints_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    create = ort.InferenceSession._create_inference_session
+
+    def broken(self: Any, providers: list[str], *words: Any) -> None:
+        if providers[0] != "CPUExecutionProvider":
+            raise RuntimeError("CUDA_PATH is set but CUDA could not be loaded")
+        create(self, providers, *words)
+
+    names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: names)
+    monkeypatch.setattr("onnxruntime.preload_dlls", lambda: None)
+    monkeypatch.setattr("onnxruntime.InferenceSession._create_inference_session", broken)
+    assert found("ONNX Runtime").found.endswith("providers that open: CPU")
+    assert capsys.readouterr().out == ""
 
 
 def test_builds_for_different_cuda_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

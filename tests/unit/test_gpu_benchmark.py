@@ -43,6 +43,7 @@ def test_all_of_it_in_miniature(tmp_path: Path) -> None:
         ("correctness", "speed", "flow", "onnx"), "passed"
     )
     assert phases["speed"]["variants"]["turbo"]["images_per_second"].keys() == {"textbook", "resident", "lekhani"}
+    assert phases["onnx"]["checks"]["channels last for turbo"]["float32"].keys() == {"without", "with"}
     assert set(phases["flow"]["steps"]["scores of turbo"]) >= {"shipped", "trained"}
     assert phases["onnx"]["checks"]["speed of turbo in float32"]["images_per_second"]["64"]["session"] > 0
     written = {f"{name}.{kind}" for name in ("flow_matching", "turbo") for kind in ("onnx", "safetensors")}

@@ -2,10 +2,11 @@
 
 import hashlib
 import logging
+import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,6 +41,9 @@ MIN_ROWS_PER_CORE = 4  # with fewer, all cores work on the same rows
 LONG_SECONDS = 0.25  # where a batch takes longer, a larger one saves nothing
 TOLERANCE = 1e-3  # that an image may leave [0,1] by, since arithmetic rounds
 HALF_TOLERANCE = 0.05  # the most that float16 may change a pixel of 64 images, as a share of white
+# How far a GPU may be from the CPU in float32: adding in another order stays below 1e-3, a fault changes whole strokes.
+GPU_TOLERANCE = 0.01
+GPU_ROWS = (8, 3)  # that they are compared on: what was planned for one size may be wrong at the next
 
 # cuDNN is to choose the same algorithm every time, and to compute in full float32 where float32 is requested.
 _CUDA = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
@@ -51,30 +55,40 @@ def open_session(
     """Open an ONNX file, or `content`, which was made from it.
 
     `provider` is `cpu`, or `auto` for CUDA where it works and the CPU otherwise; where LEKHANI_TENSORRT names a folder,
-    `auto` takes TensorRT before CUDA and keeps the engines that it builds there. On the CPU it uses `threads`, by
-    default OMP_NUM_THREADS, or else all cores that this process may use. Raises LekhaniError when the file is missing
-    or no ONNX model.
+    `auto` takes TensorRT before CUDA and keeps the engines that it builds there. Each of them that cannot open the
+    model is left out with a warning; a session that is open stays where it is, also when it fails later. On the CPU it
+    uses `threads`, by default OMP_NUM_THREADS, or else all cores that this process may use. Raises LekhaniError when
+    the file is missing or no ONNX model.
     """
     if not path.is_file():
         raise LekhaniError(f"There is no model at {path}; train one with `dvc repro`, or name another file.")
     providers: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
     if provider == "auto" and "CUDAExecutionProvider" in ort.get_available_providers() and _gpu_present():
         ort.preload_dlls()
-        providers.insert(0, ("CUDAExecutionProvider", _CUDA))
+        nhwc = {"prefer_nhwc": "1"} if os.environ.get("LEKHANI_NHWC") == "1" else {}
+        providers.insert(0, ("CUDAExecutionProvider", _CUDA | nhwc))
         if folder := os.environ.get("LEKHANI_TENSORRT"):
-            engine = _tensorrt_options(Path(folder).expanduser(), content or path.read_bytes())
+            engine = _tensorrt_shapes(open_session(path, "cpu", content).get_inputs())
+            engine |= _tensorrt_options(Path(folder).expanduser(), content or path.read_bytes())
             providers.insert(0, ("TensorrtExecutionProvider", engine))
-    try:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads or _threads()
-        options.use_deterministic_compute = True
-        session = ort.InferenceSession(content or path, options, providers=providers)
-    except Exception as error:  # onnxruntime raises several classes of its own
-        raise LekhaniError(f"{path} cannot be opened as an ONNX model: {first_line(error)}") from error
-    if len(providers) > len(session.get_providers()):
-        wanted, got = _device(providers[0][0]), _device(session.get_providers()[0])
-        log.warning("%s was requested but does not work here; running on %s.", wanted, got)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or _threads()
+    options.use_deterministic_compute = True
+    failed: dict[str, str] = {}
+    for first, (name, _) in enumerate(providers):
+        try:
+            # ONNX Runtime's own fallback prints to stdout, and moves to another device in the middle of a run.
+            session = ort.InferenceSession(content or path, options, providers=providers[first:], enable_fallback=0)
+            break
+        except Exception as error:  # onnxruntime raises several classes of its own
+            if name == "CPUExecutionProvider":
+                raise LekhaniError(f"{path} cannot be opened as an ONNX model: {first_line(error)}") from error
+            failed[name] = first_line(error)
+    opened = session.get_providers()
+    failed = {name: "its libraries do not load" for name, _ in providers if name not in opened} | failed
+    for name, reason in failed.items():
+        log.warning("%s cannot open %s (%s); running on %s.", _device(name), path, reason, _device(opened[0]))
     return session
 
 
@@ -154,6 +168,52 @@ def _tensorrt_options(folder: Path, content: bytes) -> dict[str, str]:
     }
 
 
+def _tensorrt_shapes(inputs: Iterable[Any]) -> dict[str, str]:
+    """The numbers of rows that one engine is built for; without them each new number builds another one."""
+    rows = {"min": 1, "opt": GPU_BATCH_SIZE, "max": BATCH_SIZES[-1]}
+    shapes = {entry.name: entry.shape[1:] for entry in inputs}
+    return {
+        f"trt_profile_{which}_shapes": ",".join(
+            f"{name}:{'x'.join(str(size) for size in (n, *shape))}" for name, shape in shapes.items()
+        )
+        for which, n in rows.items()
+    }
+
+
+def _agrees(
+    path: Path, session: ort.InferenceSession, run: Callable[[ort.InferenceSession, int], Sequence[Floats]]
+) -> bool:
+    """Whether a session on a GPU computes what the CPU does; warns where it does not, or fails.
+
+    `run` gives the outputs of a session for so many rows. Differences are shares of the largest value, and at least of
+    1, which is white.
+    """
+    device = _device(session.get_providers()[0])
+    if device == "CPU":
+        return True
+    # TensorRT computes in TF32, with the digits of float16, and ONNX Runtime has no option against it.
+    tolerance = HALF_TOLERANCE if device == "Tensorrt" else GPU_TOLERANCE
+    try:
+        reference = open_session(path, "cpu")
+        pairs = [pair for n in GPU_ROWS for pair in zip(run(reference, n), run(session, n), strict=True)]
+        difference = float(np.max([np.abs(one - other).max() / max(1, np.abs(one).max()) for one, other in pairs]))
+        problem = f"it differs from the CPU by {difference:.2g}, more than {tolerance}"
+    except Exception as error:  # onnxruntime raises several classes of its own
+        difference, problem = math.nan, f"it fails: {first_line(error)}"
+    if difference <= tolerance:
+        return True
+    log.warning("%s runs on the CPU and not on %s, where %s.", path, device, problem)
+    return False
+
+
+def _padded(session: ort.InferenceSession, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """On a GPU, where cuDNN plans anew for each number of rows, the last row again up to a power of two."""
+    n = len(values)
+    if session.get_providers()[0] == "CPUExecutionProvider" or not 0 < n < GPU_BATCH_SIZE:
+        return values
+    return np.concatenate([values, np.repeat(values[-1:], (1 << (n - 1).bit_length()) - n, 0)])
+
+
 def _threads() -> int:
     number = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # Ray sets it for its workers
     cores = cpu_count()
@@ -199,12 +259,12 @@ class Generator:
     def __init__(self, path: Path, provider: str = "auto", precision: Precision = "float32") -> None:
         """Open the file and read its metadata; raises LekhaniError when lekhani did not export it as a generator.
 
-        `auto` precision is float16 on a GPU and float32 elsewhere. Where float16 would change an image visibly,
-        float32 stays.
+        `auto` precision is float16 on a GPU and float32 elsewhere. Where float16 would change an image visibly
+        or does not work, float32 stays. Where a GPU draws other images than the CPU, the model moves there, with a
+        warning.
         """
         self.path, self.precision = path, "float32"
         self._open(provider)
-        self.device = _device(self.session.get_providers()[0])
         about = _metadata(path, self.session, GeneratorMetadata, "generator")
         self.dataset, self.variant, self.classes = about.dataset, about.variant, about.classes
         self.noise_dim, self.image_size, self.conditional = about.noise_dim, about.image_size, about.conditional
@@ -213,6 +273,9 @@ class Generator:
         self.sha256 = sha256(path)
         self._inputs = {entry.name for entry in self.session.get_inputs()}  # without those that the network ignores
         self._is_checked = False
+        if not _agrees(path, self.session, lambda session, n: [self._run(session, *self._example(n))]):
+            provider = "cpu"
+            self._open(provider)
         if precision == "float16" or (precision == "auto" and self.device != "CPU"):
             self._halve(provider)
 
@@ -265,7 +328,8 @@ class Generator:
         large batch is split among the cores, each with its rows in a session of one thread.
         """
         self.session = open_session(self.path, provider, content)
-        split = self.session.get_providers()[0] == "CPUExecutionProvider" and _threads() > 1
+        self.device = _device(self.session.get_providers()[0])
+        split = self.device == "CPU" and _threads() > 1
         self._single = open_session(self.path, provider, content, threads=1) if split else None
 
     @cached_property
@@ -273,30 +337,39 @@ class Generator:
         return ThreadPoolExecutor(_threads(), "generator")
 
     def _run(self, session: ort.InferenceSession, noise: Floats, labels: Labels) -> Floats:
-        binding = session.io_binding()
-        for name, value in (("noise", noise), ("labels", labels)):
+        binding, fed = session.io_binding(), {"noise": _padded(session, noise), "labels": _padded(session, labels)}
+        for name, value in fed.items():
             if name in self._inputs:
                 binding.bind_cpu_input(name, np.ascontiguousarray(value))
-        binding.bind_output(session.get_outputs()[0].name, "cpu" if self.device == "CPU" else "cuda")
+        on_cpu = session.get_providers()[0] == "CPUExecutionProvider"
+        binding.bind_output(session.get_outputs()[0].name, "cpu" if on_cpu else "cuda")
         session.run_with_iobinding(binding)
         images: Floats = binding.copy_outputs_to_cpu()[0]
-        return images
+        added = len(fed["noise"]) - len(noise)
+        return images[:-added] if added else images
 
     def _halve(self, provider: str) -> None:
-        """Switch to float16 unless that changes an image visibly."""
+        """Switch to float16 unless that changes an image visibly, or does not work."""
         import onnx
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
         noise, labels = self._example(64)
-        expected, before = self.run(noise, labels), (self.session, self._single)
+        expected, before = self.run(noise, labels), (self.session, self._single, self.device)
         half = convert_float_to_float16(onnx.load(self.path), keep_io_types=True)
-        self._open(provider, half.SerializeToString())
-        difference = float(np.abs(self.run(noise, labels) - expected).max())
+        try:
+            self._open(provider, half.SerializeToString())
+            if self.device != before[-1]:
+                raise LekhaniError(f"{before[-1]} does not open it in float16")
+            parts = [np.abs(self.run(noise[:n], labels[:n]) - expected[:n]).max() for n in (64, min(GPU_ROWS))]
+            difference = float(np.max(parts))
+            problem = f"float16 would change a pixel by {difference:.2f} of white"
+        except LekhaniError as error:
+            difference, problem = math.nan, str(error)
         if difference <= HALF_TOLERANCE:
             self.precision = "float16"
         else:  # also for NaN
-            self.session, self._single = before
-            log.warning("%s stays in float32: float16 would change a pixel by %.2f of white.", self.path, difference)
+            self.session, self._single, self.device = before
+            log.warning("%s stays in float32: %s.", self.path, problem.removesuffix("."))
 
     def _example(self, n: int) -> tuple[Floats, Labels]:
         noise = np.random.default_rng(0).standard_normal((n, self.noise_dim), dtype=np.float32)
@@ -326,7 +399,10 @@ class Reader:
     """
 
     def __init__(self, path: Path, provider: str = "auto") -> None:
-        """Open judge.onnx; raises LekhaniError when lekhani did not export it as a judge."""
+        """Open judge.onnx; raises LekhaniError when lekhani did not export it as a judge.
+
+        Where a GPU reads something else than the CPU, the CPU reads, with a warning.
+        """
         self.path, self.session, self.sha256 = path, open_session(path, provider), sha256(path)
         about = _metadata(path, self.session, JudgeMetadata, "judge")
         self.dataset, self.classes = about.dataset, about.classes
@@ -334,6 +410,8 @@ class Reader:
         self.image_size = shape[-1] if isinstance(shape[-1], int) else 0
         _check_inputs(path, self.session, {"images": ("tensor(float)", 1, self.image_size, self.image_size)})
         self._is_checked = False
+        if not _agrees(path, self.session, lambda session, n: self._run(session, self._example(n))):
+            self.session = open_session(path, "cpu")
 
     def read(self, images: Bytes, batch_size: int = 512) -> tuple[Floats, Floats]:
         """Features float32 [N,128] and logits float32 [N,K] of uint8 images [N,H,W], white on black.
@@ -349,7 +427,7 @@ class Reader:
 
     def _read(self, batch: Floats) -> tuple[Floats, Floats]:
         try:
-            features, logits = self.session.run(["features", "logits"], {"images": batch})
+            features, logits = self._run(self.session, batch)
         except Exception as error:  # onnxruntime raises several classes of its own
             raise LekhaniError(f"{self.path} cannot read: {first_line(error)}") from error
         if not self._is_checked:
@@ -357,6 +435,15 @@ class Reader:
             _check_output(self.path, "logits", logits, (len(batch), len(self.classes)))
             self._is_checked = True
         return features, logits
+
+    def _run(self, session: ort.InferenceSession, batch: Floats) -> Sequence[Floats]:
+        rows = _padded(session, batch)
+        outputs: Sequence[Floats] = session.run(["features", "logits"], {"images": rows})
+        added = len(rows) - len(batch)
+        return [values[:-added] for values in outputs] if added else outputs
+
+    def _example(self, n: int) -> Floats:
+        return np.random.default_rng(0).random((n, 1, self.image_size, self.image_size), dtype=np.float32)
 
 
 @dataclass(frozen=True)

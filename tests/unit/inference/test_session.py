@@ -1,13 +1,11 @@
 """A generator draws by its seed and nothing else, and a file that is none of ours is one sentence."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from toy_judge import toy_judge
 
@@ -168,74 +166,6 @@ def test_half_precision_is_taken_where_it_does_not_show(
     assert strict.precision == "float32"
     assert "stays in float32: float16 would change a pixel" in caplog.text
     np.testing.assert_array_equal(strict.run(noise, labels), expected)
-
-
-def test_on_a_gpu_half_precision_is_the_rule_and_outputs_stay_there(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No GPU is needed: a session claims to run on one, and records where outputs are bound."""
-    places: list[str] = []
-
-    class Session:
-        def __init__(self, real: Any) -> None:
-            self.real = real
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.real, name)
-
-        def get_providers(self) -> list[str]:
-            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-
-        def io_binding(self) -> Any:
-            binding = self.real.io_binding()
-            bind = binding.bind_output
-            binding.bind_output = lambda name, place: places.append(place) or bind(name, "cpu")
-            return binding
-
-        def run_with_iobinding(self, binding: Any) -> None:
-            self.real.run_with_iobinding(binding)
-
-    monkeypatch.setattr("lekhani.inference.session.open_session", lambda *words: Session(open_session(*words)))
-    generator = Generator(path, "cpu", "auto")
-    assert (generator.device, generator.precision) == ("CUDA", "float16")
-    assert drawn(generator, [2, 0]).shape == (2, 4, 4)
-    assert set(places) == {"cuda"}
-
-
-def test_tensorrt_comes_first_where_it_is_asked_for_with_engines_for_each_model(
-    path: Path, toy_generator: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
-) -> None:
-    """No GPU is needed: the requested providers are recorded, and the session falls back to the CPU."""
-    requested: list[Any] = []
-    real = ort.InferenceSession
-
-    def session(model: Any, options: Any, providers: Sequence[tuple[str, dict[str, str]]]) -> Any:
-        requested.append(providers)
-        return real(model, options, providers=providers[-1:])
-
-    first, second = path, toy_generator(tmp_path / "b.onnx", conditional=False)
-    monkeypatch.setattr("lekhani.inference.session._gpu_present", lambda: True)
-    monkeypatch.setattr(
-        "onnxruntime.get_available_providers",
-        lambda: ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
-    )
-    monkeypatch.setattr("onnxruntime.preload_dlls", lambda: None)
-    monkeypatch.setattr("onnxruntime.InferenceSession", session)
-    open_session(first)
-    assert [name for name, _ in requested.pop()] == ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    assert "CUDA was requested but does not work here; running on CPU." in caplog.text
-    monkeypatch.setenv("LEKHANI_TENSORRT", str(tmp_path / "engines"))
-    for one in (first, second, first):
-        open_session(one)
-    assert "Tensorrt was requested but does not work here; running on CPU." in caplog.text
-    assert all(
-        [name.removesuffix("ExecutionProvider") for name, _ in one] == ["Tensorrt", "CUDA", "CPU"] for one in requested
-    )
-    folders = [Path(one[0][1]["trt_engine_cache_path"]) for one in requested]
-    assert folders[0] == folders[2] != folders[1], "equal shapes with other weights must not share an engine"
-    assert all(folder.is_dir() and folder.parent == tmp_path / "engines" for folder in folders)
-    open_session(first, "cpu")
-    assert [name for name, _ in requested[-1]] == ["CPUExecutionProvider"]
 
 
 def test_neither_batch_nor_cores_change_a_bit_of_a_real_network(
