@@ -1,0 +1,130 @@
+"""The recipe of one of the five projects that Lekhani reproduces, on its own data, by the judge of the package.
+
+    python benchmarks/projects.py dcgan|draw|draw_plain|cgan|mlp_gan|numpy_gan --images N
+                                  [--out FILE.json] [--grid FILE.png]
+
+Run it in a project folder in which `lekhani fetch` and `lekhani prepare` have put the real images into data/prepared.
+It trains with the settings of `profile: full`; --images is the budget, repeats counted.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from origin import origin
+from pretrained import PRETRAINED
+
+from lekhani import params
+from lekhani.data.spec import load_prepared
+from lekhani.evaluate.scorecard import read_real, score
+from lekhani.files import write_json
+from lekhani.inference.session import Reader
+from lekhani.pictures import grid, save_png, to_uint8
+from lekhani.train.loop import Trainer, TrainerConfig
+from lekhani.train.progress import ProgressBar
+from lekhani.variants import VARIANTS, Variant
+
+
+class Project(NamedTuple):
+    """What a project trained: a variant, and on which glyphs."""
+
+    dataset: str
+    variant: str
+    original: int | None = None  # images that the project's own training saw, where it is known
+    attention: bool = True
+    glyphs: str = ""  # all
+
+
+PROJECTS = {
+    "dcgan": Project("devanagari", "dcgan", 100 * 78_200),
+    "draw": Project("devanagari", "draw", 50 * 78_200),
+    "draw_plain": Project("devanagari", "draw", 50 * 17_000, attention=False, glyphs="०१२३४५६७८९"),
+    "cgan": Project("mnist", "cgan", 10_000 * 128),
+    "mlp_gan": Project("mnist", "mlp_gan"),
+    "numpy_gan": Project("mnist", "bare_bones", glyphs="3"),
+}
+SEED = 7
+
+
+def main() -> None:
+    """Train, score, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("project", choices=PROJECTS)
+    parser.add_argument("--images", type=int, required=True)
+    parser.add_argument("--generated", type=int, default=4600, help="images to score")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--grid", type=Path)
+    given = parser.parse_args()
+    project = PROJECTS[given.project]
+    data = load_prepared(Path("data/prepared") / project.dataset)
+    taken = [one.label for one in data.info.classes if not project.glyphs or one.glyph in project.glyphs]
+    (train, train_labels), (test, test_labels) = (
+        (images[chosen], labels[chosen])
+        for images, labels in map(data.split, ("train", "test"))
+        for chosen in [np.isin(labels, taken)]
+    )
+    numbers = np.searchsorted(taken, train_labels)
+    choices = params.resolve(params.read(Path("params.yaml")) | {"profile": "full"}, "params.yaml")
+    settings = getattr(choices.variants, project.variant)
+    if not project.attention:
+        settings = settings.model_copy(update={"attention": False})
+
+    def build(device: torch.device) -> Variant:
+        return VARIANTS[project.variant](settings, data.info.image_size, len(taken), device)
+
+    trainer = Trainer(
+        TrainerConfig(
+            build=build,
+            images=train,
+            labels=numbers,
+            images_seen=given.images,
+            batch_size=settings.batch_size,
+            ema_decay=settings.ema_decay,
+            ema_start=settings.ema_start,
+            seed=SEED,
+            settings=choices.train.model_copy(update={"score_every": 0, "sample_every": 10**12}),
+            device=torch.device("cpu"),
+            reporter=ProgressBar(given.project, given.images),
+        )
+    )
+    trained = trainer.fit()
+
+    labels = np.arange(given.generated) % len(taken)
+    torch.manual_seed(SEED)
+    start = time.perf_counter()
+    with torch.no_grad():
+        generator = trained.generator.eval()
+        noise = torch.randn(len(labels), trained.variant.noise_dim)
+        parts = zip(noise.split(256), torch.from_numpy(labels).split(256), strict=True)
+        images = to_uint8(np.concatenate([generator(*part).numpy() for part in parts]))
+    seconds = time.perf_counter() - start
+
+    reader = Reader(PRETRAINED / project.dataset / "judge.onnx", "cpu")
+    few = np.random.default_rng(3).choice(len(train), min(given.generated, len(train)), replace=False)
+    real = read_real(reader.read, test, train[few], 1000, SEED, Path("cache/projects.npz"), reader.sha256)
+    asked = np.asarray(taken)[labels] if trained.variant.conditional or len(taken) == 1 else None
+    card = score([reader.read(images)], asked, real, test_labels, 1000, SEED)
+    names = ("fid", "fid_floor", "fid_ratio", "precision", "recall", "inception_score", "label_agreement")
+    row = {name: round(card[name], 4) for name in names if name in card} | {
+        "images_seen": trained.images_seen,
+        "share_of_original": project.original and round(trained.images_seen / project.original, 4),
+        "train_seconds": round(trained.seconds, 1),
+        "train_images_per_second": round(trained.images_per_second),
+        "sample_images_per_second": round(len(labels) / seconds),
+        "threads": torch.get_num_threads(),
+    }
+    print(given.project, row)
+    if given.grid:
+        given.grid.parent.mkdir(parents=True, exist_ok=True)
+        save_png(grid(images[:40], 20), given.grid)
+    if given.out:
+        known = json.loads(given.out.read_text(encoding="utf-8"))["projects"] if given.out.exists() else {}
+        write_json(given.out, {**origin("torch"), "projects": known | {given.project: row}})
+
+
+if __name__ == "__main__":
+    main()
