@@ -7,6 +7,7 @@ correctness  losses of 20 steps of every variant as on the CPU, second derivativ
 speed        training at full size beside textbook loops; kernels per step; share of the roofline
 flow         a judge, flow_matching at full size for 150 s and its one-step student, exported and scored
 onnx         ONNX Runtime's CUDA provider against its CPU provider, and beside torch; needs onnxruntime-gpu
+graphs       train.cuda_graphs: losses as without it, resuming, and how much faster steps are
 
 It needs torch, onnx, onnxscript, onnxruntime, safetensors, scipy, pydantic and what `import lekhani.params` asks for,
 and neither the project's data nor its services. FOLDER of --data holds dhcd_train.npz and dhcd_test.npz with `images`
@@ -30,6 +31,7 @@ import torch
 from gpu_phases.common import CLASSES, SEED, SIDE, Data, Results, Run, SkipError, described
 from gpu_phases.correctness import correctness
 from gpu_phases.flow import flow
+from gpu_phases.graphs import graphs
 from gpu_phases.sessions import sessions
 from gpu_phases.speed import speed
 from origin import origin
@@ -41,10 +43,11 @@ from lekhani.train.devices import pick_device
 
 Phase = Callable[[Run, Results], None]
 PHASES: dict[str, tuple[Phase, float]] = {  # with its seconds of nine minutes
-    "correctness": (correctness, 100),
-    "speed": (speed, 90),
+    "correctness": (correctness, 90),
+    "speed": (speed, 60),
     "flow": (flow, 280),
-    "onnx": (sessions, 70),
+    "onnx": (sessions, 60),
+    "graphs": (graphs, 50),
 }
 PACKAGES = ("torch", "triton", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "tensorrt", "numpy")
 TINY: dict[str, dict[str, Any]] = {

@@ -162,9 +162,14 @@ def rows(trainer: Trainer, steps: int) -> list[dict[str, float]]:
     return trainer.progress.rows
 
 
-def resuming(run: Run, name: str) -> dict[str, Any]:
-    """Metrics of twelve steps, unbroken and with a stop after six, in the precision in use."""
-    p = run.quick.model_copy(update={"train": run.quick.train.model_copy(update={"log_every": 1})})
+def loss_columns(told: list[dict[str, float]]) -> dict[str, list[float]]:
+    """What the losses were at each step, by their names."""
+    return {key: [row[key] for row in told] for key in told[0] if "loss" in key}
+
+
+def resuming(run: Run, name: str, **train: Any) -> dict[str, Any]:
+    """Metrics of twelve steps, unbroken and with a stop after six, in the precision in use; `train` to its settings."""
+    p = run.quick.model_copy(update={"train": run.quick.train.model_copy(update={"log_every": 1, **train})})
     images = 12 * getattr(p.variants, name).batch_size
     with tempfile.TemporaryDirectory() as folder, exact():
 
@@ -182,8 +187,7 @@ def resuming(run: Run, name: str) -> dict[str, Any]:
         if second.progress.step != 6:
             raise CheckError(f"training went on from step {second.progress.step}, and stopped after step 6")
         got = rows(second, 6)
-    before, after = ({key: [row[key] for row in told] for key in told[0] if "loss" in key} for told in (expected, got))
-    differences = relative(before, after)[6:]
+    differences = relative(loss_columns(expected), loss_columns(got))[6:]
     return {
         "first": require("the difference of the first loss after the stop", differences[0], EARLY),
         "largest": require("the difference of a loss after the stop", max(differences), LATE),

@@ -522,6 +522,8 @@ class Train(_Model):
     """of forward passes; auto takes bf16 on GPUs that compute in it and CPUs with AMX, else fp32"""
     compile: bool = False
     """torch.compile the networks: a minute at the start that long runs on a GPU earn back"""
+    cuda_graphs: bool = False
+    """record a step's kernels once and launch them all together, on one GPU; off until it is proven on one"""
     checkpoint_seconds: float = Field(60.0, gt=0, description="seconds between two checkpoints")
     checkpoint_steps: int = Field(0, ge=0)
     """steps between two checkpoints, beside those by time; 0: by time alone"""

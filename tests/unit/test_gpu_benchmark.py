@@ -40,15 +40,16 @@ def test_all_of_it_in_miniature(tmp_path: Path) -> None:
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     phases = told(out)
     assert {name: one["state"] for name, one in phases.items()} == dict.fromkeys(
-        ("correctness", "speed", "flow", "onnx"), "passed"
+        ("correctness", "speed", "flow", "onnx", "graphs"), "passed"
     )
     assert phases["speed"]["variants"]["turbo"]["images_per_second"].keys() == {"textbook", "resident", "lekhani"}
     assert phases["onnx"]["checks"]["channels last for turbo"]["float32"].keys() == {"without", "with"}
     assert set(phases["flow"]["steps"]["scores of turbo"]) >= {"shipped", "trained"}
     assert phases["onnx"]["checks"]["speed of turbo in float32"]["images_per_second"]["64"]["session"] > 0
+    assert phases["graphs"]["checks"]["speed of dcgan"]["ratio"] > 0
     written = {f"{name}.{kind}" for name in ("flow_matching", "turbo") for kind in ("onnx", "safetensors")}
     assert {path.name for path in out.iterdir()} == {*written, "gpu.json", "judge.safetensors", "samples.png"}
-    assert done.stdout.splitlines()[-4].startswith("correctness  passed")
+    assert done.stdout.splitlines()[-5].startswith("correctness  passed")
 
 
 def test_a_phase_that_fails_is_told_and_the_next_one_runs(

@@ -29,6 +29,7 @@ from lekhani.train.checkpoint import Checkpoints
 from lekhani.train.devices import takes_bf16
 from lekhani.train.diagnosis import Finding, diagnose
 from lekhani.train.ema import Ema
+from lekhani.train.graphs import use_graphs
 from lekhani.train.reporter import Reporter
 from lekhani.variants.base import Variant
 from lekhani.variants.state import load_part, require_like, require_scalar, require_weights
@@ -132,6 +133,8 @@ class Trainer:
         self.ema = Ema(self.variant.generator(), config.ema_decay)
         distributed.share_weights(self.variant, self.ranks)
         speed_up(self.variant, config.settings, config.device)
+        if config.settings.cuda_graphs:
+            use_graphs(self.variant, config.device, self.ranks.world)
         self.images = torch.from_numpy(config.images).to(config.device)
         self.labels = torch.from_numpy(config.labels).to(config.device)
         world = self.ranks.world

@@ -58,6 +58,10 @@ class Stepwise(nn.Module):
             yield state
 
 
+def _call(work: Callable[..., dict[str, Tensor]], *inputs: Tensor, **choices: Any) -> dict[str, Tensor]:
+    return work(*inputs, **choices)
+
+
 class Variant(ABC):
     """A family of generative model together with its loss, optimisers and one training step.
 
@@ -73,6 +77,14 @@ class Variant(ABC):
     progress: float = 0.0
     autocast: AbstractContextManager[Any] = nullcontext()
     """The precision of forward passes; the loop sets it, and a step enters it for its networks, not for backward."""
+    capturable: ClassVar[bool] = False
+    """Whether a step leaves its work on the device to `run`, so that `lekhani.train.graphs` can replay it.
+
+    The method that `run` gets never waits for the device, and counts nothing: what changes from step to step is set
+    before it, in a tensor.
+    """
+    run: Callable[..., dict[str, Tensor]] = staticmethod(_call)
+    """Calls a method with tensors, and with choices by name, for its metrics; the loop may replay a graph instead."""
 
     @abstractmethod
     def __init__(self, settings: Any, image_size: int, n_classes: int, device: torch.device) -> None:

@@ -54,6 +54,13 @@ class Dcgan(Gan):
     def __init__(self, settings: params.Dcgan, image_size: int, n_classes: int, device: torch.device) -> None:
         g = DcganGenerator(settings.noise_dim, settings.channels, image_size)
         super().__init__(settings, g, Discriminator(settings.channels, image_size), device)
+        # Deviation of the noise: a tensor, so that a CUDA graph sees it change.
+        self.sigma = torch.tensor(float(settings.instance_noise), device=device)
+
+    def schedule(self) -> None:
+        """See Gan.schedule; the noise fades."""
+        super().schedule()
+        self.sigma.fill_(self.settings.instance_noise * (1 - self.progress))
 
     def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor) -> DiscriminatorLoss:
         on_real, on_fake = self.d(self._noisy(real)), self.d(self._noisy_fake(fake))
@@ -79,8 +86,7 @@ class Dcgan(Gan):
         return 1 - target if self.settings.inverted_labels else target
 
     def _noisy(self, images: Tensor) -> Tensor:
-        sigma = self.settings.instance_noise * (1 - self.progress)
-        return images + sigma * torch.randn_like(images) if sigma > 0 else images
+        return images + self.sigma * torch.randn_like(images) if self.settings.instance_noise else images
 
     def _noisy_fake(self, images: Tensor) -> Tensor:
         return self._noisy(images) if self.settings.noise_on == "both" else images

@@ -227,6 +227,7 @@ def divergence(posteriors: Tensor) -> Tensor:
 
 class Draw(Variant):
     name = "draw"
+    capturable = True
 
     def __init__(self, settings: params.Draw, image_size: int, n_classes: int, device: torch.device) -> None:
         self.settings, self.conditional = settings, settings.conditional
@@ -237,6 +238,9 @@ class Draw(Variant):
 
     def step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Lower the bound on a fresh binarisation of the images, x ~ Bernoulli(grey)."""
+        return self.run(self._update, images, labels)
+
+    def _update(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         with self.autocast:
             parts = self._parts_of_bound(images, labels)
         reconstruction, kl = (part.mean() for part in parts)

@@ -168,6 +168,7 @@ class FlowMatching(Variant):
 
     name = "flow_matching"
     conditional = True
+    capturable = True
 
     def __init__(self, settings: params.FlowMatching, image_size: int, n_classes: int, device: torch.device) -> None:
         self.settings = settings
@@ -181,8 +182,11 @@ class FlowMatching(Variant):
 
     def step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Regress the velocity at one random time per image; the learning rate warms up, then falls along a cosine."""
-        n = images.shape[0]
         set_lr(self.optimiser, self.settings.lr * warm_up(self.progress) * cosine(self.progress))
+        return self.run(self._update, images, labels)
+
+    def _update(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        n = images.shape[0]
         target = images * 2 - 1
         noise = torch.randn_like(target)
         t = torch.randn(n, device=images.device).sigmoid()

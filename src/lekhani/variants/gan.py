@@ -30,6 +30,7 @@ class DiscriminatorLoss(NamedTuple):
 class Gan(Variant):
     """A generator `g` and a discriminator `d` over images in [-1,1]; subclasses define the loss of each."""
 
+    capturable = True
     settings: params.Gan
 
     def __init__(self, settings: params.Gan, g: nn.Module, d: nn.Module, device: torch.device) -> None:
@@ -57,17 +58,20 @@ class Gan(Variant):
 
         The generator learns from the same generated batch, against the updated discriminator.
         """
-        self._set_learning_rates()
+        self.schedule()
         generator_too = self.turns.take(self.settings.n_dis)
+        metrics = self.run(self._update, images, labels, generator_too=generator_too)
+        if generator_too:
+            self.turns.last = {name: metrics[name] for name in _GENERATOR_METRICS}
+        return metrics | (self.turns.last or dict.fromkeys(_GENERATOR_METRICS, torch.zeros_like(metrics["loss_d"])))
+
+    def _update(self, images: Tensor, labels: Tensor, generator_too: bool) -> dict[str, Tensor]:
         real = images * 2 - 1
         with self.autocast, torch.set_grad_enabled(generator_too):
             noise = torch.randn(images.shape[0], self.noise_dim, device=images.device)
             fake = self.g(noise, labels).float() * 2 - 1  # images are float32 in whatever precision they were made
         metrics = self._discriminator_step(real, fake.detach(), labels)
-        if generator_too:
-            self.turns.last = self._generator_step(real, fake, labels)
-        zero = torch.zeros_like(metrics["loss_d"])
-        return metrics | (self.turns.last or {"loss_g": zero, "grad_norm_g": zero})
+        return metrics | self._generator_step(real, fake, labels) if generator_too else metrics
 
     def _discriminator_step(self, real: Tensor, fake: Tensor, labels: Tensor) -> dict[str, Tensor]:
         with self.autocast:
@@ -85,7 +89,8 @@ class Gan(Variant):
         self.d.requires_grad_(True)
         return {"loss_g": loss.detach(), "grad_norm_g": norm}
 
-    def _set_learning_rates(self) -> None:
+    def schedule(self) -> None:
+        """Set what depends on `progress`."""
         share = 1.0 if self.settings.schedule == "constant" else cosine(self.progress, floor=0.1)
         set_lr(self.optimiser_g, self.settings.lr_g * share)
         set_lr(self.optimiser_d, self.settings.lr_d * share)
@@ -103,7 +108,7 @@ class Gan(Variant):
         }
 
 
-_GENERATOR_METRICS = {"loss_g", "grad_norm_g"}
+_GENERATOR_METRICS = ("loss_g", "grad_norm_g")
 
 
 class _Turns:
@@ -124,7 +129,7 @@ class _Turns:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         taken, last = require_count("turns.taken", state["taken"]), state["last"]
-        if last and set(last) != _GENERATOR_METRICS:
+        if last and set(last) != set(_GENERATOR_METRICS):
             raise ValueError("turns.last are not the metrics of a step")
         self.taken = taken
         self.last = {name: require_scalar(value).to(self.device) for name, value in last.items()}

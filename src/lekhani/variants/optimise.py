@@ -18,9 +18,12 @@ def warm_up(progress: float) -> float:
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of all parameter groups."""
+    """Set the learning rate of all parameter groups; in place where it is a tensor, which a CUDA graph reads."""
     for group in optimiser.param_groups:
-        group["lr"] = lr
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 def optimise(loss: Tensor, optimiser: torch.optim.Optimizer, max_norm: float = 0.0) -> Tensor:

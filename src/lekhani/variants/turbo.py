@@ -59,6 +59,7 @@ class Critic(nn.Module):
 class Turbo(Variant):
     name = "turbo"
     conditional = True
+    capturable = True
 
     def __init__(
         self,
@@ -105,6 +106,9 @@ class Turbo(Variant):
         lr = self.settings.lr * warm_up(self.progress) * cosine(self.progress, floor=0.1)
         for optimiser in (self.optimiser_g, self.optimiser_c):
             set_lr(optimiser, lr)
+        return self.run(self._update, images, labels)
+
+    def _update(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         noise, pair_labels, target = self.pairs.draw(images.shape[0])
         with self.autocast:
             fake = _channels_last(self.student(noise, pair_labels) * 2 - 1)
