@@ -29,8 +29,7 @@ def optimise(loss: Tensor, optimiser: torch.optim.Optimizer, max_norm: float = 0
     """One step of `optimiser` on `loss`, the gradient's norm clipped to `max_norm` unless that is 0.
 
     Where several processes train together, the gradient is the mean of theirs, so all have to take the same steps, with
-    gradients of the same weights; weights without one in any of them stay out of it. Returns the norm before clipping,
-    a scalar.
+    gradients of the same weights; a weight without one stays as it is. Returns the norm before clipping, a scalar.
     """
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
