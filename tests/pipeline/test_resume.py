@@ -6,7 +6,9 @@ import sys
 import time
 from pathlib import Path
 
+import mlflow
 import numpy as np
+import psutil
 import pytest
 import yaml
 from safetensors.numpy import load_file
@@ -97,11 +99,29 @@ def test_training_starts_from_weights_of_an_earlier_one(unbroken: Path, tmp_path
     assert "Traceback" not in told
 
 
-def test_two_processes_train_and_one_writes(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_two_processes_go_on_after_one_is_killed(tmp_path: Path) -> None:
     folder = workspace(tmp_path / "two")
+    choices = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    choices["tracking"]["backend"] = "mlflow"
+    choices["profiles"]["quick"]["train"]["images_seen"]["per_class"] = 240
+    (folder / "params.yaml").write_text(yaml.safe_dump(choices), encoding="utf-8")
+    store = f"sqlite:///{folder}/mlflow.db"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    finish(folder, command=[*torchrun, "-m", "lekhani", "train", "--dataset", "mnist", "--variant", "dcgan"])
+    command = [*torchrun, "-m", "lekhani", "train", "--dataset", "mnist", "--variant", "dcgan"]
+    process = start(folder, command=command, MLFLOW_TRACKING_URI=store)
+    wait_for_rows(process, folder, 20)
+    (second,) = (one for one in psutil.Process(process.pid).children() if one.environ().get("RANK") == "1")
+    second.kill()
+    process.communicate(timeout=120)
+    assert process.returncode == 1
+    told = finish(folder, command=command, MLFLOW_TRACKING_URI=store)
+    assert told.count("goes on from step") == 2
     losses = (folder / "reports" / "mnist" / "dcgan" / "losses.csv").read_text().splitlines()
-    assert [int(line.split(",")[0]) for line in losses[1:]] == list(range(1, 151))
+    assert [int(line.split(",")[0]) for line in losses[1:]] == list(range(1, 61))
     assert (folder / "models" / "mnist" / "dcgan" / "generator.safetensors").exists()
     assert not (folder / "checkpoints" / "mnist" / "dcgan").exists()
+    client = mlflow.MlflowClient(store)
+    (run,) = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    assert run.info.status == "FINISHED"
+    assert sorted(one.step for one in client.get_metric_history(run.info.run_id, "train/loss_d")) == list(range(1, 61))

@@ -6,13 +6,17 @@ the same.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from lekhani.errors import LekhaniError
 from lekhani.variants.base import Variant
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,17 @@ def share_weights(variant: Variant, here: Ranks) -> None:
         dist.broadcast(parameter.data, 0)
 
 
-def any_of(mine: bool, device: torch.device) -> bool:
-    """Whether that is true in any of the processes; all of them have to ask."""
-    flag = torch.tensor(float(mine), device=device)
-    dist.all_reduce(flag)
-    return bool(flag)
+def of_first(work: Callable[[], T]) -> T:
+    """What `work` returns in the first process, in all of them; raises the LekhaniError that it raises there."""
+    if not dist.is_initialized():
+        return work()
+    found: list[Any] = [None]
+    if dist.get_rank() == 0:
+        try:
+            found = [work()]
+        except LekhaniError as error:
+            found = [error]
+    dist.broadcast_object_list(found)
+    if isinstance(found[0], LekhaniError):
+        raise found[0]
+    return found[0]  # type: ignore[no-any-return]

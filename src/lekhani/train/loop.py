@@ -32,6 +32,7 @@ from lekhani.train.ema import Ema
 from lekhani.train.graphs import use_graphs
 from lekhani.train.reporter import Reporter
 from lekhani.variants.base import Variant
+from lekhani.variants.optimise import any_of
 from lekhani.variants.state import load_part, require_like, require_scalar, require_weights
 
 log = logging.getLogger("lekhani")
@@ -167,14 +168,13 @@ class Trainer:
 
     def _stopping(self, told: bool) -> bool:
         """Whether to stop here; processes that train together agree, since one alone would wait for ever."""
-        if self.ranks.world == 1:
-            return told
-        return self.progress.step % self.settings.log_every == 0 and distributed.any_of(told, self.device)
+        on_gpu = self.ranks.world > 1 and self.device.type == "cuda"  # where asking waits for all that is running
+        return (not on_gpu or self.progress.step % self.settings.log_every == 0) and any_of(told, self.device)
 
     def restore(self) -> None:
         """Go on from the newest checkpoint, if there is one, on whatever device it was saved."""
         checkpoints = self.config.checkpoints
-        state = checkpoints.load() if checkpoints else None
+        state = distributed.of_first(checkpoints.load) if checkpoints else None  # other hosts have no such file
         if checkpoints and state is not None:
             try:
                 self._take(state)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lekhani import params
 from lekhani.variants.base import Variant
 from lekhani.variants.nets import ResBlock, channels_last, group_norm
-from lekhani.variants.optimise import cosine, optimise, set_lr, warm_up
+from lekhani.variants.optimise import any_of, cosine, optimise, set_lr, warm_up
 
 TEMPERATURES = (0.02, 0.05, 0.2)  # in parts of the mean distance between generated and real features
 PLACES = 4  # features of a convolution are compared at 4x4 places of the image
@@ -174,7 +174,7 @@ class Drifting(Variant):
         with torch.no_grad(), self.autocast:
             self.bank.put(self.encoder.features(real), labels)
         classes = self.bank.full()
-        if not len(classes):
+        if any_of(not len(classes), classes.device):  # processes that train together begin with the same step
             return metrics
         per_class = min(self.settings.generated_per_class, len(images))
         chosen = classes[torch.randperm(len(classes), device=classes.device)[: len(images) // per_class]]

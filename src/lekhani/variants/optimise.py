@@ -1,10 +1,12 @@
-"""What the steps of several variants share: schedules of the learning rate, and one step of an optimiser."""
+"""What steps of several variants share: schedules of the learning rate, an optimiser's step, and agreeing on one."""
 
 import math
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from lekhani.errors import LekhaniError, first_line
 
 
 def cosine(progress: float, floor: float = 0.0) -> float:
@@ -29,8 +31,8 @@ def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
 def optimise(loss: Tensor, optimiser: torch.optim.Optimizer, max_norm: float = 0.0) -> Tensor:
     """One step of `optimiser` on `loss`, the gradient's norm clipped to `max_norm` unless that is 0.
 
-    Where several processes train together, the gradient is the mean of theirs. Returns the norm before clipping, a
-    scalar.
+    Where several processes train together, the gradient is the mean of theirs, so all have to take the same steps, with
+    gradients of the same weights; a weight without one stays as it is. Returns the norm before clipping, a scalar.
     """
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -45,11 +47,29 @@ def optimise(loss: Tensor, optimiser: torch.optim.Optimizer, max_norm: float = 0
     return norm
 
 
+def any_of(mine: bool, device: torch.device) -> bool:
+    """Whether that is true in any of the processes that train together; all of them have to ask."""
+    if not dist.is_initialized():
+        return mine
+    flag = torch.tensor(float(mine), device=device)
+    _add_up(flag)
+    return bool(flag)
+
+
 def _average(gradients: list[Tensor]) -> None:
     """Make each the mean over all processes, which have them in the same order, in one exchange."""
     flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
+    _add_up(flat)
     flat /= dist.get_world_size()
     parts = torch.split(flat, [gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
+
+
+def _add_up(tensor: Tensor) -> None:
+    """Make it the sum over all processes; raises LekhaniError where one of them is gone."""
+    try:
+        dist.all_reduce(tensor)
+    except RuntimeError as error:
+        problem = f"Another process of this training is gone ({first_line(error)})"
+        raise LekhaniError(f"{problem}; see what it said, and run the same command to go on.") from error

@@ -45,7 +45,7 @@ def _require_moments(name: str, optimiser: torch.optim.Optimizer, state: Any) ->
         raise ValueError(f"{name} is not the state of the optimiser of {len(weights)} weights")
     for number, found in moments.items():
         weight = weights[number]
-        expected = {"step": torch.zeros(()), "exp_avg": weight, "exp_avg_sq": weight}
+        expected = {"step": torch.zeros((), dtype=torch.float32), "exp_avg": weight, "exp_avg_sq": weight}
         if not isinstance(found, Mapping) or set(found) != set(expected):
             raise ValueError(f"{name} does not have the two moments of weight {number}")
         for key, value in expected.items():
