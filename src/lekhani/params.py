@@ -406,6 +406,8 @@ class Draw(VariantSettings):
     conditional: bool = Field(False, description="give encoder and decoder the label")
     lr: Rate = 1e-3
     betas: Betas = (0.5, 0.999)
+    schedule: Literal["constant", "cosine"] = "constant"
+    """learning rate over images seen; cosine falls to a tenth"""
     clip_norm: float = Field(5.0, ge=0, description="largest norm of the gradient; 0 does not clip")
     ema_decay: Fraction = 0.998
 

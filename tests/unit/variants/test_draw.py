@@ -150,6 +150,14 @@ def test_the_bound_is_the_slow_one(form: dict[str, Any]) -> None:
     )
 
 
+def test_the_learning_rate_may_fall_along_a_cosine() -> None:
+    for schedule, rates in (("constant", [1e-2, 1e-2]), ("cosine", [0.55e-2, 1e-3])):
+        variant = draw(lr=1e-2, schedule=schedule)
+        for variant.progress, rate in zip((0.5, 1.0), rates, strict=True):
+            variant.step(*batch())
+            assert variant.optimiser.param_groups[0]["lr"] == pytest.approx(rate)
+
+
 def test_images_are_binarised_anew_each_time() -> None:
     variant = draw()
     seen: list[Tensor] = []
