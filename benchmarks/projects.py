@@ -2,16 +2,18 @@
 
     python benchmarks/projects.py dcgan|draw|draw_plain|cgan|mlp_gan|numpy_gan --images N
                                   [--out FILE.json] [--grid FILE.png]
+    python benchmarks/projects.py classifier --images 300 [--out FILE.json]
 
 Run it in a project folder in which `lekhani fetch` and `lekhani prepare` have put the real images into data/prepared.
-It trains with the settings of `profile: full`; --images is the budget, repeats counted.
+It trains with the settings of `profile: full`; --images is the budget, repeats counted. `classifier` trains nothing: it
+has the package read Devanagari's real digits, and write so many of them again as MNIST's.
 """
 
 import argparse
 import json
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +21,13 @@ from origin import origin
 from pretrained import PRETRAINED
 
 from lekhani import params
-from lekhani.data.spec import load_prepared
+from lekhani.data.spec import Bytes, load_prepared
+from lekhani.evaluate.likelihood import nats
 from lekhani.evaluate.scorecard import read_real, score
 from lekhani.files import write_json
+from lekhani.handwriting.translate import MIN_WRITTEN, digit_values
 from lekhani.inference.session import Reader
+from lekhani.pen import translate
 from lekhani.pictures import grid, save_png, to_uint8
 from lekhani.train.loop import Trainer, TrainerConfig
 from lekhani.train.progress import ProgressBar
@@ -48,18 +53,34 @@ PROJECTS = {
     "numpy_gan": Project("mnist", "bare_bones", glyphs="3"),
 }
 SEED = 7
+BOUNDED = 2000  # test images, for the bound of DRAW
 
 
 def main() -> None:
-    """Train, score, print and write."""
+    """Train and score, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("project", choices=PROJECTS)
+    parser.add_argument("project", choices=[*PROJECTS, "classifier"])
     parser.add_argument("--images", type=int, required=True)
     parser.add_argument("--generated", type=int, default=4600, help="images to score")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--grid", type=Path)
     given = parser.parse_args()
-    project = PROJECTS[given.project]
+    if given.project == "classifier":
+        row = classify(given.images)
+    else:
+        row, images = reproduce(given.project, given.images, given.generated)
+        if given.grid:
+            given.grid.parent.mkdir(parents=True, exist_ok=True)
+            save_png(grid(images[:40], 20), given.grid)
+    print(given.project, row)
+    if given.out:
+        known = json.loads(given.out.read_text(encoding="utf-8"))["projects"] if given.out.exists() else {}
+        write_json(given.out, {**origin("torch"), "projects": known | {given.project: row}})
+
+
+def reproduce(name: str, images_seen: int, generated: int) -> tuple[dict[str, Any], Bytes]:
+    """The figures of one project, trained anew, and `generated` images of it, uint8 [N,H,W]."""
+    project = PROJECTS[name]
     data = load_prepared(Path("data/prepared") / project.dataset)
     taken = [one.label for one in data.info.classes if not project.glyphs or one.glyph in project.glyphs]
     (train, train_labels), (test, test_labels) = (
@@ -81,19 +102,19 @@ def main() -> None:
             build=build,
             images=train,
             labels=numbers,
-            images_seen=given.images,
+            images_seen=images_seen,
             batch_size=settings.batch_size,
             ema_decay=settings.ema_decay,
             ema_start=settings.ema_start,
             seed=SEED,
             settings=choices.train.model_copy(update={"score_every": 0, "sample_every": 10**12}),
             device=torch.device("cpu"),
-            reporter=ProgressBar(given.project, given.images),
+            reporter=ProgressBar(name, images_seen),
         )
     )
     trained = trainer.fit()
 
-    labels = np.arange(given.generated) % len(taken)
+    labels = np.arange(generated) % len(taken)
     torch.manual_seed(SEED)
     start = time.perf_counter()
     with torch.no_grad():
@@ -104,12 +125,16 @@ def main() -> None:
     seconds = time.perf_counter() - start
 
     reader = Reader(PRETRAINED / project.dataset / "judge.onnx", "cpu")
-    few = np.random.default_rng(3).choice(len(train), min(given.generated, len(train)), replace=False)
+    few = np.random.default_rng(3).choice(len(train), min(generated, len(train)), replace=False)
     real = read_real(reader.read, test, train[few], 1000, SEED, Path("cache/projects.npz"), reader.sha256)
     asked = np.asarray(taken)[labels] if trained.variant.conditional or len(taken) == 1 else None
     card = score([reader.read(images)], asked, real, test_labels, 1000, SEED)
+    trained.variant.generator().load_state_dict(generator.state_dict())  # the average, for its bound as well
+    some = np.random.default_rng(4).permutation(len(test))[:BOUNDED]
+    card |= nats(trained.variant, test[some], np.searchsorted(taken, test_labels[some]), SEED)
     names = ("fid", "fid_floor", "fid_ratio", "precision", "recall", "inception_score", "label_agreement")
-    row = {name: round(card[name], 4) for name in names if name in card} | {
+    names += ("nats_per_image", "nats_per_image_se", "nats_per_image_floor")
+    row = {key: round(card[key], 4) for key in names if key in card} | {
         "images_seen": trained.images_seen,
         "share_of_original": project.original and round(trained.images_seen / project.original, 4),
         "train_seconds": round(trained.seconds, 1),
@@ -117,13 +142,33 @@ def main() -> None:
         "sample_images_per_second": round(len(labels) / seconds),
         "threads": torch.get_num_threads(),
     }
-    print(given.project, row)
-    if given.grid:
-        given.grid.parent.mkdir(parents=True, exist_ok=True)
-        save_png(grid(images[:40], 20), given.grid)
-    if given.out:
-        known = json.loads(given.out.read_text(encoding="utf-8"))["projects"] if given.out.exists() else {}
-        write_json(given.out, {**origin("torch"), "projects": known | {given.project: row}})
+    return row, images
+
+
+def classify(count: int) -> dict[str, Any]:
+    """How many real digits of Devanagari's test split are read right, and how many of `count` survive as MNIST's."""
+    data = load_prepared(Path("data/prepared/devanagari"))
+    judge, mnist = (Reader(PRETRAINED / name / "judge.onnx", "cpu") for name in ("devanagari", "mnist"))
+    digits = digit_values(data.info.classes)
+    test, labels = data.split("test")
+    test, labels = (part[np.isin(labels, list(digits))] for part in (test, labels))
+    logits = judge.read(test)[1]
+    among = np.fromiter(digits, int)[logits[:, list(digits)].argmax(1)]
+    chosen = np.random.default_rng(SEED).permutation(len(test))[:count]
+    wanted = np.array([digits[label] for label in labels[chosen].tolist()])
+    row = {
+        "digits": len(test),
+        "right_of_all_classes": float((logits.argmax(1) == labels).mean()),
+        "right_of_digits": float((among == labels).mean()),
+        "translated": len(chosen),
+    }
+    for key, least in (("survive_as_drawn", 0.0), ("survive_redrawn", MIN_WRITTEN)):
+        written = [
+            translate(test[i], "mnist", seed=seed, min_confidence=least, force=True).images[0]
+            for seed, i in enumerate(chosen)
+        ]
+        row[key] = float((mnist.read(np.stack(written))[1].argmax(1) == wanted).mean())
+    return row
 
 
 if __name__ == "__main__":
