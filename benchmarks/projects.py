@@ -2,11 +2,13 @@
 
     python benchmarks/projects.py dcgan|draw|draw_plain|cgan|mlp_gan|numpy_gan --images N
                                   [--out FILE.json] [--grid FILE.png]
-    python benchmarks/projects.py classifier --images 300 [--out FILE.json]
+    python benchmarks/projects.py best|classifier --images N [--out FILE.json]
 
 Run it in a project folder in which `lekhani fetch` and `lekhani prepare` have put the real images into data/prepared.
-It trains with the settings of `profile: full`; --images is the budget, repeats counted. `classifier` trains nothing: it
-has the package read Devanagari's real digits, and write so many of them again as MNIST's.
+It trains with the settings of `profile: full`; --images is the budget, repeats counted. `best` and `classifier` train
+nothing: the one scores N images of each model that comes with the package on each project's data, the other has the
+package read Devanagari's real digits, and write N of them again as MNIST's. Times are those of a core
+(OMP_NUM_THREADS=1), whatever else it does.
 """
 
 import argparse
@@ -21,12 +23,12 @@ from origin import origin
 from pretrained import PRETRAINED
 
 from lekhani import params
-from lekhani.data.spec import Bytes, load_prepared
+from lekhani.data.spec import Bytes, Labels, load_prepared
 from lekhani.evaluate.likelihood import nats
 from lekhani.evaluate.scorecard import read_real, score
 from lekhani.files import write_json
 from lekhani.handwriting.translate import MIN_WRITTEN, digit_values
-from lekhani.inference.session import Reader
+from lekhani.inference.session import Generator, Reader
 from lekhani.pen import translate
 from lekhani.pictures import grid, save_png, to_uint8
 from lekhani.train.loop import Trainer, TrainerConfig
@@ -54,54 +56,76 @@ PROJECTS = {
 }
 SEED = 7
 BOUNDED = 2000  # test images, for the bound of DRAW
+SHOWN = ("fid", "fid_floor", "fid_ratio", "precision", "recall", "inception_score", "label_agreement")
+NATS = ("nats_per_image", "nats_per_image_se", "nats_per_image_floor")
 
 
 def main() -> None:
     """Train and score, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("project", choices=[*PROJECTS, "classifier"])
+    parser.add_argument("project", choices=[*PROJECTS, "best", "classifier"])
     parser.add_argument("--images", type=int, required=True)
     parser.add_argument("--generated", type=int, default=4600, help="images to score")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--grid", type=Path)
     given = parser.parse_args()
-    if given.project == "classifier":
-        row = classify(given.images)
+    if given.project == "best":
+        rows = best(given.images)
+    elif given.project == "classifier":
+        rows = {"classifier": classify(given.images)}
     else:
         row, images = reproduce(given.project, given.images, given.generated)
+        rows = {given.project: row}
         if given.grid:
             given.grid.parent.mkdir(parents=True, exist_ok=True)
             save_png(grid(images[:40], 20), given.grid)
-    print(given.project, row)
+    for name, row in rows.items():
+        print(name, row)
     if given.out:
         known = json.loads(given.out.read_text(encoding="utf-8"))["projects"] if given.out.exists() else {}
-        write_json(given.out, {**origin("torch"), "projects": known | {given.project: row}})
+        write_json(given.out, {**origin("torch", "onnxruntime"), "projects": known | rows})
+
+
+class Real:
+    """The real images of a dataset that show some of its glyphs, or all: `train` and `test`, each with labels."""
+
+    def __init__(self, dataset: str, glyphs: str) -> None:
+        """Read them from data/prepared."""
+        data = load_prepared(Path("data/prepared") / dataset)
+        self.dataset, self.image_size = dataset, data.info.image_size
+        self.labels = np.array([one.label for one in data.info.classes if not glyphs or one.glyph in glyphs])
+        self.train, self.test = (
+            (images[chosen], labels[chosen])
+            for images, labels in map(data.split, ("train", "test"))
+            for chosen in [np.isin(labels, self.labels)]
+        )
+
+    def figures(self, images: Bytes, asked: Labels | None) -> dict[str, float]:
+        """What the package's judge says of images uint8 [N,H,W], of which the labels `asked` were wanted, or none."""
+        train, (test, test_labels) = self.train[0], self.test
+        reader = Reader(PRETRAINED / self.dataset / "judge.onnx", "cpu")
+        few = np.random.default_rng(3).choice(len(train), min(len(images), len(train)), replace=False)
+        real = read_real(reader.read, test, train[few], 1000, SEED, Path("cache/projects.npz"), reader.sha256)
+        return score([reader.read(images)], asked, real, test_labels, 1000, SEED)
 
 
 def reproduce(name: str, images_seen: int, generated: int) -> tuple[dict[str, Any], Bytes]:
     """The figures of one project, trained anew, and `generated` images of it, uint8 [N,H,W]."""
     project = PROJECTS[name]
-    data = load_prepared(Path("data/prepared") / project.dataset)
-    taken = [one.label for one in data.info.classes if not project.glyphs or one.glyph in project.glyphs]
-    (train, train_labels), (test, test_labels) = (
-        (images[chosen], labels[chosen])
-        for images, labels in map(data.split, ("train", "test"))
-        for chosen in [np.isin(labels, taken)]
-    )
-    numbers = np.searchsorted(taken, train_labels)
+    real = Real(project.dataset, project.glyphs)
     choices = params.resolve(params.read(Path("params.yaml")) | {"profile": "full"}, "params.yaml")
     settings = getattr(choices.variants, project.variant)
     if not project.attention:
         settings = settings.model_copy(update={"attention": False})
 
     def build(device: torch.device) -> Variant:
-        return VARIANTS[project.variant](settings, data.info.image_size, len(taken), device)
+        return VARIANTS[project.variant](settings, real.image_size, len(real.labels), device)
 
     trainer = Trainer(
         TrainerConfig(
             build=build,
-            images=train,
-            labels=numbers,
+            images=real.train[0],
+            labels=np.searchsorted(real.labels, real.train[1]),
             images_seen=images_seen,
             batch_size=settings.batch_size,
             ema_decay=settings.ema_decay,
@@ -112,37 +136,54 @@ def reproduce(name: str, images_seen: int, generated: int) -> tuple[dict[str, An
             reporter=ProgressBar(name, images_seen),
         )
     )
+    start = time.process_time()
     trained = trainer.fit()
+    train_seconds = time.process_time() - start
 
-    labels = np.arange(generated) % len(taken)
+    labels = np.arange(generated) % len(real.labels)
     torch.manual_seed(SEED)
-    start = time.perf_counter()
+    start = time.process_time()
     with torch.no_grad():
         generator = trained.generator.eval()
         noise = torch.randn(len(labels), trained.variant.noise_dim)
         parts = zip(noise.split(256), torch.from_numpy(labels).split(256), strict=True)
         images = to_uint8(np.concatenate([generator(*part).numpy() for part in parts]))
-    seconds = time.perf_counter() - start
+    sample_seconds = time.process_time() - start
 
-    reader = Reader(PRETRAINED / project.dataset / "judge.onnx", "cpu")
-    few = np.random.default_rng(3).choice(len(train), min(generated, len(train)), replace=False)
-    real = read_real(reader.read, test, train[few], 1000, SEED, Path("cache/projects.npz"), reader.sha256)
-    asked = np.asarray(taken)[labels] if trained.variant.conditional or len(taken) == 1 else None
-    card = score([reader.read(images)], asked, real, test_labels, 1000, SEED)
+    card = real.figures(images, real.labels[labels] if trained.variant.conditional or len(real.labels) == 1 else None)
     trained.variant.generator().load_state_dict(generator.state_dict())  # the average, for its bound as well
+    test, test_labels = real.test
     some = np.random.default_rng(4).permutation(len(test))[:BOUNDED]
-    card |= nats(trained.variant, test[some], np.searchsorted(taken, test_labels[some]), SEED)
-    names = ("fid", "fid_floor", "fid_ratio", "precision", "recall", "inception_score", "label_agreement")
-    names += ("nats_per_image", "nats_per_image_se", "nats_per_image_floor")
-    row = {key: round(card[key], 4) for key in names if key in card} | {
+    card |= nats(trained.variant, test[some], np.searchsorted(real.labels, test_labels[some]), SEED)
+    row = {key: round(card[key], 4) for key in SHOWN + NATS if key in card} | {
         "images_seen": trained.images_seen,
         "share_of_original": project.original and round(trained.images_seen / project.original, 4),
-        "train_seconds": round(trained.seconds, 1),
-        "train_images_per_second": round(trained.images_per_second),
-        "sample_images_per_second": round(len(labels) / seconds),
-        "threads": torch.get_num_threads(),
+        "train_core_seconds": round(train_seconds, 1),
+        "train_images_per_core_second": round(trained.images_seen / train_seconds),
+        "sample_images_per_core_second": round(len(labels) / sample_seconds),
     }
     return row, images
+
+
+def best(count: int) -> dict[str, dict[str, Any]]:
+    """The figures of `count` images of each model that comes with the package, on the glyphs of each project."""
+    rows = {}
+    for dataset, glyphs in sorted({(project.dataset, project.glyphs) for project in PROJECTS.values()}):
+        real = Real(dataset, glyphs)
+        labels = real.labels[np.arange(count) % len(real.labels)]
+        for path in sorted((PRETRAINED / dataset).glob("*.onnx")):
+            if path.stem == "judge":
+                continue
+            generator = Generator(path, "cpu")
+            start = time.process_time()
+            images = generator.sample(labels, np.random.default_rng(SEED))
+            seconds = time.process_time() - start
+            card = real.figures(images, labels)
+            name = generator.variant if path.stem == "generator" else path.stem
+            rows[f"{dataset}@{name}{glyphs and ' '}{glyphs}"] = {key: round(card[key], 4) for key in SHOWN} | {
+                "sample_images_per_core_second": round(len(labels) / seconds)
+            }
+    return rows
 
 
 def classify(count: int) -> dict[str, Any]:
