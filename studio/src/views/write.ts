@@ -38,6 +38,7 @@ class Write implements View {
   readonly element: HTMLElement;
   private offered = "";
   private shown: Written | undefined; // what is on the page, which is made again to save it
+  private caret: { text: string; at: number } | undefined; // of the field without focus, in which Chromium 150 forgets it
   private submitted: string | undefined; // the last request of the button: the same once more means another hand
   private readonly write: () => Promise<void>;
 
@@ -76,6 +77,7 @@ class Write implements View {
     for (const one of [this.style, this.count, this.seed, this.paper, this.ink, this.augment, this.variety, this.sure]) one.addEventListener("change", () => void this.write());
     this.style.addEventListener("change", () => this.showOptions());
     this.text.addEventListener("input", () => this.showLanguage());
+    this.text.addEventListener("focus", () => (this.caret = undefined));
     this.saves.addEventListener("click", (event) => {
       const kind = (event.target as HTMLButtonElement).value;
       if (kind === "link") void navigator.clipboard?.writeText(location.href).then(() => (this.status.textContent = t("write.linked")));
@@ -225,11 +227,12 @@ class Write implements View {
   private tap(event: Event): void {
     const key = (event.target as HTMLElement).closest("button");
     if (!key) return;
-    const end = this.text.selectionEnd ?? this.text.value.length; // Tab selects all, which should stay
-    if (key.value === "back") {
-      const before = [...this.text.value.slice(0, end)].slice(0, -1).join("");
-      this.text.setRangeText("", before.length, end, "end");
-    } else this.text.setRangeText(key.value, end, end, "end");
+    const known = this.caret?.text === this.text.value ? this.caret.at : this.text.selectionEnd;
+    const end = known ?? this.text.value.length; // Tab selects all, which should stay
+    const back = key.value === "back", [...before] = this.text.value.slice(0, end);
+    const start = back ? before.slice(0, -1).join("").length : end, text = back ? "" : key.value;
+    this.text.setRangeText(text, start, end);
+    this.caret = { text: this.text.value, at: start + text.length };
     this.showLanguage();
   }
 }
