@@ -7,7 +7,7 @@ Run it in a project folder in which `lekhani fetch` and `lekhani prepare` have p
 
 import argparse
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,21 @@ def main() -> None:
     given = parser.parse_args()
     asked = Asked(given.dataset, given.per_class)
     results = {}
-    for path in sorted(set(asked.folder.glob("*.onnx")) - {asked.folder / "judge.onnx"}):
-        generator = Generator(path)
-        card = asked.score(lambda i, g=generator: g.sample(asked.labels, np.random.default_rng([7, i])), given.seeds)
-        results[generator.variant if path.stem == "generator" else path.stem] = card  # as `D@NAME` calls it
+    for name, generator in shipped(given.dataset):
+        results[name] = asked.score(
+            lambda i, g=generator: g.sample(asked.labels, np.random.default_rng([7, i])), given.seeds
+        )
     show(results)
     if given.out:
         write_json(given.out, {**origin("onnxruntime"), "images": given.seeds * len(asked.labels), "scores": results})
+
+
+def shipped(dataset: str, provider: str = "auto") -> Iterator[tuple[str, Generator]]:
+    """The generators that come with the package, each with the name that `D@NAME` has for it."""
+    for path in sorted((PRETRAINED / dataset).glob("*.onnx")):
+        if path.stem != "judge":
+            generator = Generator(path, provider)
+            yield generator.variant if path.stem == "generator" else path.stem, generator
 
 
 class Asked:
@@ -48,9 +56,9 @@ class Asked:
 
     def __init__(self, dataset: str, per_class_count: int) -> None:
         """Read the real images, as many of the train split as are asked for."""
-        self.folder, self.data = PRETRAINED / dataset, load_prepared(Path("data/prepared") / dataset)
+        self.data = load_prepared(Path("data/prepared") / dataset)
         self.labels = np.tile(np.arange(self.data.info.n_classes, dtype=np.int64), per_class_count)
-        self.reader, self.subset = Reader(self.folder / "judge.onnx"), min(1000, len(self.labels))
+        self.reader, self.subset = Reader(PRETRAINED / dataset / "judge.onnx"), min(1000, len(self.labels))
         (train, train_labels), (test, self.test_labels) = self.data.split("train"), self.data.split("test")
         few = np.random.default_rng(3).choice(len(train), len(self.labels), replace=False)
         self.few_labels = train_labels[few]

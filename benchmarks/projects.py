@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from origin import origin
-from pretrained import PRETRAINED
+from pretrained import PRETRAINED, shipped
 
 from lekhani import params
 from lekhani.data.spec import Bytes, Labels, load_prepared
@@ -28,7 +28,7 @@ from lekhani.evaluate.likelihood import nats
 from lekhani.evaluate.scorecard import read_real, score
 from lekhani.files import write_json
 from lekhani.handwriting.translate import MIN_WRITTEN, digit_values
-from lekhani.inference.session import Generator, Reader
+from lekhani.inference.session import Reader
 from lekhani.pen import translate
 from lekhani.pictures import grid, save_png, to_uint8
 from lekhani.train.loop import Trainer, TrainerConfig
@@ -171,15 +171,11 @@ def best(count: int) -> dict[str, dict[str, Any]]:
     for dataset, glyphs in sorted({(project.dataset, project.glyphs) for project in PROJECTS.values()}):
         real = Real(dataset, glyphs)
         labels = real.labels[np.arange(count) % len(real.labels)]
-        for path in sorted((PRETRAINED / dataset).glob("*.onnx")):
-            if path.stem == "judge":
-                continue
-            generator = Generator(path, "cpu")
+        for name, generator in shipped(dataset, "cpu"):
             start = time.process_time()
             images = generator.sample(labels, np.random.default_rng(SEED))
             seconds = time.process_time() - start
             card = real.figures(images, labels)
-            name = generator.variant if path.stem == "generator" else path.stem
             rows[f"{dataset}@{name}{glyphs and ' '}{glyphs}"] = {key: round(card[key], 4) for key in SHOWN} | {
                 "sample_images_per_core_second": round(len(labels) / seconds)
             }

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -155,6 +154,8 @@ def _opens(provider: str) -> bool:
     import onnxruntime as ort
     from onnx import TensorProto, helper
 
+    from lekhani.inference.session import load_tensorrt
+
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("Abs", ["x"], ["y"])], "abs", value[:1], value[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -163,8 +164,8 @@ def _opens(provider: str) -> bool:
     if provider.startswith(("CUDA", "Tensorrt")):
         ort.preload_dlls()
     try:
-        if provider.startswith("Tensorrt") and find_spec("tensorrt"):
-            import_module("tensorrt")  # ONNX Runtime finds its libraries once it has loaded them
+        if provider.startswith("Tensorrt"):
+            load_tensorrt()
         # ONNX Runtime's own fallback would print to stdout.
         session = ort.InferenceSession(model.SerializeToString(), options, providers=[provider], enable_fallback=0)
     except Exception:  # onnxruntime raises several classes of its own

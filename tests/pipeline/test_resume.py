@@ -12,7 +12,7 @@ import psutil
 import pytest
 import yaml
 from safetensors.numpy import load_file
-from training import finish, rows, start, wait_for_rows, workspace
+from training import finish, refusal, rows, start, wait_for_rows, workspace
 
 KILLS = 3
 
@@ -70,11 +70,7 @@ def test_a_changed_param_is_refused_by_name(tmp_path: Path) -> None:
     choices = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     choices["profiles"]["quick"]["variants"]["dcgan"]["lr_g"] = 1e-3
     (folder / "params.yaml").write_text(yaml.safe_dump(choices), encoding="utf-8")
-    process = start(folder)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert "variants.dcgan.lr_g 0.0004, and now it is 0.001" in told
-    assert "Traceback" not in told
+    assert "variants.dcgan.lr_g 0.0004, and now it is 0.001" in refusal(folder)
 
 
 def test_training_starts_from_weights_of_an_earlier_one(unbroken: Path, tmp_path: Path) -> None:
@@ -92,11 +88,7 @@ def test_training_starts_from_weights_of_an_earlier_one(unbroken: Path, tmp_path
 
     settings["channels"] = 16
     (folder / "params.yaml").write_text(yaml.safe_dump(choices), encoding="utf-8")
-    process = start(folder)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert "variants.dcgan.start_from" in told
-    assert "Traceback" not in told
+    assert "variants.dcgan.start_from" in refusal(folder)
 
 
 @pytest.mark.slow

@@ -74,3 +74,12 @@ def finish(folder: Path, *, command: list[str] = COMMAND, **environment: str) ->
     _, told = process.communicate(timeout=240)
     assert process.returncode == 0, told
     return told
+
+
+def refusal(folder: Path) -> str:
+    """What training says of a param that it does not take."""
+    process = start(folder)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "Traceback" not in told
+    return told

@@ -136,22 +136,22 @@ def train_judge(
     torch.set_flush_denormal(True)
     started = time.perf_counter()
     order = np.random.default_rng([seed, 8]).permutation(len(train[0]))
-    held, kept = np.split(order, [int(choice.held_out * len(order))])
+    held, kept = ((train[0][rows], train[1][rows]) for rows in np.split(order, [int(choice.held_out * len(order))]))
     net = channels_last(network(n_classes, choice.width), device)
     seen, best, weights, temperature = 0, -1.0, net.state_dict(), 1.0
     for number in range(choice.rounds):
         budget = choice.images(n_classes) << number
         this = choice.model_copy(update={"images_seen": budget})
-        _fit(net, this, (train[0][kept], train[1][kept]), n_classes, seed + number, device, on_progress, bf16)
+        _fit(net, this, kept, n_classes, seed + number, device, on_progress, bf16)
         seen += budget
-        if not len(held):
+        if not len(held[0]):
             break
-        logits = read(net, train[0][held])[1]
-        right = float((logits.argmax(1) == train[1][held]).mean())
+        logits = read(net, held[0])[1]
+        right = float((logits.argmax(1) == held[1]).mean())
         if right <= best:
             net.load_state_dict(weights)
             break
-        best, weights, temperature = right, copy.deepcopy(net.state_dict()), fit_temperature(logits, train[1][held])
+        best, weights, temperature = right, copy.deepcopy(net.state_dict()), fit_temperature(logits, held[1])
         if right >= choice.enough:
             break
     unscaled = read(net, test[0])[1]

@@ -17,11 +17,9 @@ def save_weights(module: nn.Module, path: Path) -> None:
         temporary.write_bytes(save({name: value.contiguous() for name, value in module.state_dict().items()}))
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Fill a module from `save_weights`' file; raises LekhaniError where it is not of such a module."""
+def load_weights(module: nn.Module, path: Path, remedy: str = "run the stage that writes it again") -> None:
+    """Fill a module from `save_weights`' file; raises LekhaniError, which ends in `remedy`, where it is of another."""
     try:
         load_part("weights", module, load_file(path))
     except Exception as error:  # safetensors and torch raise several classes of their own
-        raise LekhaniError(
-            f"{path} does not hold the weights it should ({first_line(error)}); run the stage that writes it again."
-        ) from error
+        raise LekhaniError(f"{path} does not hold the weights it should ({first_line(error)}); {remedy}.") from error

@@ -154,9 +154,14 @@ def _device(provider: str) -> str:
     return provider.removesuffix("ExecutionProvider")
 
 
-def _tensorrt_options(folder: Path, content: bytes) -> dict[str, str]:
+def load_tensorrt() -> None:
+    """Load TensorRT's libraries, if its package is there: ONNX Runtime finds them once that has loaded them."""
     with suppress(ImportError):
-        import_module("tensorrt")  # ONNX Runtime finds TensorRT's libraries once its own package has loaded them
+        import_module("tensorrt")
+
+
+def _tensorrt_options(folder: Path, content: bytes) -> dict[str, str]:
+    load_tensorrt()
     # ONNX Runtime tells engines apart by a network's shape and not by its weights, so every model has its own folder.
     own = folder / hashlib.sha256(content).hexdigest()[:16]
     own.mkdir(parents=True, exist_ok=True)

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from lekhani import files
 from lekhani.data import spec
-from lekhani.errors import LekhaniError, UsageError, first_line
+from lekhani.errors import LekhaniError, UsageError
 from lekhani.evaluate.judge import JudgeNet
 from lekhani.evaluate.quick import QuickScore
 from lekhani.export.weights import load_weights, save_weights
@@ -32,7 +30,6 @@ from lekhani.train.loop import StoppedError, Trained, Trainer, TrainerConfig
 from lekhani.train.progress import ProgressBar
 from lekhani.train.reporter import CURVES, CurveFiles, Fanout, Reporter
 from lekhani.variants import VARIANTS, Variant
-from lekhani.variants.state import load_part
 
 log = logging.getLogger("lekhani")
 
@@ -130,12 +127,9 @@ def _teacher(p: Params, dataset: str, variant: str) -> tuple[Variants, nn.Module
 def _start_from(generator: nn.Module, weights: Path, variant: str) -> None:
     """Fill `generator`; raises UsageError where the file is not there or is of another network."""
     try:
-        load_part("it", generator, load_file(weights))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise UsageError(
-            f"variants.{variant}.start_from: {weights} does not hold the weights of such a generator "
-            f"({first_line(error)}); name the generator.safetensors of one with the same sizes and classes."
-        ) from error
+        load_weights(generator, weights, "name the generator.safetensors of one with the same sizes and classes")
+    except LekhaniError as error:
+        raise UsageError(f"variants.{variant}.start_from: {error}") from error
 
 
 def _made_with(p: Params, dataset: str, variant: str, info: spec.DatasetInfo, images_seen: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lekhani import params
 from lekhani.variants.base import Stepwise, Variant
-from lekhani.variants.optimise import cosine, optimise, set_lr
+from lekhani.variants.optimise import optimise, set_lr, share_of_lr
 
 LstmState = tuple[Tensor, Tensor]
 """Output and cell, both [N, hidden]."""
@@ -238,8 +238,7 @@ class Draw(Variant):
 
     def step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Lower the bound on a fresh binarisation of the images, x ~ Bernoulli(grey)."""
-        share = 1.0 if self.settings.schedule == "constant" else cosine(self.progress, floor=0.1)
-        set_lr(self.optimiser, self.settings.lr * share)
+        set_lr(self.optimiser, self.settings.lr * share_of_lr(self.settings.schedule, self.progress))
         return self.run(self._update, images, labels)
 
     def _update(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:

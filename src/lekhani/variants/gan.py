@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lekhani import params
 from lekhani.variants.base import Variant
 from lekhani.variants.nets import channels_last
-from lekhani.variants.optimise import cosine, optimise, set_lr
+from lekhani.variants.optimise import optimise, set_lr, share_of_lr
 from lekhani.variants.state import require_count, require_scalar
 
 
@@ -91,7 +91,7 @@ class Gan(Variant):
 
     def schedule(self) -> None:
         """Set what depends on `progress`."""
-        share = 1.0 if self.settings.schedule == "constant" else cosine(self.progress, floor=0.1)
+        share = share_of_lr(self.settings.schedule, self.progress)
         set_lr(self.optimiser_g, self.settings.lr_g * share)
         set_lr(self.optimiser_d, self.settings.lr_d * share)
 

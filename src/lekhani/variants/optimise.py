@@ -1,6 +1,7 @@
 """What steps of several variants share: schedules of the learning rate, an optimiser's step, and agreeing on one."""
 
 import math
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,11 @@ def cosine(progress: float, floor: float = 0.0) -> float:
 def warm_up(progress: float) -> float:
     """A ramp from 0.02 to 1 over the first fiftieth of the budget."""
     return min(1.0, progress / 0.02 + 0.02)
+
+
+def share_of_lr(schedule: Literal["constant", "cosine"], progress: float) -> float:
+    """What is left of a learning rate by the `schedule` of the params: all of it, or a cosine that falls to a tenth."""
+    return 1.0 if schedule == "constant" else cosine(progress, floor=0.1)
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
