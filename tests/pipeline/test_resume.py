@@ -86,9 +86,10 @@ def test_training_starts_from_weights_of_an_earlier_one(unbroken: Path, tmp_path
         np.allclose(after[name], before[name], atol=1e-6) for name in before if name.endswith(("weight", "bias"))
     )
 
-    settings["channels"] = 16
-    (folder / "params.yaml").write_text(yaml.safe_dump(choices), encoding="utf-8")
-    assert "variants.dcgan.start_from" in refusal(folder)
+    for wrong in ({"channels": 16}, {"start_from": "missing.safetensors"}):
+        choices["profiles"]["quick"]["variants"]["dcgan"] = settings | wrong
+        (folder / "params.yaml").write_text(yaml.safe_dump(choices), encoding="utf-8")
+        assert "variants.dcgan.start_from" in refusal(folder)
 
 
 @pytest.mark.slow

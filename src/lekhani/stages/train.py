@@ -140,6 +140,9 @@ def _made_with(p: Params, dataset: str, variant: str, info: spec.DatasetInfo, im
         taught[f"the weights of {teacher}"] = files.sha256(MODELS / dataset / teacher / "generator.safetensors")[:16]
     choices = getattr(p.variants, variant).model_dump()
     if start := choices.pop("start_from"):
+        if not Path(start).is_file():
+            problem = f"variants.{variant}.start_from: there is no file {start}"
+            raise UsageError(f"{problem}; name the generator.safetensors of an earlier training.")
         choices["start_from (its digest)"] = files.sha256(Path(start))[:16]
     return {
         **taught,
