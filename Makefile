@@ -70,6 +70,7 @@ lint: setup ## ruff and the import contracts
 	@ruff check .
 	@ruff format --check .
 	@lint-imports --no-logo
+	@! git grep -nE '^(<{7}|>{7}) ' # what a merge left behind
 
 types: setup ## mypy, strict
 	@mypy
