@@ -19,18 +19,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from judged import SEED, Real, draw, shipped
 from origin import origin
-from pretrained import PRETRAINED, shipped
 
 from lekhani import params
-from lekhani.data.spec import Bytes, Labels, load_prepared
+from lekhani.data.spec import Bytes, load_prepared
 from lekhani.evaluate.likelihood import nats
-from lekhani.evaluate.scorecard import read_real, score
 from lekhani.files import write_json
 from lekhani.handwriting.translate import MIN_WRITTEN, digit_values
 from lekhani.inference.session import Reader
-from lekhani.pen import translate
-from lekhani.pictures import grid, save_png, to_uint8
+from lekhani.pen import PRETRAINED, translate
+from lekhani.pictures import grid, save_png
 from lekhani.train.loop import Trainer, TrainerConfig
 from lekhani.train.progress import ProgressBar
 from lekhani.variants import VARIANTS, Variant
@@ -54,9 +53,8 @@ PROJECTS = {
     "mlp_gan": Project("mnist", "mlp_gan"),
     "numpy_gan": Project("mnist", "bare_bones", glyphs="3"),
 }
-SEED = 7
 BOUNDED = 2000  # test images, for the bound of DRAW
-SHOWN = ("fid", "fid_floor", "fid_ratio", "precision", "recall", "inception_score", "label_agreement")
+SHOWN = ("fid", "fid_floor", "fid_ratio", "precision", "recall", "inception_score", "label_agreement", "modes_ratio")
 NATS = ("nats_per_image", "nats_per_image_se", "nats_per_image_floor")
 
 
@@ -84,29 +82,6 @@ def main() -> None:
     if given.out:
         known = json.loads(given.out.read_text(encoding="utf-8"))["projects"] if given.out.exists() else {}
         write_json(given.out, {**origin("torch", "onnxruntime"), "projects": known | rows})
-
-
-class Real:
-    """The real images of a dataset that show some of its glyphs, or all: `train` and `test`, each with labels."""
-
-    def __init__(self, dataset: str, glyphs: str) -> None:
-        """Read them from data/prepared."""
-        data = load_prepared(Path("data/prepared") / dataset)
-        self.dataset, self.image_size = dataset, data.info.image_size
-        self.labels = np.array([one.label for one in data.info.classes if not glyphs or one.glyph in glyphs])
-        self.train, self.test = (
-            (images[chosen], labels[chosen])
-            for images, labels in map(data.split, ("train", "test"))
-            for chosen in [np.isin(labels, self.labels)]
-        )
-
-    def figures(self, images: Bytes, asked: Labels | None) -> dict[str, float]:
-        """What the package's judge says of images uint8 [N,H,W], of which the labels `asked` were wanted, or none."""
-        train, (test, test_labels) = self.train[0], self.test
-        reader = Reader(PRETRAINED / self.dataset / "judge.onnx", "cpu")
-        few = np.random.default_rng(3).choice(len(train), min(len(images), len(train)), replace=False)
-        real = read_real(reader.read, test, train[few], 1000, SEED, Path("cache/projects.npz"), reader.sha256)
-        return score([reader.read(images)], asked, real, test_labels, 1000, SEED)
 
 
 def reproduce(name: str, images_seen: int, generated: int) -> tuple[dict[str, Any], Bytes]:
@@ -143,14 +118,11 @@ def reproduce(name: str, images_seen: int, generated: int) -> tuple[dict[str, An
     labels = np.arange(generated) % len(real.labels)
     torch.manual_seed(SEED)
     start = time.process_time()
-    with torch.no_grad():
-        generator = trained.generator.eval()
-        noise = torch.randn(len(labels), trained.variant.noise_dim)
-        parts = zip(noise.split(256), torch.from_numpy(labels).split(256), strict=True)
-        images = to_uint8(np.concatenate([generator(*part).numpy() for part in parts]))
+    generator = trained.generator.eval()
+    images = draw(generator, torch.randn(len(labels), trained.variant.noise_dim), labels)
     sample_seconds = time.process_time() - start
 
-    card = real.figures(images, real.labels[labels] if trained.variant.conditional or len(real.labels) == 1 else None)
+    card = real.figures([images], real.labels[labels] if trained.variant.conditional or len(real.labels) == 1 else None)
     trained.variant.generator().load_state_dict(generator.state_dict())  # the average, for its bound as well
     test, test_labels = real.test
     some = np.random.default_rng(4).permutation(len(test))[:BOUNDED]
@@ -170,12 +142,12 @@ def best(count: int) -> dict[str, dict[str, Any]]:
     rows = {}
     for dataset, glyphs in sorted({(project.dataset, project.glyphs) for project in PROJECTS.values()}):
         real = Real(dataset, glyphs)
-        labels = real.labels[np.arange(count) % len(real.labels)]
+        labels = real.asked(count)
         for name, generator in shipped(dataset, "cpu"):
             start = time.process_time()
             images = generator.sample(labels, np.random.default_rng(SEED))
             seconds = time.process_time() - start
-            card = real.figures(images, labels)
+            card = real.figures([images], labels)
             rows[f"{dataset}@{name}{glyphs and ' '}{glyphs}"] = {key: round(card[key], 4) for key in SHOWN} | {
                 "sample_images_per_core_second": round(len(labels) / seconds)
             }

@@ -112,6 +112,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     made."""
     space = Workspace(tmp_path_factory.mktemp("code") / "project")
     space.copy_pipeline()
+    choices = space.params()
+    choices["pipeline"] |= {"variants": ["dcgan", "flow_matching"], "students": ["turbo"]}
+    space.write_params(choices)
     with chdir(space.path), Repo() as repo:
         for out in repo.index.outs:
             path = Path(out.fspath)

@@ -30,6 +30,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     space = Workspace(tmp_path_factory.mktemp("pipeline") / "project")
     space.copy_pipeline()
     params = space.params()
+    params["pipeline"] |= {"variants": ["dcgan", "flow_matching"], "students": ["turbo"]}
     quick = params["profiles"]["quick"]
     quick["judge"] |= {"images_seen": 8000, "width": 8}
     quick["train"]["images_seen"] = {"per_class": 150}

@@ -97,7 +97,7 @@ def test_dvc_finds_every_key_that_its_stages_name(profile: str) -> None:
         spans = {
             "${pipeline.datasets}": choices["pipeline"]["datasets"],
             "${pipeline.variants}": choices["pipeline"]["variants"],
-            "${pipeline.students}": choices["pipeline"]["students"],
+            "${pipeline.students}": ["turbo"],
         }
         axes = {axis: spans[source] for axis, source in matrix.items()}
         for values in product(*axes.values()):
@@ -256,10 +256,8 @@ def test_students_need_their_teacher() -> None:
     message = refusal(changed(("pipeline.variants", ["dcgan"]), ("pipeline.students", ["turbo"])))
     assert "`pipeline`" in message
     assert "flow_matching, which is not among `variants`" in message
-    assert params.resolve(changed(("pipeline.variants", ["flow_matching"]))).pipeline.everyone == (
-        "flow_matching",
-        "turbo",
-    )
+    with_teacher = changed(("pipeline.variants", ["flow_matching"]), ("pipeline.students", ["turbo"]))
+    assert params.resolve(with_teacher).pipeline.everyone == ("flow_matching", "turbo")
 
 
 @pytest.mark.parametrize(
