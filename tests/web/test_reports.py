@@ -86,7 +86,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     off = shipped.tracking.model_copy(update={"backend": "none"})
     folder = tmp_path_factory.mktemp("project")
     with chdir(folder):
-        for variant, fid in (("dcgan", 110.5), ("flow_matching", 2.5), ("turbo", 3.25)):
+        for variant, fid in (("dcgan", 110.5), ("flow_matching", 2.5), ("drifting", 3.25)):
             write_scorecard(variant, variant != "dcgan", fid)
         write_validation()
         compare(shipped.model_copy(update={"pipeline": pipeline, "tracking": off}))
@@ -139,7 +139,7 @@ def test_every_link_leads_to_what_is_there(page: "Page", reports: Path) -> None:
             assert Path(address.removeprefix("file://")).is_file(), written
     targets = {written for written, _ in links}
     if page.title() == "Leaderboard":
-        assert {f"devanagari/turbo/figures/{name}.png" for name in ("confusion", "worst", "closest")} <= targets
+        assert {f"devanagari/drifting/figures/{name}.png" for name in ("confusion", "worst", "closest")} <= targets
         assert {"devanagari/validation.html", "devanagari/contact_sheet.png", "#devanagari/class/45"} <= targets
         assert not [one for one in targets if "usefulness" in one], "no link to a file that is not there"
         page.get_by_role("table").nth(1).get_by_role("link", name="ज्ञ").click()
