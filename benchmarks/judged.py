@@ -37,9 +37,10 @@ class Real:
     """The real images of a dataset that show some of its glyphs, or all: `train` and `test`, each with labels."""
 
     def __init__(self, dataset: str, glyphs: str = "") -> None:
-        """Read them from data/prepared."""
+        """Read them from data/prepared, and open the judge."""
         data = load_prepared(Path("data/prepared") / dataset)
-        self.dataset, self.image_size, self.classes = dataset, data.info.image_size, data.info.classes
+        self.image_size, self.classes = data.info.image_size, data.info.classes
+        self.reader = Reader(PRETRAINED / dataset / "judge.onnx", "cpu")
         self.labels = np.array([one.label for one in data.info.classes if not glyphs or one.glyph in glyphs])
         self.train, self.test = (
             (images[chosen], labels[chosen])
@@ -54,11 +55,11 @@ class Real:
     def figures(self, drawn: Sequence[Bytes], asked: Labels | None) -> dict[str, Any]:
         """What the judge says of sets of images uint8 [N,H,W], each with the labels `asked`, or none in particular."""
         (train, train_labels), (test, test_labels) = self.train, self.test
-        n = len(drawn[0])
-        reader, subset = Reader(PRETRAINED / self.dataset / "judge.onnx", "cpu"), min(1000, n)
+        n, read = len(drawn[0]), self.reader.read
+        subset = min(1000, n)
         few = np.random.default_rng(3).choice(len(train), min(n, len(train)), replace=False)
-        real = read_real(reader.read, test, train[few], subset, SEED, Path("cache/judged.npz"), reader.sha256)
-        readings = [reader.read(images) for images in drawn]
+        real = read_real(read, test, train[few], subset, SEED, Path("cache/judged.npz"), self.reader.sha256)
+        readings = [read(images) for images in drawn]
         card: dict[str, Any] = score(readings, asked, real, test_labels, subset, SEED)
         both = tuple(np.concatenate(parts) for parts in zip(*readings, strict=True))
         asked = None if asked is None else np.tile(asked, len(drawn))

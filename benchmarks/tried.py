@@ -8,10 +8,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from lekhani import params
-from lekhani.variants.base import Variant
 from lekhani.variants.drifting import Drifting
-from lekhani.variants.flow_matching import FlowMatching, Sampler, Velocity
-from lekhani.variants.nets import channels_last
+from lekhani.variants.flow_matching import FlowMatching, Velocity
 from lekhani.variants.optimise import cosine, optimise, set_lr, warm_up
 from lekhani.variants.turbo import Turbo
 
@@ -27,12 +25,7 @@ class ChangedFlow(FlowMatching):
         super().__init__(settings, 32, n_classes, torch.device("cpu"))
         self.change = change
         if change == "image prediction":
-            network = ImagePrediction(n_classes, settings.channels, settings.blocks)
-            self.velocity = channels_last(network, torch.device("cpu"))
-            self.sampler = Sampler(self.velocity, 32, n_classes, settings)
-            self.optimiser = torch.optim.AdamW(
-                self.velocity.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay, fused=True
-            )
+            self.sampler.velocity = self.velocity = ImagePrediction(self.velocity)
 
     def _update(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         n = images.shape[0]
@@ -41,24 +34,22 @@ class ChangedFlow(FlowMatching):
         if self.change == "OT coupling":
             noise = coupled(noise, target, labels)
         t = torch.rand(n) if self.change == "uniform times" else torch.randn(n).sigmoid()
-        labels = torch.where(torch.rand(n) < self.settings.label_dropout, self.n_classes, labels)
-        x = torch.lerp(noise, target, t[:, None, None, None]).contiguous(memory_format=torch.channels_last)
-        with self.autocast:
-            velocity = self.velocity(x, t, labels)
-        loss = F.mse_loss(velocity.float(), target - noise)
-        norm = optimise(loss, self.optimiser, max_norm=1.0)
-        return {"loss": loss.detach(), "grad_norm": norm}
+        return self._regress(target, noise, t, labels)
 
 
-class ImagePrediction(Velocity):
+class ImagePrediction(nn.Module):
     """The U-Net predicts the image, from which follows the velocity; the loss stays on the velocity.
 
     Li and He, "Back to Basics: Let Denoising Generative Models Denoise", 2025.
     """
 
+    def __init__(self, network: Velocity) -> None:
+        super().__init__()
+        self.network = network
+
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """See Velocity."""
-        return (super().forward(x, t, labels).float() - x) / (1 - t.clamp(max=LATEST))[:, None, None, None]
+        return (self.network(x, t, labels).float() - x) / (1 - t.clamp(max=LATEST))[:, None, None, None]
 
 
 def moved(images: Tensor) -> Tensor:
@@ -100,9 +91,9 @@ class LateTurbo(Turbo):
 class LabelAndSpan(nn.Module):
     """The embedding of a label, and of how far a step goes: (labels int64 [N], span float32 [N]) -> [N, width]."""
 
-    def __init__(self, n_classes: int, width: int) -> None:
+    def __init__(self, label: nn.Embedding) -> None:
         super().__init__()
-        self.label = nn.Embedding(n_classes + 1, width)
+        self.label, width = label, label.embedding_dim
         self.span = nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, asked: tuple[Tensor, Tensor]) -> Tensor:
@@ -113,7 +104,7 @@ class LabelAndSpan(nn.Module):
 class OneStep(nn.Module):
     """noise float32 [N, H*W], labels int64 [N] -> images float32 [N,1,H,W] in [0,1]: the average velocity, once."""
 
-    def __init__(self, velocity: Velocity) -> None:
+    def __init__(self, velocity: ImagePrediction) -> None:
         super().__init__()
         self.velocity = velocity
 
@@ -123,7 +114,7 @@ class OneStep(nn.Module):
         return ((x + self.velocity(x, zero, (labels, zero + 1))).clamp(-1, 1) + 1) / 2
 
 
-class MeanFlow(Variant):
+class MeanFlow(FlowMatching):
     """Pixel MeanFlow: one network learns the average velocity u(x_t, t, s) between two times, and a step from 0 to 1.
 
     Geng et al., "Mean Flows for One-step Generative Modeling", 2025: u = v + (s - t) du/dt, where du/dt goes along the
@@ -132,22 +123,18 @@ class MeanFlow(Variant):
     in an encoder as drifting has it.
     """
 
-    name = "meanflow"
-    conditional = True
-    noise_dim = 32**2
-
     def __init__(
         self, settings: params.FlowMatching, drifting: params.Drifting, n_classes: int, guidance: float, features: float
     ) -> None:
-        self.settings, self.n_classes, self.guidance, self.features = settings, n_classes, guidance, features
-        velocity = ImagePrediction(n_classes, settings.channels, settings.blocks)
-        velocity.encoder.label = LabelAndSpan(n_classes, 4 * settings.channels[0])
-        velocity.encoder.frequencies /= 50  # what changes fast with the time has large derivatives
-        self.velocity = velocity  # not channels-last, where group_norm has no derivative along a tangent
-        self.one_step = OneStep(self.velocity)
-        self.optimiser = torch.optim.AdamW(
-            self.velocity.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay, fused=True
-        )
+        super().__init__(settings, 32, n_classes, torch.device("cpu"))
+        self.guidance, self.features = guidance, features
+        encoder = self.velocity.encoder
+        encoder.label = LabelAndSpan(encoder.label)
+        encoder.frequencies /= 50  # what changes fast with the time has large derivatives
+        self.optimiser.add_param_group({"params": encoder.label.span.parameters()})
+        # Not channels-last, where group_norm has no derivative along a tangent.
+        self.velocity = ImagePrediction(self.velocity.to(memory_format=torch.contiguous_format))
+        self.sampler = OneStep(self.velocity)
         self.encoder = Drifting(drifting, 32, n_classes, torch.device("cpu"))
 
     def step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -199,10 +186,3 @@ class MeanFlow(Variant):
             )
         norm = optimise(loss, self.optimiser, max_norm=1.0)
         return {"loss": loss.detach(), "grad_norm": norm}
-
-    def generator(self) -> nn.Module:
-        """See Variant.generator."""
-        return self.one_step
-
-    def _parts(self) -> dict[str, object]:
-        return {"velocity": self.velocity, "optimiser": self.optimiser}

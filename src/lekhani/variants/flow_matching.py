@@ -186,11 +186,14 @@ class FlowMatching(Variant):
         return self.run(self._update, images, labels)
 
     def _update(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        n = images.shape[0]
         target = images * 2 - 1
         noise = torch.randn_like(target)
-        t = torch.randn(n, device=images.device).sigmoid()
-        hidden = torch.rand(n, device=images.device) < self.settings.label_dropout
+        t = torch.randn(images.shape[0], device=images.device).sigmoid()
+        return self._regress(target, noise, t, labels)
+
+    def _regress(self, target: Tensor, noise: Tensor, t: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Regress the velocity towards `target` [N,1,H,W] in [-1,1] at times `t` [N], some of the labels hidden."""
+        hidden = torch.rand(t.shape[0], device=t.device) < self.settings.label_dropout
         labels = torch.where(hidden, self.n_classes, labels)
         x = torch.lerp(noise, target, t[:, None, None, None]).contiguous(memory_format=torch.channels_last)
         with self.autocast:
